@@ -1,0 +1,51 @@
+"""Composable search pipelines for Milvus: retrieve, rerank, truncate.
+
+This module is the whole public face; the others are private to the project. Importing it loads none of torch,
+transformers, pymilvus and httpx: a stage imports what it needs when it opens.
+"""
+
+from milvus_pipeline.collection import CollectionSpec, FieldSpec, IndexSpec
+from milvus_pipeline.config import PipelineConfig, json_schema
+from milvus_pipeline.deadline import Deadline
+from milvus_pipeline.errors import (
+    ConfigError,
+    DeadlineError,
+    IngestError,
+    PipelineError,
+    QueryError,
+    StageError,
+)
+from milvus_pipeline.extras import require
+from milvus_pipeline.pipeline import Pipeline
+from milvus_pipeline.records import Hit, Query, RerankResult, SearchResult, StageReport
+from milvus_pipeline.registry import register, registry
+from milvus_pipeline.reranker import Reranker, RerankJob
+from milvus_pipeline.stage import Context, Stage
+
+__all__ = [
+    "CollectionSpec",
+    "ConfigError",
+    "Context",
+    "Deadline",
+    "DeadlineError",
+    "FieldSpec",
+    "Hit",
+    "IndexSpec",
+    "IngestError",
+    "Pipeline",
+    "PipelineConfig",
+    "PipelineError",
+    "Query",
+    "QueryError",
+    "RerankJob",
+    "RerankResult",
+    "Reranker",
+    "SearchResult",
+    "Stage",
+    "StageError",
+    "StageReport",
+    "json_schema",
+    "register",
+    "registry",
+    "require",
+]

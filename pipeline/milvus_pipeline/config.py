@@ -1,0 +1,153 @@
+"""A pipeline's configuration as data: parsed from YAML or a mapping, checked, and written back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from milvus_pipeline.collection import CollectionSpec
+from milvus_pipeline.errors import ConfigError
+from milvus_pipeline.problems import Problem, problems_of, suggestion
+from milvus_pipeline.registry import Registry, registry
+from milvus_pipeline.stage import Stage, check_chain, check_names
+from milvus_pipeline.yaml_source import Source, parse_yaml, read_yaml
+
+
+class PipelineConfig(BaseModel):
+    """The top level of a configuration file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    name: Annotated[str, Field(min_length=1, description="Name in messages and in the tag of a TREC run.")] = "pipeline"
+    timeout: Annotated[
+        float | None, Field(gt=0, allow_inf_nan=False, description="Seconds that a query may take through all stages.")
+    ] = None
+    stages: Annotated[list[Any], Field(min_length=1, description="The stages, in the order they run.")]
+    collection: Annotated[
+        CollectionSpec | None, Field(description="The collection that `ingest` makes for this pipeline.")
+    ] = None
+
+
+def read_config(path: str | Path) -> PipelineConfig:
+    """The configuration in a YAML file, its stages built and their chain checked.
+
+    Raises:
+        ConfigError: whatever is wrong with it, every problem on a line of its own with file, place and line.
+    """
+    return build(read_yaml(path))
+
+
+def parse_config(text: str, origin: str = "<yaml>") -> PipelineConfig:
+    """``read_config`` for a text."""
+    return build(parse_yaml(text, origin))
+
+
+def from_mapping(data: Mapping[str, Any], origin: str = "<config>") -> PipelineConfig:
+    """``read_config`` for plain data."""
+    return build(Source(dict(data), origin))
+
+
+def build(source: Source, stage_types: Registry = registry) -> PipelineConfig:
+    """Turn parsed data into a checked configuration."""
+    problems: list[Problem] = []
+    try:
+        config = PipelineConfig.model_validate(source.data)
+    except ValidationError as error:
+        problems = problems_of(error, PipelineConfig)
+        config = None
+    given = source.data.get("stages")
+    stages: list[Stage] = []
+    for position, data in enumerate(given if isinstance(given, list) else []):
+        built = _stage(data, ("stages", position), stage_types)
+        if isinstance(built, Stage):
+            stages.append(built)
+        else:
+            problems.extend(built)
+    if problems or config is None:
+        problems.sort(key=lambda problem: _line(source, problem))
+        raise source.error(problems)
+    if chain := check_names(stages) + check_chain(stages):
+        raise ConfigError("\n".join(f"{source.origin}: {problem}" for problem in chain))
+    return config.model_copy(update={"stages": stages})
+
+
+def _stage(data: object, place: tuple[str | int, ...], stage_types: Registry) -> Stage | list[Problem]:
+    """The stage that the data describes, or what is wrong with it."""
+    if not isinstance(data, dict):
+        return [Problem(place, "must be a mapping with a `type`, such as {type: truncate, top_k: 5}")]
+    kind = data.get("type")
+    if not isinstance(kind, str):
+        if kind is not None:
+            return [Problem((*place, "type"), f"must be the name of a stage, is {kind!r}")]
+        near = next((key for key in data if "mean 'type'" in suggestion(str(key), ["type"])), None)
+        hint = f"; did you mean 'type' by {near!r}?" if near else "; `milvus-pipeline stages` lists them"
+        return [Problem(place, f"has no `type`, the name of its stage{hint}")]
+    try:
+        cls = stage_types.get(kind)
+    except ConfigError as error:
+        return [Problem((*place, "type"), str(error))]
+    try:
+        return cls(**{str(key): value for key, value in data.items() if key != "type"})
+    except ConfigError as error:
+        cause = error.__cause__
+        if not isinstance(cause, ValidationError):
+            return [Problem(place, str(error))]
+        return [Problem((*place, *problem.path), problem.message) for problem in problems_of(cause, cls)]
+
+
+def _line(source: Source, problem: Problem) -> int:
+    return source.lines.get(problem.path, source.lines.get(problem.path[:-1], 0))
+
+
+def to_data(
+    stages: tuple[Stage, ...], *, name: str, timeout: float | None, collection: CollectionSpec | None
+) -> dict[str, Any]:
+    """The configuration as plain data, without what is at its default."""
+    data: dict[str, Any] = {"name": name}
+    if timeout is not None:
+        data["timeout"] = timeout
+    data["stages"] = [stage.config() for stage in stages]
+    if collection is not None:
+        data["collection"] = collection.config()
+    return data
+
+
+def to_yaml(data: Mapping[str, Any]) -> str:
+    """Plain data as YAML that ``parse_config`` reads back to the same."""
+    return yaml.safe_dump(_escaped(data), sort_keys=False, allow_unicode=True, width=120)
+
+
+def _escaped(data: Any) -> Any:
+    """``$`` doubled in every text, so that reading it back finds no variable in it."""
+    if isinstance(data, str):
+        return data.replace("$", "$$")
+    if isinstance(data, Mapping):
+        return {key: _escaped(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_escaped(value) for value in data]
+    return data
+
+
+def json_schema(stage_types: Registry = registry) -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a configuration file, with every registered stage, for editors."""
+    schema = PipelineConfig.model_json_schema()
+    definitions = schema.setdefault("$defs", {})
+    stages = []
+    for kind in stage_types.names():
+        own = stage_types.get(kind).model_json_schema(ref_template="#/$defs/{model}")
+        definitions.update(own.pop("$defs", {}))
+        own["properties"] = {
+            "type": {"const": kind, "description": "The stage's registered type."},
+            **own["properties"],
+        }
+        own["required"] = ["type", *own.get("required", [])]
+        definitions[f"stage_{kind}"] = own
+        stages.append({"$ref": f"#/$defs/stage_{kind}"})
+    schema["properties"]["stages"]["items"] = {"oneOf": stages}
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "Milvus search pipeline"
+    return schema

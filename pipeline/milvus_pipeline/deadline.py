@@ -1,0 +1,45 @@
+"""One deadline per query, shared by all of its stages, instead of timeouts that add up."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from milvus_pipeline.errors import DeadlineError
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """A point in time (``time.monotonic`` seconds) after which no work may go on; None means never."""
+
+    at: float | None = None
+    budget: float | None = None
+
+    @classmethod
+    def after(cls, seconds: float | None) -> Deadline:
+        """The deadline that lies ``seconds`` ahead; None for one that never comes."""
+        return cls() if seconds is None else cls(time.monotonic() + seconds, seconds)
+
+    def sooner(self, seconds: float | None) -> Deadline:
+        """The earlier of this deadline and one ``seconds`` ahead."""
+        other = Deadline.after(seconds)
+        if self.at is None:
+            return other
+        return self if other.at is None or self.at <= other.at else other
+
+    def remaining(self, at_most: float | None = None) -> float | None:
+        """Seconds left, never below 0, at most ``at_most``; None where neither bounds it."""
+        if self.at is None:
+            return at_most
+        left = max(0.0, self.at - time.monotonic())
+        return left if at_most is None else min(left, at_most)
+
+    @property
+    def expired(self) -> bool:
+        """True once the time has come."""
+        return self.at is not None and time.monotonic() >= self.at
+
+    def check(self) -> None:
+        """Raise DeadlineError if the time has come."""
+        if self.expired:
+            raise DeadlineError(f"the time given ({self.budget:g} s) is used up; raise `timeout` or ask for less")

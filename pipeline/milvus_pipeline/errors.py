@@ -1,0 +1,50 @@
+"""The exceptions of the framework.
+
+Every message says where, what and the next step. None carries a key or the text of a document.
+"""
+
+from __future__ import annotations
+
+
+class PipelineError(Exception):
+    """Base of everything this framework raises on purpose."""
+
+
+class ConfigError(PipelineError, ValueError):
+    """A pipeline, a stage or a configuration file is wrong; nothing was run."""
+
+
+class QueryError(PipelineError, ValueError):
+    """One query cannot be run as it is (empty text, a vector with NaN, a wrong dimension)."""
+
+
+class StageError(PipelineError):
+    """A stage could not be opened or failed on its input; ``__cause__`` holds the first cause."""
+
+
+class DeadlineError(StageError, TimeoutError):
+    """The time given to a query was used up."""
+
+
+class IngestError(PipelineError):
+    """Records could not be written into a collection."""
+
+
+def shown(value: object, limit: int = 60) -> str:
+    """``repr(value)`` for a message, cut to ``limit`` characters."""
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def told(error: BaseException, limit: int = 300) -> str:
+    """What an exception says, for a message of ours.
+
+    Our own messages are taken whole. A foreign one is named by its class and cut to its first line and
+    ``limit`` characters, because libraries like to echo their whole input.
+    """
+    if isinstance(error, PipelineError):
+        return str(error)
+    lines = str(error).strip().splitlines()
+    text = lines[0] if lines else ""
+    text = text if len(text) <= limit else text[: limit - 1] + "…"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,28 @@
+"""Optional dependencies: import them when a stage opens, and name the install command when they are missing."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from milvus_pipeline.errors import StageError
+
+DISTRIBUTION = "milvus-search-pipeline"
+
+
+def require(module: str, *, extra: str, wanted_by: str) -> Any:
+    """Import ``module`` and return it.
+
+    Raises:
+        StageError: the module is not installed; the message is the exact pip command.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing != module.partition(".")[0]:
+            raise  # installed, but something that it needs itself is not: that is another fault
+        raise StageError(
+            f"{wanted_by} needs the package {module.partition('.')[0]!r}, which is not installed; "
+            f'install it with: pip install "{DISTRIBUTION}[{extra}]"'
+        ) from error

@@ -1,0 +1,229 @@
+"""The records that flow through a pipeline: Query in, SearchResult with its Hits and StageReports out.
+
+They are slotted, frozen dataclasses rather than pydantic models: a batch makes thousands of them. A stage never
+changes a record; it returns new ones, so that the input of a failed stage is still whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from milvus_pipeline.errors import PipelineError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Vector: TypeAlias = Sequence[float] | npt.NDArray[np.float32]
+
+Status = Literal["ok", "degraded", "partial", "failed"]
+"""ok: every stage did its work; degraded: a stage was skipped; partial: a stage ran out of time half way;
+failed: the query has no usable result, see ``SearchResult.error``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One question to a pipeline.
+
+    Args:
+        text: what is asked. May be empty only where ``vector`` is given and no stage reads the text.
+        vector: the query's embedding, ``(dim,)`` floats. An ``encode`` stage fills it where it is missing and
+            leaves it alone where it is given.
+        id: the caller's name for the query; written to outputs.
+        filter: a Milvus boolean expression for this query alone; joined by ``and`` to the stage's own.
+        filter_params: values for the ``{name}`` places of the filters; override the stage's.
+        params: search parameters for this query alone, such as ``{"nprobe": 64}``; override the stage's.
+    """
+
+    text: str
+    vector: Vector | None = field(default=None, compare=False, repr=False)
+    id: str | None = None
+    filter: str | None = None
+    filter_params: Mapping[str, Any] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    def with_vector(self, vector: Vector) -> Query:
+        """A copy that carries this embedding."""
+        return replace(self, vector=vector)
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One document found for a query.
+
+    Args:
+        id: the primary key in the collection.
+        text: the document's text, or None where the retrieval stage was told to bring none.
+        score: the latest score the hit was given; ``scored_by`` names the stage that gave it.
+        fields: the other output fields of the collection.
+        scores: every score the hit was given, by stage name, in the order of the stages. Their scales differ
+            (inner product, logit, probability), so compare within one stage only.
+        ranks: the hit's place, from 1, after each stage that ranked it.
+    """
+
+    id: int | str
+    text: str | None
+    score: float
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    scores: dict[str, float] = field(default_factory=dict)
+    ranks: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def scored_by(self) -> str | None:
+        """Name of the stage that gave ``score``; None for a hit that no stage has scored."""
+        return next(reversed(self.scores), None)
+
+    def ranked(self, stage: str, score: float | None, rank: int) -> Hit:
+        """A copy with this stage's score and rank added; a score of None leaves ``score`` and ``scores`` alone."""
+        ranks = {**self.ranks, stage: rank}
+        if score is None:
+            return Hit(self.id, self.text, self.score, self.fields, self.scores, ranks)
+        return Hit(self.id, self.text, score, self.fields, {**self.scores, stage: score}, ranks)
+
+    def with_text(self, text: str) -> Hit:
+        """A copy with another text."""
+        return Hit(self.id, text, self.score, self.fields, self.scores, self.ranks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The hit as plain data, in the shape of the JSONL output."""
+        return {
+            "id": self.id,
+            "score": self.score,
+            "text": self.text,
+            "scores": dict(self.scores),
+            "ranks": dict(self.ranks),
+            "fields": dict(self.fields),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class StageReport:
+    """What one stage did for one query.
+
+    Args:
+        stage: the stage's name in the pipeline.
+        type: its registered type.
+        seconds: wall time of the stage, for the whole batch that the query was part of.
+        hits_in: number of hits before the stage.
+        hits_out: number of hits after it.
+        status: "ok", "skipped" (it failed and the pipeline went on without it) or "failed".
+        reason: why it was skipped or failed.
+        warnings: what the reader of the result should know.
+        details: figures of the stage's own, such as the tokens that a truncation cut.
+        batch_size: number of queries that shared ``seconds``.
+    """
+
+    stage: str
+    type: str
+    seconds: float = field(compare=False)
+    hits_in: int
+    hits_out: int
+    status: Literal["ok", "skipped", "failed"] = "ok"
+    reason: str | None = None
+    warnings: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+    batch_size: int = field(default=1, compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain data, in the shape of the JSONL output."""
+        return {
+            "stage": self.stage,
+            "type": self.type,
+            "seconds": round(self.seconds, 6),
+            "hits_in": self.hits_in,
+            "hits_out": self.hits_out,
+            "status": self.status,
+            "reason": self.reason,
+            "warnings": list(self.warnings),
+            "details": dict(self.details),
+            "batch_size": self.batch_size,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """A query with the hits found for it, best first, and a report of every stage that it went through.
+
+    Two results are equal when query, hits, status and reports are; timings do not count.
+    """
+
+    query: Query
+    hits: list[Hit] = field(default_factory=list)
+    status: Status = "ok"
+    reports: list[StageReport] = field(default_factory=list)
+    error: PipelineError | None = field(default=None, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.hits)
+
+    def __bool__(self) -> bool:
+        """True unless the query failed; a result without hits is still a result."""
+        return self.status != "failed"
+
+    def __iter__(self) -> Iterator[Hit]:
+        return iter(self.hits)
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts of the hits, best first; hits without text are left out."""
+        return [hit.text for hit in self.hits if hit.text is not None]
+
+    @property
+    def degraded(self) -> bool:
+        """True where the result lacks a stage's work: status is degraded, partial or failed."""
+        return self.status != "ok"
+
+    @property
+    def warnings(self) -> list[str]:
+        """The warnings of all stages, each led by its stage's name."""
+        return [f"{report.stage}: {warning}" for report in self.reports for warning in report.warnings]
+
+    def report(self, stage: str) -> StageReport:
+        """The report of the named stage. KeyError where no such stage ran."""
+        for report in self.reports:
+            if report.stage == stage:
+                return report
+        raise KeyError(f"no stage named {stage!r} reported; there are {[report.stage for report in self.reports]}")
+
+    def with_hits(self, hits: Sequence[Hit]) -> SearchResult:
+        """A copy with other hits."""
+        return SearchResult(self.query, list(hits), self.status, self.reports, self.error)
+
+    def with_query(self, query: Query) -> SearchResult:
+        """A copy with another query (one that was given its vector, say)."""
+        return SearchResult(query, self.hits, self.status, self.reports, self.error)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as plain data: a line of the JSONL output."""
+        data: dict[str, Any] = {
+            "query": {"id": self.query.id, "text": self.query.text},
+            "status": self.status,
+            "hits": [hit.to_dict() for hit in self.hits],
+            "reports": [report.to_dict() for report in self.reports],
+        }
+        if self.error is not None:
+            data["error"] = str(self.error)
+        return data
+
+
+@dataclass(frozen=True, slots=True)
+class RerankResult:
+    """One document as a reranker called on its own returns it.
+
+    Same members and same print as the PyMilvus model library's class of this name.
+
+    Args:
+        text: the document.
+        score: its relevance; None where the reranker gave none.
+        index: its position, from 0, in the list that was passed.
+    """
+
+    text: str
+    score: float | None
+    index: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The members as a dict."""
+        return {"text": self.text, "score": self.score, "index": self.index}

@@ -1,0 +1,208 @@
+"""The contract of a reranker: a stage that writes ``score`` and gets the rest from here."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, ClassVar, NamedTuple
+
+from pydantic import Field, model_validator
+
+from milvus_pipeline.deadline import Deadline
+from milvus_pipeline.errors import QueryError, StageError, shown
+from milvus_pipeline.records import Hit, RerankResult, SearchResult
+from milvus_pipeline.stage import Context, Stage
+
+
+class RerankJob(NamedTuple):
+    """One query with the texts to score for it."""
+
+    query: str
+    texts: Sequence[str]
+
+
+class Reranker(Stage):
+    """A stage that scores every hit against the query and orders the hits by that score.
+
+    Write ``score``; override ``score_batch`` where scoring several queries at once is cheaper. This class checks the
+    scores, sorts stably (ties keep their earlier order), keeps every hit's earlier scores, cuts to ``top_k``, and
+    makes the stage callable on its own::
+
+        reranker("what is HNSW?", ["a graph index", "a fruit"], top_k=1)   # [RerankResult(...)]
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"query_text", "hits", "text"})
+
+    top_k: Annotated[
+        int | None, Field(ge=1, description="Hits to keep after reranking; all by default. Alias: top_n.")
+    ] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _top_n_is_top_k(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "top_n" in data:
+            if "top_k" in data:
+                raise ValueError("top_k and top_n mean the same; give one of them")
+            data = {**data, "top_k": data["top_n"]}
+            del data["top_n"]
+        return data
+
+    @abstractmethod
+    def score(self, query: str, texts: Sequence[str]) -> Iterable[float | None]:
+        """The relevance of each text to the query, in the order of the texts; higher is better.
+
+        Args:
+            query: not blank.
+            texts: at least one; any of them may be empty or very long.
+
+        Returns:
+            As many finite numbers; None for a text that was left unscored, which ranks below the scored ones.
+        """
+
+    def score_batch(self, jobs: Sequence[RerankJob], context: Context) -> Sequence[Iterable[float | None]]:
+        """``score`` for several queries. ``context`` positions are those of ``jobs``; see ``Context.fail``."""
+        return [self.score(job.query, job.texts) for job in jobs]
+
+    async def ascore_batch(self, jobs: Sequence[RerankJob], context: Context) -> Sequence[Iterable[float | None]]:
+        """``score_batch`` for an event loop; runs it in a thread unless a reranker knows better."""
+        return await asyncio.to_thread(self.score_batch, jobs, context)
+
+    # -- as a stage ---------------------------------------------------------------------------------------------
+
+    def process(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
+        """Score and order the hits of every result."""
+        positions, jobs = self._jobs(results, context)
+        part = context.part(positions)
+        scores = self.score_batch(jobs, part) if jobs else []
+        return self._merged(results, positions, jobs, scores, part, context)
+
+    async def aprocess(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
+        """``process`` for an event loop."""
+        positions, jobs = self._jobs(results, context)
+        part = context.part(positions)
+        scores = await self.ascore_batch(jobs, part) if jobs else []
+        return self._merged(results, positions, jobs, scores, part, context)
+
+    def _jobs(self, results: Sequence[SearchResult], context: Context) -> tuple[list[int], list[RerankJob]]:
+        """The work that there is, and the position of each piece in the batch."""
+        positions, jobs = [], []
+        for position, result in enumerate(results):
+            if not result.query.text.strip():
+                context.fail(position, QueryError("the query has no text, and a reranker needs one"))
+                continue
+            texts = [hit.text for hit in result.hits if hit.text is not None]
+            if len(texts) < len(result.hits):
+                missing = len(result.hits) - len(texts)
+                context.warn(
+                    f"{missing} of {len(result.hits)} hits have no text; ranked last, without a score", position
+                )
+            if texts:
+                positions.append(position)
+                jobs.append(RerankJob(result.query.text, texts))
+        return positions, jobs
+
+    def _merged(
+        self,
+        results: Sequence[SearchResult],
+        positions: Sequence[int],
+        jobs: Sequence[RerankJob],
+        scores: Sequence[Iterable[float | None]],
+        part: Context,
+        context: Context,
+    ) -> list[SearchResult]:
+        """The results with their hits in the order of the scores."""
+        context.merge(part, positions)
+        if len(scores) != len(jobs):
+            raise StageError(f"{len(jobs)} queries were to be scored, but {len(scores)} lists of scores came back")
+        checked: dict[int, list[float | None]] = {}
+        for position, job, given in zip(positions, jobs, scores, strict=True):
+            if position not in context.failures:
+                try:
+                    checked[position] = checked_scores(given, len(job.texts))
+                except StageError as error:
+                    context.fail(position, error)
+        return [
+            result
+            if position in context.failures
+            else result.with_hits(self._ranked(result.hits, checked.get(position)))
+            for position, result in enumerate(results)
+        ]
+
+    def _ranked(self, hits: Sequence[Hit], scores: Sequence[float | None] | None) -> list[Hit]:
+        given = iter(scores or ())
+        pairs = [(hit, next(given, None) if hit.text is not None else None) for hit in hits]
+        pairs.sort(key=_falling)
+        ranked = [hit.ranked(self.name, score, rank) for rank, (hit, score) in enumerate(pairs, start=1)]
+        return ranked[: self.top_k]
+
+    # -- alone --------------------------------------------------------------------------------------------------
+
+    def __call__(self, query: str, documents: Sequence[str], top_k: int | None = None) -> list[RerankResult]:
+        """Rerank plain texts, without a pipeline. Opens the stage at the first call and leaves it open.
+
+        Args:
+            query: the question, not blank.
+            documents: the texts; none of them is changed or dropped for being empty.
+            top_k: how many to return; the stage's own ``top_k`` by default, which by default is all.
+
+        Returns:
+            The documents, best first.
+
+        Raises:
+            QueryError: the query is blank, or a document is not a string.
+            StageError: the reranker failed.
+        """
+        _check_call(query, documents, top_k)
+        if not documents:
+            return []
+        if not self.is_open:
+            self.open()
+        context = Context(Deadline.after(self.timeout), 1)
+        scores = self.score_batch([RerankJob(query, list(documents))], context)
+        for error in context.failures.values():
+            raise error
+        if len(scores) != 1:
+            raise StageError(f"{self.name}: one query was to be scored, but {len(scores)} lists of scores came back")
+        pairs = list(enumerate(checked_scores(scores[0], len(documents))))
+        pairs.sort(key=_falling)
+        return [RerankResult(documents[index], score, index) for index, score in pairs[: top_k or self.top_k]]
+
+
+def _falling(pair: tuple[object, float | None]) -> tuple[bool, float]:
+    """Sort key: by falling score, unscored last. The sort is stable, so ties keep their order."""
+    score = pair[1]
+    return (True, 0.0) if score is None else (False, -score)
+
+
+def checked_scores(scores: Iterable[float | None], count: int) -> list[float | None]:
+    """The scores as Python floats.
+
+    Raises:
+        StageError: not ``count`` of them, or one is not a finite number.
+    """
+    try:
+        values = [None if score is None else float(score) for score in scores]
+    except (TypeError, ValueError) as error:
+        raise StageError(f"a score is not a number ({type(error).__name__})") from error
+    if len(values) != count:
+        raise StageError(f"{count} texts were to be scored, but {len(values)} scores came back")
+    for index, value in enumerate(values):
+        if value is not None and not math.isfinite(value):
+            raise StageError(f"the score of text {index} is {value}, not a finite number")
+    return values
+
+
+def _check_call(query: str, documents: Sequence[str], top_k: int | None) -> None:
+    if not isinstance(query, str):
+        raise QueryError(f"the query must be a string, is {type(query).__name__}")
+    if not query.strip():
+        raise QueryError("the query is empty; pass the question to rank the documents for")
+    if isinstance(documents, str):
+        raise QueryError("documents must be a list of strings, is one string; put it in a list")
+    for index, document in enumerate(documents):
+        if not isinstance(document, str):
+            raise QueryError(f"documents[{index}] must be a string, is {type(document).__name__}")
+    if top_k is not None and top_k < 1:
+        raise QueryError(f"top_k must be at least 1, is {shown(top_k)}")

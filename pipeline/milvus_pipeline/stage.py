@@ -1,0 +1,225 @@
+"""The contract of a stage: what a plugin author reads first.
+
+A stage *is* its configuration: a frozen pydantic model, checked the same from Python and from YAML. What it opens
+(clients, models) is private state, made in ``setup`` and let go in ``teardown``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+
+from milvus_pipeline.deadline import Deadline
+from milvus_pipeline.errors import ConfigError
+from milvus_pipeline.problems import describe
+from milvus_pipeline.records import SearchResult
+
+
+class Context:
+    """What a stage is told about the run it is part of, and where it leaves what it wants to report.
+
+    Args:
+        deadline: when the stage has to be done; pass ``deadline.remaining()`` to every network call.
+        size: number of results in the batch.
+    """
+
+    def __init__(self, deadline: Deadline, size: int) -> None:
+        self.deadline = deadline
+        self.size = size
+        self.warnings: list[list[str]] = [[] for _ in range(size)]
+        self.details: list[dict[str, Any]] = [{} for _ in range(size)]
+        self.failures: dict[int, Exception] = {}
+
+    def warn(self, message: str, position: int | None = None) -> None:
+        """Add a warning to the report of the query at ``position`` of the batch, or of every query."""
+        for warnings in self.warnings if position is None else (self.warnings[position],):
+            if message not in warnings:
+                warnings.append(message)
+
+    def note(self, position: int | None = None, **details: Any) -> None:
+        """Add plain-data figures to the report of the query at ``position``, or of every query."""
+        for own in self.details if position is None else (self.details[position],):
+            own.update(details)
+
+    def fail(self, position: int, error: Exception) -> None:
+        """Mark one query of the batch as failed in this stage; the others go on. The first error counts."""
+        self.failures.setdefault(position, error)
+
+    def part(self, positions: Sequence[int]) -> Context:
+        """A context for some queries of the batch; what it gathers is brought back by ``merge``."""
+        return Context(self.deadline, len(positions))
+
+    def merge(self, part: Context, positions: Sequence[int]) -> None:
+        """Take over what a ``part`` gathered for these positions."""
+        for inner, outer in enumerate(positions):
+            for warning in part.warnings[inner]:
+                self.warn(warning, outer)
+            self.details[outer].update(part.details[inner])
+        for inner, error in part.failures.items():
+            self.fail(positions[inner], error)
+
+
+class Stage(BaseModel):
+    """One step of a pipeline. Subclass it, set ``type``, and write ``process``.
+
+    Class attributes:
+        type: the registered name, as YAML says it.
+        needs: what the results must carry when they come in: of "query_text", "vector", "hits", "text" (of hits).
+        gives: what they carry afterwards in addition.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
+
+    type: ClassVar[str] = ""
+    needs: ClassVar[frozenset[str]] = frozenset()
+    gives: ClassVar[frozenset[str]] = frozenset()
+
+    name: Annotated[str, Field(description="Name in reports and scores; the type by default.")] = ""
+    timeout: Annotated[
+        float | None, Field(gt=0, allow_inf_nan=False, description="Seconds this stage may take for a batch, at most.")
+    ] = None
+    on_error: Annotated[
+        Literal["raise", "skip"],
+        Field(description="What a failure does to the query: end it, or go on without this stage and say so."),
+    ] = "raise"
+
+    _lock: Any = PrivateAttr(default_factory=threading.RLock)
+    _users: int = PrivateAttr(default=0)
+
+    if not TYPE_CHECKING:  # type checkers shall see the fields as keyword arguments, not **fields
+
+        def __init__(self, **fields: Any) -> None:
+            try:
+                super().__init__(**fields)
+            except ValidationError as error:
+                problems = describe(error, type(self))
+                raise ConfigError("\n".join(f"{type(self).__name__}: {line}" for line in problems)) from error
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_after_type(cls, data: Any) -> Any:
+        return {**data, "name": data.get("name") or cls.type} if isinstance(data, dict) else data
+
+    def __eq__(self, other: object) -> bool:
+        """Equal when class and configuration are; whether they are open does not count."""
+        return type(self) is type(other) and isinstance(other, Stage) and self.model_dump() == other.model_dump()
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.name))
+
+    def config(self) -> dict[str, Any]:
+        """The configuration as plain data: ``type`` and every field that is not at its default."""
+        data = self.model_dump(mode="json", exclude_defaults=True)
+        if data.get("name") == self.type:
+            del data["name"]
+        return {"type": self.type, **data}
+
+    def requires(self) -> frozenset[str]:
+        """What this instance needs; ``needs`` unless its fields say otherwise."""
+        return self.needs
+
+    def provides(self) -> frozenset[str]:
+        """What this instance gives; ``gives`` unless its fields say otherwise."""
+        return self.gives
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    def setup(self) -> None:
+        """Open what the stage works with. Heavy imports belong here. Runs once however many pipelines share it."""
+
+    def teardown(self) -> None:
+        """Let go of what ``setup`` opened."""
+
+    def open(self) -> None:
+        """Open the stage, or count one more user where it is open. Every ``open`` wants its ``close``."""
+        with self._lock:
+            if self._users == 0:
+                self.setup()
+            self._users += 1
+
+    def close(self) -> None:
+        """Give the stage back; the last user's ``close`` tears it down. Without effect on a closed stage."""
+        with self._lock:
+            if self._users == 0:
+                return
+            self._users -= 1
+            if self._users == 0:
+                self.teardown()
+
+    async def aopen(self) -> None:
+        """``open`` without blocking the event loop."""
+        await asyncio.to_thread(self.open)
+
+    async def aclose(self) -> None:
+        """``close`` without blocking the event loop."""
+        await asyncio.to_thread(self.close)
+
+    @property
+    def is_open(self) -> bool:
+        """True between ``open`` and ``close``."""
+        return self._users > 0
+
+    # -- work ---------------------------------------------------------------------------------------------------
+
+    def process(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
+        """Do the stage's work on a batch.
+
+        Args:
+            results: the results so far, one a query; never empty, none failed.
+            context: deadline in; warnings, details and failures of single queries out.
+
+        Returns:
+            As many results in the same order.
+
+        Raises:
+            Exception: the whole batch failed. For one bad query, call ``context.fail`` and return its result as is.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define process()")
+
+    async def aprocess(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
+        """``process`` for an event loop; runs it in a thread unless a stage knows better."""
+        return await asyncio.to_thread(self.process, results, context)
+
+
+def check_names(stages: Iterable[Stage]) -> list[str]:
+    """Problems with the names of a pipeline's stages: scores and reports are kept by name, so each must be its own."""
+    seen: dict[str, int] = {}
+    problems = []
+    for position, stage in enumerate(stages):
+        if stage.name in seen:
+            problems.append(
+                f"stages[{position}].name: {stage.name!r} is also the name of stages[{seen[stage.name]}]; "
+                "give one of them a `name` of its own"
+            )
+        seen.setdefault(stage.name, position)
+    return problems
+
+
+def check_chain(stages: Sequence[Stage]) -> list[str]:
+    """Problems with the order of a pipeline's stages; empty where every stage gets what it needs."""
+    problems = []
+    # Query text and vector can come with the query itself, so their lack shows only when a query is run.
+    have = {"query_text", "vector"}
+    for position, stage in enumerate(stages):
+        missing_here = sorted(stage.requires() - have)
+        for missing in missing_here:
+            if missing == "text" and "hits" in missing_here:
+                continue  # without hits there is no text either: one problem, said once
+            givers = [f"stages[{i}] ({s.name})" for i, s in enumerate(stages) if missing in s.provides()]
+            problems.append(f"stages[{position}] ({stage.name}): {_lack(missing, givers)}")
+        have |= stage.provides()
+    return problems
+
+
+def _lack(missing: str, givers: list[str]) -> str:
+    if givers:
+        return f"needs {missing!r}, which {givers[0]} gives only later; move that stage before this one"
+    if missing == "hits":
+        return "needs hits, but no stage before it retrieves any; put a retrieval stage such as milvus_search first"
+    if missing == "text":
+        return "needs the text of the hits, but no stage before it brings any; set `text_field` of the retrieval stage"
+    return f"needs {missing!r}, which no stage before it gives"

@@ -1,0 +1,171 @@
+"""Reading a YAML file so that every value keeps its line, and environment variables are put in safely.
+
+Variables are substituted in scalars after parsing, so a value can never change the structure of the document.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from milvus_pipeline.errors import ConfigError, shown
+from milvus_pipeline.problems import Problem, dotted
+
+MAX_NODES = 100_000
+"""Nodes a document may have with its aliases expanded; bounds the 'billion laughs' family of documents."""
+
+_VARIABLE = re.compile(r"\$\$|\$\{(?P<body>[^}]*)\}")
+_NAME = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>.*))?", re.DOTALL)
+
+Place = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """The data of a YAML document, with where it came from and on which line each value stands."""
+
+    data: Any
+    origin: str
+    lines: Mapping[Place, int] = field(default_factory=dict)
+
+    def said(self, problem: Problem) -> str:
+        """A problem as one line that names file, place and line."""
+        place = problem.path
+        while place and place not in self.lines:
+            place = place[:-1]
+        line = f" (line {self.lines[place]})" if place in self.lines else ""
+        where = f"{dotted(problem.path)}: " if problem.path else ""
+        return f"{self.origin}: {where}{problem.message}{line}"
+
+    def error(self, problems: list[Problem]) -> ConfigError:
+        """All problems as one exception, in the order of their lines."""
+        return ConfigError("\n".join(self.said(problem) for problem in problems))
+
+
+def read_yaml(path: str | Path, environ: Mapping[str, str] | None = None) -> Source:
+    """Read and parse a file; see ``parse_yaml``.
+
+    Raises:
+        ConfigError: also where the file cannot be read.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; check the path, which is taken from {Path.cwd()}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    return parse_yaml(text, str(path), environ)
+
+
+def parse_yaml(text: str, origin: str = "<yaml>", environ: Mapping[str, str] | None = None) -> Source:
+    """Parse one YAML document with ``${VAR}`` and ``${VAR:-default}`` put in; ``$$`` stands for a single ``$``.
+
+    Args:
+        text: the document.
+        origin: its name in messages.
+        environ: the variables; the process environment by default.
+
+    Raises:
+        ConfigError: not YAML, not a mapping, a key twice, or a variable without value.
+    """
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            raise ConfigError(f"{origin}: the file is empty; it needs at least a list of `stages`")
+        reader = _Reader(loader, origin, os.environ if environ is None else environ)
+        data = reader.read(node, ())
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f" (line {mark.line + 1})" if mark else ""
+        raise ConfigError(f"{origin}: is not valid YAML: {error.problem or error.context}{line}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{origin}: is not valid YAML: {str(error).splitlines()[0]}") from error
+    finally:
+        loader.dispose()
+    if not isinstance(data, dict):
+        raise ConfigError(f"{origin}: must be a mapping with a list of `stages`, is {_kind(data)}")
+    return Source(data, origin, reader.lines)
+
+
+def _kind(data: object) -> str:
+    return {list: "a list", str: "a text", type(None): "nothing"}.get(type(data), f"a {type(data).__name__}")
+
+
+class _Reader:
+    """Turns nodes into plain data; remembers lines."""
+
+    def __init__(self, loader: yaml.SafeLoader, origin: str, environ: Mapping[str, str]) -> None:
+        self.loader = loader
+        self.origin = origin
+        self.environ = environ
+        self.lines: dict[Place, int] = {}
+        self.left = MAX_NODES
+
+    def read(self, node: yaml.Node, place: Place) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            raise ConfigError(f"{self.origin}: has more than {MAX_NODES} values with its aliases expanded")
+        self.lines.setdefault(place, node.start_mark.line + 1)
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, place)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.read(item, (*place, index)) for index, item in enumerate(node.value)]
+        if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:str":
+            return self._substituted(node.value, place)
+        return self.loader.construct_object(node, deep=True)
+
+    def _mapping(self, node: yaml.MappingNode, place: Place) -> dict[str, Any]:
+        own = [self._key(key, place) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        for index, (name, line) in enumerate(own):
+            if any(name == earlier for earlier, _ in own[:index]):
+                self.lines[(*place, name)] = line
+                raise self._wrong((*place, name), "the key stands twice; remove one")
+        self.loader.flatten_mapping(node)
+        data: dict[str, Any] = {}
+        for key, value in node.value:
+            name, line = self._key(key, place)
+            self.lines[(*place, name)] = line
+            data[name] = self.read(value, (*place, name))
+        return data
+
+    def _key(self, node: yaml.Node, place: Place) -> tuple[str, int]:
+        if not isinstance(node, yaml.ScalarNode):
+            raise self._wrong(place, "a key must be a plain word")
+        return str(node.value), node.start_mark.line + 1
+
+    def _substituted(self, text: str, place: Place) -> str:
+        def value(match: re.Match[str]) -> str:
+            if match.group() == "$$":
+                return "$"
+            parts = _NAME.fullmatch(match["body"])
+            if parts is None:
+                raise self._wrong(
+                    place, f"{shown(match.group())} is not a variable; write ${{NAME}} or ${{NAME:-default}}"
+                )
+            given = self.environ.get(parts["name"])
+            # As in a shell, `:-` also replaces a variable that is set but empty.
+            if parts["default"] is not None:
+                return given or parts["default"]
+            if given is None:
+                raise self._wrong(
+                    place,
+                    f"the environment variable {parts['name']} is not set; set it, or give a default: "
+                    f"${{{parts['name']}:-value}}",
+                )
+            return given
+
+        return _VARIABLE.sub(value, text)
+
+    def _wrong(self, place: Place, message: str) -> ConfigError:
+        return Source(None, self.origin, self.lines).error([Problem(place, message)])
