@@ -214,7 +214,7 @@ class Pipeline:
             PipelineError: the first failed query's error, unless ``return_errors``.
         """
         self.open()
-        steps = self._steps(_queries(queries), Deadline.after(timeout or self.timeout))
+        steps = self._steps(_queries(queries), Deadline.after(self.timeout if timeout is None else timeout))
         try:
             call = next(steps)
             while True:
@@ -236,7 +236,7 @@ class Pipeline:
     ) -> list[SearchResult]:
         """``run_batch`` for an event loop."""
         await self.aopen()
-        steps = self._steps(_queries(queries), Deadline.after(timeout or self.timeout))
+        steps = self._steps(_queries(queries), Deadline.after(self.timeout if timeout is None else timeout))
         try:
             call = next(steps)
             while True:

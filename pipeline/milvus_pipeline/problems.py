@@ -33,9 +33,10 @@ def dotted(path: Iterable[str | int]) -> str:
 def suggestion(word: str, known: Iterable[str]) -> str:
     """``; did you mean 'limit'?`` for a near miss, else the list of what is known."""
     names = sorted(known)
-    near = get_close_matches(word.lower(), names, n=1, cutoff=0.6)
+    by_lower = {name.lower(): name for name in names}
+    near = get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
     if near:
-        return f"; did you mean {near[0]!r}?"
+        return f"; did you mean {by_lower[near[0]]!r}?"
     return f"; known are {', '.join(names)}" if names else ""
 
 
@@ -82,7 +83,7 @@ def _problem(detail: ErrorDetails, model: type[BaseModel]) -> Problem:
         words = {"greater_than_equal": ("at least", "ge"), "greater_than": ("above", "gt")}
         words |= {"less_than_equal": ("at most", "le"), "less_than": ("below", "lt")}
         text, key = words[kind]
-        return Problem(path, f"must be {text} {context[key]}, is {shown(value)}")
+        return Problem(path, f"must be {text} {context[key]:g}, is {shown(value)}")
     if kind == "literal_error":
         near = suggestion(value, _literals(context)) if isinstance(value, str) else ""
         return Problem(path, f"must be {context['expected']}, is {shown(value)}{near if 'mean' in near else ''}")

@@ -117,12 +117,14 @@ class _Reader:
         if self.left < 0:
             raise ConfigError(f"{self.origin}: has more than {MAX_NODES} values with its aliases expanded")
         self.lines.setdefault(place, node.start_mark.line + 1)
-        if isinstance(node, yaml.MappingNode):
+        if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
             return self._mapping(node, place)
-        if isinstance(node, yaml.SequenceNode):
+        if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
             return [self.read(item, (*place, index)) for index, item in enumerate(node.value)]
         if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:str":
             return self._substituted(node.value, place)
+        if not isinstance(node, yaml.ScalarNode):
+            raise self._wrong(place, f"the tag {shown(node.tag)} means nothing here; remove it")
         return self.loader.construct_object(node, deep=True)
 
     def _mapping(self, node: yaml.MappingNode, place: Place) -> dict[str, Any]:

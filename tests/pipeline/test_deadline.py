@@ -1,0 +1,39 @@
+"""The deadline: what is left of it, and which of two comes first."""
+
+import time
+
+import pytest
+
+from milvus_pipeline import Deadline
+from milvus_pipeline.errors import DeadlineError
+
+
+def test_no_deadline_never_comes():
+    """Without a time given there is nothing left to count, and nothing expires."""
+    deadline = Deadline()
+    assert deadline.remaining() is None
+    assert deadline.remaining(at_most=5.0) == 5.0
+    assert not deadline.expired
+    deadline.check()
+
+
+def test_remaining_is_bounded_on_both_sides():
+    """What is left is at most what was asked for, and never negative."""
+    assert Deadline.after(100.0).remaining(at_most=5.0) == 5.0
+    assert 99.0 < (Deadline.after(100.0).remaining() or 0) <= 100.0
+    assert Deadline(at=time.monotonic() - 1, budget=1.0).remaining() == 0.0
+
+
+def test_the_sooner_of_two_counts():
+    """A stage's own time shortens the query's deadline and never lengthens it."""
+    long = Deadline.after(100.0)
+    assert long.sooner(None) is long
+    assert long.sooner(200.0) is long
+    assert long.sooner(1.0).budget == 1.0
+    assert Deadline().sooner(None).at is None
+
+
+def test_a_past_deadline_says_what_was_given():
+    """The message carries the seconds that were given and what to change."""
+    with pytest.raises(DeadlineError, match=r"the time given \(0.5 s\) is used up; raise `timeout`"):
+        Deadline(at=time.monotonic() - 1, budget=0.5).check()

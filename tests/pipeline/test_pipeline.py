@@ -1,0 +1,333 @@
+"""The pipeline: composition, life, the loop over stages, and what failure does to a result."""
+
+import asyncio
+import threading
+
+import pytest
+from support.fakes import Faulty, GivenScores, ListedSearch, Slow, WordOverlap
+
+from milvus_pipeline import (
+    ConfigError,
+    DeadlineError,
+    Pipeline,
+    PipelineError,
+    Query,
+    QueryError,
+    StageError,
+)
+
+
+def words(**fields):
+    return Pipeline([ListedSearch(), WordOverlap(**fields)], name="words")
+
+
+def test_stages_run_in_their_order_and_report():
+    """A query comes back with the reranked hits and one report a stage."""
+    result = words(top_k=2).run("red plum")
+    assert [hit.id for hit in result] == [1, 0]
+    assert [hit.scores for hit in result] == [
+        {"listed_search": 0.9, "word_overlap": 2.0},
+        {"listed_search": 1.0, "word_overlap": 1.0},
+    ]
+    assert [(r.stage, r.hits_in, r.hits_out, r.status) for r in result.reports] == [
+        ("listed_search", 0, 4, "ok"),
+        ("word_overlap", 4, 2, "ok"),
+    ]
+    assert all(report.seconds >= 0 for report in result.reports)
+    assert result.status == "ok"
+
+
+def test_sync_async_and_batch_agree():
+    """The four ways of running give equal results."""
+    queries = ["red plum", Query("sky", id="s"), "nothing of it"]
+    pipeline = words()
+    singly = [pipeline.run(query) for query in queries]
+
+    async def run():
+        return [await pipeline.arun(query) for query in queries], await pipeline.arun_batch(queries)
+
+    assert pipeline.run_batch(queries) == singly
+    assert asyncio.run(run()) == (singly, singly)
+
+
+def test_ties_keep_their_earlier_order():
+    """Equal scores leave the order of retrieval as it was."""
+    assert [hit.id for hit in words().run("nothing of it")] == [0, 1, 2, 3]
+
+
+def test_hits_without_a_score_come_last_in_their_order():
+    """A reranker may leave hits unscored; they keep their order below the scored ones."""
+    pipeline = Pipeline([ListedSearch(), GivenScores(scores=(None, -5.0, None, 2.0))])
+    result = pipeline.run("x")
+    assert [hit.id for hit in result] == [3, 1, 0, 2]
+    assert "given_scores" not in result.hits[2].scores
+    assert [hit.ranks["given_scores"] for hit in result] == [1, 2, 3, 4]
+
+
+def test_hits_without_a_text_are_ranked_last_with_a_warning():
+    """What a reranker cannot read is kept, and the report says so."""
+    pipeline = Pipeline([ListedSearch(documents=(None, "red", "red plum")), WordOverlap()])
+    result = pipeline.run("red plum")
+    assert [hit.id for hit in result] == [2, 1, 0]
+    assert result.warnings == ["word_overlap: 1 of 3 hits have no text; ranked last, without a score"]
+
+
+@pytest.mark.parametrize(
+    ("scores", "says"),
+    [
+        ((1.0, 2.0), "4 texts were to be scored, but 2 scores came back"),
+        ((1.0, 2.0, float("nan"), 3.0), "the score of text 2 is nan, not a finite number"),
+        ((1.0, 2.0, float("inf"), 3.0), "the score of text 2 is inf, not a finite number"),
+    ],
+)
+def test_bad_scores_of_a_plugin_are_refused(scores, says):
+    """A reranker that returns nonsense fails by name instead of spoiling the order."""
+    with pytest.raises(StageError, match=rf"pipeline: stages\[1\] \(given_scores\): {says}"):
+        Pipeline([ListedSearch(), GivenScores(scores=scores)]).run("x")
+
+
+# -- composition -------------------------------------------------------------------------------------------------
+
+
+def test_an_empty_pipeline_is_refused():
+    """A pipeline without stages is a mistake, said at once."""
+    with pytest.raises(ConfigError, match="needs at least one stage"):
+        Pipeline([])
+
+
+def test_rerank_before_retrieval_is_refused_when_it_is_built():
+    """The chain is checked before anything runs, and the message says what to move."""
+    with pytest.raises(ConfigError) as caught:
+        Pipeline([WordOverlap(), ListedSearch()])
+    assert str(caught.value) == (
+        "stages[0] (word_overlap): needs 'hits', which stages[1] (listed_search) gives only later; "
+        "move that stage before this one"
+    )
+
+
+def test_rerank_without_retrieval_says_what_is_missing():
+    """Where no stage gives hits, the message names one that would."""
+    with pytest.raises(ConfigError, match="put a retrieval stage such as milvus_search first"):
+        Pipeline([WordOverlap()])
+
+
+def test_two_stages_of_one_name_are_refused():
+    """Scores are kept by stage name, so a second reranker of a kind needs a name of its own."""
+    with pytest.raises(ConfigError, match=r"stages\[2\].name: 'word_overlap' is also the name of stages\[1\]"):
+        Pipeline([ListedSearch(), WordOverlap(), WordOverlap()])
+    result = Pipeline([ListedSearch(), WordOverlap(), WordOverlap(name="again", weight=2)]).run("red")
+    assert result.hits[0].scores == {"listed_search": 1.0, "word_overlap": 1.0, "again": 2.0}
+
+
+def test_what_is_no_stage_is_refused():
+    """A class in place of an instance is named with its position."""
+    with pytest.raises(ConfigError, match=r"stages\[1\]: must be a Stage, is ModelMetaclass"):
+        Pipeline([ListedSearch(), WordOverlap])
+
+
+def test_a_timeout_of_zero_is_refused():
+    """A time budget is above 0 or absent."""
+    with pytest.raises(ConfigError, match="timeout: must be above 0 seconds, is 0"):
+        Pipeline([ListedSearch()], timeout=0)
+
+
+# -- queries -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["", "  \n"])
+def test_an_empty_query_is_refused(text):
+    """A blank query is said to be one, and where it stands in its batch."""
+    with pytest.raises(QueryError, match=r"query 1 \(id b\) is empty; give it a text, or a vector of its own"):
+        words().run_batch(["a", Query(text, id="b")])
+
+
+def test_one_bad_query_does_not_spoil_its_batch():
+    """With return_errors the good queries have their hits, the bad one its error."""
+    good, bad, other = words().run_batch(["red", "", "sky"], return_errors=True)
+    assert [len(good.hits), good.status] == [4, "ok"]
+    assert [len(other.hits), other.status] == [4, "ok"]
+    assert (bad.status, bad.hits, bool(bad)) == ("failed", [], False)
+    assert isinstance(bad.error, QueryError)
+
+
+@pytest.mark.parametrize(("query", "says"), [(7, "query 0 must be a string"), (Query(7), "the text of query 0 must")])
+def test_queries_of_another_type_are_refused(query, says):
+    """What is neither text nor Query is a mistake of the program, never a result."""
+    with pytest.raises(QueryError, match=says):
+        words().run_batch([query], return_errors=True)
+
+
+def test_a_single_text_is_no_batch():
+    """A string is not taken for a list of one-letter queries."""
+    with pytest.raises(QueryError, match="for a single one call run"):
+        words().run_batch("red")
+
+
+def test_an_empty_batch_is_an_empty_list():
+    """No queries, no results, no error."""
+    assert words().run_batch([]) == []
+    assert asyncio.run(words().arun_batch([])) == []
+
+
+# -- failure -----------------------------------------------------------------------------------------------------
+
+
+def test_a_failed_stage_says_where_and_keeps_its_cause():
+    """The error names pipeline, stage and number of queries, and carries the first cause."""
+    pipeline = Pipeline([ListedSearch(), Faulty()], name="papers")
+    with pytest.raises(StageError) as caught:
+        pipeline.run_batch(["a", "b"])
+    assert str(caught.value) == ("papers: stages[1] (faulty) failed on 2 queries: ZeroDivisionError: division by zero")
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_a_skipped_stage_shows_in_the_result():
+    """With on_error: skip the hits stay as they were, and the result says what it lacks."""
+    pipeline = Pipeline([ListedSearch(), Faulty(on_error="skip"), WordOverlap()])
+    result = pipeline.run("red plum")
+    assert result.status == "degraded"
+    assert result.degraded
+    assert [hit.id for hit in result] == [1, 0, 2, 3]
+    assert result.report("faulty").status == "skipped"
+    assert "ZeroDivisionError" in (result.report("faulty").reason or "")
+    assert asyncio.run(pipeline.arun("red plum")) == result
+
+
+def test_a_stage_can_fail_on_single_queries():
+    """The failed query keeps its place in the batch, the others are processed."""
+    pipeline = Pipeline([ListedSearch(), Faulty(how="word", word="sky")], name="papers")
+    first, second = pipeline.run_batch(["red", "sky"], return_errors=True)
+    assert len(first.hits) == 1
+    assert str(second.error) == "papers: stages[1] (faulty): this word cannot be looked up"
+    assert isinstance(second.error, QueryError)
+    assert second.report("faulty").status == "failed"
+
+
+def test_a_stage_that_loses_results_is_caught():
+    """A stage must return as many results as it was given."""
+    with pytest.raises(StageError, match="2 results went in, but 1 came out"):
+        Pipeline([ListedSearch(), Faulty(how="short")]).run_batch(["a", "b"])
+
+
+def test_a_stage_that_cannot_open_closes_the_others():
+    """Opening is all or nothing, and the message says which stage it was."""
+    search = ListedSearch()
+    pipeline = Pipeline([search, Faulty(how="setup")], name="papers")
+    with pytest.raises(StageError, match=r"papers: stages\[1\] \(faulty\) cannot be opened: OSError: no such device"):
+        pipeline.open()
+    assert not search.is_open
+
+
+# -- time --------------------------------------------------------------------------------------------------------
+
+
+def test_a_used_up_deadline_ends_the_query_before_the_next_stage():
+    """One budget covers all stages; who comes after it is spent does not start."""
+    pipeline = Pipeline([ListedSearch(), Slow(seconds=0.05), WordOverlap()], timeout=0.02)
+    with pytest.raises(DeadlineError, match=r"stages\[2\] \(word_overlap\) did not finish: the time given \(0.02 s\)"):
+        pipeline.run("red")
+
+
+def test_a_call_may_give_another_time():
+    """The timeout of a call replaces the pipeline's."""
+    pipeline = Pipeline([ListedSearch(), Slow(seconds=0.05), WordOverlap()], timeout=0.02)
+    assert pipeline.run("red", timeout=30).status == "ok"
+
+
+def test_an_async_call_ends_at_its_deadline():
+    """The event loop does not wait for a stage past the time given."""
+    pipeline = Pipeline([ListedSearch(), Slow(seconds=0.2)], timeout=0.05)
+
+    async def run():
+        with pytest.raises(DeadlineError, match=r"stages\[1\] \(slow\) did not finish: the time given \(0.05 s\)"):
+            await pipeline.arun("red")
+
+    asyncio.run(run())
+
+
+def test_a_stage_may_have_less_time_than_the_query():
+    """A stage's own timeout is honoured, and skipped where it says so."""
+    pipeline = Pipeline([ListedSearch(), Slow(seconds=0.2, timeout=0.05, on_error="skip")], timeout=30)
+    result = asyncio.run(pipeline.arun("red"))
+    assert result.status == "degraded"
+    assert len(result.hits) == 4
+
+
+# -- life --------------------------------------------------------------------------------------------------------
+
+
+def test_a_context_manager_opens_and_closes_every_stage():
+    """`with` leaves nothing open."""
+    search, rerank = ListedSearch(), WordOverlap()
+    with Pipeline([search, rerank]):
+        assert search.is_open and rerank.is_open
+    assert not search.is_open and not rerank.is_open
+
+
+def test_an_async_context_manager_opens_and_closes_every_stage():
+    """`async with` leaves nothing open either."""
+    search = ListedSearch()
+
+    async def run():
+        async with Pipeline([search]) as pipeline:
+            assert search.is_open
+            return await pipeline.arun("red")
+
+    assert len(asyncio.run(run()).hits) == 4
+    assert not search.is_open
+
+
+def test_two_pipelines_share_a_stage():
+    """A stage stays open until the last of its pipelines lets go."""
+    search = ListedSearch()
+    one, two = Pipeline([search]), Pipeline([search, WordOverlap()])
+    one.run("a")
+    two.run("a")
+    one.close()
+    one.close()
+    assert search.is_open
+    assert two.run("a").status == "ok"
+    two.close()
+    assert not search.is_open
+
+
+def test_a_closed_pipeline_opens_again():
+    """Running after close opens anew."""
+    pipeline = words()
+    pipeline.run("a")
+    pipeline.close()
+    assert pipeline.run("a").status == "ok"
+
+
+def test_threads_share_a_pipeline():
+    """Eight threads through one pipeline get what each asked for."""
+    pipeline = words(top_k=1)
+    asked = ["red plum", "blue", "green", "apple"] * 50
+    answers: list[tuple[str, int]] = []
+
+    def ask(part):
+        answers.extend((query, pipeline.run(query).hits[0].id) for query in part)
+
+    threads = [threading.Thread(target=ask, args=(asked[start::8],)) for start in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(answers) == 200
+    assert set(answers) == {("red plum", 1), ("blue", 2), ("green", 1), ("apple", 0)}
+
+
+def test_a_stage_is_found_by_its_name():
+    """`stage` gives the stage, or says which there are."""
+    pipeline = words()
+    assert pipeline.stage("word_overlap") is pipeline.stages[1]
+    with pytest.raises(KeyError, match="has no stage 'bge'"):
+        pipeline.stage("bge")
+
+
+def test_every_error_is_a_pipeline_error():
+    """A caller needs one `except` for all that the framework raises on purpose."""
+    for kind in (ConfigError, QueryError, StageError, DeadlineError):
+        assert issubclass(kind, PipelineError)
+    assert issubclass(ConfigError, ValueError)
+    assert issubclass(DeadlineError, TimeoutError)

@@ -1,0 +1,84 @@
+"""Small stages for tests of the framework itself: no model, no server, results that one can work out by hand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import ClassVar
+
+from milvus_pipeline import Context, Hit, QueryError, Reranker, SearchResult, Stage, register
+
+DOCUMENTS = ("red apple", "green pear and red plum", "blue sky", "")
+
+
+@register("listed_search")
+class ListedSearch(Stage):
+    """Gives every query the same documents, in their order."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    gives: ClassVar[frozenset[str]] = frozenset({"hits", "text"})
+
+    documents: tuple[str | None, ...] = DOCUMENTS
+
+    def process(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
+        hits = [
+            Hit(position, text, 0.0, {"length": len(text or "")}).ranked(self.name, 1.0 - position / 10, position + 1)
+            for position, text in enumerate(self.documents)
+        ]
+        return [result.with_hits(hits) for result in results]
+
+
+@register("word_overlap")
+class WordOverlap(Reranker):
+    """Scores a text by the number of the query's words in it."""
+
+    weight: float = 1.0
+
+    def score(self, query: str, texts: Sequence[str]) -> list[float]:
+        words = set(query.split())
+        return [self.weight * len(words & set(text.split())) for text in texts]
+
+
+@register("given_scores")
+class GivenScores(Reranker):
+    """Gives the scores it was made with; None and NaN may be among them."""
+
+    scores: tuple[float | None, ...]
+
+    def score(self, query: str, texts: Sequence[str]) -> list[float | None]:
+        return list(self.scores)
+
+
+@register("faulty")
+class Faulty(Stage):
+    """Fails: in `setup`, on the whole batch, on queries with a word, or by returning too few results."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"hits"})
+
+    how: str = "process"
+    word: str = ""
+
+    def setup(self) -> None:
+        if self.how == "setup":
+            raise OSError("no such device")
+
+    def process(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
+        if self.how == "short":
+            return results[1:]
+        if self.how == "word":
+            for position, result in enumerate(results):
+                if self.word in result.query.text:
+                    context.fail(position, QueryError("this word cannot be looked up"))
+            return [result.with_hits(result.hits[:1]) for result in results]
+        raise ZeroDivisionError("division by zero")
+
+
+@register("slow")
+class Slow(Stage):
+    """Sleeps."""
+
+    seconds: float = 0.2
+
+    def process(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
+        time.sleep(self.seconds)
+        return results
