@@ -1,11 +1,148 @@
-"""Placeholder, being written."""
+"""Query text to vector, with a local transformer."""
 
-from typing import ClassVar
+from __future__ import annotations
 
-from milvus_pipeline import Stage
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
+
+from pydantic import Field, PrivateAttr
+
+from milvus_pipeline import Context, Deadline, QueryError, SearchResult, StageError
+from milvus_stages._location import read_object
+from milvus_stages._models import Kind, LoadedModel, LocalModel, max_length_of
+from milvus_stages._tokens import batches
+from milvus_stages.encode._modules import Head, read_head
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+logger = logging.getLogger(__name__)
 
 
-class Encode(Stage):
-    """Being written."""
+class _Prepared(NamedTuple):
+    """What the model's files and the stage's fields come to."""
+
+    head: Head
+    max_length: int
+    query_prompt: str
+    document_prompt: str
+    dim: int
+
+
+class Encode(LocalModel):
+    """Gives every query its embedding, as sentence-transformers does with the same files.
+
+    Pooling, normalisation, prompts and the longest input are those that the model's own files name. A query that
+    brings a vector keeps it.
+    """
 
     type: ClassVar[str] = "encode"
+    kind: ClassVar[Kind] = "encoder"
+    needs: ClassVar[frozenset[str]] = frozenset({"query_text"})
+    gives: ClassVar[frozenset[str]] = frozenset({"vector"})
+
+    model: Annotated[str, Field(min_length=1, description="Hub id, folder, or package:NAME/PATH.")] = (
+        "sentence-transformers/all-MiniLM-L6-v2"
+    )
+    max_length: Annotated[
+        int | None, Field(ge=1, description="Tokens a text may have, special tokens included; the model's by default.")
+    ] = None
+    normalize: Annotated[
+        bool | None, Field(description="Vectors of unit length; as the model's files say by default.")
+    ] = None
+    query_prompt: Annotated[str | None, Field(description="Put before a query; the model's own by default.")] = None
+    document_prompt: Annotated[str | None, Field(description="Put before a document; the model's own by default.")] = (
+        None
+    )
+
+    _prepared: _Prepared | None = PrivateAttr(default=None)
+
+    def prepare(self, loaded: LoadedModel) -> None:
+        """Read pooling, limits and prompts from the model's files."""
+        head = read_head(loaded.folder, loaded.device, self.normalize)
+        if not head.known:
+            logger.warning("%s: the model has no modules.json; its vectors are the mean of the tokens'", self.name)
+        prompts = _prompts(loaded)
+        query = _first(self.query_prompt, prompts.get("query"))
+        document = _first(self.document_prompt, *(prompts.get(name) for name in ("document", "passage", "corpus")))
+        if (query or document) and not head.pools_prompt:
+            raise StageError(
+                "the model leaves prompts out of its pooling, which is not supported; set the prompts to ''"
+            )
+        max_length = max_length_of(loaded, self.max_length, loaded.tokenizer.specials)
+        output, mask = loaded.forward([loaded.tokenizer.row(loaded.tokenizer.ids(["a"])[0])])
+        dim = head(output.last_hidden_state, mask).shape[-1]
+        self._prepared = _Prepared(head, max_length, query, document, dim)
+
+    @property
+    def dim(self) -> int:
+        """Number of components of a vector. StageError where the stage is not open."""
+        return self._ready()[1].dim
+
+    def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """The vectors of documents, as a collection is filled with them.
+
+        Args:
+            texts: any number of them; an empty one gets the vector of no words.
+
+        Returns:
+            ``(len(texts), dim)``, C-contiguous.
+
+        Raises:
+            StageError: the stage is not open.
+        """
+        return self._vectors(texts, self._ready()[1].document_prompt, Deadline())[0]
+
+    def process(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
+        """Give the queries without vector theirs."""
+        positions = []
+        for position, result in enumerate(results):
+            if result.query.vector is not None:
+                continue
+            if result.query.text.strip():
+                positions.append(position)
+            else:
+                context.fail(position, QueryError("the query has neither text nor vector; give it one of them"))
+        prepared = self._ready()[1]
+        texts = [results[position].query.text for position in positions]
+        vectors, cut = self._vectors(texts, prepared.query_prompt, context.deadline)
+        encoded = list(results)
+        for position, vector, was_cut in zip(positions, vectors, cut, strict=True):
+            encoded[position] = results[position].with_query(results[position].query.with_vector(vector))
+            if was_cut:
+                context.warn(f"the query is longer than {prepared.max_length} tokens; its end was left out", position)
+        return encoded
+
+    def _ready(self) -> tuple[LoadedModel, _Prepared]:
+        loaded = self.loaded
+        assert self._prepared is not None  # noqa: S101 - set by the same setup that has set `loaded`
+        return loaded, self._prepared
+
+    def _vectors(
+        self, texts: Sequence[str], prompt: str, deadline: Deadline
+    ) -> tuple[npt.NDArray[np.float32], list[bool]]:
+        """The vectors ``(texts, dim)``, and which of the texts were too long."""
+        import numpy as np
+
+        loaded, prepared = self._ready()
+        room = prepared.max_length - loaded.tokenizer.specials
+        ids, cut = loaded.tokenizer.cut_ids([prompt + text for text in texts], room)
+        rows = [loaded.tokenizer.row(own) for own in ids]
+        vectors = np.empty((len(rows), prepared.dim), dtype=np.float32)
+        for batch in batches([len(row.ids) for row in rows], self.batch_size):
+            deadline.check()
+            output, mask = loaded.forward([rows[position] for position in batch])
+            vectors[batch] = prepared.head(output.last_hidden_state, mask).cpu().numpy()
+        return vectors, cut
+
+
+def _prompts(loaded: LoadedModel) -> dict[str, str]:
+    prompts = read_object(loaded.folder / "config_sentence_transformers.json").get("prompts")
+    return {name: text for name, text in prompts.items() if text} if isinstance(prompts, dict) else {}
+
+
+def _first(*texts: str | None) -> str:
+    """The first that is given; empty where none is."""
+    return next((text for text in texts if text is not None), "")

@@ -1,0 +1,152 @@
+"""Where the files of a local model are: a folder, a Python package that carries them, or the Hugging Face hub."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib.machinery import PathFinder
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from milvus_pipeline import StageError, require
+from milvus_pipeline.errors import told
+
+PACKAGE = "package:"
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_WANTED_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
+_UNWANTED_FILES = ["onnx/*", "openvino/*"]
+_HUB_TIMEOUT = 10.0  # seconds for the hub's first answer, before what is cached is taken
+_ELSEWHERE = f"name a local folder or {PACKAGE}NAME/PATH as the model"
+
+
+def locate(model: str, revision: str | None = None, *, wanted_by: str) -> Path:
+    """The folder that holds a model's files, downloaded to the hub's cache if need be.
+
+    Args:
+        model: a folder, ``package:NAME/PATH`` (the folder PATH inside the installed Python package NAME), or the id
+            of a model on the Hugging Face hub. A folder that exists is preferred to a hub id of the same spelling.
+        revision: branch, tag or commit; for the hub only.
+        wanted_by: who asks, for messages.
+
+    Raises:
+        StageError: there is no such folder, package or model, or the hub cannot be reached.
+    """
+    folder = _in_package(model) if model.startswith(PACKAGE) else _on_disk(model)
+    if folder is None:
+        return _from_hub(model, revision, wanted_by)
+    if revision is not None:
+        raise StageError(f"revision: belongs to models of the hub, but {model!r} is a folder; leave it out")
+    return folder.resolve()
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file of a model; None where there is no such file.
+
+    Raises:
+        StageError: the file cannot be read or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise StageError(f"{path}: cannot be read as JSON ({told(error)}); the model's files are damaged") from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of a model; empty where there is no such file.
+
+    Raises:
+        StageError: as ``read_json``, or the file holds something else than an object.
+    """
+    data = read_json(path)
+    if data is not None and not isinstance(data, dict):
+        raise StageError(f"{path}: must hold a JSON object, holds a {type(data).__name__}")
+    return data or {}
+
+
+def check_files(folder: Path, model: str) -> None:
+    """Raise StageError unless the folder holds a model whose weights are safetensors."""
+    if not (folder / "config.json").is_file():
+        raise StageError(f"{model!r}: {folder} holds no config.json, so it is not a model's folder")
+    if any((folder / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json")):
+        return
+    if any(folder.glob("pytorch_model*.bin")):
+        raise StageError(
+            f"{model!r}: its weights are a pickle (pytorch_model.bin), which can run code when it is read; only "
+            "safetensors are loaded. Convert it: load it with transformers where you trust it, and save it again "
+            "with save_pretrained"
+        )
+    raise StageError(f"{model!r}: {folder} holds no weights (model.safetensors); copy or download them again")
+
+
+def _in_package(model: str) -> Path:
+    name, _, inner = model.removeprefix(PACKAGE).partition("/")
+    parts = PurePosixPath(inner).parts
+    if not name.isidentifier() or ".." in parts or PurePosixPath(inner).is_absolute() or "\\" in inner:
+        raise StageError(f"model: {model!r} must be {PACKAGE}NAME/PATH, with PATH inside the package NAME")
+    # PathFinder looks without importing: a package that only carries weights may import heavy things.
+    spec = PathFinder.find_spec(name)
+    roots = list(spec.submodule_search_locations or ()) if spec is not None else []
+    if not roots:
+        raise StageError(
+            f"model: {model!r}: no Python package named {name!r} is installed; install the package that carries the "
+            f"weights (its import name is {name!r}), or check the spelling"
+        )
+    for root in roots:
+        if (folder := Path(root, *parts)).is_dir():
+            return folder
+    raise StageError(f"model: {model!r}: the package {name!r} has no folder {inner!r}; see what {roots[0]} holds")
+
+
+def _on_disk(model: str) -> Path | None:
+    """The folder of that name, or None where the name can only be a hub id."""
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise StageError(f"model: {model!r} is a file; name the folder that holds config.json and the weights")
+    if model.startswith(".") or not _HUB_ID.fullmatch(model):
+        raise StageError(f"model: no such folder: {model!r} (relative paths are taken from {Path.cwd()})")
+    return None
+
+
+def _from_hub(model: str, revision: str | None, wanted_by: str) -> Path:
+    hub = require("huggingface_hub", extra="local", wanted_by=wanted_by)
+    errors = require("huggingface_hub.errors", extra="local", wanted_by=wanted_by)
+    named = repr(model) if revision is None else f"{model!r} at revision {revision!r}"
+    try:
+        return Path(
+            hub.snapshot_download(
+                model,
+                revision=revision,
+                allow_patterns=_WANTED_FILES,
+                ignore_patterns=_UNWANTED_FILES,
+                etag_timeout=_HUB_TIMEOUT,
+            )
+        )
+    except errors.LocalEntryNotFoundError as error:
+        # What transformers itself put into the cache lacks files of the repository, but none that is needed.
+        cached = hub.try_to_load_from_cache(model, "config.json", revision=revision)
+        if isinstance(cached, str):
+            return Path(cached).parent
+        raise StageError(
+            f"model: {named} is not on this machine, and the Hugging Face hub cannot be reached; connect and try "
+            f"again, or {_ELSEWHERE}"
+        ) from error
+    except errors.GatedRepoError as error:
+        raise StageError(
+            f"model: {named} is gated: accept its terms on the Hugging Face hub and set HF_TOKEN, or {_ELSEWHERE}"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise StageError(
+            f"model: {model!r} has no revision {revision!r} on the hub; name a branch or commit"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise StageError(
+            f"model: the Hugging Face hub has no model {model!r} that you may read; check the spelling, set HF_TOKEN "
+            f"if it is private, or {_ELSEWHERE}"
+        ) from error
+    except Exception as error:
+        raise StageError(f"model: {named} could not be fetched from the hub: {told(error)}") from error

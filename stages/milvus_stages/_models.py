@@ -1,0 +1,304 @@
+"""Local transformer models: loaded once a process, shared by the stages that use them, freed with the last one."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, cast
+
+from pydantic import Field, PrivateAttr
+
+from milvus_pipeline import Stage, StageError, require
+from milvus_pipeline.errors import told
+from milvus_stages._location import check_files, locate, read_json, read_object
+from milvus_stages._tokens import Row, TextTokenizer
+
+if TYPE_CHECKING:
+    import torch
+
+Kind = Literal["encoder", "classifier"]
+DType = Literal["auto", "float32", "float16", "bfloat16"]
+
+_AUTO_CLASS: dict[Kind, str] = {"encoder": "AutoModel", "classifier": "AutoModelForSequenceClassification"}
+_LENGTH_OF_LAST_RESORT = 512
+
+
+class ModelKey(NamedTuple):
+    """What two stages must agree in to share a model in memory. A hub revision is part of the folder."""
+
+    folder: str
+    kind: Kind
+    device: str
+    dtype: DType
+
+
+@dataclass(eq=False)
+class LoadedModel:
+    """A model in memory. Its lock is held for every forward pass, which bounds memory and keeps the cores to one."""
+
+    key: ModelKey
+    folder: Path
+    network: Any
+    tokenizer: TextTokenizer
+    device: torch.device
+    limit: int
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    users: int = 0
+
+    @property
+    def config(self) -> Any:
+        """The network's configuration, as transformers reads it."""
+        return self.network.config
+
+    def forward(self, rows: Sequence[Row]) -> tuple[Any, torch.Tensor]:
+        """One forward pass, without gradients.
+
+        Args:
+            rows: at least one, none longer than ``limit``.
+
+        Returns:
+            The network's output and the attention mask ``(rows, longest row)``, 1 for a token and 0 for padding.
+
+        Raises:
+            StageError: the device's memory does not suffice.
+        """
+        import torch
+
+        width = max(len(row.ids) for row in rows)
+        ids = torch.tensor([row.ids + [self.tokenizer.pad_id] * (width - len(row.ids)) for row in rows])
+        lengths = torch.tensor([len(row.ids) for row in rows])
+        inputs = {"input_ids": ids, "attention_mask": (torch.arange(width) < lengths[:, None]).long()}
+        if self.tokenizer.has_types:
+            inputs["token_type_ids"] = torch.tensor([row.types + [0] * (width - len(row.ids)) for row in rows])
+        with self.lock, torch.inference_mode():
+            inputs = {name: tensor.to(self.device) for name, tensor in inputs.items()}
+            try:
+                return self.network(**inputs), inputs["attention_mask"]
+            except torch.OutOfMemoryError as error:
+                raise StageError(
+                    f"{self.device} has too little memory for {len(rows)} texts of {width} tokens; "
+                    "lower batch_size or max_length"
+                ) from error
+
+
+class LocalModel(Stage):
+    """Base of the stages that run a transformer in this process."""
+
+    kind: ClassVar[Kind] = "encoder"
+
+    model: Annotated[str, Field(min_length=1, description="Hub id, folder, or package:NAME/PATH.")]
+    revision: Annotated[str | None, Field(description="Branch, tag or commit of a model of the hub.")] = None
+    device: Annotated[
+        str,
+        Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="cpu, cuda, cuda:1, mps; auto takes the fastest."),
+    ] = "auto"
+    dtype: Annotated[
+        DType,
+        Field(description="Precision of the weights; auto is that of the model's files, on a CPU at least 32 bit."),
+    ] = "float32"
+    batch_size: Annotated[int, Field(ge=1, description="Texts, or pairs of texts, in a forward pass.")] = 32
+
+    _loaded: LoadedModel | None = PrivateAttr(default=None)
+
+    def setup(self) -> None:
+        """Load the model, or share the copy that another stage has loaded."""
+        loaded = _borrow(self.model, self.revision, self.kind, self.device, self.dtype, wanted_by=self.name)
+        try:
+            self.prepare(loaded)
+        except BaseException:
+            _give_back(loaded)
+            raise
+        self._loaded = loaded
+
+    def teardown(self) -> None:
+        """Let go of the model; the last stage that does frees its memory."""
+        loaded, self._loaded = self._loaded, None
+        if loaded is not None:
+            _give_back(loaded)
+
+    def prepare(self, loaded: LoadedModel) -> None:
+        """Read from the model's files what the stage goes by. Raises StageError where the model does not fit."""
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """The model. StageError where the stage is not open."""
+        if self._loaded is None:
+            raise StageError(f"{self.name} is not open; call open() first, or run it in a pipeline")
+        return self._loaded
+
+
+_models: dict[ModelKey, LoadedModel] = {}
+_models_lock = threading.Lock()
+
+
+def _borrow(model: str, revision: str | None, kind: Kind, device: str, dtype: DType, *, wanted_by: str) -> LoadedModel:
+    torch = require("torch", extra="local", wanted_by=wanted_by)
+    transformers = require("transformers", extra="local", wanted_by=wanted_by)
+    where = _device(torch, device)
+    if where.type == "cpu" and dtype == "float16":
+        raise StageError("dtype: float16 is for GPUs; on a CPU take float32, or bfloat16 to halve the memory")
+    folder = locate(model, revision, wanted_by=wanted_by)
+    key = ModelKey(str(folder), kind, str(where), dtype)
+    with _models_lock:
+        if key not in _models:
+            _models[key] = _load(torch, transformers, key, folder, model)
+        _models[key].users += 1
+        return _models[key]
+
+
+def _give_back(loaded: LoadedModel) -> None:
+    with _models_lock:
+        loaded.users -= 1
+        if loaded.users == 0:
+            del _models[loaded.key]
+
+
+def _device(torch: Any, device: str) -> torch.device:
+    """The device, checked to be there; ``cuda`` gets its number, so that ``cuda`` and ``cuda:0`` share models."""
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if device == "auto":
+        device = "cuda" if cuda else "mps" if mps else "cpu"
+    kind, _, number = device.partition(":")
+    if kind == "cuda":
+        count = torch.cuda.device_count() if cuda else 0
+        if int(number or 0) >= count:
+            there = f"torch sees {count} CUDA device{'s' * (count != 1)}"
+            raise StageError(f"device: {device!r} is not available ({there}); take 'cpu' or 'auto'")
+        device = f"cuda:{number or torch.cuda.current_device()}"
+    if kind == "mps" and not mps:
+        raise StageError("device: 'mps' is not available on this machine; take 'cpu' or 'auto'")
+    return cast("torch.device", torch.device(device))
+
+
+def _load(torch: Any, transformers: Any, key: ModelKey, folder: Path, model: str) -> LoadedModel:
+    """Read tokenizer and weights into memory.
+
+    Raises:
+        StageError: the files are no model of this kind, damaged, or need code of their own.
+    """
+    inner = transformer_folder(folder)
+    check_files(inner, model)
+    config = read_object(inner / "config.json")
+    device = torch.device(key.device)
+    try:
+        with _quiet(transformers):
+            tokenizer = transformers.AutoTokenizer.from_pretrained(inner, trust_remote_code=False)
+            network, report = getattr(transformers, _AUTO_CLASS[key.kind]).from_pretrained(
+                inner,
+                dtype="auto" if key.dtype == "auto" else getattr(torch, key.dtype),
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+    except Exception as error:
+        if "auto_map" in config:
+            raise StageError(
+                f"{model!r} needs Python code that comes with its files, which is never run; take a model whose "
+                f"architecture transformers itself has ({told(error)})"
+            ) from error
+        raise StageError(f"{model!r} cannot be loaded from {inner}: {told(error)}") from error
+    _check_weights(model, key.kind, network, report)
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        raise StageError(f"{model!r}: its tokenizer has no fast version (tokenizer.json), and only these are supported")
+    if device.type == "cpu" and network.dtype == torch.float16:
+        network = network.float()
+    network = network.to(device).eval()
+    texts = TextTokenizer(tokenizer, lower=bool(sentence_config(folder).get("do_lower_case")))
+    limits = [limit for limit in (texts.limit, _positions(torch, network)) if limit]
+    return LoadedModel(key, folder, network, texts, device, min(limits, default=_LENGTH_OF_LAST_RESORT))
+
+
+def _check_weights(model: str, kind: Kind, network: Any, report: dict[str, Any]) -> None:
+    """Refuse a network that transformers has completed with random numbers."""
+    # The pooler of an encoder is not used here, and many encoders are saved without it.
+    missing = sorted(name for name in report["missing_keys"] if kind != "encoder" or not name.startswith("pooler."))
+    if missing and kind == "classifier":
+        raise StageError(
+            f"{model!r} is not a sequence-classification checkpoint: its weights lack {missing[0]!r} and "
+            f"{len(missing) - 1} more (its architecture is {_architecture(network)}); take a reranker such as "
+            "cross-encoder/ms-marco-MiniLM-L-6-v2"
+        )
+    wrong = missing or sorted(str(key) for key in report["mismatched_keys"])
+    if wrong:
+        raise StageError(
+            f"{model!r}: the weights do not fit the configuration, first at {wrong[0]!r}; its files are damaged"
+        )
+    if getattr(network.config, "is_encoder_decoder", False):
+        raise StageError(f"{model!r} is an encoder-decoder ({_architecture(network)}), which is not supported")
+
+
+def _architecture(network: Any) -> str:
+    return ", ".join(network.config.architectures or ["unknown"])
+
+
+def _positions(torch: Any, network: Any) -> int | None:
+    """The longest input that the network has positions for, in tokens; None where it knows no limit."""
+    for module in network.modules():
+        positions = getattr(module, "position_embeddings", None)
+        if isinstance(positions, torch.nn.Embedding):
+            # RoBERTa and its kin number positions from the padding token's id on: the first are never used.
+            padding = getattr(module, "padding_idx", None)
+            return int(positions.num_embeddings) - (padding + 1 if isinstance(padding, int) else 0)
+    limit = getattr(network.config, "max_position_embeddings", None)
+    return limit if isinstance(limit, int) and limit > 0 else None
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Keep transformers' progress bars and notes off stderr for a while; called under the lock of the models."""
+    logging = transformers.utils.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    if bars:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def transformer_folder(folder: Path) -> Path:
+    """The folder of the transformer itself, which older sentence-transformers models keep in a folder of its own."""
+    modules = read_json(folder / "modules.json")
+    if isinstance(modules, list) and modules and isinstance(modules[0], dict):
+        inner = folder / str(modules[0].get("path", ""))
+        if inner.resolve().is_relative_to(folder.resolve()) and (inner / "config.json").is_file():
+            return inner
+    return folder
+
+
+def sentence_config(folder: Path) -> dict[str, Any]:
+    """What sentence-transformers has saved about a model's transformer, such as ``max_seq_length``; may be empty."""
+    if not (folder / "modules.json").is_file():
+        return {}
+    inner = transformer_folder(folder)
+    for path in [inner / "sentence_bert_config.json", *sorted(inner.glob("sentence_*_config.json"))]:
+        if found := read_object(path):
+            return found
+    return {}
+
+
+def max_length_of(loaded: LoadedModel, given: int | None, specials: int) -> int:
+    """Tokens that an input may have, with its special tokens.
+
+    Args:
+        loaded: the model.
+        given: what the stage was told; None for what the model's files say.
+        specials: number of special tokens of an input.
+
+    Raises:
+        StageError: the model has no positions for that many, or nothing is left for the text.
+    """
+    own = sentence_config(loaded.folder).get("max_seq_length")
+    length = given or min(own or loaded.limit, loaded.limit)
+    if length > loaded.limit:
+        raise StageError(f"max_length: is {length}, but the model takes {loaded.limit} tokens at most")
+    if length <= specials:
+        raise StageError(f"max_length: must be above {specials}, the number of special tokens, is {length}")
+    return length
