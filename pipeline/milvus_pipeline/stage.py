@@ -72,7 +72,13 @@ class Stage(BaseModel):
         gives: what they carry afterwards in addition.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        protected_namespaces=(),
+        use_attribute_docstrings=True,  # a text below a field is its description, as in the plugin of the README
+    )
 
     type: ClassVar[str] = ""
     needs: ClassVar[frozenset[str]] = frozenset()

@@ -5,11 +5,11 @@ import textwrap
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.fakes import ListedSearch, WordOverlap
 
 from milvus_pipeline import CollectionSpec, ConfigError, Pipeline
 from milvus_pipeline.config import parse_config, to_yaml
 from milvus_pipeline.yaml_source import parse_yaml
+from support.fakes import ListedSearch, WordOverlap
 
 GOOD = """
 name: words

@@ -4,7 +4,6 @@ import asyncio
 import threading
 
 import pytest
-from support.fakes import Faulty, GivenScores, ListedSearch, Slow, WordOverlap
 
 from milvus_pipeline import (
     ConfigError,
@@ -15,6 +14,7 @@ from milvus_pipeline import (
     QueryError,
     StageError,
 )
+from support.fakes import Faulty, GivenScores, ListedSearch, Slow, WordOverlap
 
 
 def words(**fields):

@@ -4,10 +4,10 @@ import sys
 from importlib.metadata import EntryPoint
 
 import pytest
-from support.fakes import ListedSearch
 
 from milvus_pipeline import ConfigError, Reranker, Stage, register, registry
 from milvus_pipeline.registry import Registry
+from support.fakes import ListedSearch
 
 BUILT_IN = {"bge", "cross_encoder", "encode", "late_interaction", "milvus_search", "truncate"}
 

@@ -1,0 +1,40 @@
+# Two commands for a newcomer: `make demo` and `make test`. Each does all of its own set-up in .venv.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test check bench clean
+
+demo: .venv/demo ## search, rerank and cut the documentation that Python ships
+	$(BIN)/python -m milvus_pipeline.demo configs/python_docs.yaml
+
+test: .venv/test ## every test
+	$(BIN)/python -m pytest
+
+check: .venv/test ## lint, format, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/test ## quality on Cranfield, stage by stage
+	$(BIN)/python benchmarks/cranfield.py
+
+clean:
+	rm -rf .venv data
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+
+# The files .venv/demo and .venv/test stand for a finished installation; they are older than what they depend on
+# whenever that changes, and so the installation is done again.
+.venv/demo: pyproject.toml constraints.txt | .venv/bin/python
+	@echo "Installing the demo's packages into .venv (a minute or two) ..."
+	$(INSTALL) --editable '.[demo]'
+	@touch $@
+
+.venv/test: pyproject.toml constraints.txt | .venv/bin/python
+	@echo "Installing the tests' packages into .venv (a few minutes) ..."
+	$(INSTALL) --editable '.[test]'
+	@touch $@ .venv/demo

@@ -1,0 +1,119 @@
+"""Passages to search that are on every machine: the documentation that Python itself ships.
+
+Two sources: the language reference in ``pydoc_data.topics`` and the docstrings of the standard library. Python
+sources are parsed, never imported, because importing some modules of the library has effects of its own.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import importlib
+import importlib.util
+import inspect
+import re
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+MOST = 3000
+WORDS = 120
+FEWEST_WORDS = 12
+
+# Written in C or frozen, and free of effects when imported: their docstrings are read from the live objects.
+COMPILED = ("itertools", "math", "time", "sys", "gc", "array", "binascii", "zlib", "select", "errno")
+
+MODULES = """
+argparse ast asyncio base64 bisect calendar codecs collections concurrent configparser contextlib copy csv
+ctypes dataclasses datetime decimal difflib dis doctest email enum fileinput fnmatch fractions functools getpass
+gettext glob graphlib gzip hashlib heapq hmac html http imaplib inspect io ipaddress json keyword linecache
+locale logging mailbox mimetypes multiprocessing operator optparse os pathlib pdb pickle pkgutil platform
+plistlib pprint profile queue random re reprlib sched secrets selectors shelve shlex shutil signal site smtplib
+socket socketserver sqlite3 ssl stat statistics string struct subprocess symtable tarfile tempfile textwrap
+threading timeit tokenize trace traceback tracemalloc types typing unittest urllib uuid venv warnings wave
+weakref webbrowser xml xmlrpc zipapp zipfile zoneinfo
+""".split()  # noqa: SIM905 - a column of names, one a line, would fill two screens
+
+
+class Passage(NamedTuple):
+    """A piece of documentation: a stable id such as ``shutil.rmtree#1``, what it is about, and its text."""
+
+    id: str
+    title: str
+    text: str
+
+
+def passages() -> list[Passage]:
+    """At most ``MOST`` passages of about ``WORDS`` words, the same on every run of one Python version."""
+    return list(islice(_all(), MOST))
+
+
+def _all() -> Iterator[Passage]:
+    from pydoc_data.topics import topics
+
+    seen: set[str] = set()
+    for title, document in (*_language(topics), *_compiled(), *_parsed()):
+        for number, text in enumerate(_cut(document), start=1):
+            if text not in seen:  # many classes inherit or repeat a docstring
+                seen.add(text)
+                yield Passage(f"{title}#{number}", title, text)
+
+
+def _language(topics: dict[str, str]) -> Iterator[tuple[str, str]]:
+    for name in sorted(topics):
+        yield f"language.{name}", topics[name]
+
+
+def _compiled() -> Iterator[tuple[str, str]]:
+    for module in (builtins, *map(importlib.import_module, COMPILED)):
+        yield from _described(module)
+
+
+def _described(module: ModuleType) -> Iterator[tuple[str, str]]:
+    for name, value in sorted(vars(module).items()):
+        if name.startswith("_") or not callable(value):
+            continue
+        yield f"{module.__name__}.{name}", inspect.getdoc(value) or ""
+        if inspect.isclass(value) and not issubclass(value, BaseException):
+            for part, method in sorted(vars(value).items()):
+                if not part.startswith("_"):
+                    yield f"{module.__name__}.{name}.{part}", inspect.getdoc(method) or ""
+
+
+def _parsed() -> Iterator[tuple[str, str]]:
+    for name in MODULES:
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.origin and spec.origin.endswith(".py"):
+            tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+            yield from _documented(tree, name)
+
+
+def _documented(
+    node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, name: str
+) -> Iterator[tuple[str, str]]:
+    yield name, ast.get_docstring(node) or ""
+    for child in node.body:
+        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and not child.name.startswith("_"):
+            yield from _documented(child, f"{name}.{child.name}")
+
+
+def _cut(document: str) -> Iterator[str]:
+    """The document's paragraphs, put together to passages of about ``WORDS`` words."""
+    gathered: list[str] = []
+    for paragraph in re.split(r"\n\s*\n", document):
+        words = paragraph.split()
+        if gathered and len(gathered) + len(words) > WORDS:
+            yield from _kept(gathered)
+            gathered = []
+        gathered += words
+        while len(gathered) > 2 * WORDS:  # a grammar or a table without a blank line
+            yield from _kept(gathered[:WORDS])
+            gathered = gathered[WORDS:]
+    yield from _kept(gathered)
+
+
+def _kept(words: list[str]) -> Iterator[str]:
+    if len(words) >= FEWEST_WORDS:
+        yield " ".join(words)

@@ -1,0 +1,289 @@
+"""What every registered stage must hold to, whoever wrote it.
+
+The suite finds the stages by their entry points. A stage that can be made without arguments is tested as it is; one
+that needs more (a model, a collection) is listed in ``support.specimens``.
+"""
+
+import asyncio
+import copy
+import json
+import math
+from importlib.metadata import entry_points
+
+import numpy as np
+import pytest
+
+from milvus_pipeline import (
+    ConfigError,
+    Context,
+    Deadline,
+    Hit,
+    Query,
+    QueryError,
+    Reranker,
+    SearchResult,
+    Stage,
+    registry,
+)
+from milvus_pipeline.registry import GROUP
+from support.specimens import TEXTS, World, specimen
+
+NAMES = sorted({point.name for point in entry_points(group=GROUP)})
+QUERIES = ("where is the red plum?", "blue", "a question that none of the texts answers")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, minilm):
+    """Small models and a small collection that stages can be made with."""
+    return World(tmp_path_factory.mktemp("world"), minilm)
+
+
+@pytest.fixture(params=NAMES)
+def stage(request, world):
+    """A closed stage of each registered type; closed again when the test is over."""
+    made = specimen(request.param, world)
+    yield made
+    while made.is_open:
+        made.close()
+
+
+def rankers(stage: Stage) -> Reranker:
+    """The stage, where it is a reranker; the test does not apply to others."""
+    if not isinstance(stage, Reranker):
+        pytest.skip("is no reranker")
+    return stage
+
+
+def inputs(world: World, queries=QUERIES) -> list[SearchResult]:
+    """Results as any stage may meet them: queries with vectors, hits with texts and a retrieval score."""
+    hits = [Hit(i, text, 0.0, {"n": i}).ranked("search", 1.0 - i / 10, i + 1) for i, text in enumerate(TEXTS)]
+    return [
+        SearchResult(Query(text, vector=world.vector(text), id=str(i)), list(hits)) for i, text in enumerate(queries)
+    ]
+
+
+def processed(stage: Stage, results: list[SearchResult]) -> tuple[list[SearchResult], Context]:
+    """What the stage makes of the results, and the context it was given."""
+    context = Context(Deadline.after(120), len(results))
+    return list(stage.process(results, context)), context
+
+
+def close_to(one: SearchResult, other: SearchResult) -> bool:
+    """Equal but for the last digits, which differ with the make-up of a batch of floating-point work."""
+    return [hit.id for hit in one] == [hit.id for hit in other] and all(
+        math.isclose(a.scores[name], b.scores[name], rel_tol=1e-4, abs_tol=1e-5)
+        for a, b in zip(one, other, strict=True)
+        for name in a.scores
+    )
+
+
+def test_it_is_what_it_is_registered_as(stage):
+    """The class carries the name of its entry point, and an instance is named after it by default."""
+    assert registry.get(stage.type) is type(stage)
+    assert stage.name == stage.type
+
+
+def test_its_fields_are_described(stage):
+    """`milvus-pipeline stages` and the JSON Schema have a word on every field."""
+    assert type(stage).__doc__
+    missing = [name for name, field in type(stage).model_fields.items() if not field.description]
+    assert missing == []
+
+
+def test_it_refuses_a_misspelt_argument_with_a_suggestion(stage):
+    """A wrong key never passes in silence."""
+    with pytest.raises(ConfigError, match="tiemout: unknown key; did you mean 'timeout'"):
+        type(stage)(**{**fields(stage), "tiemout": 3})
+
+
+@pytest.mark.parametrize(("field", "value"), [("timeout", 0), ("timeout", "soon"), ("on_error", "ignore"), ("name", 3)])
+def test_it_refuses_wrong_common_fields(stage, field, value):
+    """The fields that all stages share are checked in all of them."""
+    with pytest.raises(ConfigError, match=f"{field}: must be"):
+        type(stage)(**{**fields(stage), field: value})
+
+
+def test_it_cannot_be_changed(stage):
+    """A stage is its configuration, and frozen."""
+    with pytest.raises(ValueError, match="frozen"):
+        stage.timeout = 3.0
+
+
+def test_its_configuration_builds_it_again(stage):
+    """The configuration is plain data that survives JSON and gives an equal stage."""
+    data = json.loads(json.dumps(stage.config()))
+    assert data.pop("type") == stage.type
+    assert type(stage)(**data) == stage
+
+
+def test_it_knows_what_it_needs_and_gives(stage):
+    """The chain check reads these sets."""
+    known = {"query_text", "vector", "hits", "text"}
+    assert stage.requires() <= known
+    assert stage.provides() <= known
+
+
+def test_it_gives_what_it_says(stage, world):
+    """After the stage every result carries what the stage promised."""
+    with_stage_open(stage)
+    results, context = processed(stage, inputs(world) if "hits" in stage.requires() else bare(world, stage))
+    assert context.failures == {}
+    for result in results:
+        if "vector" in stage.provides():
+            assert np.asarray(result.query.vector).ndim == 1
+        if "hits" in stage.provides():
+            assert result.hits
+        if "text" in stage.provides():
+            assert all(isinstance(hit.text, str) for hit in result)
+
+
+def test_it_leaves_its_input_alone(stage, world):
+    """A stage returns new records, so that the input is whole if it fails."""
+    with_stage_open(stage)
+    given = inputs(world)
+    before = copy.deepcopy(given)
+    processed(stage, given)
+    assert given == before
+
+
+def test_a_batch_equals_single_queries(stage, world):
+    """What a query gets does not depend on its neighbours, nor on how often it is asked."""
+    with_stage_open(stage)
+    together, _ = processed(stage, inputs(world))
+    for result, query in zip(together, QUERIES, strict=True):
+        alone, _ = processed(stage, inputs(world, [query]))
+        again, _ = processed(stage, inputs(world, [query]))
+        assert alone == again
+        assert close_to(alone[0], result)
+
+
+def test_async_equals_sync(stage, world):
+    """An event loop gets the same."""
+    with_stage_open(stage)
+    context = Context(Deadline.after(120), len(QUERIES))
+
+    async def run():
+        results = list(await stage.aprocess(inputs(world), context))
+        await stage.aclose()
+        return results
+
+    synchronous, _ = processed(stage, inputs(world))
+    assert asyncio.run(run()) == synchronous
+
+
+def test_results_without_hits_pass_through(stage, world):
+    """A query that found nothing is no reason to fail."""
+    with_stage_open(stage)
+    if "hits" not in stage.requires():
+        pytest.skip("works before there are hits")
+    results, context = processed(stage, [SearchResult(Query("red", id="1")), *inputs(world, ["red plum"])])
+    assert context.failures == {}
+    assert results[0].hits == []
+    assert results[1].hits
+
+
+def test_it_opens_and_closes_more_than_once(stage, world):
+    """Open counts its users; after the last close the stage can be opened anew."""
+    stage.open()
+    stage.open()
+    stage.close()
+    assert stage.is_open
+    stage.close()
+    assert not stage.is_open
+    stage.close()
+    stage.open()
+    results, context = processed(stage, inputs(world))
+    assert len(results) == len(QUERIES)
+    assert context.failures == {}
+
+
+def test_its_prints_hold_no_document(stage, world):
+    """Neither repr nor str nor configuration of a stage that worked carries a text."""
+    with_stage_open(stage)
+    processed(stage, inputs(world))
+    for shown in (repr(stage), str(stage), json.dumps(stage.config())):
+        assert not any(text and text in shown for text in TEXTS)
+
+
+# -- rerankers ---------------------------------------------------------------------------------------------------
+
+
+def test_a_reranker_orders_the_hits_it_was_given(stage, world):
+    """No hit is lost, invented or stripped of an earlier score; scores fall, ranks count from 1."""
+    reranker = rankers(stage)
+    with_stage_open(reranker)
+    results, _ = processed(reranker, inputs(world))
+    for given, result in zip(inputs(world), results, strict=True):
+        assert sorted(hit.id for hit in result) == sorted(hit.id for hit in given)
+        assert all(hit.scores["search"] == given.hits[hit.id].score for hit in result)
+        scored = [hit.scores[reranker.name] for hit in result if reranker.name in hit.scores]
+        assert all(type(score) is float and math.isfinite(score) for score in scored)
+        assert scored == sorted(scored, reverse=True)
+        assert [hit.ranks[reranker.name] for hit in result] == list(range(1, len(result) + 1))
+
+
+def test_a_reranker_cuts_to_top_k_by_either_name(stage, world):
+    """`top_k` and its alias `top_n` keep the best."""
+    reranker = rankers(stage)
+    for name in ("top_k", "top_n"):
+        cut = type(reranker)(**{**fields(reranker), name: 2})
+        assert cut.top_k == 2
+        with_stage_open(cut)
+        whole, _ = processed(with_stage_open(reranker), inputs(world))
+        part, _ = processed(cut, inputs(world))
+        cut.close()
+        assert [result.hits for result in part] == [result.hits[:2] for result in whole]
+
+
+def test_a_reranker_is_callable_alone(stage, world):
+    """Called with plain texts it gives the order and scores that it gives as a stage."""
+    reranker = rankers(stage)
+    alone = reranker(QUERIES[0], TEXTS, top_k=3)
+    (result,), _ = processed(reranker, inputs(world, QUERIES[:1]))
+    assert [one.index for one in alone] == [hit.id for hit in result][:3]
+    assert [one.text for one in alone] == [TEXTS[one.index] for one in alone]
+    assert [one.score for one in alone] == [hit.scores.get(reranker.name) for hit in result][:3]
+
+
+@pytest.mark.parametrize(
+    ("query", "documents", "says"),
+    [
+        ("", ["a"], "the query is empty"),
+        ("  ", ["a"], "the query is empty"),
+        (3, ["a"], "the query must be a string, is int"),
+        ("a", "one text", "documents must be a list of strings, is one string"),
+        ("a", ["b", 7], r"documents\[1\] must be a string, is int"),
+        ("a", [None], r"documents\[0\] must be a string, is NoneType"),
+    ],
+)
+def test_a_reranker_refuses_what_it_cannot_read(stage, query, documents, says):
+    """Queries and documents that are no texts are refused before any work, by name and position."""
+    with pytest.raises(QueryError, match=says):
+        rankers(stage)(query, documents)
+
+
+def test_a_reranker_takes_empty_and_very_long_documents(stage):
+    """Empty, blank and very long documents are ranked like the others, and none is dropped."""
+    reranker = rankers(stage)
+    documents = ["", "  \n", "red plum " * 20_000, "the red plum"]
+    ranked = reranker("red plum", documents)
+    assert sorted(one.index for one in ranked) == [0, 1, 2, 3]
+    assert rankers(stage)("red plum", []) == []
+
+
+def fields(stage: Stage) -> dict:
+    """The arguments that made the stage."""
+    return {key: value for key, value in stage.config().items() if key != "type"}
+
+
+def with_stage_open(stage: Stage) -> Stage:
+    """The stage, open."""
+    if not stage.is_open:
+        stage.open()
+    return stage
+
+
+def bare(world: World, stage: Stage) -> list[SearchResult]:
+    """Results as the first stages meet them: no hits, and a vector only where one is needed."""
+    vectors = "vector" in stage.requires()
+    return [SearchResult(Query(text, vector=world.vector(text) if vectors else None)) for text in QUERIES]

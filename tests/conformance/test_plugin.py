@@ -1,0 +1,107 @@
+"""The README's plugin, taken from its very text: installed by its entry point, it passes the conformance suite."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from milvus_pipeline import Hit, Pipeline, Query, SearchResult
+
+ROOT = Path(__file__).parents[2]
+
+
+def blocks(language: str, heading: str) -> list[str]:
+    """The code blocks of a language in the README's section under a heading."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (section,) = re.findall(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", readme, re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def plugin(tmp_path_factory) -> Path:
+    """A folder into which the README's package is installed, as pip installs any third party's."""
+    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("target")
+    (code,) = blocks("python", "Write your own reranker")
+    (project,) = blocks("toml", "Write your own reranker")
+    (source / "exact_words.py").write_text(code)
+    (source / "pyproject.toml").write_text(project)
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--no-build-isolation",
+            "--target",
+            target,
+            source,
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return target
+
+
+def test_the_plugin_of_the_readme_is_short():
+    """Fifteen lines are enough for a reranker."""
+    (code,) = blocks("python", "Write your own reranker")
+    assert len([line for line in code.splitlines() if line.strip()]) <= 15
+
+
+def test_the_installed_plugin_works_from_yaml(plugin):
+    """After pip install its name is known, and no import names it."""
+    (yaml,) = blocks("yaml", "Write your own reranker")
+    code = (
+        "import sys; from milvus_pipeline import Pipeline\n"
+        "pipeline = Pipeline.from_yaml(sys.argv[1])\n"
+        "print(pipeline, pipeline.stage('exact_words')('red plum', ['a pear', 'the red plum'], top_k=1))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, yaml],
+        env={**os.environ, "PYTHONPATH": str(plugin)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr == ""
+    assert "exact_words" in done.stdout
+    assert "RerankResult(text='the red plum', score=2.0, index=1)" in done.stdout
+
+
+def test_the_installed_plugin_passes_the_conformance_suite(plugin):
+    """The suite finds the plugin by its entry point and holds it to the same as the project's own stages."""
+    suite = "tests/conformance/test_conformance.py"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "exact_words", suite],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(plugin)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed is not None
+    assert int(passed[1]) > 20
+
+
+def test_the_plugin_works_without_being_installed():
+    """In a notebook the decorated class is enough; the object goes straight into a pipeline."""
+    (code,) = blocks("python", "Write your own reranker")
+    names: dict = {"__name__": "notebook"}
+    exec(code, names)  # noqa: S102 - the README's own text
+    stage = names["ExactWords"](case_sensitive=True)
+    assert Pipeline.from_config({"stages": [{"type": "exact_words"}]} | {"stages": listed(stage)}).stages[-1] == stage
+    from milvus_pipeline import Context, Deadline
+
+    hits = [Hit(1, "Red", 0.5), Hit(2, "red", 0.4)]
+    (result,) = stage.process([SearchResult(Query("red"), hits)], Context(Deadline(), 1))
+    assert [hit.id for hit in result] == [2, 1]
+
+
+def listed(stage) -> list[dict]:
+    """A configuration of a search followed by the stage."""
+    return [{"type": "milvus_search", "collection": "x"}, stage.config()]
