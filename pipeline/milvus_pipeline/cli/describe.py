@@ -1,0 +1,134 @@
+"""``milvus-pipeline stages``: what is registered, with each stage's fields and defaults."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import types
+from importlib.metadata import entry_points
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import typer
+from pydantic.fields import FieldInfo
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from milvus_pipeline.cli.faults import FAILED, Debug, reported, tell_error
+from milvus_pipeline.cli.outputs import json_text
+from milvus_pipeline.cli.tables import console_on
+from milvus_pipeline.errors import ConfigError
+from milvus_pipeline.registry import GROUP, registry
+from milvus_pipeline.stage import Stage
+
+
+@reported
+def stages(
+    kind: Annotated[str | None, typer.Argument(metavar="[TYPE]", help="One stage; all by default.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
+    debug: Debug = False,
+) -> int:
+    """List the stages that a configuration may name, with their fields and defaults."""
+    found: dict[str, type[Stage]] = {}
+    code = 0
+    for name in [kind] if kind else registry.names():
+        try:
+            found[name] = registry.get(name)
+        except ConfigError as error:
+            if kind:
+                raise
+            tell_error(error)  # a plugin that cannot be imported shall not hide the others
+            code = FAILED
+    if as_json:
+        described = {name: described_stage(name, cls) for name, cls in found.items()}
+        typer.echo(json_text(described, indent=2))
+    else:
+        _print(console_on(sys.stdout), found)
+    return code
+
+
+def described_stage(name: str, cls: type[Stage]) -> dict[str, Any]:
+    """A stage as plain data."""
+    return {
+        "package": package_of(name, cls),
+        "class": f"{cls.__module__}:{cls.__qualname__}",
+        "summary": summary(cls),
+        "needs": sorted(cls.needs),
+        "gives": sorted(cls.gives),
+        "fields": {field: described_field(info) for field, info in cls.model_fields.items()},
+    }
+
+
+def described_field(info: FieldInfo) -> dict[str, Any]:
+    """A field as plain data; a required one has no default."""
+    data: dict[str, Any] = {"type": said_type(info.annotation), "required": info.is_required()}
+    if not info.is_required():
+        data["default"] = _default(info)
+    return {**data, "description": info.description or ""}
+
+
+def package_of(name: str, cls: type[Stage]) -> str:
+    """The distribution that brings a stage, with its version; the module where it registered itself in code."""
+    for point in entry_points(group=GROUP, name=name):
+        if point.dist is not None:
+            return f"{point.dist.name} {point.dist.version}"
+    return cls.__module__
+
+
+def summary(cls: type[Stage]) -> str:
+    """The first line of the class's own docstring."""
+    return (inspect.cleandoc(cls.__doc__ or "").splitlines() or [""])[0]
+
+
+def said_type(annotation: Any) -> str:
+    """An annotation as one writes it: ``int | None``, ``'drop' | 'cut'``."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return said_type(get_args(annotation)[0])
+    if origin is Literal:
+        return " | ".join(repr(value) for value in get_args(annotation))
+    if origin is Union or origin is types.UnionType:
+        return " | ".join(said_type(member) for member in get_args(annotation))
+    if origin is not None:
+        inner = ", ".join("..." if member is Ellipsis else said_type(member) for member in get_args(annotation))
+        return f"{origin.__name__}[{inner}]"
+    return "None" if annotation in (None, type(None)) else getattr(annotation, "__name__", str(annotation))
+
+
+def _default(info: FieldInfo) -> Any:
+    value = info.get_default(call_default_factory=True, validated_data={})
+    return value.model_dump(mode="json") if hasattr(value, "model_dump") else value
+
+
+def _print(console: Console, found: dict[str, type[Stage]]) -> None:
+    for name, cls in found.items():
+        heading = Text(name, style="bold")
+        heading.append(f"  {package_of(name, cls)}", style="dim not bold")
+        console.print(heading)
+        console.print(Text(f"  {summary(cls)}"))
+        alone = len(found) == 1
+        own = {key: info for key, info in cls.model_fields.items() if alone or key not in Stage.model_fields}
+        if own:
+            console.print(_fields(own))
+        console.print()
+    if len(found) > 1:
+        console.print(Text("fields of every stage", style="bold"))
+        console.print(_fields(Stage.model_fields))
+
+
+def _fields(fields: dict[str, FieldInfo]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    table.add_column("field", no_wrap=True)
+    table.add_column("type")
+    table.add_column("default")
+    table.add_column("description", ratio=1)
+    for name, info in fields.items():
+        default = Text("required", style="bold") if info.is_required() else Text(_shown_default(info))
+        table.add_row(Text(name), Text(said_type(info.annotation)), default, Text(info.description or ""))
+    return table
+
+
+def _shown_default(info: FieldInfo) -> str:
+    value = _default(info)
+    return "none" if value is None else json_text(value)

@@ -1,0 +1,76 @@
+"""How the command ends: one readable message on stderr and an exit code, whatever went wrong."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated, ParamSpec
+
+import typer
+
+from milvus_pipeline.errors import ConfigError, PipelineError, told
+
+FAILED = 1
+BAD_USAGE = 2
+INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+PIPE_CLOSED = 141  # 128 + SIGPIPE, what `cat` ends with when its reader leaves
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+P = ParamSpec("P")
+
+
+class UsageError(PipelineError):
+    """The command line, or a file it names, asks for what cannot be done; nothing was run."""
+
+
+def tell(message: str) -> None:
+    """Write a line to stderr."""
+    typer.echo(message, err=True)
+
+
+def tell_error(error: BaseException) -> None:
+    """Write an error to stderr, every line of it led by ``error:``."""
+    expected = isinstance(error, PipelineError)
+    text = str(error) if expected else f"{told(error)}; run with --debug for the traceback"
+    for line in text.splitlines():
+        tell(f"error: {line}")
+
+
+def exit_code(error: BaseException) -> int:
+    """2 where the configuration or the command line is wrong, 1 where the work failed."""
+    return BAD_USAGE if isinstance(error, ConfigError | UsageError) else FAILED
+
+
+def reported(command: Callable[P, int]) -> Callable[P, None]:
+    """Decorator for a command that returns its exit code: turns what it raises into a message and a code."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            code = command(*args, **kwargs)
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            tell("interrupted")
+            code = INTERRUPTED
+        except BrokenPipeError:
+            _drop_stdout()
+            code = PIPE_CLOSED
+        except Exception as error:
+            if kwargs.get("debug"):
+                traceback.print_exc()
+            tell_error(error)
+            code = exit_code(error)
+        raise typer.Exit(code)
+
+    return run
+
+
+def _drop_stdout() -> None:
+    """Point stdout nowhere, so that the interpreter's last flush does not complain about the closed pipe."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

@@ -1,0 +1,81 @@
+"""Reading input line by line: text or JSON objects, plain or gzipped, from a file or stdin."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from milvus_pipeline.cli.faults import UsageError
+
+STDIN = Path("-")
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class Line(NamedTuple):
+    """One line that is not blank, without its line break, and where it stands (``queries.jsonl:7``)."""
+
+    where: str
+    raw: bytes
+
+    def text(self) -> str:
+        """The line decoded. UsageError where it is not UTF-8."""
+        try:
+            return self.raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{self.where}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
+
+    def object(self) -> dict[str, Any]:
+        """The line as a JSON object. UsageError where it is none."""
+        try:
+            data = json.loads(self.text(), parse_constant=_no_constant)
+        except json.JSONDecodeError as error:
+            raise UsageError(f"{self.where}: is not valid JSON: {error.msg} at column {error.colno}") from error
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"{self.where}: is not valid JSON: {error}") from error
+        if not isinstance(data, dict):
+            raise UsageError(f"{self.where}: must be a JSON object, {{...}}, one a line; is {_kind(data)}")
+        return data
+
+
+def read_lines(path: Path) -> Iterator[Line]:
+    """The lines of a file that are not blank; gunzipped where its name ends in .gz; ``-`` is stdin.
+
+    Raises:
+        UsageError: the file cannot be read.
+    """
+    name = "<stdin>" if path == STDIN else str(path)
+    try:
+        with _opened(path) as stream:
+            for number, raw in enumerate(stream, start=1):
+                line = raw.removeprefix(_BYTE_ORDER_MARK) if number == 1 else raw
+                if line.strip():
+                    yield Line(f"{name}:{number}", line.rstrip(b"\r\n"))
+    except FileNotFoundError:
+        raise UsageError(f"{name}: no such file; check the path, which is taken from {Path.cwd()}") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UsageError(f"{name}: is not a whole gzip file: {error}") from error
+    except OSError as error:
+        raise UsageError(f"{name}: cannot be read: {error.strerror}") from error
+
+
+def _opened(path: Path) -> AbstractContextManager[Iterable[bytes]]:
+    if path == STDIN:
+        return nullcontext(sys.stdin.buffer)
+    if path.suffix == ".gz":
+        return gzip.open(path, "rb")
+    return path.open("rb")
+
+
+def _no_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is not a JSON number")
+
+
+def _kind(data: object) -> str:
+    kinds = {list: "a list", str: "a text", type(None): "null", bool: "true or false"}
+    return kinds.get(type(data), "a number")

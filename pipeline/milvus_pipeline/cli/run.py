@@ -1,0 +1,201 @@
+"""``milvus-pipeline run``: queries in, results out."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, TextIO
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from milvus_pipeline.cli.faults import FAILED, Debug, UsageError, reported, tell
+from milvus_pipeline.cli.jsonlines import STDIN, read_lines
+from milvus_pipeline.cli.outputs import (
+    Format,
+    JsonLines,
+    OutputError,
+    TrecRun,
+    Writer,
+    check_output,
+    chosen_format,
+    opened,
+)
+from milvus_pipeline.cli.queries import InputFormat, read_queries
+from milvus_pipeline.cli.tables import ResultTables, console_on
+from milvus_pipeline.pipeline import Pipeline
+from milvus_pipeline.records import Query, SearchResult
+
+_SHOWN = 10
+"""Failures and warnings told one by one on stderr; the rest is counted, and stands in the results."""
+
+Batch = Sequence[Query | SearchResult]
+
+
+@reported
+def run(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The pipeline, a YAML file.")],
+    query: Annotated[list[str] | None, typer.Option("--query", "-q", help="A query; may be given many times.")] = None,
+    queries: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Queries, one a line, or JSONL (.jsonl, .json); - is stdin.")
+    ] = None,
+    input_format: Annotated[
+        InputFormat | None, typer.Option(help="How to read the queries; by default as the file's name says.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write here instead of stdout.")
+    ] = None,
+    output_format: Annotated[
+        Format | None,
+        typer.Option(
+            "--format",
+            help="By default a table on a terminal, trec for a file named .trec or .run, else jsonl.",
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file if it exists.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Queries that go through the pipeline together.")] = 32,
+    timeout: Annotated[
+        float | None, typer.Option(min=0.001, help="Seconds a batch may take; the config's own by default.")
+    ] = None,
+    debug: Debug = False,
+) -> int:
+    """Answer queries: from --query, from a file (--queries), or from stdin.
+
+    Results go to stdout or to a file, everything else to stderr. A line of the JSONL output is one query with its
+    status, its hits and a report of every stage; a line of the TREC output is `qid Q0 docno rank score tag`. Ends
+    with 1 if any query failed; the others are written all the same.
+    """
+    source = _source(query, queries)
+    check_output(output, overwrite, source)
+    pipeline = Pipeline.from_yaml(config)
+    batches = _batches(read_queries(query or (), source, input_format, _warn), batch_size)
+    first = next(batches, None)
+    if first is None:
+        raise UsageError(f"no queries given: {source or 'the command line'} holds none")
+    chosen = chosen_format(output_format, output)
+    tally = Tally(pipeline.name, one_by_one=chosen is not Format.TABLE)
+    try:
+        with pipeline, opened(output, overwrite) as stream, _progress(stream) as progress:
+            task = progress.add_task(pipeline.name, total=_total(query or (), source))
+            writer = _writer(chosen, stream, pipeline.name)
+            for batch in _chain(first, batches):
+                for result in _answers(pipeline, batch, timeout):
+                    tally.add(result, _written(writer, result))
+                stream.flush()
+                progress.advance(task, len(batch))
+    finally:
+        tally.summarize(output)
+    return FAILED if tally.failed else 0
+
+
+class Tally:
+    """Counts what became of the queries, and tells about it on stderr.
+
+    Args:
+        name: the pipeline's.
+        one_by_one: tell failures and warnings as well; without it only the counts.
+    """
+
+    def __init__(self, name: str, *, one_by_one: bool) -> None:
+        self._name = name
+        self._one_by_one = one_by_one
+        self._started = time.perf_counter()
+        self._states: Counter[str] = Counter()
+        self._lines: list[str] = []
+        self._untold = 0
+
+    @property
+    def failed(self) -> int:
+        """Number of queries that failed."""
+        return self._states["failed"]
+
+    def add(self, result: SearchResult, unwritten: OutputError | None) -> None:
+        """Count a result; ``unwritten`` says why it could not be written."""
+        error = unwritten or result.error
+        self._states["failed" if error else result.status] += 1
+        told = [f"error: query {result.query.id}: {error}"] if error else []
+        told += [f"warning: query {result.query.id}: {warning}" for warning in result.warnings]
+        # A table shows a failed query where it stands; one that could not be written shows nowhere.
+        for line in told if self._one_by_one or unwritten else ():
+            if len(self._lines) < _SHOWN:
+                self._lines.append(line)
+            else:
+                self._untold += 1
+
+    def summarize(self, output: Path | None) -> None:
+        """Write the failures, the warnings and the counts to stderr."""
+        for line in self._lines:
+            tell(line)
+        if self._untold:
+            tell(f"{self._untold} more errors and warnings; every result carries its own")
+        if not self._states:
+            return
+        count = self._states.total()
+        others = "".join(f", {self._states[state]} {state}" for state in sorted(self._states) if state != "ok")
+        where = f"; written to {output}" if output else ""
+        seconds = time.perf_counter() - self._started
+        tell(f"{self._name}: {count} {'query' if count == 1 else 'queries'} in {seconds:.2f} s{others}{where}")
+
+
+def _source(texts: list[str] | None, queries: Path | None) -> Path | None:
+    """Where queries are read from besides the command line."""
+    if queries is not None or texts:
+        return queries
+    if sys.stdin.isatty():
+        raise UsageError("no queries given: pass --query TEXT or --queries FILE, or pipe them in, one a line")
+    return STDIN
+
+
+def _warn(message: str) -> None:
+    tell(f"warning: {message}")
+
+
+def _batches(items: Iterator[Query | SearchResult], size: int) -> Iterator[Batch]:
+    while batch := list(islice(items, size)):
+        yield batch
+
+
+def _chain(first: Batch, others: Iterable[Batch]) -> Iterator[Batch]:
+    yield first
+    yield from others
+
+
+def _answers(pipeline: Pipeline, batch: Batch, timeout: float | None) -> Iterator[SearchResult]:
+    """The results of a batch in its order; what failed when it was read passes through."""
+    asked = [item for item in batch if isinstance(item, Query)]
+    answered = iter(pipeline.run_batch(asked, timeout=timeout, return_errors=True))
+    for item in batch:
+        yield next(answered) if isinstance(item, Query) else item
+
+
+def _written(writer: Writer, result: SearchResult) -> OutputError | None:
+    """Write a result; return the reason where it does not fit the format, so that the others are written."""
+    try:
+        writer.write(result)
+    except OutputError as error:
+        return error
+    return None
+
+
+def _writer(chosen: Format, stream: TextIO, name: str) -> Writer:
+    if chosen is Format.TABLE:
+        return ResultTables(stream)
+    return TrecRun(stream, tag=name) if chosen is Format.TREC else JsonLines(stream)
+
+
+def _total(texts: Sequence[str], source: Path | None) -> int | None:
+    """Number of queries, where it can be known beforehand."""
+    if source is None:
+        return len(texts)
+    return len(texts) + sum(1 for _ in read_lines(source)) if source.is_file() else None
+
+
+def _progress(stream: TextIO) -> Progress:
+    """A bar on stderr, unless stderr is no terminal or the results themselves scroll by on it."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    hidden = not sys.stderr.isatty() or stream.isatty()
+    return Progress(*columns, console=console_on(sys.stderr), transient=True, disable=hidden)
