@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, PrivateAttr
 
@@ -156,7 +156,7 @@ def _give_back(loaded: LoadedModel) -> None:
             del _models[loaded.key]
 
 
-def _device(torch: Any, device: str) -> torch.device:
+def _device(torch: Any, device: str) -> Any:
     """The device, checked to be there; ``cuda`` gets its number, so that ``cuda`` and ``cuda:0`` share models."""
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if device == "auto":
@@ -170,7 +170,7 @@ def _device(torch: Any, device: str) -> torch.device:
         device = f"cuda:{number or torch.cuda.current_device()}"
     if kind == "mps" and not mps:
         raise StageError("device: 'mps' is not available on this machine; take 'cpu' or 'auto'")
-    return cast("torch.device", torch.device(device))
+    return torch.device(device)
 
 
 def _load(torch: Any, transformers: Any, key: ModelKey, folder: Path, model: str) -> LoadedModel:
@@ -284,13 +284,14 @@ def sentence_config(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def max_length_of(loaded: LoadedModel, given: int | None, specials: int) -> int:
+def max_length_of(loaded: LoadedModel, given: int | None, specials: int, field: str = "max_length") -> int:
     """Tokens that an input may have, with its special tokens.
 
     Args:
         loaded: the model.
         given: what the stage was told; None for what the model's files say.
         specials: number of special tokens of an input.
+        field: the stage's field that says so, for messages.
 
     Raises:
         StageError: the model has no positions for that many, or nothing is left for the text.
@@ -298,7 +299,7 @@ def max_length_of(loaded: LoadedModel, given: int | None, specials: int) -> int:
     own = sentence_config(loaded.folder).get("max_seq_length")
     length = given or min(own or loaded.limit, loaded.limit)
     if length > loaded.limit:
-        raise StageError(f"max_length: is {length}, but the model takes {loaded.limit} tokens at most")
+        raise StageError(f"{field}: is {length}, but the model takes {loaded.limit} tokens at most")
     if length <= specials:
-        raise StageError(f"max_length: must be above {specials}, the number of special tokens, is {length}")
+        raise StageError(f"{field}: must be above {specials}, the number of special tokens, is {length}")
     return length

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from milvus_pipeline import StageError, require
+from milvus_pipeline import StageError
 from milvus_stages._location import read_json, read_object
 
 if TYPE_CHECKING:
@@ -138,8 +138,9 @@ def _modes(config: dict[str, Any], path: Path) -> tuple[str, ...]:
 
 def _dense(path: Path, device: torch.device) -> Step:
     """A linear layer with its activation, from safetensors."""
-    torch = require("torch", extra="local", wanted_by="encode")
-    safetensors = require("safetensors.torch", extra="local", wanted_by="encode")
+    import torch
+    from safetensors.torch import load_file
+
     config = read_object(path / "config.json")
     activation = str(config.get("activation_function", "torch.nn.modules.activation.Tanh")).rpartition(".")[2]
     beyond = config.get("use_residual") or {config.get("module_input_name"), config.get("module_output_name")} - {
@@ -152,9 +153,7 @@ def _dense(path: Path, device: torch.device) -> Step:
         )
     if not (path / "model.safetensors").is_file():
         raise StageError(f"{path}: the Dense layer has no model.safetensors; save the model again as safetensors")
-    weights = {
-        key: value.to(device).float() for key, value in safetensors.load_file(path / "model.safetensors").items()
-    }
+    weights = {key: value.to(device).float() for key, value in load_file(path / "model.safetensors").items()}
     weight, bias, act = weights.get("linear.weight"), weights.get("linear.bias"), getattr(torch.nn, activation)()
     if weight is None:
         raise StageError(f"{path / 'model.safetensors'}: holds no linear.weight; the model's files are damaged")
