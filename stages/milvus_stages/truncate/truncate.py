@@ -1,11 +1,193 @@
-"""Placeholder, being written."""
+"""Cutting the hits to what their reader can use."""
 
-from typing import ClassVar
+from __future__ import annotations
 
-from milvus_pipeline import Stage
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import AliasChoices, Field, PrivateAttr, model_validator
+
+from milvus_pipeline import Context, Hit, SearchResult, Stage, StageError
+from milvus_stages.truncate._budget import Budget, Cost
+from milvus_stages.truncate._tokenizer import TokenCounter, load_counter
 
 
 class Truncate(Stage):
-    """Being written."""
+    """Cuts the hits to a number, to a threshold on a named score, to a budget of tokens or characters.
+
+    The limits apply in this order:
+
+    1. ``min_score``: hits whose score by the stage ``score_of`` is lower are dropped, and so are those without that
+       score. Where no hit of a result carries it (that stage was skipped), the threshold is skipped too, with a
+       warning.
+    2. ``top_k``: the first so many stay.
+    3. ``max_tokens`` and ``max_chars``: hits are taken in their order while they fit into both. The first that does
+       not fit ends the list, so that no hit passes a better one for being shorter; ``cut`` says whether it is
+       dropped whole or its text cut. A hit without text costs ``per_hit`` alone.
+
+    Tokens are counted hit by hit, without special tokens. The report's details tell the hits ``dropped`` (and
+    ``dropped_by`` which limit), the hits ``cut``, and what was spent: ``tokens`` (with ``per_hit``) and ``chars``.
+    """
 
     type: ClassVar[str] = "truncate"
+    needs: ClassVar[frozenset[str]] = frozenset({"hits"})
+
+    top_k: Annotated[
+        int | None,
+        Field(ge=1, validation_alias=AliasChoices("top_k", "top_n"), description="Hits to keep. Alias: top_n."),
+    ] = None
+    min_score: Annotated[
+        float | None, Field(allow_inf_nan=False, description="Lowest score to keep, on the scale of `score_of`.")
+    ] = None
+    score_of: Annotated[
+        str | None, Field(min_length=1, description="Name of the stage whose score `min_score` cuts on.")
+    ] = None
+    max_tokens: Annotated[
+        int | None, Field(ge=1, description="Tokens that the texts may have together, with `reserve` and `per_hit`.")
+    ] = None
+    tokenizer: Annotated[
+        str | None,
+        Field(min_length=1, description="Counts the tokens: a hub id, a local folder, or package:NAME/PATH."),
+    ] = None
+    reserve: Annotated[int, Field(ge=0, description="Tokens of `max_tokens` to keep free, for the prompt say.")] = 0
+    per_hit: Annotated[
+        int, Field(ge=0, description="Tokens that each hit costs beside its text, for labels and separators.")
+    ] = 0
+    max_chars: Annotated[int | None, Field(ge=1, description="Characters that the texts may have together.")] = None
+    cut: Annotated[
+        Literal["drop", "cut"],
+        Field(description="The first hit that does not fit: drop it whole, or cut it after a token (or a word)."),
+    ] = "drop"
+
+    _counter: TokenCounter | None = PrivateAttr(default=None)
+
+    @model_validator(mode="after")
+    def _limits_make_sense(self) -> Self:
+        if self.top_k is None and self.min_score is None and self.max_tokens is None and self.max_chars is None:
+            raise ValueError("sets no limit; give at least one of top_k, min_score, max_tokens, max_chars")
+        if self.min_score is not None and self.score_of is None:
+            raise ValueError(
+                "min_score needs `score_of`, the name of the stage whose score is meant, such as "
+                "score_of: late_interaction; the scores of different stages have different scales"
+            )
+        if self.score_of is not None and self.min_score is None:
+            raise ValueError("score_of has no effect without min_score; set min_score, or leave score_of out")
+        if self.max_tokens is None:
+            self._needs_max_tokens()
+        elif self.tokenizer is None:
+            raise ValueError("max_tokens needs `tokenizer`, that of the model which will read the texts")
+        elif self.reserve + self.per_hit >= self.max_tokens:
+            raise ValueError(
+                f"reserve and per_hit ({self.reserve} + {self.per_hit}) leave nothing of max_tokens ({self.max_tokens})"
+            )
+        return self
+
+    def _needs_max_tokens(self) -> None:
+        for name in ("tokenizer", "reserve", "per_hit"):
+            if getattr(self, name):
+                raise ValueError(f"{name} has no effect without max_tokens; set max_tokens, or leave {name} out")
+
+    def requires(self) -> frozenset[str]:
+        """Hits, and their text where tokens or characters are counted."""
+        return self.needs | {"text"} if self._budgeted else self.needs
+
+    @property
+    def _budgeted(self) -> bool:
+        return self.max_tokens is not None or self.max_chars is not None
+
+    def setup(self) -> None:
+        """Load the tokenizer."""
+        if self.tokenizer is not None:
+            self._counter = load_counter(self.tokenizer, wanted_by=self.name)
+
+    def teardown(self) -> None:
+        """Let go of the tokenizer."""
+        self._counter = None
+
+    def process(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
+        """Cut the hits of every result."""
+        return [self._truncated(result, position, context) for position, result in enumerate(results)]
+
+    def _truncated(self, result: SearchResult, position: int, context: Context) -> SearchResult:
+        above = self._above_threshold(result, position, context)
+        first = above[: self.top_k]
+        kept = self._within_budget(first, position, context) if self._budgeted else first
+        dropped = {
+            "min_score": len(result.hits) - len(above),
+            "top_k": len(above) - len(first),
+            "budget": len(first) - len(kept),
+        }
+        context.note(
+            position,
+            dropped=len(result.hits) - len(kept),
+            dropped_by={limit: count for limit, count in dropped.items() if count},
+        )
+        return result.with_hits(kept)
+
+    def _above_threshold(self, result: SearchResult, position: int, context: Context) -> Sequence[Hit]:
+        hits = result.hits
+        if self.min_score is None or self.score_of is None or not hits:
+            return hits
+        scores = [hit.scores.get(self.score_of) for hit in hits]
+        scored = [score for score in scores if score is not None]
+        if not scored:
+            self._check_scorer(result)
+            context.warn(
+                f"no hit carries a score by {self.score_of!r}, so min_score {self.min_score:g} was not applied",
+                position,
+            )
+            return hits
+        if missing := len(hits) - len(scored):
+            context.warn(f"{missing} of {len(hits)} hits have no score by {self.score_of!r}; dropped", position)
+        if max(scored) < self.min_score:
+            context.warn(
+                f"no hit reaches min_score {self.min_score:g}; the best score by {self.score_of!r} is "
+                f"{max(scored):.4g}",
+                position,
+            )
+        return [hit for hit, score in zip(hits, scores, strict=True) if score is not None and score >= self.min_score]
+
+    def _check_scorer(self, result: SearchResult) -> None:
+        """A threshold on a stage that the pipeline does not have is a mistake, not a stage that was skipped."""
+        before = [report.stage for report in result.reports]
+        if before and self.score_of not in before:
+            raise StageError(
+                f"score_of: no stage before this one is named {self.score_of!r}; there are {', '.join(before)}"
+            )
+
+    def _within_budget(self, hits: Sequence[Hit], position: int, context: Context) -> list[Hit]:
+        if self.max_tokens is not None and self._counter is None:
+            raise StageError(f"{self.name} is not open, so it cannot count tokens; call open() first")
+        tokens = None if self.max_tokens is None else self.max_tokens - self.reserve
+        budget = Budget(tokens, self.max_chars, self.per_hit, self._counter)
+        kept: list[Hit] = []
+        shortened = 0
+        for hit in hits:
+            cost = budget.cost(hit.text or "")
+            if not budget.fits(cost):
+                shortened = self._cut_last(hit, cost, budget, kept, position, context)
+                break
+            budget.take(cost)
+            kept.append(hit)
+        context.note(position, cut=shortened, **self._figures(budget.spent))
+        return kept
+
+    def _cut_last(self, hit: Hit, cost: Cost, budget: Budget, kept: list[Hit], position: int, context: Context) -> int:
+        """Deal with the first hit that does not fit; the number of hits that were cut, 0 or 1."""
+        text = budget.prefix(hit.text or "") if self.cut == "cut" else ""
+        if not text:
+            if not kept:
+                context.warn(f"no hit fits: the first needs {self._said(cost)}", position)
+            return 0
+        less = budget.cost(text)
+        budget.take(less)
+        kept.append(hit.with_text(text))
+        context.warn(f"hit {len(kept)} was cut from {self._said(cost)} to {self._said(less)}", position)
+        return 1
+
+    def _figures(self, cost: Cost) -> dict[str, int]:
+        figures = {} if self.max_tokens is None else {"tokens": cost.tokens}
+        return figures if self.max_chars is None else {**figures, "chars": cost.chars}
+
+    def _said(self, cost: Cost) -> str:
+        return " and ".join(f"{count} {what}" for what, count in self._figures(cost).items())

@@ -1,0 +1,95 @@
+"""Counting tokens, and cutting a text at the end of one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from milvus_pipeline import StageError, require
+from milvus_pipeline.errors import told
+from milvus_stages._location import PACKAGE, locate
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding, Tokenizer
+
+_FILE = "tokenizer.json"
+_HUB_TIMEOUT = 10.0  # seconds for the hub's first answer, before what is cached is taken
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class TokenCounter:
+    """A tokenizer as a measure of texts, without special tokens. Nothing changes it, so threads may share it."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self._tokenizer = tokenizer
+
+    def count(self, text: str) -> int:
+        """Number of tokens of the text."""
+        return len(self._encoded(text))
+
+    def prefix(self, text: str, limit: int) -> str:
+        """The longest beginning of the text that ends where a token ends and has at most ``limit`` tokens.
+
+        It is cut by the tokenizer's character offsets, so it is a true prefix: nothing is decoded.
+        """
+        encoding = self._encoded(text)
+        if len(encoding) <= limit:
+            return text
+        offsets = encoding.offsets
+        for kept in range(limit, 0, -1):
+            end = offsets[kept - 1][1]
+            # One character may be several tokens (bytes of an emoji); it goes whole or not at all.
+            if offsets[kept][0] < end:
+                continue
+            # Some tokenizers split a beginning otherwise than they split it within the whole text.
+            if self.count(text[:end]) <= limit:
+                return text[:end]
+        return ""
+
+    def _encoded(self, text: str) -> Encoding:
+        # A lone surrogate is no character that a tokenizer takes; one sign for another keeps the offsets right.
+        return self._tokenizer.encode(_LONE_SURROGATE.sub("\ufffd", text), add_special_tokens=False)
+
+
+def load_counter(name: str, *, wanted_by: str) -> TokenCounter:
+    """The tokenizer of a model: a hub id, a local folder, or ``package:NAME/PATH``; its weights are not needed.
+
+    Raises:
+        StageError: it cannot be found or read.
+    """
+    tokenizers = require("tokenizers", extra="local", wanted_by=wanted_by)
+    try:
+        file = _file(name, wanted_by)
+    except StageError as error:
+        raise StageError(f"tokenizer: {str(error).removeprefix('model: ')}") from error
+    try:
+        return TokenCounter(tokenizers.Tokenizer.from_file(str(file)))
+    except Exception as error:  # the library raises bare Exception
+        raise StageError(f"tokenizer: {file} cannot be read: {told(error)}; copy or download it again") from error
+
+
+def _file(name: str, wanted_by: str) -> Path:
+    if not name.startswith(PACKAGE) and not Path(name).expanduser().exists() and re.fullmatch(r"[\w-]+/[\w.-]+", name):
+        return _from_hub(name, wanted_by)
+    folder = locate(name, wanted_by=wanted_by)
+    if not (folder / _FILE).is_file():
+        raise StageError(
+            f"{folder} holds no {_FILE}; save the tokenizer in its fast form there (transformers: "
+            "AutoTokenizer.from_pretrained(...).save_pretrained(...))"
+        )
+    return folder / _FILE
+
+
+def _from_hub(name: str, wanted_by: str) -> Path:
+    """The one file from the hub or its cache: a model's whole snapshot would bring gigabytes of weights."""
+    hub = require("huggingface_hub", extra="local", wanted_by=wanted_by)
+    try:
+        return Path(hub.hf_hub_download(name, _FILE, etag_timeout=_HUB_TIMEOUT))
+    except Exception as error:
+        raise StageError(
+            f"{name!r} is not on this machine, and could not be fetched from the Hugging Face hub "
+            f"({type(error).__name__}); connect and try again, or name a local folder or {PACKAGE}NAME/PATH"
+        ) from error
