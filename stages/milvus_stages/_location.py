@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from importlib.machinery import PathFinder
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from milvus_pipeline import StageError, require
 from milvus_pipeline.errors import told
@@ -38,32 +36,6 @@ def locate(model: str, revision: str | None = None, *, wanted_by: str) -> Path:
     if revision is not None:
         raise StageError(f"revision: belongs to models of the hub, but {model!r} is a folder; leave it out")
     return folder.resolve()
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file of a model; None where there is no such file.
-
-    Raises:
-        StageError: the file cannot be read or is not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise StageError(f"{path}: cannot be read as JSON ({told(error)}); the model's files are damaged") from error
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file of a model; empty where there is no such file.
-
-    Raises:
-        StageError: as ``read_json``, or the file holds something else than an object.
-    """
-    data = read_json(path)
-    if data is not None and not isinstance(data, dict):
-        raise StageError(f"{path}: must hold a JSON object, holds a {type(data).__name__}")
-    return data or {}
 
 
 def check_files(folder: Path, model: str) -> None:

@@ -13,7 +13,8 @@ from pydantic import Field, PrivateAttr
 
 from milvus_pipeline import Stage, StageError, require
 from milvus_pipeline.errors import told
-from milvus_stages._location import check_files, locate, read_json, read_object
+from milvus_stages._layout import read_object, sentence_config, transformer_folder
+from milvus_stages._location import check_files, locate
 from milvus_stages._tokens import Row, TextTokenizer
 
 if TYPE_CHECKING:
@@ -182,6 +183,9 @@ def _load(torch: Any, transformers: Any, key: ModelKey, folder: Path, model: str
     inner = transformer_folder(folder)
     check_files(inner, model)
     config = read_object(inner / "config.json")
+    architectures = config.get("architectures") or []
+    if key.kind == "classifier" and architectures and not any("ForSequenceClass" in name for name in architectures):
+        raise _no_classifier(model, architectures)
     device = torch.device(key.device)
     try:
         with _quiet(transformers):
@@ -217,22 +221,22 @@ def _check_weights(model: str, kind: Kind, network: Any, report: dict[str, Any])
     # The pooler of an encoder is not used here, and many encoders are saved without it.
     missing = sorted(name for name in report["missing_keys"] if kind != "encoder" or not name.startswith("pooler."))
     if missing and kind == "classifier":
-        raise StageError(
-            f"{model!r} is not a sequence-classification checkpoint: its weights lack {missing[0]!r} and "
-            f"{len(missing) - 1} more (its architecture is {_architecture(network)}); take a reranker such as "
-            "cross-encoder/ms-marco-MiniLM-L-6-v2"
-        )
+        raise _no_classifier(model, [f"one that lacks {missing[0]!r}"])
     wrong = missing or sorted(str(key) for key in report["mismatched_keys"])
     if wrong:
         raise StageError(
             f"{model!r}: the weights do not fit the configuration, first at {wrong[0]!r}; its files are damaged"
         )
     if getattr(network.config, "is_encoder_decoder", False):
-        raise StageError(f"{model!r} is an encoder-decoder ({_architecture(network)}), which is not supported")
+        raise StageError(f"{model!r} is an encoder-decoder ({network.config.model_type}), which is not supported")
 
 
-def _architecture(network: Any) -> str:
-    return ", ".join(network.config.architectures or ["unknown"])
+def _no_classifier(model: str, architectures: Sequence[str]) -> StageError:
+    return StageError(
+        f"{model!r} is not a sequence-classification checkpoint, its architecture is {', '.join(architectures)}; take "
+        "a cross-encoder such as cross-encoder/ms-marco-MiniLM-L-6-v2 or BAAI/bge-reranker-v2-m3 (rerankers built on a "
+        "generating model are not supported)"
+    )
 
 
 def _positions(torch: Any, network: Any) -> int | None:
@@ -261,27 +265,6 @@ def _quiet(transformers: Any) -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-
-
-def transformer_folder(folder: Path) -> Path:
-    """The folder of the transformer itself, which older sentence-transformers models keep in a folder of its own."""
-    modules = read_json(folder / "modules.json")
-    if isinstance(modules, list) and modules and isinstance(modules[0], dict):
-        inner = folder / str(modules[0].get("path", ""))
-        if inner.resolve().is_relative_to(folder.resolve()) and (inner / "config.json").is_file():
-            return inner
-    return folder
-
-
-def sentence_config(folder: Path) -> dict[str, Any]:
-    """What sentence-transformers has saved about a model's transformer, such as ``max_seq_length``; may be empty."""
-    if not (folder / "modules.json").is_file():
-        return {}
-    inner = transformer_folder(folder)
-    for path in [inner / "sentence_bert_config.json", *sorted(inner.glob("sentence_*_config.json"))]:
-        if found := read_object(path):
-            return found
-    return {}
 
 
 def max_length_of(loaded: LoadedModel, given: int | None, specials: int, field: str = "max_length") -> int:

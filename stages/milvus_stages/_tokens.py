@@ -65,19 +65,15 @@ class TextTokenizer:
         """Number of special tokens around a pair."""
         return sum(len(piece.ids) for piece in self._pair)
 
-    def ids(self, texts: Sequence[str]) -> list[Ids]:
-        """The token ids of each text, without special tokens, uncut."""
-        return [encoding.ids for part in _parts(texts) for encoding in self._encoded(part)]
-
-    def cut_ids(self, texts: Sequence[str], limit: int) -> tuple[list[Ids], list[bool]]:
-        """The first ``limit`` token ids of each text, and whether the text was longer than that."""
-        ids, cut = [], []
+    def cut_ids(self, texts: Sequence[str], limit: int) -> tuple[list[Ids], list[int]]:
+        """The first ``limit`` token ids of each text, without special tokens, and how many it has uncut."""
+        ids, lengths = [], []
         for part in _parts(texts):
             for encoding in self._encoded(part):
                 own = encoding.ids
                 ids.append(own[:limit])
-                cut.append(len(own) > limit)
-        return ids, cut
+                lengths.append(len(own))
+        return ids, lengths
 
     def row(self, ids: Ids) -> Row:
         """A text with its special tokens."""

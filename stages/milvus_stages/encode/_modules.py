@@ -6,11 +6,11 @@ The file ``modules.json`` lists the steps, each with a folder of its own that ho
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from milvus_pipeline import StageError
-from milvus_stages._location import read_json, read_object
+from milvus_stages._layout import module_list, read_object
 
 if TYPE_CHECKING:
     import torch
@@ -70,13 +70,13 @@ def read_head(folder: Path, device: torch.device, normalize: bool | None) -> Hea
     Raises:
         StageError: the files name a step that is not known here, or are damaged.
     """
-    modules = read_json(folder / "modules.json")
+    modules = module_list(folder)
     if modules is None:
         return Head(("mean",), (normalized,) if normalize else (), bool(normalize), True, False)
     modes: tuple[str, ...] | None = None
     pools_prompt = True
     steps: list[Step] = []
-    for kind, path in module_list(folder, modules)[1:]:
+    for kind, path in modules[1:]:
         if kind == "Pooling" and modes is None:
             config = read_object(path / "config.json")
             modes, pools_prompt = _modes(config, path), bool(config.get("include_prompt", True))
@@ -92,28 +92,6 @@ def read_head(folder: Path, device: torch.device, normalize: bool | None) -> Hea
     if normalize and normalized not in steps[-1:]:
         steps.append(normalized)
     return Head(modes, tuple(steps), normalized in steps, pools_prompt, True)
-
-
-def module_list(folder: Path, modules: Any) -> list[tuple[str, Path]]:
-    """Class name and folder of every module that ``modules.json`` lists; the first is the transformer.
-
-    Raises:
-        StageError: it is not a list of modules of sentence-transformers, or one lies outside of the folder.
-    """
-    origin = folder / "modules.json"
-    found = []
-    for entry in modules if isinstance(modules, list) else [None]:
-        if not isinstance(entry, dict) or not isinstance(entry.get("type"), str):
-            raise StageError(f"{origin}: must be a list of modules, each with a `type` and a `path`")
-        kind, path = entry["type"], PurePosixPath(str(entry.get("path", "")))
-        if path.is_absolute() or ".." in path.parts:
-            raise StageError(f"{origin}: the path {str(path)!r} leads out of the model's folder")
-        if not kind.startswith("sentence_transformers."):
-            raise StageError(f"{origin}: the module {kind!r} needs code that comes with the model, which is never run")
-        found.append((kind.rpartition(".")[2], folder / path))
-    if not found or found[0][0] != "Transformer":
-        raise StageError(f"{origin}: the first module must be a Transformer, is {found[0][0] if found else 'missing'}")
-    return found
 
 
 def normalized(vectors: torch.Tensor) -> torch.Tensor:

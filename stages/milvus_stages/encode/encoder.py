@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
 from pydantic import Field, PrivateAttr
 
 from milvus_pipeline import Context, Deadline, QueryError, SearchResult, StageError
-from milvus_stages._location import read_object
+from milvus_stages._layout import read_object
 from milvus_stages._models import Kind, LoadedModel, LocalModel, max_length_of
 from milvus_stages._tokens import batches
 from milvus_stages.encode._modules import Head, read_head
@@ -72,7 +72,7 @@ class Encode(LocalModel):
                 "the model leaves prompts out of its pooling, which is not supported; set the prompts to ''"
             )
         max_length = max_length_of(loaded, self.max_length, loaded.tokenizer.specials)
-        output, mask = loaded.forward([loaded.tokenizer.row(loaded.tokenizer.ids(["a"])[0])])
+        output, mask = loaded.forward([loaded.tokenizer.row(loaded.tokenizer.cut_ids(["a"], 1)[0][0])])
         dim = head(output.last_hidden_state, mask).shape[-1]
         self._prepared = _Prepared(head, max_length, query, document, dim)
 
@@ -128,14 +128,14 @@ class Encode(LocalModel):
 
         loaded, prepared = self._ready()
         room = prepared.max_length - loaded.tokenizer.specials
-        ids, cut = loaded.tokenizer.cut_ids([prompt + text for text in texts], room)
+        ids, lengths = loaded.tokenizer.cut_ids([prompt + text for text in texts], room)
         rows = [loaded.tokenizer.row(own) for own in ids]
         vectors = np.empty((len(rows), prepared.dim), dtype=np.float32)
         for batch in batches([len(row.ids) for row in rows], self.batch_size):
             deadline.check()
             output, mask = loaded.forward([rows[position] for position in batch])
             vectors[batch] = prepared.head(output.last_hidden_state, mask).cpu().numpy()
-        return vectors, cut
+        return vectors, [length > room for length in lengths]
 
 
 def _prompts(loaded: LoadedModel) -> dict[str, str]:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from milvus_pipeline import Context, Deadline, Reranker, RerankJob
-from milvus_stages._models import LocalModel
-from milvus_stages._tokens import Ids, batches
+from milvus_stages._models import Kind, LocalModel
+from milvus_stages._tokens import batches
 
 if TYPE_CHECKING:
     import torch
-
-QUERY_CUT = "the query is longer than the model may see; its end was left out"
 
 
 class LocalReranker(LocalModel, Reranker):
@@ -32,13 +30,13 @@ class LocalReranker(LocalModel, Reranker):
         """Score several queries at once."""
 
 
-class Cut(NamedTuple):
-    """The token ids of a query and a document that a model shall see, and whether any were left out."""
+class _Pair(NamedTuple):
+    """One text to score: number of its job, place among the job's texts, and the tokens that the model shall see."""
 
-    query: Ids
-    text: Ids
-    query_cut: bool
-    text_cut: bool
+    job: int
+    place: int
+    query_tokens: int
+    text_tokens: int
 
 
 class PairReranker(LocalReranker):
@@ -48,9 +46,11 @@ class PairReranker(LocalReranker):
     they are part of.
     """
 
+    kind: ClassVar[Kind] = "classifier"
+
     @abstractmethod
-    def cut(self, query: Ids, text: Ids) -> Cut:
-        """Cut a pair's token ids to what the model may see; special tokens are added afterwards."""
+    def room(self, query: int, text: int) -> tuple[int, int]:
+        """How many of its first tokens each side keeps, given how many it has, special tokens not counted."""
 
     @abstractmethod
     def relevance(self, logits: torch.Tensor) -> list[float]:
@@ -58,45 +58,47 @@ class PairReranker(LocalReranker):
 
     def score_batch(self, jobs: Sequence[RerankJob], context: Context) -> list[list[float]]:
         """Score the pairs of all queries, in batches of pairs of similar length."""
-        tokenizer = self.loaded.tokenizer
+        loaded = self.loaded
         texts = list(dict.fromkeys(text for job in jobs for text in job.texts))
-        # A model sees no more of a text than its limit, so the rest need not be kept.
-        text_ids, beyond = tokenizer.cut_ids(texts, self.loaded.limit)
-        known = dict(zip(texts, zip(text_ids, beyond, strict=True), strict=True))
-        query_ids = tokenizer.ids([job.query for job in jobs])
-        pairs: list[Cut] = []
-        places: list[tuple[int, int]] = []
-        for number, job in enumerate(jobs):
-            own = []
-            for place, text in enumerate(job.texts):
-                ids, was_beyond = known[text]
-                pair = self.cut(query_ids[number], ids)
-                own.append(pair._replace(text_cut=pair.text_cut or was_beyond))
-                places.append((number, place))
-            pairs += own
-            _warn_of_cuts(own, context, number)
+        # The model never sees more of a text than its limit, so the rest need not be kept.
+        ids, lengths = loaded.tokenizer.cut_ids(texts, loaded.limit)
+        query_ids, query_lengths = loaded.tokenizer.cut_ids([job.query for job in jobs], loaded.limit)
+        ids_of = dict(zip(texts, ids, strict=True))
+        pairs = self._pairs(jobs, query_lengths, dict(zip(texts, lengths, strict=True)), context)
         scores = [[0.0] * len(job.texts) for job in jobs]
-        for batch in batches([len(pair.query) + len(pair.text) for pair in pairs], self.batch_size):
+        for batch in batches([pair.query_tokens + pair.text_tokens for pair in pairs], self.batch_size):
             context.deadline.check()
-            output, _ = self.loaded.forward(
-                [tokenizer.pair_row(pairs[position].query, pairs[position].text) for position in batch]
-            )
-            for position, score in zip(batch, self.relevance(output.logits.float()), strict=True):
-                number, place = places[position]
-                scores[number][place] = score
+            chosen = [pairs[position] for position in batch]
+            rows = [
+                loaded.tokenizer.pair_row(
+                    query_ids[pair.job][: pair.query_tokens],
+                    ids_of[jobs[pair.job].texts[pair.place]][: pair.text_tokens],
+                )
+                for pair in chosen
+            ]
+            output, _ = loaded.forward(rows)
+            for pair, score in zip(chosen, self.relevance(output.logits.float()), strict=True):
+                scores[pair.job][pair.place] = score
         return scores
 
+    def _pairs(
+        self, jobs: Sequence[RerankJob], query_lengths: Sequence[int], lengths: dict[str, int], context: Context
+    ) -> list[_Pair]:
+        pairs = []
+        for number, (job, length) in enumerate(zip(jobs, query_lengths, strict=True)):
+            own = [_Pair(number, place, *self.room(length, lengths[text])) for place, text in enumerate(job.texts)]
+            cut = [pair.text_tokens < lengths[text] for pair, text in zip(own, job.texts, strict=True)]
+            warn_of_cuts(any(pair.query_tokens < length for pair in own), cut, context, number)
+            pairs += own
+        return pairs
 
-def _warn_of_cuts(pairs: Sequence[Cut], context: Context, position: int) -> None:
-    if any(pair.query_cut for pair in pairs):
-        context.warn(QUERY_CUT, position)
-    warn_of_cut_texts(sum(pair.text_cut for pair in pairs), len(pairs), context, position)
 
-
-def warn_of_cut_texts(cut: int, count: int, context: Context, position: int) -> None:
-    """Say in a query's report how many of its documents were too long."""
-    if cut:
+def warn_of_cuts(query: bool, texts: Sequence[bool], context: Context, position: int) -> None:
+    """Say in a query's report whether it was too long, and how many of its documents were."""
+    if query:
+        context.warn("the query is longer than the model may see; its end was left out", position)
+    if count := sum(texts):
         context.warn(
-            f"{cut} of {count} documents are longer than the model may see; their ends were left out", position
+            f"{count} of {len(texts)} documents are longer than the model may see; their ends were left out", position
         )
-        context.note(position, documents_cut=cut)
+        context.note(position, documents_cut=count)

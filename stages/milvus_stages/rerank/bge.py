@@ -1,11 +1,79 @@
-"""Placeholder, being written."""
+"""The rerankers of the Beijing Academy of Artificial Intelligence (BAAI)."""
 
-from typing import ClassVar
+from __future__ import annotations
 
-from milvus_pipeline import Reranker
+import math
+from typing import TYPE_CHECKING, Annotated, ClassVar, cast
+
+from pydantic import Field, PrivateAttr, model_validator
+
+from milvus_pipeline import StageError
+from milvus_stages._models import LoadedModel, max_length_of
+from milvus_stages.rerank._torch import PairReranker
+
+if TYPE_CHECKING:
+    import torch
 
 
-class BGE(Reranker):
-    """Being written."""
+class BGE(PairReranker):
+    """Scores with a BGE reranker, as FlagEmbedding's ``FlagReranker`` does.
+
+    Defaults are those of the PyMilvus model library's ``BGERerankFunction``, except that weights stay at 32 bit
+    unless ``dtype`` says otherwise (its ``use_fp16`` is ``dtype: float16``). The query is cut at
+    ``query_max_length``; the document gets what is left of ``max_length``.
+
+    BGE rerankers on a generating model (Gemma, MiniCPM; "layerwise", "lightweight") are not supported.
+    """
 
     type: ClassVar[str] = "bge"
+
+    model: Annotated[str, Field(min_length=1, description="Hub id, folder, or package:NAME/PATH.")] = (
+        "BAAI/bge-reranker-v2-m3"
+    )
+    normalize: Annotated[bool, Field(description="Scores from 0 to 1, by a sigmoid; else the logits.")] = True
+    query_max_length: Annotated[int, Field(ge=1, description="Tokens of the query, without special tokens.")] = 256
+    max_length: Annotated[int, Field(ge=1, description="Tokens of query and document, with special tokens.")] = 512
+
+    _tokens: int = PrivateAttr(default=0)
+
+    @model_validator(mode="after")
+    def _leaves_room(self) -> BGE:
+        if self.query_max_length >= self.max_length:
+            raise ValueError(
+                f"query_max_length must be below max_length ({self.max_length}), so that a document has room beside "
+                f"the query; it is {self.query_max_length}"
+            )
+        return self
+
+    def prepare(self, loaded: LoadedModel) -> None:
+        """Settle how long a pair may be."""
+        if loaded.config.num_labels != 1:
+            raise StageError(
+                f"{self.model!r} has {loaded.config.num_labels} labels, a BGE reranker has one; "
+                "take the stage cross_encoder, with `label`"
+            )
+        specials = loaded.tokenizer.pair_specials
+        self._tokens = max_length_of(loaded, self.max_length, specials) - specials
+        if self.query_max_length >= self._tokens:
+            raise StageError(
+                f"query_max_length: {self.query_max_length} leaves no room for a document in max_length "
+                f"{self.max_length} with {specials} special tokens; lower it"
+            )
+
+    def room(self, query: int, text: int) -> tuple[int, int]:
+        """Cut the query to its own limit, and the document to the rest."""
+        kept = min(query, self.query_max_length)
+        return kept, min(text, self._tokens - kept)
+
+    def relevance(self, logits: torch.Tensor) -> list[float]:
+        """The logit, or its sigmoid."""
+        values = cast("list[float]", logits[:, 0].tolist())
+        return [sigmoid(value) for value in values] if self.normalize else values
+
+
+def sigmoid(value: float) -> float:
+    """``1 / (1 + exp(-value))``, without overflow for any finite value."""
+    if value >= 0:
+        return 1 / (1 + math.exp(-value))
+    power = math.exp(value)
+    return power / (1 + power)

@@ -1,11 +1,110 @@
-"""Placeholder, being written."""
+"""Cross-encoders: any sequence-classification checkpoint."""
 
-from typing import ClassVar
+from __future__ import annotations
 
-from milvus_pipeline import Reranker
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, cast
+
+from pydantic import Field, PrivateAttr, StrictInt
+
+from milvus_pipeline import StageError
+from milvus_pipeline.errors import shown
+from milvus_stages._layout import module_list, read_object
+from milvus_stages._models import LoadedModel, max_length_of
+from milvus_stages.rerank._activation import Activation, activation_module, saved_activation
+from milvus_stages.rerank._torch import PairReranker
+
+if TYPE_CHECKING:
+    import torch
 
 
-class CrossEncoder(Reranker):
-    """Being written."""
+class _Prepared(NamedTuple):
+    """What the model's files and the stage's fields come to; ``tokens`` counts a pair's own ones."""
+
+    tokens: int
+    activation: Any
+    label: int
+
+
+class CrossEncoder(PairReranker):
+    """Scores with a sequence-classification model, as sentence-transformers' ``CrossEncoder`` does.
+
+    The scale of the scores is the model's: logits, or probabilities where its files name a sigmoid. A pair that is
+    too long loses tokens from its longer side first.
+    """
 
     type: ClassVar[str] = "cross_encoder"
+
+    model: Annotated[str, Field(min_length=1, description="Hub id, folder, or package:NAME/PATH.")] = (
+        "cross-encoder/ms-marco-MiniLM-L-6-v2"
+    )
+    max_length: Annotated[
+        int | None, Field(ge=1, description="Tokens of a pair, with special tokens; the model's by default.")
+    ] = None
+    activation: Annotated[
+        Activation | None, Field(description="Turns logits into scores; as the model's files say by default.")
+    ] = None
+    label: Annotated[
+        StrictInt | str | None,
+        Field(description="The label whose score counts, by number or name; for models with several labels."),
+    ] = None
+
+    _prepared: _Prepared | None = PrivateAttr(default=None)
+
+    def prepare(self, loaded: LoadedModel) -> None:
+        """Settle length, activation and label."""
+        modules = module_list(loaded.folder) or [("Transformer", loaded.folder)]
+        if len(modules) > 1:
+            raise StageError(f"{self.model!r} has a module {modules[1][0]!r} after the transformer: not supported")
+        if read_object(loaded.folder / "config_sentence_transformers.json").get("default_prompt_name"):
+            raise StageError(f"{self.model!r} puts a prompt before its texts, which is not supported")
+        specials = loaded.tokenizer.pair_specials
+        labels = int(loaded.config.num_labels)
+        self._prepared = _Prepared(
+            max_length_of(loaded, self.max_length, specials) - specials,
+            activation_module(self.activation or saved_activation(loaded.folder, labels)),
+            self._label(loaded.config.id2label, labels),
+        )
+
+    def room(self, query: int, text: int) -> tuple[int, int]:
+        """Cut the longer side first."""
+        return longest_first(query, text, self._ready.tokens)
+
+    def relevance(self, logits: torch.Tensor) -> list[float]:
+        """The activated logit of the label."""
+        return cast("list[float]", self._ready.activation(logits)[:, self._ready.label].tolist())
+
+    @property
+    def _ready(self) -> _Prepared:
+        assert self._prepared is not None  # noqa: S101 - made by the setup that has opened the model
+        return self._prepared
+
+    def _label(self, names: dict[int, str], count: int) -> int:
+        """Column of the label that counts."""
+        listed = ", ".join(f"{number} ({names.get(number, '?')})" for number in range(count))
+        if self.label is None:
+            if count == 1:
+                return 0
+            raise StageError(f"label: the model has {count} labels, {listed}; say whose score counts")
+        numbers = [number for number in range(count) if self.label in (number, names.get(number))]
+        if not numbers:
+            raise StageError(f"label: the model has no label {shown(self.label)}; it has {listed}")
+        return numbers[0]
+
+
+def longest_first(first: int, second: int, limit: int) -> tuple[int, int]:
+    """How many tokens each of two texts keeps if the longer one is cut first.
+
+    Args:
+        first: tokens of the first text.
+        second: tokens of the second text.
+        limit: tokens that both may have together.
+
+    Returns:
+        The same numbers as the "longest_first" truncation of the tokenizers: where both are longer than half of
+        the limit, they share it, and an odd token goes to the one that was longer (to the second, if neither was).
+    """
+    if first + second <= limit:
+        return first, second
+    shorter, half = min(first, second), limit // 2
+    kept = (shorter, limit - shorter) if shorter <= half else (half, limit - half)
+    return kept if first <= second else (kept[1], kept[0])

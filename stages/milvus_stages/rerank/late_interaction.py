@@ -10,7 +10,7 @@ from pydantic import Field, PrivateAttr
 from milvus_pipeline import Context, Deadline, QueryError, RerankJob
 from milvus_stages._models import Kind, LoadedModel, max_length_of
 from milvus_stages._tokens import Ids, batches
-from milvus_stages.rerank._torch import QUERY_CUT, LocalReranker, warn_of_cut_texts
+from milvus_stages.rerank._torch import LocalReranker, warn_of_cuts
 
 if TYPE_CHECKING:
     import torch
@@ -63,10 +63,10 @@ class LateInteraction(LocalReranker):
         import torch
 
         tokenizer = self.loaded.tokenizer
-        query_ids, query_cut = tokenizer.cut_ids([job.query for job in jobs], self._lengths.query)
+        query_ids, query_lengths = tokenizer.cut_ids([job.query for job in jobs], self._lengths.query)
         texts = list(dict.fromkeys(text for job in jobs for text in job.texts))
-        text_ids, text_cut = tokenizer.cut_ids(texts, self._lengths.text)
-        self._report(jobs, query_ids, query_cut, dict(zip(texts, text_cut, strict=True)), context)
+        text_ids, text_lengths = tokenizer.cut_ids(texts, self._lengths.text)
+        self._report(jobs, query_lengths, dict(zip(texts, text_lengths, strict=True)), context)
 
         queries = {number: vectors for batch in self._encoded(query_ids, context.deadline) for number, vectors in batch}
         places = _places(jobs, texts, queries.keys())
@@ -95,19 +95,13 @@ class LateInteraction(LocalReranker):
             ]
 
     def _report(
-        self,
-        jobs: Sequence[RerankJob],
-        query_ids: Sequence[Ids],
-        query_cut: Sequence[bool],
-        text_cut: Mapping[str, bool],
-        context: Context,
+        self, jobs: Sequence[RerankJob], query_lengths: Sequence[int], text_lengths: Mapping[str, int], context: Context
     ) -> None:
-        for number, job in enumerate(jobs):
-            if not query_ids[number]:
+        for number, (job, length) in enumerate(zip(jobs, query_lengths, strict=True)):
+            if length == 0:
                 context.fail(number, QueryError("the query has no token that the model knows; ask in words"))
-            if query_cut[number]:
-                context.warn(QUERY_CUT, number)
-            warn_of_cut_texts(sum(text_cut[text] for text in job.texts), len(job.texts), context, number)
+            cut = [text_lengths[text] > self._lengths.text for text in job.texts]
+            warn_of_cuts(length > self._lengths.query, cut, context, number)
 
 
 def maxsim(queries: Sequence[torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:
