@@ -1,0 +1,131 @@
+"""A connection to a Milvus server, for blocking callers and for event loops."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, Self, TypeGuard
+from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
+
+from milvus_pipeline import Deadline, require
+
+CONNECT_SECONDS = 10.0
+"""A server must be reached within this time, however long a stage may otherwise take."""
+
+CALL_SECONDS = 30.0
+"""One call to a server may take no longer, also where no deadline is set."""
+
+LITE_SUFFIX = ".db"
+
+Arguments = dict[str, Any]
+
+
+def check_uri(uri: str) -> str:
+    """The URI without blanks around it.
+
+    Raises:
+        ValueError: pymilvus cannot connect to it, or it carries credentials.
+    """
+    uri = uri.strip()
+    if is_lite(uri) or uri.startswith("unix:"):
+        return uri
+    parts = urlsplit(uri)
+    if parts.scheme.lower() not in ("http", "https", "tcp") or not parts.hostname:
+        raise ValueError(
+            "must be http://HOST:PORT, https://HOST:PORT, tcp://HOST:PORT, unix:PATH, or a path that ends in .db "
+            "(Milvus Lite)"
+        )
+    if "@" in parts.netloc:
+        raise ValueError(
+            "must not hold user and password; put the token (user:password, or an API key) in the environment "
+            "variable that `token_env` names"
+        )
+    return uri
+
+
+def is_lite(uri: str) -> bool:
+    """Whether the URI is a file of Milvus Lite."""
+    return uri.endswith(LITE_SUFFIX) and "://" not in uri
+
+
+def pymilvus_for(wanted_by: str) -> Any:
+    """The module ``pymilvus``, told to be quiet: it logs every failed call with a traceback, and we raise it."""
+    pymilvus = require("pymilvus", extra="all", wanted_by=wanted_by)
+    for name in ("pymilvus", "milvus_lite"):
+        logger = logging.getLogger(name)
+        if logger.getEffectiveLevel() > logging.DEBUG:  # whoever asked for debugging shall see it all
+            logger.setLevel(logging.CRITICAL)
+    return pymilvus
+
+
+class Connection:
+    """An open connection to a server.
+
+    Args:
+        client: a connected ``pymilvus.MilvusClient`` that nobody else uses.
+        where: the server, for messages.
+        options: the arguments that an asynchronous client is made with.
+    """
+
+    def __init__(self, client: Any, where: str, options: Arguments) -> None:
+        self.client = client
+        self.where = where
+        self.version = str(client.get_server_version(timeout=CALL_SECONDS))
+        self._options = options
+        self._async_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[Any]] = WeakKeyDictionary()
+
+    @classmethod
+    def open(cls, uri: str, token: str, db_name: str, timeout: float) -> Self:
+        """Connect within ``timeout`` seconds."""
+        pymilvus = pymilvus_for("milvus_search")
+        # A connection of its own can be closed; pymilvus keeps shared ones until the process ends.
+        options = {"uri": uri, "token": token, "db_name": db_name, "timeout": timeout, "dedicated": True}
+        return cls(pymilvus.MilvusClient(**options), uri, options)
+
+    @property
+    def is_lite(self) -> bool:
+        """Whether this is Milvus Lite; a server 2.3 calls itself ``v2.3.5-lite``, so the beginning counts."""
+        return self.version.startswith("milvus_lite")
+
+    def search(self, arguments: Arguments, deadline: Deadline) -> Any:
+        """``MilvusClient.search`` with these arguments, within the deadline."""
+        deadline.check()
+        return self.client.search(**arguments, timeout=deadline.remaining(at_most=CALL_SECONDS))
+
+    async def asearch(self, arguments: Arguments, deadline: Deadline) -> Any:
+        """``search`` on this event loop's own client."""
+        deadline.check()
+        client = await self._async_client()
+        return await client.search(**arguments, timeout=deadline.remaining(at_most=CALL_SECONDS))
+
+    async def _async_client(self) -> Any:
+        loop = asyncio.get_running_loop()
+        task = self._async_clients.get(loop)
+        if task is None or (task.done() and not _connected(task)):
+            task = self._async_clients[loop] = loop.create_task(self._async_connected())
+        # Shielded: a search that is cancelled must not take the connection from the others that wait for it.
+        return await asyncio.shield(task)
+
+    async def _async_connected(self) -> Any:
+        client = pymilvus_for("milvus_search").AsyncMilvusClient(**self._options)
+        await client._connect()  # its first call would do the same, but two first calls at once would connect twice
+        return client
+
+    async def aclose_here(self) -> None:
+        """Close the client of this event loop, if there is one. The next ``asearch`` on it makes another."""
+        task = self._async_clients.pop(asyncio.get_running_loop(), None)
+        if _connected(task):
+            await task.result().close()
+
+    def close(self) -> None:
+        """Close the connection; the clients of event loops that still run are closed by them."""
+        for loop, task in list(self._async_clients.items()):
+            if loop.is_running() and _connected(task):
+                asyncio.run_coroutine_threadsafe(task.result().close(), loop)
+        self._async_clients.clear()
+        self.client.close()
+
+
+def _connected(task: asyncio.Task[Any] | None) -> TypeGuard[asyncio.Task[Any]]:
+    return task is not None and task.done() and not task.cancelled() and task.exception() is None

