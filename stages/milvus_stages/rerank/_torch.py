@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from milvus_pipeline import Context, Deadline, Reranker, RerankJob
 from milvus_stages._models import Kind, LocalModel
-from milvus_stages._tokens import batches
+from milvus_stages._tokens import Ids, Row, batches
 
 if TYPE_CHECKING:
     import torch
@@ -56,6 +56,10 @@ class PairReranker(LocalReranker):
     def relevance(self, logits: torch.Tensor) -> list[float]:
         """A number for each row of ``logits`` ``(pairs, labels)``, which are 32 bit."""
 
+    def row(self, query: Ids, text: Ids) -> Row:
+        """The model's input for the token ids of a pair."""
+        return self.loaded.tokenizer.pair_row(query, text)
+
     def score_batch(self, jobs: Sequence[RerankJob], context: Context) -> list[list[float]]:
         """Score the pairs of all queries, in batches of pairs of similar length."""
         loaded = self.loaded
@@ -70,7 +74,7 @@ class PairReranker(LocalReranker):
             context.deadline.check()
             chosen = [pairs[position] for position in batch]
             rows = [
-                loaded.tokenizer.pair_row(
+                self.row(
                     query_ids[pair.job][: pair.query_tokens],
                     ids_of[jobs[pair.job].texts[pair.place]][: pair.text_tokens],
                 )

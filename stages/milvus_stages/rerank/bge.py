@@ -9,6 +9,7 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from milvus_pipeline import StageError
 from milvus_stages._models import LoadedModel, max_length_of
+from milvus_stages._tokens import Ids, Row
 from milvus_stages.rerank._torch import PairReranker
 
 if TYPE_CHECKING:
@@ -64,6 +65,10 @@ class BGE(PairReranker):
         """Cut the query to its own limit, and the document to the rest."""
         kept = min(query, self.query_max_length)
         return kept, min(text, self._tokens - kept)
+
+    def row(self, query: Ids, text: Ids) -> Row:
+        """The pair; a document without tokens leaves the query alone, as in FlagEmbedding on transformers 5."""
+        return super().row(query, text) if text else self.loaded.tokenizer.row(query)
 
     def relevance(self, logits: torch.Tensor) -> list[float]:
         """The logit, or its sigmoid."""
