@@ -82,18 +82,20 @@ def summary(cls: type[Stage]) -> str:
 
 
 def said_type(annotation: Any) -> str:
-    """An annotation as one writes it: ``int | None``, ``'drop' | 'cut'``."""
+    """An annotation as one writes it: ``int | none``, ``drop | cut``."""
     origin = get_origin(annotation)
     if origin is Annotated:
         return said_type(get_args(annotation)[0])
     if origin is Literal:
-        return " | ".join(repr(value) for value in get_args(annotation))
+        return " | ".join("none" if value is None else str(value) for value in get_args(annotation))
     if origin is Union or origin is types.UnionType:
-        return " | ".join(said_type(member) for member in get_args(annotation))
+        return " | ".join(dict.fromkeys(said_type(member) for member in get_args(annotation)))
     if origin is not None:
         inner = ", ".join("..." if member is Ellipsis else said_type(member) for member in get_args(annotation))
         return f"{origin.__name__}[{inner}]"
-    return "None" if annotation in (None, type(None)) else getattr(annotation, "__name__", str(annotation))
+    if annotation in (None, type(None)):
+        return "none"
+    return getattr(annotation, "__name__", str(annotation))
 
 
 def _default(info: FieldInfo) -> Any:
@@ -120,12 +122,12 @@ def _print(console: Console, found: dict[str, type[Stage]]) -> None:
 def _fields(fields: dict[str, FieldInfo]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     table.add_column("field", no_wrap=True)
-    table.add_column("type")
-    table.add_column("default")
-    table.add_column("description", ratio=1)
+    table.add_column("default", max_width=24)
+    table.add_column("type and meaning", ratio=1)
     for name, info in fields.items():
         default = Text("required", style="bold") if info.is_required() else Text(_shown_default(info))
-        table.add_row(Text(name), Text(said_type(info.annotation)), default, Text(info.description or ""))
+        meaning = Text(f"{said_type(info.annotation)} · ", style="dim").append(info.description or "", style="not dim")
+        table.add_row(Text(name), default, meaning)
     return table
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, TextIO
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from milvus_pipeline.cli.faults import FAILED, Debug, UsageError, reported, tell
 from milvus_pipeline.cli.jsonlines import STDIN, read_lines
@@ -26,7 +25,8 @@ from milvus_pipeline.cli.outputs import (
     opened,
 )
 from milvus_pipeline.cli.queries import InputFormat, read_queries
-from milvus_pipeline.cli.tables import ResultTables, console_on
+from milvus_pipeline.cli.tables import ResultTables, progress_bar
+from milvus_pipeline.errors import PipelineError
 from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.records import Query, SearchResult
 
@@ -76,19 +76,22 @@ def run(
     first = next(batches, None)
     if first is None:
         raise UsageError(f"no queries given: {source or 'the command line'} holds none")
-    chosen = chosen_format(output_format, output)
-    tally = Tally(pipeline.name, one_by_one=chosen is not Format.TABLE)
-    try:
-        with pipeline, opened(output, overwrite) as stream, _progress(stream) as progress:
-            task = progress.add_task(pipeline.name, total=_total(query or (), source))
-            writer = _writer(chosen, stream, pipeline.name)
-            for batch in _chain(first, batches):
+    started = time.perf_counter()
+    with pipeline, opened(output, overwrite) as stream, progress_bar(hidden=stream.isatty()) as progress:
+        task = progress.add_task(pipeline.name, total=_total(query or (), source))
+        writer = _writer(chosen_format(output_format, output), stream, pipeline.name)
+        tally = Tally(pipeline.name, opened_in=time.perf_counter() - started, told=not isinstance(writer, ResultTables))
+        try:
+            for batch in chain([first], batches):
                 for result in _answers(pipeline, batch, timeout):
                     tally.add(result, _written(writer, result))
                 stream.flush()
                 progress.advance(task, len(batch))
-    finally:
-        tally.summarize(output)
+        except (KeyboardInterrupt, PipelineError):
+            progress.stop()
+            tally.summarize(output)
+            raise
+    tally.summarize(output)
     return FAILED if tally.failed else 0
 
 
@@ -97,12 +100,14 @@ class Tally:
 
     Args:
         name: the pipeline's.
-        one_by_one: tell failures and warnings as well; without it only the counts.
+        opened_in: seconds it took to open.
+        told: tell failures and warnings as well; without it only the counts.
     """
 
-    def __init__(self, name: str, *, one_by_one: bool) -> None:
+    def __init__(self, name: str, *, opened_in: float, told: bool) -> None:
         self._name = name
-        self._one_by_one = one_by_one
+        self._opened_in = opened_in
+        self._told = told
         self._started = time.perf_counter()
         self._states: Counter[str] = Counter()
         self._lines: list[str] = []
@@ -117,10 +122,10 @@ class Tally:
         """Count a result; ``unwritten`` says why it could not be written."""
         error = unwritten or result.error
         self._states["failed" if error else result.status] += 1
-        told = [f"error: query {result.query.id}: {error}"] if error else []
-        told += [f"warning: query {result.query.id}: {warning}" for warning in result.warnings]
+        lines = [f"error: query {result.query.id}: {error}"] if error else []
+        lines += [f"warning: query {result.query.id}: {warning}" for warning in result.warnings]
         # A table shows a failed query where it stands; one that could not be written shows nowhere.
-        for line in told if self._one_by_one or unwritten else ():
+        for line in lines if self._told or unwritten else ():
             if len(self._lines) < _SHOWN:
                 self._lines.append(line)
             else:
@@ -138,7 +143,9 @@ class Tally:
         others = "".join(f", {self._states[state]} {state}" for state in sorted(self._states) if state != "ok")
         where = f"; written to {output}" if output else ""
         seconds = time.perf_counter() - self._started
-        tell(f"{self._name}: {count} {'query' if count == 1 else 'queries'} in {seconds:.2f} s{others}{where}")
+        noun = "query" if count == 1 else "queries"
+        opened_in = f"opened in {self._opened_in:.2f} s"
+        tell(f"{self._name}: {opened_in}; {count} {noun} in {seconds:.2f} s{others}{where}")
 
 
 def _source(texts: list[str] | None, queries: Path | None) -> Path | None:
@@ -157,11 +164,6 @@ def _warn(message: str) -> None:
 def _batches(items: Iterator[Query | SearchResult], size: int) -> Iterator[Batch]:
     while batch := list(islice(items, size)):
         yield batch
-
-
-def _chain(first: Batch, others: Iterable[Batch]) -> Iterator[Batch]:
-    yield first
-    yield from others
 
 
 def _answers(pipeline: Pipeline, batch: Batch, timeout: float | None) -> Iterator[SearchResult]:
@@ -192,10 +194,3 @@ def _total(texts: Sequence[str], source: Path | None) -> int | None:
     if source is None:
         return len(texts)
     return len(texts) + sum(1 for _ in read_lines(source)) if source.is_file() else None
-
-
-def _progress(stream: TextIO) -> Progress:
-    """A bar on stderr, unless stderr is no terminal or the results themselves scroll by on it."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    hidden = not sys.stderr.isatty() or stream.isatty()
-    return Progress(*columns, console=console_on(sys.stderr), transient=True, disable=hidden)

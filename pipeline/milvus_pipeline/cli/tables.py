@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import io
 import sys
-from typing import TextIO
+from typing import Literal, TextIO
 
 from rich import box
 from rich.console import Console
 from rich.padding import Padding
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from milvus_pipeline.records import Hit, SearchResult, StageReport
 
 
+_ID_WIDTH = 24
+
+
 def console_on(stream: TextIO) -> Console:
     """A console that writes colours only to a terminal, whatever FORCE_COLOR and its like say."""
     return Console(file=stream, force_terminal=stream.isatty(), highlight=False, markup=False, emoji=False)
+
+
+def progress_bar(*, hidden: bool = False) -> Progress:
+    """A bar on stderr that goes away when done; none where stderr is no terminal, or where ``hidden``."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    disabled = hidden or not sys.stderr.isatty()
+    return Progress(*columns, console=console_on(sys.stderr), transient=True, disable=disabled)
 
 
 class ResultTables:
@@ -49,22 +60,31 @@ def _heading(result: SearchResult) -> Text:
 
 
 def _table(hits: list[Hit]) -> Table:
-    scorers = list(dict.fromkeys(stage for hit in hits for stage in hit.scores))
-    reranked = any(len(hit.ranks) > 1 for hit in hits)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, expand=False)
-    table.add_column("#", justify="right")
-    for scorer in scorers:
-        table.add_column(scorer, justify="right", no_wrap=True)
-    if reranked:
-        table.add_column("moved", justify="right", no_wrap=True)
-    table.add_column("id", no_wrap=True, max_width=24, overflow="ellipsis")
-    table.add_column("text", no_wrap=True, overflow="ellipsis", ratio=1)
-    for place, hit in enumerate(hits, start=1):
-        scores = [Text(f"{hit.scores[name]:.4f}" if name in hit.scores else "") for name in scorers]
-        moved = [_moved(hit)] if reranked else []
-        text = Text("(no text)", style="dim") if hit.text is None else Text(shown(hit.text))
-        table.add_row(Text(str(place)), *scores, *moved, Text(shown(str(hit.id))), text)
+    columns = {"#": [Text(str(place)) for place in range(1, len(hits) + 1)]}
+    for scorer in dict.fromkeys(stage for hit in hits for stage in hit.scores):
+        scores = [hit.scores.get(scorer) for hit in hits]
+        columns[scorer] = [Text("" if score is None else f"{score:.4f}") for score in scores]
+    if any(len(hit.ranks) > 1 for hit in hits):
+        columns["moved"] = [_moved(hit) for hit in hits]
+    ids = [Text(shown(str(hit.id))) for hit in hits]
+    for text in ids:
+        text.truncate(_ID_WIDTH, overflow="ellipsis")
+    texts = [Text("(no text)", style="dim") if hit.text is None else Text(shown(hit.text)) for hit in hits]
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for header, cells in columns.items():
+        _add_column(table, header, cells, justify="right")
+    _add_column(table, "id", ids, justify="left")
+    table.add_column("text", no_wrap=True, overflow="ellipsis")
+    for row in zip(*columns.values(), ids, texts, strict=True):
+        table.add_row(*row)
     return table
+
+
+def _add_column(table: Table, header: str, cells: list[Text], *, justify: Literal["left", "right"]) -> None:
+    """A column that keeps its width, so that only the texts are shortened to fit the line."""
+    width = max(Text(header).cell_len, *(cell.cell_len for cell in cells))
+    table.add_column(header, justify=justify, no_wrap=True, min_width=width)
 
 
 def _moved(hit: Hit) -> Text:
