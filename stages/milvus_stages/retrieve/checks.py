@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from milvus_pipeline import QueryError, StageError
-from milvus_stages.retrieve.connection import CALL_SECONDS, Connection
+from milvus_pipeline import Deadline, QueryError, StageError
+from milvus_stages.retrieve.connection import Connection
 
 _GROUPING_SINCE = (2, 4)
 
@@ -57,16 +57,15 @@ class IndexInfo:
     nlist: int | None
 
 
-def described(connection: Connection, collection: str) -> CollectionInfo:
+def described(connection: Connection, collection: str, deadline: Deadline) -> CollectionInfo:
     """Ask the server about a collection.
 
     Raises:
         StageError: there is none of that name; the message says which there are.
     """
-    client = connection.client
-    if not client.has_collection(collection, timeout=CALL_SECONDS):
-        raise StageError(_missing(collection, client.list_collections(timeout=CALL_SECONDS)))
-    data = client.describe_collection(collection, timeout=CALL_SECONDS)
+    if not connection.call(deadline, "has_collection", collection):
+        raise StageError(_missing(collection, connection.call(deadline, "list_collections")))
+    data = connection.call(deadline, "describe_collection", collection)
     fields = {field["name"]: str(getattr(field["type"], "name", field["type"])) for field in data["fields"]}
     return CollectionInfo(
         name=collection,
@@ -74,16 +73,16 @@ def described(connection: Connection, collection: str) -> CollectionInfo:
         fields=fields,
         dims={f["name"]: int(f["params"]["dim"]) for f in data["fields"] if fields[f["name"]] == "FLOAT_VECTOR"},
         dynamic=bool(data.get("enable_dynamic_field")),
-        partitions=client.list_partitions(collection, timeout=CALL_SECONDS),
-        rows=int(client.get_collection_stats(collection, timeout=CALL_SECONDS).get("row_count", 0)),
+        partitions=connection.call(deadline, "list_partitions", collection),
+        rows=int(connection.call(deadline, "get_collection_stats", collection).get("row_count", 0)),
     )
 
 
-def index_of(connection: Connection, collection: str, field: str) -> IndexInfo | None:
+def index_of(connection: Connection, collection: str, field: str, deadline: Deadline) -> IndexInfo | None:
     """The index over a field; None where it has none."""
-    client = connection.client
-    for name in client.list_indexes(collection, timeout=CALL_SECONDS):
-        data = client.describe_index(collection, name, timeout=CALL_SECONDS)
+    # Milvus Lite describes the index it has for whatever field it is asked, so the answer's own field is compared.
+    for name in connection.call(deadline, "list_indexes", collection):
+        data = connection.call(deadline, "describe_index", collection, name)
         if data and data.get("field_name") == field:
             # Depending on how the index was made, its parameters come flat or one level down.
             params = {**data, **(data.get("params") or {})}
@@ -119,7 +118,11 @@ def unknown_field(info: CollectionInfo, name: str, choices: Sequence[str] | None
 
 
 def check_grouping(version: str) -> None:
-    """Raise StageError where the server would ignore ``group_by_field`` without a word."""
+    """Raise StageError where the server would ignore ``group_by_field`` without a word.
+
+    Args:
+        version: as ``get_server_version`` says it: ``milvus_lite-3.2.2``, ``v2.3.5-lite`` (a server, too), ``2.6.0``.
+    """
     if version.startswith("milvus_lite"):
         return
     numbers = [int(part) if part.isdigit() else 0 for part in version.lstrip("v").split("-")[0].split(".")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, Self, TypeGuard
+from typing import Any, ClassVar, Self, TypeGuard
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
@@ -62,16 +62,18 @@ def pymilvus_for(wanted_by: str) -> Any:
 class Connection:
     """An open connection to a server.
 
+    Class attributes:
+        is_lite: whether it is Milvus Lite.
+
     Args:
         client: a connected ``pymilvus.MilvusClient`` that nobody else uses.
-        where: the server, for messages.
         options: the arguments that an asynchronous client is made with.
     """
 
-    def __init__(self, client: Any, where: str, options: Arguments) -> None:
+    is_lite: ClassVar[bool] = False
+
+    def __init__(self, client: Any, options: Arguments) -> None:
         self.client = client
-        self.where = where
-        self.version = str(client.get_server_version(timeout=CALL_SECONDS))
         self._options = options
         self._async_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[Any]] = WeakKeyDictionary()
 
@@ -81,12 +83,12 @@ class Connection:
         pymilvus = pymilvus_for("milvus_search")
         # A connection of its own can be closed; pymilvus keeps shared ones until the process ends.
         options = {"uri": uri, "token": token, "db_name": db_name, "timeout": timeout, "dedicated": True}
-        return cls(pymilvus.MilvusClient(**options), uri, options)
+        return cls(pymilvus.MilvusClient(**options), options)
 
-    @property
-    def is_lite(self) -> bool:
-        """Whether this is Milvus Lite; a server 2.3 calls itself ``v2.3.5-lite``, so the beginning counts."""
-        return self.version.startswith("milvus_lite")
+    def call(self, deadline: Deadline, method: str, *arguments: Any) -> Any:
+        """Call a method of the client within the deadline and ``CALL_SECONDS``."""
+        deadline.check()
+        return getattr(self.client, method)(*arguments, timeout=deadline.remaining(at_most=CALL_SECONDS))
 
     def search(self, arguments: Arguments, deadline: Deadline) -> Any:
         """``MilvusClient.search`` with these arguments, within the deadline."""

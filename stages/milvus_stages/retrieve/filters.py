@@ -31,7 +31,7 @@ _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\
 _INT64 = 2**63
 
 
-def joined(expressions: Iterable[str | None], values: Mapping[str, Any]) -> str:
+def joined(expressions: Iterable[str | None], values: Mapping[str, Any], must_use: Iterable[str] = ()) -> str:
     """The expressions that are not blank, joined by ``and``, with the values at their ``{name}`` places.
 
     Each expression is checked to be whole in itself (its brackets and quotes closed) before it is put in
@@ -39,21 +39,40 @@ def joined(expressions: Iterable[str | None], values: Mapping[str, Any]) -> str:
 
     Args:
         expressions: Milvus boolean expressions.
-        values: text, numbers, truth values, or lists of these, by placeholder. All must be used.
+        values: text, numbers, truth values, or lists of these, by placeholder.
+        must_use: names of the values that must have a place.
 
     Returns:
         The joined expression; empty where nothing filters.
 
     Raises:
-        QueryError: a placeholder without value or inside quotes, a value without placeholder or of a kind that no
+        QueryError: a placeholder without value or inside quotes, a value without its place or of a kind that no
             filter can hold, or an expression with open brackets or quotes.
     """
     used: set[str] = set()
-    parts = [_filled(text, values, used) for text in expressions if text is not None and text.strip()]
-    if unused := sorted(set(values) - used):
+    parts = []
+    for text in expressions:
+        if not isinstance(text, str | None):
+            raise QueryError(f"filter: must be text, is {type(text).__name__}")
+        if text is not None and text.strip():
+            parts.append(_filled(text, values, used))
+    if unused := sorted(set(must_use) - used):
         there = f"the places are {', '.join(sorted(used))}" if used else "there are none"
         raise QueryError(f"filter_params: no filter has a place {{{unused[0]}}} for the value {unused[0]!r}; {there}")
     return parts[0] if len(parts) == 1 else " and ".join(f"({part})" for part in parts)
+
+
+def check(expression: str | None, values: Mapping[str, Any]) -> None:
+    """Check an expression whose values may come later, and the values that are there.
+
+    Raises:
+        QueryError: as ``joined``, but for missing values.
+    """
+    for name, value in values.items():
+        literal(value, name)
+    if expression is not None:
+        later = {match["name"]: "" for match in _TOKEN.finditer(expression) if match["name"]}
+        joined([expression], {**later, **values})
 
 
 def _filled(text: str, values: Mapping[str, Any], used: set[str]) -> str:

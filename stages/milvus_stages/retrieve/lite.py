@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 from urllib.parse import urlsplit
 
 from milvus_pipeline import Deadline, StageError, require
@@ -45,8 +45,10 @@ class LiteConnection(Connection):
     once corrupt each other's answers, and a search that a caller no longer waits for cannot be stopped.
     """
 
-    def __init__(self, client: Any, where: str, options: Arguments, path: str) -> None:
-        super().__init__(client, where, options)
+    is_lite: ClassVar[bool] = True
+
+    def __init__(self, client: Any, options: Arguments, path: str) -> None:
+        super().__init__(client, options)
         self._path = path
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="milvus-lite-search")
 
@@ -67,7 +69,7 @@ class LiteConnection(Connection):
         if address is None:
             raise StageError(f"{uri}: {_why(reasons)}") from (reasons[-1] if reasons else None)
         options = {"uri": address, "timeout": timeout, "dedicated": True}
-        return cls(pymilvus.MilvusClient(**options), uri, options, path)
+        return cls(pymilvus.MilvusClient(**options), options, path)
 
     def search(self, arguments: Arguments, deadline: Deadline) -> Any:
         """``MilvusClient.search`` with these arguments, after those that came before it."""

@@ -18,8 +18,8 @@ from milvus_pipeline.retry import RetrySettings, async_retrying, retrying
 from milvus_stages.retrieve import failures, filters
 from milvus_stages.retrieve.answers import hits_of
 from milvus_stages.retrieve.checks import checked_vector
-from milvus_stages.retrieve.connection import Connection, check_uri
-from milvus_stages.retrieve.opening import Opened, bring_back, connected, opened
+from milvus_stages.retrieve.connection import check_uri, is_lite
+from milvus_stages.retrieve.opening import LOAD_SECONDS, Opened, ensure_loaded, opened
 from milvus_stages.retrieve.params import numbered, problem
 from milvus_stages.retrieve.sharing import shared
 from milvus_stages.retrieve.writer import Writer
@@ -152,8 +152,11 @@ class MilvusSearch(Stage):
             raise ValueError(
                 f"limit + offset must be at most {MAX_WINDOW}, is {self.limit + self.offset}; Milvus looks no further"
             )
+        if is_lite(self.uri) and self.db_name:
+            raise ValueError("db_name: belongs to a server; for Milvus Lite, name another file in `uri`")
         if found := problem(self.params, self.index_type, self.metric_type):
             raise ValueError(found)
+        filters.check(self.filter, self.filter_params)
         return self
 
     def provides(self) -> frozenset[str]:
@@ -188,14 +191,6 @@ class MilvusSearch(Stage):
         if state is not None and self._users == 1 and shared.users(state.connection) == 1:
             await state.connection.aclose_here()
         await super().aclose()
-
-    def connect(self) -> Connection:
-        """A connection to the server, without a look at the collection. Give it back to ``shared.release``.
-
-        Raises:
-            StageError: the server cannot be reached.
-        """
-        return connected(self)
 
     def token(self) -> str:
         """The token, from the environment; empty where there is none."""
@@ -262,9 +257,10 @@ class MilvusSearch(Stage):
             query = result.query
             try:
                 vector = checked_vector(query.vector, state.dim, state.anns_field)
-                expression = filters.joined((self.filter, query.filter), {**self.filter_params, **query.filter_params})
+                values = {**self.filter_params, **query.filter_params}
+                expression = filters.joined((self.filter, query.filter), values, must_use=query.filter_params)
                 params = state.search_params(numbered(query.params))
-            except ValueError as error:
+            except Exception as error:  # whatever is wrong with one query, the others go on
                 context.fail(position, error)
                 continue
             key = json.dumps([expression, params], sort_keys=True, default=str)
@@ -296,20 +292,28 @@ class MilvusSearch(Stage):
         return arguments
 
     def _search(self, state: Opened, job: _Job, context: Context) -> Any:
+        arguments = self._arguments(state, job)
         try:
-            return state.connection.search(self._arguments(state, job), context.deadline)
+            return state.connection.search(arguments, context.deadline)
         except Exception as error:
-            if failures.is_not_loaded(error):
-                bring_back(self, state, context.deadline)
-            raise
+            if not failures.is_not_loaded(error):
+                raise
+        self._load_again(state, context)
+        return state.connection.search(arguments, context.deadline)
 
     async def _asearch(self, state: Opened, job: _Job, context: Context) -> Any:
+        arguments = self._arguments(state, job)
         try:
-            return await state.connection.asearch(self._arguments(state, job), context.deadline)
+            return await state.connection.asearch(arguments, context.deadline)
         except Exception as error:
-            if failures.is_not_loaded(error):
-                await asyncio.to_thread(bring_back, self, state, context.deadline)
-            raise
+            if not failures.is_not_loaded(error):
+                raise
+        await asyncio.to_thread(self._load_again, state, context)
+        return await state.connection.asearch(arguments, context.deadline)
+
+    def _load_again(self, state: Opened, context: Context) -> None:
+        """Load a collection that was released under us, or wait for one that a restarted server still loads."""
+        ensure_loaded(self, state.connection, context.deadline, context.deadline.remaining(at_most=LOAD_SECONDS))
 
     def _after(self, error: Exception, job: _Job, jobs: deque[_Job], context: Context) -> None:
         """What follows from a failed call: smaller calls, failed queries, or the end of the batch."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from milvus_pipeline import Deadline, QueryError, StageError
+from milvus_pipeline import Deadline, PipelineError, QueryError, StageError
 from milvus_pipeline.retry import retrying
 from milvus_stages.retrieve import failures
 from milvus_stages.retrieve.checks import (
@@ -18,9 +18,9 @@ from milvus_stages.retrieve.checks import (
     unknown_field,
     vector_field,
 )
-from milvus_stages.retrieve.connection import CALL_SECONDS, CONNECT_SECONDS, Connection, is_lite
+from milvus_stages.retrieve.connection import CONNECT_SECONDS, Connection, is_lite
 from milvus_stages.retrieve.lite import check_present
-from milvus_stages.retrieve.params import DEFAULT_NPROBE, problem
+from milvus_stages.retrieve.params import DEFAULT_NPROBE, MAX_NPROBE, problem
 from milvus_stages.retrieve.sharing import shared
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 LOAD_SECONDS = 120.0
 """Loading a collection may take this long. It is work and no hang, so a stage's ``timeout`` does not bound it."""
 
-_TEXT_TYPES = frozenset({"VARCHAR", "STRING", "TEXT", "JSON"})
+_TEXT_TYPES = frozenset({"VARCHAR", "STRING", "TEXT"})
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,10 @@ class Opened:
         params = {**self.stage.params, **own}
         if own and (found := problem(params, self.stage.index_type, self.stage.metric_type)):
             raise QueryError(found)
-        if self.index.nlist is not None:
-            # More lists than there are cannot be searched; the answer is the same, and some servers object.
-            params["nprobe"] = min(params.get("nprobe", DEFAULT_NPROBE), self.index.nlist)
+        if self.index.index_type.startswith("IVF"):
+            params.setdefault("nprobe", DEFAULT_NPROBE)
+            # More lists than there are cannot be searched: the answer is the same.
+            params["nprobe"] = min(params["nprobe"], self.index.nlist or MAX_NPROBE)
         return params
 
     def shortfall(self, returned: int, params: Mapping[str, Any], filtered: bool) -> str | None:
@@ -79,21 +80,20 @@ class Opened:
         stage = self.stage
         narrowed = filtered or "radius" in params or stage.partition_names or stage.group_by_field
         everything = not narrowed and returned + stage.offset >= self.info.rows
-        if returned >= stage.limit or everything or self.index.nlist is None or params["nprobe"] >= self.index.nlist:
+        nprobe, nlist = params.get("nprobe"), self.index.nlist
+        if returned >= stage.limit or everything or nprobe is None or nprobe == nlist:
             return None
-        return (
-            f"{returned} of {stage.limit} hits came back, from {params['nprobe']} of the index's {self.index.nlist} "
-            "lists; raise params.nprobe to look further"
-        )
+        lists = f"{nprobe} of the index's {nlist} lists" if nlist else f"{nprobe} of the index's lists"
+        return f"{returned} of {stage.limit} hits came back, from {lists}; raise params.nprobe to look further"
 
 
-def connected(stage: MilvusSearch) -> Connection:
-    """Connect as the stage says, within its ``timeout`` and at most ``CONNECT_SECONDS``.
+def connected(stage: MilvusSearch, deadline: Deadline) -> Connection:
+    """Connect as the stage says, within the deadline and ``CONNECT_SECONDS``.
 
     Raises:
         StageError: the server cannot be reached, or refuses.
     """
-    deadline = Deadline.after(CONNECT_SECONDS).sooner(stage.timeout)
+    deadline = deadline.sooner(CONNECT_SECONDS)
 
     def attempt() -> Connection:
         # pymilvus waits for its channel as long as it is told; zero would be an error of its own.
@@ -102,6 +102,8 @@ def connected(stage: MilvusSearch) -> Connection:
 
     try:
         return retrying(stage.retry, deadline, failures.is_transient_at_connect)(attempt)
+    except PipelineError:
+        raise
     except Exception as error:
         raise failures.explained(error, stage.uri, stage.token_env) from error
 
@@ -114,27 +116,31 @@ def opened(stage: MilvusSearch) -> Opened:
     """
     if is_lite(stage.uri):
         check_present(stage.uri)
-    connection = connected(stage)
+    deadline = Deadline.after(stage.timeout)
+    connection = connected(stage, deadline)
     try:
-        return _checked(stage, connection)
+        state = _checked(stage, connection, deadline)
+        ensure_loaded(stage, connection, deadline, LOAD_SECONDS)
     except Exception as error:
         shared.release(connection)
+        if isinstance(error, PipelineError):
+            raise
         raise failures.explained(error, stage.where, stage.token_env) from error
+    return state
 
 
-def _checked(stage: MilvusSearch, connection: Connection) -> Opened:
+def _checked(stage: MilvusSearch, connection: Connection, deadline: Deadline) -> Opened:
     try:
-        info = described(connection, stage.collection)
+        info = described(connection, stage.collection, deadline)
         anns_field = vector_field(info, stage.anns_field)
     except StageError as error:
         raise StageError(f"{stage.uri}: {error}") from error
     if stage.group_by_field is not None:
-        check_grouping(connection.version)
-    index = index_of(connection, stage.collection, anns_field)
+        check_grouping(connection.call(deadline, "get_server_version"))
+    index = index_of(connection, stage.collection, anns_field, deadline)
     if problems := [*_index_problems(stage, index, anns_field), *_field_problems(stage, info)]:
         raise StageError("\n".join(f"{stage.where}: {found}" for found in problems))
     assert index is not None  # noqa: S101 - a missing index is among the problems above
-    _ensure_loaded(stage, connection)
     wanted = info.plain_fields if stage.output_fields is None else stage.output_fields
     fields = [name for name in dict.fromkeys(wanted) if name != stage.text_field]
     if stage.output_fields is None:
@@ -183,15 +189,19 @@ def _field_problems(stage: MilvusSearch, info: CollectionInfo) -> list[str]:
     return problems
 
 
-def _ensure_loaded(stage: MilvusSearch, connection: Connection, deadline: Deadline | None = None) -> None:
+def ensure_loaded(stage: MilvusSearch, connection: Connection, deadline: Deadline, seconds: float | None) -> None:
     """Load the collection, or wait until it is loaded.
+
+    Args:
+        stage: the configuration.
+        connection: to its server.
+        deadline: for asking whether it is loaded.
+        seconds: that loading may take.
 
     Raises:
         StageError: it is not loaded, and the stage may not load it.
     """
-    deadline = deadline or Deadline.after(LOAD_SECONDS)
-    client = connection.client
-    state = client.get_load_state(stage.collection, timeout=CALL_SECONDS)["state"].name
+    state = connection.call(deadline, "get_load_state", stage.collection)["state"].name
     if state == "Loaded":
         return
     if state != "Loading" and not stage.load:
@@ -199,14 +209,4 @@ def _ensure_loaded(stage: MilvusSearch, connection: Connection, deadline: Deadli
             f"{stage.where} is not loaded, and the stage may not load it (`load: false`); load it, or set `load: true`"
         )
     # For a collection that is being loaded already, this waits until it is.
-    client.load_collection(stage.collection, timeout=deadline.remaining(at_most=LOAD_SECONDS))
-
-
-def bring_back(stage: MilvusSearch, state: Opened, deadline: Deadline) -> None:
-    """Load a collection again that was released, or wait for one that a restarted server still loads.
-
-    Raises:
-        StageError: it may not be loaded, or is gone.
-    """
-    deadline.check()
-    _ensure_loaded(stage, state.connection, deadline)
+    connection.client.load_collection(stage.collection, timeout=seconds)

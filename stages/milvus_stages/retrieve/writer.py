@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from milvus_pipeline import CollectionSpec, FieldSpec, IngestError
+from milvus_pipeline import CollectionSpec, Deadline, FieldSpec, IngestError, PipelineError
 from milvus_stages.retrieve import failures
 from milvus_stages.retrieve.connection import CALL_SECONDS, Connection, is_lite, pymilvus_for
 from milvus_stages.retrieve.lite import lite_path
+from milvus_stages.retrieve.opening import connected
 from milvus_stages.retrieve.sharing import shared
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ INDEX_SECONDS = 3600.0
 """Building the index and loading the collection may take this long."""
 
 _UNFINISHED = "__ingest"
+_REPLACED = "__replaced"
 
 
 class Writer:
@@ -62,7 +64,7 @@ class Writer:
         """
         if is_lite(self._stage.uri):
             Path(lite_path(self._stage.uri)).parent.mkdir(parents=True, exist_ok=True)
-        self._connection = self._stage.connect()
+        self._connection = connected(self._stage, Deadline.after(self._stage.timeout))
         self._overwrite = overwrite
         self._refuse_to_overwrite()
 
@@ -70,8 +72,7 @@ class Writer:
         """Make the collection, empty, for vectors of ``dim`` numbers."""
         client = self._client
         with _Explained(self._stage):
-            if client.has_collection(self._name, timeout=CALL_SECONDS):
-                client.drop_collection(self._name, timeout=WRITE_SECONDS)  # what a killed run left behind
+            self._drop(self._name)  # what a killed run left behind
             client.create_collection(
                 self._name, schema=self._schema(dim), timeout=WRITE_SECONDS, consistency_level="Bounded"
             )
@@ -95,16 +96,33 @@ class Writer:
             # After the flush and before loading: an index that is made earlier is not used for what it was given
             # later until the collection is released and loaded again.
             client.create_index(self._name, self._index(), timeout=INDEX_SECONDS)
-            if client.has_collection(self._stage.collection, timeout=CALL_SECONDS):
-                client.drop_collection(self._stage.collection, timeout=WRITE_SECONDS)
-            client.rename_collection(self._name, self._stage.collection, timeout=WRITE_SECONDS)
+            self._take_the_name()
             client.load_collection(self._stage.collection, timeout=INDEX_SECONDS)
         return self._rows
 
+    def _take_the_name(self) -> None:
+        """Give the new collection its name; the old one is dropped only when that is done."""
+        client, name, old = self._client, self._stage.collection, self._stage.collection + _REPLACED
+        self._drop(old)
+        replaces = client.has_collection(name, timeout=CALL_SECONDS)
+        if replaces:
+            client.rename_collection(name, old, timeout=WRITE_SECONDS)
+        try:
+            client.rename_collection(self._name, name, timeout=WRITE_SECONDS)
+        except Exception:
+            if replaces:
+                client.rename_collection(old, name, timeout=WRITE_SECONDS)
+            raise
+        self._drop(old)
+
+    def _drop(self, name: str) -> None:
+        if self._client.has_collection(name, timeout=CALL_SECONDS):
+            self._client.drop_collection(name, timeout=WRITE_SECONDS)
+
     def abort(self) -> None:
         """Drop what is half made. Without effect after ``finish``."""
-        if self._connection is not None and self._client.has_collection(self._name, timeout=CALL_SECONDS):
-            self._client.drop_collection(self._name, timeout=WRITE_SECONDS)
+        if self._connection is not None:
+            self._drop(self._name)
 
     def close(self) -> None:
         """Give the connection back."""
@@ -158,7 +176,7 @@ class _Explained:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, Exception) and not isinstance(error, IngestError):
+        if isinstance(error, Exception) and not isinstance(error, PipelineError):
             raise failures.explained(error, self._stage.where, self._stage.token_env) from error
 
 
