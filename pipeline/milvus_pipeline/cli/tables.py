@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import sys
-from typing import Literal, TextIO
+from collections.abc import Iterable, Sequence
+from typing import TextIO
 
 from rich import box
 from rich.console import Console
@@ -15,8 +16,11 @@ from rich.text import Text
 
 from milvus_pipeline.records import Hit, SearchResult, StageReport
 
-
 _ID_WIDTH = 24
+_LEAST_TEXT = 16
+_LEAST_HEADER = 8
+_BETWEEN_COLUMNS = 3  # a blank on either side, and the box's own
+_INDENT = 2
 
 
 def console_on(stream: TextIO) -> Console:
@@ -43,11 +47,12 @@ class ResultTables:
         """Write one result."""
         self._console.print(_heading(result))
         if result.hits:
-            self._console.print(Padding(_table(result.hits), (0, 0, 0, 2), expand=False))
+            table = _table(result.hits, self._console.width - _INDENT)
+            self._console.print(Padding(table, (0, 0, 0, _INDENT), expand=False))
         elif result.status != "failed":
             self._console.print(Text("  no hits", style="dim"))
         for line in _footer(result):
-            self._console.print(Padding(line, (0, 0, 0, 2), expand=False))
+            self._console.print(Padding(line, (0, 0, 0, _INDENT), expand=False))
         self._console.print()
 
 
@@ -59,32 +64,41 @@ def _heading(result: SearchResult) -> Text:
     return heading
 
 
-def _table(hits: list[Hit]) -> Table:
+def _table(hits: list[Hit], width: int) -> Table:
     columns = {"#": [Text(str(place)) for place in range(1, len(hits) + 1)]}
     for scorer in dict.fromkeys(stage for hit in hits for stage in hit.scores):
         scores = [hit.scores.get(scorer) for hit in hits]
         columns[scorer] = [Text("" if score is None else f"{score:.4f}") for score in scores]
     if any(len(hit.ranks) > 1 for hit in hits):
         columns["moved"] = [_moved(hit) for hit in hits]
-    ids = [Text(shown(str(hit.id))) for hit in hits]
-    for text in ids:
-        text.truncate(_ID_WIDTH, overflow="ellipsis")
-    texts = [Text("(no text)", style="dim") if hit.text is None else Text(shown(hit.text)) for hit in hits]
+    columns["id"] = [_cut(shown(str(hit.id)), _ID_WIDTH) for hit in hits]
+    # The texts give way first, then the headers: left to itself the table would cut the scores as well.
+    headers = [Text(header) for header in columns]
+    room = width - _width(headers, columns.values())
+    if room < _LEAST_TEXT:
+        headers = [_cut(header, _LEAST_HEADER) for header in columns]
+        room = max(_LEAST_TEXT, width - _width(headers, columns.values()))
+    texts = [Text("(no text)", style="dim") if hit.text is None else _cut(shown(hit.text), room) for hit in hits]
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for header, cells in columns.items():
-        _add_column(table, header, cells, justify="right")
-    _add_column(table, "id", ids, justify="left")
-    table.add_column("text", no_wrap=True, overflow="ellipsis")
-    for row in zip(*columns.values(), ids, texts, strict=True):
+    for header in headers:
+        table.add_column(header, justify="left" if header.plain == "id" else "right", no_wrap=True)
+    table.add_column("text", no_wrap=True)
+    for row in zip(*columns.values(), texts, strict=True):
         table.add_row(*row)
     return table
 
 
-def _add_column(table: Table, header: str, cells: list[Text], *, justify: Literal["left", "right"]) -> None:
-    """A column that keeps its width, so that only the texts are shortened to fit the line."""
-    width = max(Text(header).cell_len, *(cell.cell_len for cell in cells))
-    table.add_column(header, justify=justify, no_wrap=True, min_width=width)
+def _width(headers: Iterable[Text], columns: Iterable[Sequence[Text]]) -> int:
+    """What the columns take of a line, with what is between them."""
+    own = [max(cell.cell_len for cell in (header, *cells)) for header, cells in zip(headers, columns, strict=True)]
+    return sum(own) + _BETWEEN_COLUMNS * len(own)
+
+
+def _cut(text: str, width: int) -> Text:
+    cut = Text(text)
+    cut.truncate(width, overflow="ellipsis")
+    return cut
 
 
 def _moved(hit: Hit) -> Text:
@@ -117,9 +131,9 @@ def _footer(result: SearchResult) -> list[Text]:
 
 def _time(report: StageReport) -> str:
     if report.seconds >= 1:
-        return f"{report.stage} {report.seconds:.2f} s"
+        return f"{report.stage} {report.seconds:.2f}s"
     milliseconds = 1000 * report.seconds
-    return f"{report.stage} {milliseconds:.{0 if milliseconds >= 10 else 1}f} ms"
+    return f"{report.stage} {milliseconds:.{0 if milliseconds >= 10 else 1}f}ms"
 
 
 def shown(text: str) -> str:
