@@ -29,6 +29,8 @@ from milvus_pipeline.registry import GROUP
 from support.specimens import TEXTS, World, specimen
 
 NAMES = sorted({point.name for point in entry_points(group=GROUP)})
+RERANKERS = [name for name in NAMES if issubclass(registry.get(name), Reranker)]
+AFTER_RETRIEVAL = [name for name in NAMES if "hits" in registry.get(name).needs]
 QUERIES = ("where is the red plum?", "blue", "a question that none of the texts answers")
 
 
@@ -47,11 +49,13 @@ def stage(request, world):
         made.close()
 
 
-def rankers(stage: Stage) -> Reranker:
-    """The stage, where it is a reranker; the test does not apply to others."""
-    if not isinstance(stage, Reranker):
-        pytest.skip("is no reranker")
-    return stage
+@pytest.fixture(params=RERANKERS)
+def reranker(request, world):
+    """A closed reranker of each registered type; closed again when the test is over."""
+    made = specimen(request.param, world)
+    yield made
+    while made.is_open:
+        made.close()
 
 
 def inputs(world: World, queries=QUERIES) -> list[SearchResult]:
@@ -171,11 +175,10 @@ def test_async_equals_sync(stage, world):
     assert asyncio.run(run()) == synchronous
 
 
+@pytest.mark.parametrize("stage", AFTER_RETRIEVAL, indirect=True)
 def test_results_without_hits_pass_through(stage, world):
     """A query that found nothing is no reason to fail."""
     with_stage_open(stage)
-    if "hits" not in stage.requires():
-        pytest.skip("works before there are hits")
     results, context = processed(stage, [SearchResult(Query("red", id="1")), *inputs(world, ["red plum"])])
     assert context.failures == {}
     assert results[0].hits == []
@@ -208,9 +211,8 @@ def test_its_prints_hold_no_document(stage, world):
 # -- rerankers ---------------------------------------------------------------------------------------------------
 
 
-def test_a_reranker_orders_the_hits_it_was_given(stage, world):
+def test_a_reranker_orders_the_hits_it_was_given(reranker, world):
     """No hit is lost, invented or stripped of an earlier score; scores fall, ranks count from 1."""
-    reranker = rankers(stage)
     with_stage_open(reranker)
     results, _ = processed(reranker, inputs(world))
     for given, result in zip(inputs(world), results, strict=True):
@@ -222,9 +224,8 @@ def test_a_reranker_orders_the_hits_it_was_given(stage, world):
         assert [hit.ranks[reranker.name] for hit in result] == list(range(1, len(result) + 1))
 
 
-def test_a_reranker_cuts_to_top_k_by_either_name(stage, world):
+def test_a_reranker_cuts_to_top_k_by_either_name(reranker, world):
     """`top_k` and its alias `top_n` keep the best."""
-    reranker = rankers(stage)
     for name in ("top_k", "top_n"):
         cut = type(reranker)(**{**fields(reranker), name: 2})
         assert cut.top_k == 2
@@ -235,9 +236,8 @@ def test_a_reranker_cuts_to_top_k_by_either_name(stage, world):
         assert [result.hits for result in part] == [result.hits[:2] for result in whole]
 
 
-def test_a_reranker_is_callable_alone(stage, world):
+def test_a_reranker_is_callable_alone(reranker, world):
     """Called with plain texts it gives the order and scores that it gives as a stage."""
-    reranker = rankers(stage)
     alone = reranker(QUERIES[0], TEXTS, top_k=3)
     (result,), _ = processed(reranker, inputs(world, QUERIES[:1]))
     assert [one.index for one in alone] == [hit.id for hit in result][:3]
@@ -256,19 +256,18 @@ def test_a_reranker_is_callable_alone(stage, world):
         ("a", [None], r"documents\[0\] must be a string, is NoneType"),
     ],
 )
-def test_a_reranker_refuses_what_it_cannot_read(stage, query, documents, says):
+def test_a_reranker_refuses_what_it_cannot_read(reranker, query, documents, says):
     """Queries and documents that are no texts are refused before any work, by name and position."""
     with pytest.raises(QueryError, match=says):
-        rankers(stage)(query, documents)
+        reranker(query, documents)
 
 
-def test_a_reranker_takes_empty_and_very_long_documents(stage):
+def test_a_reranker_takes_empty_and_very_long_documents(reranker):
     """Empty, blank and very long documents are ranked like the others, and none is dropped."""
-    reranker = rankers(stage)
     documents = ["", "  \n", "red plum " * 20_000, "the red plum"]
     ranked = reranker("red plum", documents)
     assert sorted(one.index for one in ranked) == [0, 1, 2, 3]
-    assert rankers(stage)("red plum", []) == []
+    assert reranker("red plum", []) == []
 
 
 def fields(stage: Stage) -> dict:
