@@ -18,6 +18,9 @@ from milvus_pipeline.cli.faults import UsageError
 from milvus_pipeline.errors import PipelineError
 from milvus_pipeline.records import SearchResult
 
+_LINE_BREAKS = {ord(sign): f"\\u{ord(sign):04x}" for sign in "\x85\u2028\u2029"}
+"""Signs that JSON lets stand in a text, and at which some readers of lines would break it."""
+
 
 class Format(StrEnum):
     """How results are written."""
@@ -92,7 +95,7 @@ class JsonLines:
 
     def write(self, result: SearchResult) -> None:
         """Write one result."""
-        self._stream.write(json_text(result.to_dict()) + "\n")
+        self._stream.write(json_text(result.to_dict()).translate(_LINE_BREAKS) + "\n")
 
 
 class TrecRun:

@@ -75,7 +75,7 @@ def run(
     batches = _batches(read_queries(query or (), source, input_format, _warn), batch_size)
     first = next(batches, None)
     if first is None:
-        raise UsageError(f"no queries given: {source or 'the command line'} holds none")
+        raise UsageError(f"no queries given: {'stdin' if source == STDIN else source} holds none")
     started = time.perf_counter()
     with pipeline, opened(output, overwrite) as stream, progress_bar(hidden=stream.isatty()) as progress:
         task = progress.add_task(pipeline.name, total=_total(query or (), source))

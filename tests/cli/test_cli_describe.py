@@ -1,0 +1,101 @@
+"""`stages`, `schema`, `--version` and `--help`."""
+
+import json
+from importlib.metadata import version
+from typing import Annotated, Literal
+
+import jsonschema
+import pytest
+import yaml
+
+from milvus_pipeline.cli.describe import said_type
+
+
+def test_stages_lists_what_is_registered(invoke):
+    """Every stage with its package, its fields, their defaults and descriptions; common fields once."""
+    done = invoke("stages", env={"COLUMNS": "120"})
+    assert done.exit_code == 0
+    for kind in ("encode", "milvus_search", "cross_encoder", "bge", "late_interaction", "truncate"):
+        assert f"{kind}  milvus-search-pipeline {version('milvus-search-pipeline')}" in done.stdout
+    assert "word_overlap  support.fakes" in done.stdout
+    assert done.stdout.count("Name in reports and scores") == 1
+    assert "IVF_FLAT" in done.stdout
+
+
+def test_one_stage_with_all_its_fields(invoke):
+    """Alone it is shown with the fields that every stage has."""
+    done = invoke("stages", "truncate", env={"COLUMNS": "120"})
+    rows = {line.split()[0]: line.split() for line in done.stdout.splitlines() if line.startswith(" ") and line.split()}
+    assert rows["top_k"][1:6] == ["none", "int", "|", "none", "·"]
+    assert rows["reserve"][1:3] == ["0", "int"]
+    assert rows["cut"][1:5] == ['"drop"', "drop", "|", "cut"]
+    assert rows["on_error"][1] == '"raise"'
+    assert "bge" not in done.stdout
+
+
+def test_a_required_field_is_marked(invoke):
+    """It has no default to show."""
+    done = invoke("stages", "given_scores", env={"COLUMNS": "120"})
+    row = next(line.split() for line in done.stdout.splitlines() if line.startswith(" scores"))
+    assert row[1] == "required"
+
+
+def test_stages_as_json(invoke):
+    """The same as data."""
+    described = json.loads(invoke("stages", "--json").stdout)
+    truncate = described["truncate"]
+    assert truncate["package"] == f"milvus-search-pipeline {version('milvus-search-pipeline')}"
+    assert truncate["class"] == "milvus_stages.truncate.truncate:Truncate"
+    assert truncate["needs"] == ["hits"]
+    assert truncate["fields"]["cut"] == {
+        "type": "drop | cut",
+        "required": False,
+        "default": "drop",
+        "description": truncate["fields"]["cut"]["description"],
+    }
+    assert described["given_scores"]["fields"]["scores"]["required"] is True
+    assert all(field["description"] for field in truncate["fields"].values())
+
+
+def test_a_stage_that_is_not_there(invoke):
+    """The nearest name is suggested."""
+    done = invoke("stages", "truncat")
+    assert (done.exit_code, done.stderr) == (2, "error: no stage is named 'truncat'; did you mean 'truncate'?\n")
+
+
+@pytest.mark.parametrize(
+    ("annotation", "said"),
+    [
+        (int | None, "int | none"),
+        (Literal["a", "b"] | None, "a | b | none"),
+        (dict[str, list[int]], "dict[str, list[int]]"),
+        (tuple[float | None, ...], "tuple[float | none, ...]"),
+        (Annotated[str, "x"], "str"),
+    ],
+)
+def test_types_are_said_as_one_writes_them(annotation, said):
+    """Without quotes, modules and metadata."""
+    assert said_type(annotation) == said
+
+
+def test_the_schema_accepts_what_validate_accepts(invoke, fruit, make):
+    """It is a JSON Schema, and knows the registered stages and their keys."""
+    done = invoke("schema")
+    schema = json.loads(done.stdout)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    assert validator.is_valid(yaml.safe_load(fruit.read_text(encoding="utf-8")))
+    assert not validator.is_valid({"stages": [{"type": "word_overlap", "top_q": 3}]})
+
+
+def test_the_version(invoke):
+    """Name and version of the distribution."""
+    assert invoke("--version").stdout == f"milvus-search-pipeline {version('milvus-search-pipeline')}\n"
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("run", "-h"), ("ingest", "--help"), ("stages", "-h")])
+def test_help(invoke, arguments):
+    """Help is plain text, and every option has a word on it."""
+    done = invoke(*arguments)
+    assert done.exit_code == 0
+    assert done.stdout.startswith("Usage: milvus-pipeline")

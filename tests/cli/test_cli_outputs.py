@@ -1,0 +1,213 @@
+"""What `run` writes: JSON that is strict, TREC runs that keep the order, tables, files."""
+
+import io
+import json
+from itertools import pairwise
+
+import ir_measures
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from milvus_pipeline import Hit, Query, SearchResult, StageReport
+from milvus_pipeline.cli.outputs import TrecRun, falling, json_text
+from milvus_pipeline.cli.tables import ResultTables, shown
+
+QUERY = "who proposed it?"
+
+
+def test_a_trec_run_has_six_columns(invoke, fruit):
+    """The tag is the pipeline's name, its blanks replaced."""
+    done = invoke("run", fruit, "-q", "red plum", "--format", "trec")
+    assert done.stdout == "1 Q0 1 1 2 my_fruit\n1 Q0 0 2 1 my_fruit\n1 Q0 2 3 0 my_fruit\n"
+
+
+def test_a_trec_run_keeps_the_order_of_ties(invoke, make, tmp_path):
+    """An evaluation by ir-measures, which reads scores and not ranks, sees the hits in the order they came."""
+    config = make(
+        "a.yaml", "stages:\n - {type: listed_search}\n - {type: given_scores, scores: [0.5, null, 0.5, 0.5]}\n"
+    )
+    out = tmp_path / "out.trec"
+    assert invoke("run", config, "-q", "red", "-o", out).exit_code == 0
+    run = list(ir_measures.read_trec_run(str(out)))
+    by_score = sorted(run, key=lambda scored: -scored.score)
+    assert [scored.doc_id for scored in by_score] == ["0", "2", "3", "1"]
+    qrels = [ir_measures.Qrel("1", "3", 1)]
+    measured = ir_measures.pytrec_eval.calc_aggregate([ir_measures.RR], qrels, run)
+    assert measured == {ir_measures.RR: pytest.approx(1 / 3)}
+
+
+@settings(derandomize=True)
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from([0.0, 0.5, 1e-9, 1e30])))
+def test_scores_strictly_fall_in_32_bits(scores):
+    """As printed, read back as trec_eval does, whatever the scores are."""
+    printed = [np.float32(float(f"{score:.9g}")) for score in falling(scores)]
+    assert all(np.isfinite(printed))
+    assert all(before > after for before, after in pairwise(printed))
+
+
+def test_falling_scores_are_left_alone():
+    """Only what would change the order is changed."""
+    assert falling([2.5, 0.5, -1.25]) == [2.5, 0.5, -1.25]
+    assert falling([0.5, 0.5, 0.25])[::2] == [0.5, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ('{"_id": "a b", "text": "red"}\n', "the query's id must be one word without blanks in a TREC run, is 'a b'"),
+        ('{"_id": "", "text": "red"}\n', "the query's id must be one word"),
+        ('{"_id": "a", "text": "red"}\n{"_id": "a", "text": "sky"}\n', "the query id 'a' stands twice"),
+    ],
+)
+def test_ids_that_a_trec_run_cannot_hold(invoke, fruit, make, lines, message):
+    """They fail their query, and the others are written."""
+    done = invoke(
+        "run", fruit, "--queries", make("q.jsonl", lines + '{"_id": "z", "text": "sky"}\n'), "--format", "trec"
+    )
+    assert done.exit_code == 1
+    assert message in done.stderr
+    assert "z Q0 2 1 1 my_fruit" in done.stdout
+
+
+def test_a_document_id_with_a_blank_is_refused_whole():
+    """No line of a query is written unless all are."""
+    stream = io.StringIO()
+    with pytest.raises(Exception, match="the id of a hit must be one word"):
+        TrecRun(stream, "x").write(SearchResult(Query("q", id="1"), [Hit("a", "", 1.0), Hit("b c", "", 0.5)]))
+    assert stream.getvalue() == ""
+
+
+def test_the_files_name_chooses_the_format(invoke, fruit, tmp_path):
+    """.trec and .run are TREC runs, the rest JSONL, unless --format says otherwise."""
+    for name, start in (("a.trec", "1 Q0"), ("a.run", "1 Q0"), ("a.jsonl", '{"query"'), ("a.txt", '{"query"')):
+        done = invoke("run", fruit, "-q", "red", "-o", tmp_path / name)
+        assert done.stdout == ""
+        assert (tmp_path / name).read_text(encoding="utf-8").startswith(start)
+        assert f"written to {tmp_path / name}" in done.stderr
+    invoke("run", fruit, "-q", "red", "-o", tmp_path / "b.trec", "--format", "jsonl")
+    assert json.loads((tmp_path / "b.trec").read_text(encoding="utf-8"))["status"] == "ok"
+
+
+def test_a_file_is_not_overwritten_unasked(invoke, fruit, make):
+    """--overwrite is the way to do it."""
+    out = make("out.jsonl", "precious\n")
+    done = invoke("run", fruit, "-q", "red", "-o", out)
+    assert (done.exit_code, done.stderr) == (
+        2,
+        f"error: {out}: exists already; choose another file, or pass --overwrite\n",
+    )
+    assert out.read_text(encoding="utf-8") == "precious\n"
+    assert invoke("run", fruit, "-q", "red", "-o", out, "--overwrite").exit_code == 0
+    assert json.loads(out.read_text(encoding="utf-8"))["query"]["text"] == "red"
+
+
+def test_a_failed_start_keeps_the_old_file(invoke, make):
+    """The file is opened only when the pipeline is."""
+    config = make("a.yaml", "stages:\n - {type: listed_search}\n - {type: faulty, how: setup}\n")
+    out = make("out.jsonl", "precious\n")
+    assert invoke("run", config, "-q", "red", "-o", out, "--overwrite").exit_code == 1
+    assert out.read_text(encoding="utf-8") == "precious\n"
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [("no/such/out.jsonl", "does not exist; make it first"), (".", "is a folder"), ("q.txt", "is the file of queries")],
+)
+def test_a_place_that_cannot_be_written(invoke, make, tmp_path, place, message):
+    """It is found out before any work: the configuration is not even read."""
+    queries = make("q.txt", "red\n")
+    done = invoke("run", tmp_path / "none.yaml", "--queries", queries, "-o", tmp_path / place, "--overwrite")
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert queries.read_text(encoding="utf-8") == "red\n"
+
+
+def test_json_is_strict():
+    """NaN becomes null; what JSON does not know becomes plain data or text."""
+    data = {
+        "nan": [float("nan"), np.float32("inf"), 1.5],
+        "array": np.arange(2, dtype=np.int64),
+        "number": np.float32(0.5),
+        "bytes": b"x",
+        7: {1},
+        "text": "plüm\n",
+    }
+    line = json_text(data)
+    assert "\n" not in line
+    assert "plüm" in line
+    assert json.loads(line, parse_constant=pytest.fail) == {
+        "nan": [None, None, 1.5],
+        "array": [0, 1],
+        "number": 0.5,
+        "bytes": "b'x'",
+        "7": [1],
+        "text": "plüm\n",
+    }
+
+
+def table_of(result, monkeypatch, width=100):
+    """The table of a result, as text."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    stream = io.StringIO()
+    ResultTables(stream).write(result)
+    return stream.getvalue()
+
+
+def reranked():
+    """Three hits that a reranker put in another order."""
+    texts = {0: "low [bold]and[/bold]\x1b[31m red", 1: "the best " * 30, 2: None}
+    hits = [
+        Hit(place, text, 0.0).ranked("search", 1.0 - place / 10, place + 1).ranked("bge", score, rank)
+        for (place, text), score, rank in zip(texts.items(), (0.25, 0.75, None), (2, 1, 3), strict=True)
+    ]
+    return sorted(hits, key=lambda hit: hit.ranks["bge"])
+
+
+def test_a_table_shows_scores_and_movements(monkeypatch):
+    """Every stage's score, how far the reranker moved the hit, and as much text as fits."""
+    table = table_of(SearchResult(Query(QUERY, id="7"), reranked()), monkeypatch)
+    lines = [line.split() for line in table.splitlines()]
+    assert lines[0] == ["7", *QUERY.split()]
+    assert lines[1] == ["#", "search", "bge", "moved", "id", "text"]
+    assert lines[3][:6] == ["1", "0.9000", "0.7500", "↑1", "1", "the"]
+    assert lines[3][-1].endswith("…")
+    assert lines[4][:6] == ["2", "1.0000", "0.2500", "↓1", "0", "low"]
+    assert lines[5][:5] == ["3", "0.8000", "=", "2", "(no"]
+    assert all(len(line) <= 100 for line in table.splitlines())
+
+
+@pytest.mark.parametrize("width", [60, 80, 140])
+def test_a_narrow_table_keeps_its_scores(monkeypatch, width):
+    """Texts, then headers, give way to the width of the terminal."""
+    table = table_of(SearchResult(Query("q", id="7"), reranked()), monkeypatch, width)
+    assert "0.9000" in table
+    assert "0.7500" in table
+    assert all(len(line) <= width for line in table.splitlines())
+
+
+def test_documents_cannot_steer_the_terminal(monkeypatch):
+    """Markup is shown as it is, control characters as a replacement sign."""
+    table = table_of(SearchResult(Query("a\x07b", id="7"), reranked()), monkeypatch)
+    assert "\x1b" not in table
+    assert "\x07" not in table
+    assert "low [bold]and[/bold]\ufffd[31m red" in table
+    assert shown("a\u202eb\x9b\n c") == "a\ufffdb\ufffd c"
+
+
+def test_a_table_tells_what_went_wrong(monkeypatch):
+    """Times, a skipped stage, warnings and failures stand below the hits."""
+    reports = [
+        StageReport("search", "milvus_search", 1.25, 0, 3, warnings=("only 3 of 5",), batch_size=4),
+        StageReport("bge", "bge", 0.0021, 3, 3, status="skipped", reason="bge failed: no memory", batch_size=4),
+    ]
+    table = table_of(SearchResult(Query(QUERY, id="7"), reranked(), "degraded", reports), monkeypatch)
+    assert f"{QUERY}  [degraded]" in table
+    assert "search 1.25s · bge 2.1ms  (for 4 queries together)" in table
+    assert "bge was skipped: bge failed: no memory" in table
+    assert "warning: search: only 3 of 5" in table
+    failed = table_of(SearchResult(Query("", id="8"), status="failed", error=ValueError("is empty")), monkeypatch)
+    assert "(no text)  [failed]" in failed
+    assert "failed: is empty" in failed
+    assert "no hits" in table_of(SearchResult(Query("q", id="9")), monkeypatch)

@@ -1,0 +1,137 @@
+"""The command as a process: streams, signals, terminals, start-up."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {"torch", "transformers", "tokenizers", "pymilvus", "httpx", "sentence_transformers"}
+
+
+def test_stdout_and_stderr_are_apart(command, fruit):
+    """A pipe gets JSON lines and nothing else."""
+    code, out, err = command("run", fruit, "-q", "red", "-q", " ", "-q", "blue")
+    assert code == 1
+    assert [json.loads(line)["status"] for line in out.splitlines()] == ["ok", "failed", "ok"]
+    assert "error: query 2" in err
+    assert "3 queries" in err
+
+
+@pytest.mark.parametrize("arguments", [("run", "fruit", "-q", "red", "--format", "table"), ("stages",), ("--help",)])
+def test_no_colour_codes_into_a_pipe(command, fruit, arguments):
+    """Not even where the environment asks for colours."""
+    given = [fruit if argument == "fruit" else argument for argument in arguments]
+    colours = {"FORCE_COLOR": "1", "CLICOLOR_FORCE": "1", "TTY_COMPATIBLE": "1", "GITHUB_ACTIONS": "true"}
+    code, out, err = command(*given, env=colours)
+    assert code == 0
+    assert out
+    assert "\x1b" not in out + err
+
+
+def test_output_is_utf8_in_any_locale(command, fruit):
+    """JSON is UTF-8; what UTF-8 cannot hold stays a JSON escape."""
+    query = json.dumps({"text": "plüm \ud800", "id": "ü"}).encode()
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+    code, out, _ = command("run", fruit, "--input-format", "jsonl", input_bytes=query, env=locale)
+    assert code == 0
+    assert '"text": "plüm \\ud800"' in out
+    assert json.loads(out)["query"] == {"id": "ü", "text": "plüm \ud800"}
+
+
+def test_a_reader_that_leaves_ends_it_quietly(start, fruit, tmp_path):
+    """As `| head` does: no message, and the exit code of a closed pipe."""
+    queries = tmp_path / "queries.txt"
+    queries.write_text("red\n" * 2000, encoding="utf-8")
+    process = start("run", fruit, "--queries", queries)
+    assert json.loads(process.stdout.readline())["status"] == "ok"
+    process.stdout.close()
+    assert process.wait(timeout=60) == 141
+    assert process.stderr.read() == b""
+
+
+def test_results_come_as_they_are_ready_and_ctrl_c_ends(start, fruit):
+    """A batch is written before the next is read; what was answered is counted."""
+    process = start("run", fruit, "--batch-size", "1", stdin=subprocess.PIPE)
+    process.stdin.write(b"red\nblue\n")
+    process.stdin.flush()
+    answered = [json.loads(process.stdout.readline()) for _ in range(2)]
+    assert [line["query"]["text"] for line in answered] == ["red", "blue"]
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    err = process.stderr.read().decode()
+    assert "2 queries" in err
+    assert err.endswith("interrupted\n")
+    assert "Traceback" not in err
+
+
+def on_terminal(start, *arguments, **given):
+    """Exit code of a process whose stdin, stdout and stderr are a terminal, and what the terminal showed."""
+    ours, theirs = pty.openpty()
+    process = start(*arguments, stdin=theirs, stdout=theirs, stderr=theirs, env={"TERM": "xterm", "COLUMNS": "100"})
+    os.close(theirs)
+    seen = b""
+    try:
+        while part := os.read(ours, 65536):
+            seen += part
+    except OSError:  # what Linux says when the other end is closed
+        pass
+    os.close(ours)
+    return process.wait(timeout=60), seen.decode()
+
+
+def test_a_terminal_gets_a_table(start, fruit):
+    """With colours, and a summary below."""
+    code, seen = on_terminal(start, "run", fruit, "-q", "red plum")
+    assert code == 0
+    assert "moved" in seen
+    assert "↑1" in seen
+    assert "\x1b[" in seen
+    assert "1 query in" in seen
+    assert '{"query"' not in seen
+
+
+def test_a_terminal_that_gives_no_queries(start, fruit):
+    """Instead of waiting without a word the command says what it wants."""
+    code, seen = on_terminal(start, "run", fruit)
+    assert code == 2
+    assert "error: no queries given: pass --query TEXT or --queries FILE, or pipe them in" in seen
+
+
+def test_the_bar_is_on_the_terminal_and_the_data_in_the_file(start, fruit, tmp_path):
+    """With an output file the terminal shows progress only."""
+    code, seen = on_terminal(start, "run", fruit, "-q", "red", "-q", "sky", "-o", tmp_path / "out.jsonl")
+    assert code == 0
+    assert "2/2" in seen
+    assert "blue sky" not in seen
+    assert len((tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()) == 2
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "--help"], ["validate", "{fruit}"]])
+def test_start_up_loads_no_model_library(environment, fruit, arguments):
+    """Help and validation answer at once: no torch, no client, no HTTP."""
+    given = [argument.format(fruit=fruit) for argument in arguments]
+    code = (
+        "import sys\nfrom milvus_pipeline.cli import main\n"
+        f"sys.argv = ['milvus-pipeline', *{given!r}]\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        f"loaded = {HEAVY!r} & set(sys.modules)\nassert not loaded, loaded\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, stdout=subprocess.DEVNULL)
+
+
+def test_a_plugin_that_cannot_be_imported_does_not_hide_the_others(command, environment, tmp_path):
+    """`stages` lists the rest, names the broken one, and ends with 1."""
+    broken = tmp_path / "site" / "broken-1.0.dist-info"
+    broken.mkdir(parents=True)
+    (broken / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n", encoding="utf-8")
+    (broken / "entry_points.txt").write_text("[milvus_pipeline.stages]\nbrok = no_module:X\n", encoding="utf-8")
+    path = os.pathsep.join([environment["PYTHONPATH"], str(broken.parent)])
+    code, out, err = command("stages", env={"PYTHONPATH": path})
+    assert code == 1
+    assert "truncate" in out
+    assert "listed_search  fake-stages 1.0" in out
+    assert "error: the stage 'brok' of no_module:X (broken) cannot be imported" in err

@@ -1,0 +1,194 @@
+"""`run`: queries from everywhere, results in every format, exit codes."""
+
+import gzip
+import json
+
+import pytest
+
+
+def lines_of(text):
+    """The JSON objects of JSONL text."""
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_a_line_is_a_whole_result(invoke, fruit):
+    """The JSONL line has the query, the status, hits with all scores and ranks, and a report of every stage."""
+    done = invoke("run", fruit, "-q", "red plum")
+    assert done.exit_code == 0
+    (line,) = lines_of(done.stdout)
+    assert list(line) == ["query", "status", "hits", "reports"]
+    assert line["query"] == {"id": "1", "text": "red plum"}
+    assert line["status"] == "ok"
+    assert line["hits"][0] == {
+        "id": 1,
+        "score": 2.0,
+        "text": "green pear and red plum",
+        "scores": {"listed_search": 0.9, "word_overlap": 2.0},
+        "ranks": {"listed_search": 2, "word_overlap": 1},
+        "fields": {"length": 23},
+    }
+    assert [report["stage"] for report in line["reports"]] == ["listed_search", "word_overlap"]
+    assert [(report["hits_in"], report["hits_out"]) for report in line["reports"]] == [(0, 4), (4, 3)]
+
+
+def test_only_data_is_on_stdout(invoke, fruit):
+    """The summary goes to stderr."""
+    done = invoke("run", fruit, "-q", "red", "-q", "blue")
+    assert [line["query"]["id"] for line in lines_of(done.stdout)] == ["1", "2"]
+    assert done.stderr.startswith("my fruit: opened in ")
+    assert "2 queries in" in done.stderr
+
+
+def test_one_failed_query_leaves_the_others_alone(invoke, fruit):
+    """The failed one says why and has no hits; the command ends with 1."""
+    done = invoke("run", fruit, "-q", "red", "-q", "  ", "-q", "blue")
+    assert done.exit_code == 1
+    first, failed, last = lines_of(done.stdout)
+    assert (first["status"], last["status"]) == ("ok", "ok")
+    assert (failed["status"], failed["hits"]) == ("failed", [])
+    assert "is empty; give it a text" in failed["error"]
+    assert "error: query 2: " in done.stderr
+    assert "1 failed" in done.stderr
+
+
+def test_a_stage_that_fails_on_a_query_fails_that_query(invoke, make):
+    """The others of its batch are answered."""
+    config = make("a.yaml", "stages:\n - {type: listed_search}\n - {type: faulty, how: word, word: plum}\n")
+    done = invoke("run", config, "-q", "red", "-q", "plum")
+    assert done.exit_code == 1
+    assert [line["status"] for line in lines_of(done.stdout)] == ["ok", "failed"]
+    assert "error: query 2: pipeline: stages[1] (faulty): this word cannot be looked up" in done.stderr
+
+
+def test_a_skipped_stage_is_degraded_not_failed(invoke, make):
+    """A result that lost a stage is written as degraded, and the command ends with 0."""
+    config = make("a.yaml", "stages:\n - {type: listed_search}\n - {type: faulty, on_error: skip}\n")
+    done = invoke("run", config, "-q", "red")
+    assert done.exit_code == 0
+    assert lines_of(done.stdout)[0]["status"] == "degraded"
+    assert "1 degraded" in done.stderr
+
+
+def test_a_stage_that_does_not_open_ends_with_1(invoke, make, tmp_path):
+    """Nothing is written, not even an empty file."""
+    config = make("a.yaml", "stages:\n - {type: listed_search}\n - {type: faulty, how: setup}\n")
+    done = invoke("run", config, "-q", "red", "-o", tmp_path / "out.jsonl")
+    assert done.exit_code == 1
+    assert done.stderr == "error: pipeline: stages[1] (faulty) cannot be opened: OSError: no such device\n"
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_queries_from_a_file_of_lines(invoke, fruit, make):
+    """A query a line; blank lines are none, and neither line breaks nor a byte order mark belong to a query."""
+    queries = make("queries.txt", "\ufeffred plum\r\n\n   \n blue \nunfinished \u2028 line")
+    done = invoke("run", fruit, "--queries", queries)
+    assert [line["query"] for line in lines_of(done.stdout)] == [
+        {"id": "1", "text": "red plum"},
+        {"id": "2", "text": "blue"},
+        {"id": "3", "text": "unfinished \u2028 line"},
+    ]
+
+
+def test_queries_from_beir_jsonl(invoke, fruit, make):
+    """The keys of BEIR and the plain ones; ids keep their text, numbers become text."""
+    queries = make(
+        "queries.jsonl",
+        '{"_id": "q7", "text": "red", "metadata": {"url": "x"}}\n'
+        '{"id": 12, "query": "blue"}\n'
+        '{"text": "sky", "filter": "length > 3", "params": {"nprobe": 8}}\n',
+    )
+    done = invoke("run", fruit, "--queries", queries)
+    assert [line["query"] for line in lines_of(done.stdout)] == [
+        {"id": "q7", "text": "red"},
+        {"id": "12", "text": "blue"},
+        {"id": "3", "text": "sky"},
+    ]
+    assert "warning" not in done.stderr
+
+
+def test_gzipped_queries(invoke, fruit, tmp_path):
+    """A file named .jsonl.gz is JSONL."""
+    with gzip.open(tmp_path / "queries.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.write('{"_id": "a", "text": "plüm"}\n')
+    done = invoke("run", fruit, "--queries", tmp_path / "queries.jsonl.gz")
+    assert lines_of(done.stdout)[0]["query"] == {"id": "a", "text": "plüm"}
+
+
+def test_queries_from_stdin(invoke, fruit):
+    """Stdin is read where nothing else is given, and where - is."""
+    for arguments in ([], ["--queries", "-"]):
+        done = invoke("run", fruit, *arguments, input="red\nblue\n")
+        assert [line["query"]["text"] for line in lines_of(done.stdout)] == ["red", "blue"]
+    done = invoke("run", fruit, "--input-format", "jsonl", input='{"_id": "x", "text": "red"}\n')
+    assert lines_of(done.stdout)[0]["query"] == {"id": "x", "text": "red"}
+
+
+def test_queries_from_the_command_line_and_a_file(invoke, fruit, make):
+    """Both are answered, numbered through."""
+    done = invoke("run", fruit, "-q", "red", "--queries", make("queries.txt", "blue\n"))
+    assert [line["query"] for line in lines_of(done.stdout)] == [
+        {"id": "1", "text": "red"},
+        {"id": "2", "text": "blue"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"text": "a"', "is not valid JSON: Expecting ',' delimiter at column 13"),
+        ("[1]", "must be a JSON object, {...}, one a line; is a list"),
+        ('{"id": 1}', "has neither `text` nor `vector`; give the query one of them"),
+        ('{"text": 5}', "text: must be text, is 5"),
+        ('{"text": "a", "vector": [1, "2"]}', "vector[1]: must be a number, is '2'"),
+        ('{"text": "a", "vector": [NaN]}', "is not valid JSON: NaN is not a JSON number"),
+        ('{"text": "a", "filter": 3}', "filter: must be text, is 3"),
+        ('{"text": "a", "params": []}', "params: must be a mapping of keys to values, is []"),
+    ],
+)
+def test_a_line_that_is_no_query_fails_alone(invoke, fruit, make, line, message):
+    """Its result names file, line and fault; the lines around it are answered."""
+    queries = make("queries.jsonl", f'{{"text": "red"}}\n\n{line}\n{{"text": "blue"}}\n')
+    done = invoke("run", fruit, "--queries", queries)
+    assert done.exit_code == 1
+    results = lines_of(done.stdout)
+    assert [result["status"] for result in results] == ["ok", "failed", "ok"]
+    assert results[1]["error"] == f"{queries}:3: {message}"
+
+
+def test_a_line_that_is_not_utf8_fails_alone(invoke, fruit, tmp_path):
+    """The message names the line."""
+    (tmp_path / "queries.txt").write_bytes(b"red\npl\xfcm\nblue\n")
+    done = invoke("run", fruit, "--queries", tmp_path / "queries.txt")
+    assert [result["status"] for result in lines_of(done.stdout)] == ["ok", "failed", "ok"]
+    assert "queries.txt:2: is not UTF-8 text" in done.stderr
+
+
+def test_a_misspelt_key_is_told_once(invoke, fruit, make):
+    """A filter that is passed over in silence would give wrong answers that look right."""
+    done = invoke("run", fruit, "--queries", make("q.jsonl", '{"text": "a", "filer": "x > 1"}\n' * 3))
+    assert done.stderr.count("the key 'filer' is not used; did you mean 'filter'?") == 1
+
+
+def test_batches_give_what_single_queries_give(invoke, fruit):
+    """The batch size changes nothing but the timings."""
+    texts = [argument for text in ("red", "plum", "", "sky", "pear") for argument in ("-q", text)]
+    outcomes = []
+    for size in (1, 2, 32):
+        lines = lines_of(invoke("run", fruit, *texts, "--batch-size", size).stdout)
+        outcomes.append([(line["query"], line["status"], line["hits"]) for line in lines])
+    assert outcomes[0] == outcomes[1] == outcomes[2]
+
+
+def test_many_failures_are_counted_not_listed(invoke, fruit, make):
+    """Stderr stays readable; the results carry every error."""
+    done = invoke("run", fruit, "--queries", make("q.jsonl", "x\n" * 25))
+    assert done.stderr.count("error: ") == 10
+    assert "15 more errors and warnings; every result carries its own" in done.stderr
+
+
+def test_the_time_given_bounds_a_batch(invoke, make):
+    """A timeout ends as a failed query that says so."""
+    config = make("a.yaml", "stages:\n - {type: slow, seconds: 0.05}\n - {type: listed_search}\n")
+    done = invoke("run", config, "-q", "red", "--timeout", "0.01")
+    assert done.exit_code == 1
+    assert "the time given (0.01 s) is used up" in lines_of(done.stdout)[0]["error"]
