@@ -17,6 +17,18 @@ Ids = list[int]
 _CHARACTERS_AT_ONCE = 2_000_000  # bounds the memory of encodings, which is a hundred times that of the ids
 
 
+class Tokens(NamedTuple):
+    """A text's token ids, as far as they may reach the model, and how many it has in all."""
+
+    ids: Ids
+    length: int
+
+    @property
+    def cut(self) -> bool:
+        """True where some were left out."""
+        return self.length > len(self.ids)
+
+
 class Row(NamedTuple):
     """The input of a model for one text or pair: token ids and token type ids, equally many."""
 
@@ -65,15 +77,18 @@ class TextTokenizer:
         """Number of special tokens around a pair."""
         return sum(len(piece.ids) for piece in self._pair)
 
-    def cut_ids(self, texts: Sequence[str], limit: int) -> tuple[list[Ids], list[int]]:
-        """The first ``limit`` token ids of each text, without special tokens, and how many it has uncut."""
-        ids, lengths = [], []
+    def tokens(self, texts: Sequence[str], limit: int) -> list[Tokens]:
+        """The first ``limit`` tokens of each text, without special tokens."""
+        found = []
         for part in _parts(texts):
             for encoding in self._encoded(part):
-                own = encoding.ids
-                ids.append(own[:limit])
-                lengths.append(len(own))
-        return ids, lengths
+                ids = encoding.ids
+                found.append(Tokens(ids[:limit], len(ids)))
+        return found
+
+    def decoded(self, ids: Sequence[Ids]) -> list[str]:
+        """The texts that the ids stand for; an unknown token reads as the tokenizer's sign for it."""
+        return self.backend.decode_batch(list(ids), skip_special_tokens=False)
 
     def row(self, ids: Ids) -> Row:
         """A text with its special tokens."""

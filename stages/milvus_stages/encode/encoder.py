@@ -72,7 +72,7 @@ class Encode(LocalModel):
                 "the model leaves prompts out of its pooling, which is not supported; set the prompts to ''"
             )
         max_length = max_length_of(loaded, self.max_length, loaded.tokenizer.specials)
-        output, mask = loaded.forward([loaded.tokenizer.row(loaded.tokenizer.cut_ids(["a"], 1)[0][0])])
+        output, mask = loaded.forward([loaded.tokenizer.row(loaded.tokenizer.tokens(["a"], 1)[0].ids)])
         dim = head(output.last_hidden_state, mask).shape[-1]
         self._prepared = _Prepared(head, max_length, query, document, dim)
 
@@ -128,14 +128,14 @@ class Encode(LocalModel):
 
         loaded, prepared = self._ready()
         room = prepared.max_length - loaded.tokenizer.specials
-        ids, lengths = loaded.tokenizer.cut_ids([prompt + text for text in texts], room)
-        rows = [loaded.tokenizer.row(own) for own in ids]
+        tokens = loaded.tokenizer.tokens([prompt + text for text in texts], room)
+        rows = [loaded.tokenizer.row(own.ids) for own in tokens]
         vectors = np.empty((len(rows), prepared.dim), dtype=np.float32)
         for batch in batches([len(row.ids) for row in rows], self.batch_size):
             deadline.check()
             output, mask = loaded.forward([rows[position] for position in batch])
             vectors[batch] = prepared.head(output.last_hidden_state, mask).cpu().numpy()
-        return vectors, [length > room for length in lengths]
+        return vectors, [own.cut for own in tokens]
 
 
 def _prompts(loaded: LoadedModel) -> dict[str, str]:

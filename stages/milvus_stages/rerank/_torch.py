@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from milvus_pipeline import Context, Deadline, Reranker, RerankJob
 from milvus_stages._models import Kind, LocalModel
-from milvus_stages._tokens import Ids, Row, batches
+from milvus_stages._tokens import Ids, Row, Tokens, batches
 
 if TYPE_CHECKING:
     import torch
@@ -31,12 +31,12 @@ class LocalReranker(LocalModel, Reranker):
 
 
 class _Pair(NamedTuple):
-    """One text to score: number of its job, place among the job's texts, and the tokens that the model shall see."""
+    """One text to score: number of its job, place among the job's texts, and the token ids that the model shall see."""
 
     job: int
     place: int
-    query_tokens: int
-    text_tokens: int
+    query: Ids
+    text: Ids
 
 
 class PairReranker(LocalReranker):
@@ -48,52 +48,54 @@ class PairReranker(LocalReranker):
 
     kind: ClassVar[Kind] = "classifier"
 
+    def query_tokens(self, queries: Sequence[str]) -> list[Tokens]:
+        """The tokens of the queries; more of them than fit beside a document is fine."""
+        # The model never sees more of a text than its limit, so the rest need not be kept.
+        return self.loaded.tokenizer.tokens(queries, self.loaded.limit)
+
+    def text_tokens(self, texts: Sequence[str]) -> list[Tokens]:
+        """The tokens of the documents; more of them than fit beside a query is fine."""
+        return self.loaded.tokenizer.tokens(texts, self.loaded.limit)
+
     @abstractmethod
-    def room(self, query: int, text: int) -> tuple[int, int]:
-        """How many of its first tokens each side keeps, given how many it has, special tokens not counted."""
+    def room(self, query: Tokens, text: Tokens) -> tuple[int, int]:
+        """How many of its first tokens each side of a pair keeps, special tokens not counted."""
+
+    def row(self, query: Ids, text: Ids) -> Row:
+        """The model's input for a pair."""
+        return self.loaded.tokenizer.pair_row(query, text)
 
     @abstractmethod
     def relevance(self, logits: torch.Tensor) -> list[float]:
         """A number for each row of ``logits`` ``(pairs, labels)``, which are 32 bit."""
 
-    def row(self, query: Ids, text: Ids) -> Row:
-        """The model's input for the token ids of a pair."""
-        return self.loaded.tokenizer.pair_row(query, text)
-
     def score_batch(self, jobs: Sequence[RerankJob], context: Context) -> list[list[float]]:
         """Score the pairs of all queries, in batches of pairs of similar length."""
-        loaded = self.loaded
-        texts = list(dict.fromkeys(text for job in jobs for text in job.texts))
-        # The model never sees more of a text than its limit, so the rest need not be kept.
-        ids, lengths = loaded.tokenizer.cut_ids(texts, loaded.limit)
-        query_ids, query_lengths = loaded.tokenizer.cut_ids([job.query for job in jobs], loaded.limit)
-        ids_of = dict(zip(texts, ids, strict=True))
-        pairs = self._pairs(jobs, query_lengths, dict(zip(texts, lengths, strict=True)), context)
+        pairs = self._pairs(jobs, context)
         scores = [[0.0] * len(job.texts) for job in jobs]
-        for batch in batches([pair.query_tokens + pair.text_tokens for pair in pairs], self.batch_size):
+        for batch in batches([len(pair.query) + len(pair.text) for pair in pairs], self.batch_size):
             context.deadline.check()
             chosen = [pairs[position] for position in batch]
-            rows = [
-                self.row(
-                    query_ids[pair.job][: pair.query_tokens],
-                    ids_of[jobs[pair.job].texts[pair.place]][: pair.text_tokens],
-                )
-                for pair in chosen
-            ]
-            output, _ = loaded.forward(rows)
+            output, _ = self.loaded.forward([self.row(pair.query, pair.text) for pair in chosen])
             for pair, score in zip(chosen, self.relevance(output.logits.float()), strict=True):
                 scores[pair.job][pair.place] = score
         return scores
 
-    def _pairs(
-        self, jobs: Sequence[RerankJob], query_lengths: Sequence[int], lengths: dict[str, int], context: Context
-    ) -> list[_Pair]:
+    def _pairs(self, jobs: Sequence[RerankJob], context: Context) -> list[_Pair]:
+        texts = list(dict.fromkeys(text for job in jobs for text in job.texts))
+        tokens = dict(zip(texts, self.text_tokens(texts), strict=True))
+        queries = self.query_tokens([job.query for job in jobs])
         pairs = []
-        for number, (job, length) in enumerate(zip(jobs, query_lengths, strict=True)):
-            own = [_Pair(number, place, *self.room(length, lengths[text])) for place, text in enumerate(job.texts)]
-            cut = [pair.text_tokens < lengths[text] for pair, text in zip(own, job.texts, strict=True)]
-            warn_of_cuts(any(pair.query_tokens < length for pair in own), cut, context, number)
-            pairs += own
+        for number, (job, query) in enumerate(zip(jobs, queries, strict=True)):
+            query_cut, texts_cut = False, []
+            for place, text in enumerate(job.texts):
+                kept, text_kept = self.room(query, tokens[text])
+                # Documents that are not cut are not copied: their list is shared by the pairs of all queries.
+                ids = tokens[text].ids
+                pairs.append(_Pair(number, place, query.ids[:kept], ids if len(ids) <= text_kept else ids[:text_kept]))
+                query_cut |= kept < query.length
+                texts_cut.append(text_kept < tokens[text].length)
+            warn_of_cuts(query_cut, texts_cut, context, number)
         return pairs
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, cast
 
 from pydantic import Field, PrivateAttr, model_validator
 
 from milvus_pipeline import StageError
 from milvus_stages._models import LoadedModel, max_length_of
-from milvus_stages._tokens import Ids, Row
+from milvus_stages._tokens import Ids, Row, Tokens
 from milvus_stages.rerank._torch import PairReranker
 
 if TYPE_CHECKING:
@@ -61,14 +62,31 @@ class BGE(PairReranker):
                 f"{self.max_length} with {specials} special tokens; lower it"
             )
 
-    def room(self, query: int, text: int) -> tuple[int, int]:
-        """Cut the query to its own limit, and the document to the rest."""
-        kept = min(query, self.query_max_length)
-        return kept, min(text, self._tokens - kept)
+    def query_tokens(self, queries: Sequence[str]) -> list[Tokens]:
+        """The queries' tokens, cut to their own limit."""
+        return self._read_again(self.loaded.tokenizer.tokens(queries, self.query_max_length))
+
+    def text_tokens(self, texts: Sequence[str]) -> list[Tokens]:
+        """The documents' tokens, cut to the limit of a pair."""
+        return self._read_again(self.loaded.tokenizer.tokens(texts, self.max_length))
+
+    def room(self, query: Tokens, text: Tokens) -> tuple[int, int]:
+        """Leave the query as it is, and cut the document to the rest."""
+        kept = min(len(query.ids), self._tokens)
+        return kept, min(len(text.ids), self._tokens - kept)
 
     def row(self, query: Ids, text: Ids) -> Row:
         """The pair; a document without tokens leaves the query alone, as in FlagEmbedding on transformers 5."""
         return super().row(query, text) if text else self.loaded.tokenizer.row(query)
+
+    def _read_again(self, tokens: Sequence[Tokens]) -> list[Tokens]:
+        """The tokens of what the tokens read as, which is what FlagEmbedding gives the model on transformers 5.
+
+        They differ only where a text has tokens that the model does not know, or is cut within a word.
+        """
+        tokenizer = self.loaded.tokenizer
+        again = tokenizer.tokens(tokenizer.decoded([own.ids for own in tokens]), self.loaded.limit)
+        return [Tokens(new.ids, new.length + old.length - len(old.ids)) for new, old in zip(again, tokens, strict=True)]
 
     def relevance(self, logits: torch.Tensor) -> list[float]:
         """The logit, or its sigmoid."""

@@ -10,6 +10,7 @@ from milvus_pipeline import StageError
 from milvus_pipeline.errors import shown
 from milvus_stages._layout import module_list, read_object
 from milvus_stages._models import LoadedModel, max_length_of
+from milvus_stages._tokens import Tokens
 from milvus_stages.rerank._activation import Activation, activation_module, saved_activation
 from milvus_stages.rerank._torch import PairReranker
 
@@ -65,9 +66,9 @@ class CrossEncoder(PairReranker):
             self._label(loaded.config.id2label, labels),
         )
 
-    def room(self, query: int, text: int) -> tuple[int, int]:
+    def room(self, query: Tokens, text: Tokens) -> tuple[int, int]:
         """Cut the longer side first."""
-        return longest_first(query, text, self._ready.tokens)
+        return longest_first(query.length, text.length, self._ready.tokens)
 
     def relevance(self, logits: torch.Tensor) -> list[float]:
         """The activated logit of the label."""

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
 
 from pydantic import Field, PrivateAttr
 
-from milvus_pipeline import Context, Deadline, QueryError, RerankJob
+from milvus_pipeline import Context, Deadline, QueryError, RerankJob, StageError
+from milvus_stages._layout import module_list
 from milvus_stages._models import Kind, LoadedModel, max_length_of
-from milvus_stages._tokens import Ids, batches
+from milvus_stages._tokens import Tokens, batches
 from milvus_stages.rerank._torch import LocalReranker, warn_of_cuts
 
 if TYPE_CHECKING:
@@ -52,6 +53,11 @@ class LateInteraction(LocalReranker):
 
     def prepare(self, loaded: LoadedModel) -> None:
         """Settle how long texts may be."""
+        for kind, _ in (module_list(loaded.folder) or [])[1:]:
+            # Pooling and what follows it make one vector of a text; anything else would change the tokens' vectors.
+            if kind == "Pooling":
+                break
+            raise StageError(f"{self.model!r} has a module {kind!r} after the transformer: not supported")
         specials = loaded.tokenizer.specials
         self._lengths = _Lengths(
             max_length_of(loaded, self.query_max_length, specials, field="query_max_length") - specials,
@@ -63,45 +69,45 @@ class LateInteraction(LocalReranker):
         import torch
 
         tokenizer = self.loaded.tokenizer
-        query_ids, query_lengths = tokenizer.cut_ids([job.query for job in jobs], self._lengths.query)
+        query_tokens = tokenizer.tokens([job.query for job in jobs], self._lengths.query)
         texts = list(dict.fromkeys(text for job in jobs for text in job.texts))
-        text_ids, text_lengths = tokenizer.cut_ids(texts, self._lengths.text)
-        self._report(jobs, query_lengths, dict(zip(texts, text_lengths, strict=True)), context)
+        text_tokens = tokenizer.tokens(texts, self._lengths.text)
+        self._report(jobs, query_tokens, dict(zip(texts, text_tokens, strict=True)), context)
 
-        queries = {number: vectors for batch in self._encoded(query_ids, context.deadline) for number, vectors in batch}
+        query_batches = self._encoded(query_tokens, context.deadline)
+        queries = {number: vectors for batch in query_batches for number, vectors in batch}
         places = _places(jobs, texts, queries.keys())
         scores = [[NO_TOKENS] * len(job.texts) for job in jobs]
-        for batch in self._encoded(text_ids, context.deadline):
+        for batch in self._encoded(text_tokens, context.deadline):
             wanted = [place for text, _ in batch for place in places[text]]
             found = [maxsim([queries[number] for number, _ in places[text]], tokens) for text, tokens in batch]
             for (number, place), score in zip(wanted, torch.cat(found).tolist(), strict=True):
                 scores[number][place] = score
         return scores
 
-    def _encoded(self, ids: Sequence[Ids], deadline: Deadline) -> Iterator[list[tuple[int, torch.Tensor]]]:
+    def _encoded(self, texts: Sequence[Tokens], deadline: Deadline) -> Iterator[list[tuple[int, torch.Tensor]]]:
         """Unit vectors ``(tokens, hidden)`` of each text's own tokens with its position; texts without are left out."""
         import torch
 
         start = self.loaded.tokenizer.text_start
-        present = [position for position, own in enumerate(ids) if own]
-        for batch in batches([len(ids[position]) for position in present], self.batch_size):
+        present = [position for position, own in enumerate(texts) if own.ids]
+        for batch in batches([len(texts[position].ids) for position in present], self.batch_size):
             deadline.check()
             positions = [present[index] for index in batch]
-            output, _ = self.loaded.forward([self.loaded.tokenizer.row(ids[position]) for position in positions])
+            output, _ = self.loaded.forward([self.loaded.tokenizer.row(texts[position].ids) for position in positions])
             hidden = torch.nn.functional.normalize(output.last_hidden_state.float(), dim=-1)
             yield [
-                (position, own[start : start + len(ids[position])])
+                (position, own[start : start + len(texts[position].ids)])
                 for position, own in zip(positions, hidden, strict=True)
             ]
 
     def _report(
-        self, jobs: Sequence[RerankJob], query_lengths: Sequence[int], text_lengths: Mapping[str, int], context: Context
+        self, jobs: Sequence[RerankJob], queries: Sequence[Tokens], texts: Mapping[str, Tokens], context: Context
     ) -> None:
-        for number, (job, length) in enumerate(zip(jobs, query_lengths, strict=True)):
-            if length == 0:
+        for number, (job, query) in enumerate(zip(jobs, queries, strict=True)):
+            if not query.ids:
                 context.fail(number, QueryError("the query has no token that the model knows; ask in words"))
-            cut = [text_lengths[text] > self._lengths.text for text in job.texts]
-            warn_of_cuts(length > self._lengths.query, cut, context, number)
+            warn_of_cuts(query.cut, [texts[text].cut for text in job.texts], context, number)
 
 
 def maxsim(queries: Sequence[torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:
