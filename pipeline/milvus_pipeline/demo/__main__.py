@@ -46,9 +46,8 @@ def main(arguments: Sequence[str]) -> int:
         console.print(_answers(result))
     console.print(_stages(results[0], len(results)))
     console.print(f"{len(results)} questions in {seconds:.2f} s. Ask your own:", highlight=False)
-    console.print(
-        f'  .venv/bin/milvus-pipeline run {arguments[0]} --query "how do I sort a list by two keys?"', style="bold"
-    )
+    command = f'.venv/bin/milvus-pipeline run {arguments[0]} --query "how do I sort a list by two keys?"'
+    console.print(f"  {command}", style="bold", soft_wrap=True)  # one line, to be copied
     return 0
 
 
@@ -79,22 +78,24 @@ def _prepared(config: str) -> str:
 
 
 def _answers(result: SearchResult) -> Table:
-    """The answers to one question, with where each stood after the search and after reranking."""
-    rankers = list(result.hits[0].ranks) if result.hits else []
-    table = Table(
-        title=f"\n{result.query.text}", title_style="bold", title_justify="left", show_lines=True, expand=True
-    )
-    for name in rankers:
-        table.add_column(f"place in\n{name}", justify="right")
+    """The answers to one question, with where each stood before and after reranking."""
+    title = f"\n{result.query.text}"
+    table = Table(title=title, title_style="bold", title_justify="left", show_lines=True, expand=True)
+    table.add_column("before", justify="right")
+    table.add_column("after", justify="right")
     table.add_column("passage", ratio=1)
     for hit in result:
-        title, _, text = (hit.text or "").partition(" ")
-        places = [str(hit.ranks[name]) for name in rankers]
-        first, last = (hit.ranks[rankers[0]], hit.ranks[rankers[-1]])
-        moved = first - last
-        places[-1] += f" [green]↑{moved}[/]" if moved > 0 else f" [red]↓{-moved}[/]" if moved < 0 else "  ="
-        shortened = text if len(text) <= 240 else text[:239] + "…"
-        table.add_row(*places, f"[bold]{title}[/] {_plain(shortened)}")
+        before, *_, after = hit.ranks.values()
+        moved = (
+            f"[green]↑{before - after}[/]"
+            if before > after
+            else f"[red]↓{after - before}[/]"
+            if before < after
+            else "="
+        )
+        name, _, text = (hit.text or "").partition(" ")
+        text = text if len(text) <= 240 else text[:239] + "…"
+        table.add_row(str(before), f"{moved} {after}", f"[bold]{_plain(name)}[/] {_plain(text)}")
     return table
 
 

@@ -37,6 +37,10 @@ weakref webbrowser xml xmlrpc zipapp zipfile zoneinfo
 """.split()  # noqa: SIM905 - a column of names, one a line, would fill two screens
 
 
+Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+Documented = ast.Module | Definition
+
+
 class Passage(NamedTuple):
     """A piece of documentation: a stable id such as ``shutil.rmtree#1``, what it is about, and its text."""
 
@@ -56,13 +60,15 @@ def _all() -> Iterator[Passage]:
     seen: set[str] = set()
     for title, document in (*_language(topics), *_compiled(), *_parsed()):
         for number, text in enumerate(_cut(document), start=1):
-            if text not in seen:  # many classes inherit or repeat a docstring
-                seen.add(text)
-                yield Passage(f"{title}#{number}", title, text)
+            passage = Passage(f"{title}#{number}", title, text)
+            # Many classes repeat a docstring, and a function may be defined once a platform.
+            if seen.isdisjoint((passage.id, text)):
+                seen.update((passage.id, text))
+                yield passage
 
 
 def _language(topics: dict[str, str]) -> Iterator[tuple[str, str]]:
-    for name in sorted(topics):
+    for name in sorted(topics.keys() - {"compound"}):  # repeats the topics of the single statements
         yield f"language.{name}", topics[name]
 
 
@@ -90,13 +96,20 @@ def _parsed() -> Iterator[tuple[str, str]]:
             yield from _documented(tree, name)
 
 
-def _documented(
-    node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, name: str
-) -> Iterator[tuple[str, str]]:
+def _documented(node: Documented, name: str) -> Iterator[tuple[str, str]]:
     yield name, ast.get_docstring(node) or ""
-    for child in node.body:
-        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and not child.name.startswith("_"):
+    for child in _definitions(node.body):
+        if not child.name.startswith("_"):
             yield from _documented(child, f"{name}.{child.name}")
+
+
+def _definitions(body: list[ast.stmt]) -> Iterator[Definition]:
+    """The classes and functions of a body, those that it defines for one platform only included."""
+    for child in body:
+        if isinstance(child, Definition):
+            yield child
+        elif isinstance(child, ast.If | ast.Try):
+            yield from _definitions([*child.body, *child.orelse])
 
 
 def _cut(document: str) -> Iterator[str]:
