@@ -13,6 +13,7 @@ PACKAGE = "package:"
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _WANTED_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 _UNWANTED_FILES = ["onnx/*", "openvino/*"]
 _HUB_TIMEOUT = 10.0  # seconds for the hub's first answer, before what is cached is taken
 _ELSEWHERE = f"name a local folder or {PACKAGE}NAME/PATH as the model"
@@ -39,10 +40,13 @@ def locate(model: str, revision: str | None = None, *, wanted_by: str) -> Path:
 
 
 def check_files(folder: Path, model: str) -> None:
-    """Raise StageError unless the folder holds a model whose weights are safetensors."""
+    """Raise StageError unless the folder holds a model with a tokenizer, whose weights are safetensors."""
     if not (folder / "config.json").is_file():
         raise StageError(f"{model!r}: {folder} holds no config.json, so it is not a model's folder")
     if any((folder / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json")):
+        # transformers would make up an empty tokenizer, to which every word is unknown.
+        if not any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES):
+            raise StageError(f"{model!r}: {folder} holds no tokenizer (tokenizer.json); copy or download it again")
         return
     if any(folder.glob("pytorch_model*.bin")):
         raise StageError(
@@ -50,7 +54,10 @@ def check_files(folder: Path, model: str) -> None:
             "safetensors are loaded. Convert it: load it with transformers where you trust it, and save it again "
             "with save_pretrained"
         )
-    raise StageError(f"{model!r}: {folder} holds no weights (model.safetensors); copy or download them again")
+    raise StageError(
+        f"{model!r}: {folder} holds no model.safetensors; take a model that is published as safetensors, or copy its "
+        "files again"
+    )
 
 
 def _in_package(model: str) -> Path:

@@ -77,7 +77,7 @@ class LoadedModel:
         with self.lock, torch.inference_mode():
             inputs = {name: tensor.to(self.device) for name, tensor in inputs.items()}
             try:
-                return self.network(**inputs), inputs["attention_mask"]
+                return self.network(**inputs, return_dict=True), inputs["attention_mask"]
             except torch.OutOfMemoryError as error:
                 raise StageError(
                     f"{self.device} has too little memory for {len(rows)} texts of {width} tokens; "
@@ -98,7 +98,9 @@ class LocalModel(Stage):
     ] = "auto"
     dtype: Annotated[
         DType,
-        Field(description="Precision of the weights; auto is that of the model's files, on a CPU at least 32 bit."),
+        Field(
+            description="Precision of the weights; auto is that of the model's files (on a CPU float32 for float16)."
+        ),
     ] = "float32"
     batch_size: Annotated[int, Field(ge=1, description="Texts, or pairs of texts, in a forward pass.")] = 32
 

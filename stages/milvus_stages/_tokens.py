@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from milvus_pipeline import StageError
+
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
@@ -62,10 +64,11 @@ class TextTokenizer:
         self.has_types = "token_type_ids" in fast.model_input_names
         # transformers says "no limit" by a number above any length.
         self.limit: int | None = fast.model_max_length if fast.model_max_length < 10**9 else None
-        probe = self._encoded(["a"])[0]
+        probe, other = self._encoded(["a", "a"])
+        if not probe.ids:
+            raise StageError("the tokenizer has no token for the letter 'a', not even an unknown one; it is damaged")
+        self._pair = self._pieces(self.backend.post_process(probe, other), [len(probe.ids)] * 2)
         self._single = self._pieces(self.backend.post_process(probe), [len(probe.ids)])
-        pair = self.backend.post_process(self._encoded(["a"])[0], self._encoded(["a"])[0])
-        self._pair = self._pieces(pair, [len(probe.ids)] * 2)
 
     @property
     def specials(self) -> int:
@@ -92,16 +95,26 @@ class TextTokenizer:
 
     def row(self, ids: Ids) -> Row:
         """A text with its special tokens."""
-        return _joined(self._single, [ids])
+        return self._joined(self._single, [ids])
 
     def pair_row(self, first: Ids, second: Ids) -> Row:
         """A pair of texts with its special tokens."""
-        return _joined(self._pair, [first, second])
+        return self._joined(self._pair, [first, second])
 
     @property
     def text_start(self) -> int:
         """Place of a single text's first own token in its row."""
         return len(self._single[0].ids)
+
+    def _joined(self, pieces: Sequence[_Piece], texts: Sequence[Ids]) -> Row:
+        ids: Ids = []
+        types: Ids = []
+        for piece, text in zip(pieces, texts, strict=False):
+            ids += piece.ids + text
+            types += piece.types + [piece.next_type] * len(text)
+        row = Row(ids + pieces[-1].ids, types + pieces[-1].types)
+        # A model without special tokens still needs something to read where the text is empty.
+        return row if row.ids else Row([self.pad_id], [0])
 
     def _encoded(self, texts: Sequence[str]) -> list[Encoding]:
         try:
@@ -116,7 +129,7 @@ class TextTokenizer:
         start = 0
         special = probe.special_tokens_mask
         for length in lengths:
-            end = special.index(0, start) if length else start
+            end = special.index(0, start)
             pieces.append(_Piece(probe.ids[start:end], probe.type_ids[start:end], probe.type_ids[end]))
             start = end + length
         pieces.append(_Piece(probe.ids[start:], probe.type_ids[start:], 0))
@@ -131,15 +144,6 @@ def batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
     order = sorted(range(len(lengths)), key=lambda position: -lengths[position])
     for start in range(0, len(order), size):
         yield order[start : start + size]
-
-
-def _joined(pieces: Sequence[_Piece], texts: Sequence[Ids]) -> Row:
-    ids: Ids = []
-    types: Ids = []
-    for piece, text in zip(pieces, texts, strict=False):
-        ids += piece.ids + text
-        types += piece.types + [piece.next_type] * len(text)
-    return Row(ids + pieces[-1].ids, types + pieces[-1].types)
 
 
 def _parts(texts: Sequence[str]) -> Iterator[Sequence[str]]:
