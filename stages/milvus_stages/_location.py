@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from importlib.machinery import PathFinder
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
 from milvus_pipeline import StageError, require
@@ -65,8 +65,8 @@ def _in_package(model: str) -> Path:
     parts = PurePosixPath(inner).parts
     if not name.isidentifier() or ".." in parts or PurePosixPath(inner).is_absolute() or "\\" in inner:
         raise StageError(f"model: {model!r} must be {PACKAGE}NAME/PATH, with PATH inside the package NAME")
-    # PathFinder looks without importing: a package that only carries weights may import heavy things.
-    spec = PathFinder.find_spec(name)
+    # This only looks: a package that carries weights may import heavy things, so it is not imported itself.
+    spec = find_spec(name)
     roots = list(spec.submodule_search_locations or ()) if spec is not None else []
     if not roots:
         raise StageError(

@@ -212,6 +212,7 @@ def _load(torch: Any, transformers: Any, key: ModelKey, folder: Path, model: str
         raise StageError(f"{model!r}: its tokenizer has no fast version (tokenizer.json), and only these are supported")
     if device.type == "cpu" and network.dtype == torch.float16:
         network = network.float()
+    network.config.use_cache = False  # what a decoder keeps for its next token is of no use here
     network = network.to(device).eval()
     texts = TextTokenizer(tokenizer, lower=bool(sentence_config(folder).get("do_lower_case")))
     limits = [limit for limit in (texts.limit, _positions(torch, network)) if limit]

@@ -3,7 +3,7 @@
 import pytest
 import transformers
 from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
+from tokenizers.models import BPE, Model, WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from milvus_pipeline import StageError
@@ -14,9 +14,9 @@ from support.checkpoints import bert_classifier, xlm_roberta_classifier
 TEXTS = ["", "plum", " Where is the red plum? ", "zebra é 猫 [SEP] </s>", "jam " * 30]
 
 
-def word_level(vocabulary: dict[str, int], **settings) -> transformers.PreTrainedTokenizerFast:
-    """A tokenizer of whole words, without special tokens of its own."""
-    backend = Tokenizer(WordLevel(vocabulary, **settings))
+def bare(model: Model) -> transformers.PreTrainedTokenizerFast:
+    """A tokenizer without special tokens."""
+    backend = Tokenizer(model)
     backend.pre_tokenizer = WhitespaceSplit()
     return transformers.PreTrainedTokenizerFast(tokenizer_object=backend)
 
@@ -57,7 +57,7 @@ def test_texts_are_tokenized_in_parts(tmp_path, monkeypatch):
 
 def test_a_tokenizer_without_special_tokens_works():
     """Nothing is put around the texts, and an empty one is read as padding."""
-    mine = TextTokenizer(word_level({"a": 0, "b": 1}))
+    mine = TextTokenizer(bare(WordLevel({"a": 0, "b": 1})))
     assert (mine.specials, mine.pair_specials, mine.limit) == (0, 0, None)
     assert mine.pair_row([0, 1], [1]).ids == [0, 1, 1]
     assert mine.row([]) == Row([mine.pad_id], [0])
@@ -66,7 +66,7 @@ def test_a_tokenizer_without_special_tokens_works():
 def test_a_tokenizer_that_knows_nothing_is_refused():
     """A tokenizer that gives no token at all for a letter is no tokenizer for texts."""
     with pytest.raises(StageError, match="has no token for the letter 'a'"):
-        TextTokenizer(word_level({"other": 0}))
+        TextTokenizer(bare(BPE({"o": 0}, [])))
 
 
 def test_batches_hold_rows_of_similar_length():
