@@ -137,6 +137,22 @@ def test_the_traceback_only_when_asked(invoke, make):
     assert debug.stderr.endswith(plain.stderr)
 
 
+def test_the_traceback_of_a_failed_query(invoke, make):
+    """--debug shows where in the stage a query failed."""
+    config = make("a.yaml", "stages:\n - {type: listed_search}\n - {type: faulty}\n")
+    done = invoke("run", config, "-q", "red", "--debug")
+    assert done.exit_code == 1
+    assert 'raise ZeroDivisionError("division by zero")' in done.stderr
+    assert "error: query 1: pipeline: stages[1] (faulty) failed on the query: ZeroDivisionError" in done.stderr
+    assert "Traceback" not in invoke("run", config, "-q", "red").stderr
+
+
+def test_messages_cannot_steer_the_terminal(invoke, fruit, make):
+    """An id from a file of queries is shown without its control characters."""
+    done = invoke("run", fruit, "--queries", make("q.jsonl", '{"_id": "a\\u001b[31m", "text": " "}\n'))
+    assert "error: query a\ufffd[31m: " in done.stderr
+
+
 def test_an_unforeseen_error_is_a_message_too(invoke, fruit, monkeypatch):
     """Its class, what it says, and how to learn more."""
     monkeypatch.setattr("milvus_pipeline.pipeline.Pipeline.run_batch", lambda *_, **__: 1 / 0)

@@ -27,9 +27,14 @@ class UsageError(PipelineError):
     """The command line, or a file it names, asks for what cannot be done; nothing was run."""
 
 
+def printable(text: str) -> str:
+    """The text with a replacement sign for every control character: input shall not steer the terminal."""
+    return "".join(sign if sign.isprintable() else "\ufffd" for sign in text)
+
+
 def tell(message: str) -> None:
     """Write a line to stderr."""
-    typer.echo(message, err=True)
+    typer.echo(printable(message), err=True)
 
 
 def tell_error(error: BaseException) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
@@ -51,10 +52,7 @@ def run(
     ] = None,
     output_format: Annotated[
         Format | None,
-        typer.Option(
-            "--format",
-            help="By default a table on a terminal, trec for a file named .trec or .run, else jsonl.",
-        ),
+        typer.Option("--format", help="By default a table on a terminal, trec for a .trec or .run file, else jsonl."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file if it exists.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Queries that go through the pipeline together.")] = 32,
@@ -65,9 +63,8 @@ def run(
 ) -> int:
     """Answer queries: from --query, from a file (--queries), or from stdin.
 
-    Results go to stdout or to a file, everything else to stderr. A line of the JSONL output is one query with its
-    status, its hits and a report of every stage; a line of the TREC output is `qid Q0 docno rank score tag`. Ends
-    with 1 if any query failed; the others are written all the same.
+    Results go to stdout or to a file, everything else to stderr. A line of JSONL is one query with its status, hits
+    and a report of every stage. Ends with 1 if any query failed; the others are written all the same.
     """
     source = _source(query, queries)
     check_output(output, overwrite, source)
@@ -78,13 +75,14 @@ def run(
         raise UsageError(f"no queries given: {'stdin' if source == STDIN else source} holds none")
     started = time.perf_counter()
     with pipeline, opened(output, overwrite) as stream, progress_bar(hidden=stream.isatty()) as progress:
-        task = progress.add_task(pipeline.name, total=_total(query or (), source))
+        total = None if progress.disable else _total(query or (), source)
+        task = progress.add_task(pipeline.name, total=total)
         writer = _writer(chosen_format(output_format, output), stream, pipeline.name)
         tally = Tally(pipeline.name, opened_in=time.perf_counter() - started, told=not isinstance(writer, ResultTables))
         try:
             for batch in chain([first], batches):
                 for result in _answers(pipeline, batch, timeout):
-                    tally.add(result, _written(writer, result))
+                    tally.add(result, _written(writer, result), debug=debug)
                 stream.flush()
                 progress.advance(task, len(batch))
         except (KeyboardInterrupt, PipelineError):
@@ -118,8 +116,10 @@ class Tally:
         """Number of queries that failed."""
         return self._states["failed"]
 
-    def add(self, result: SearchResult, unwritten: OutputError | None) -> None:
-        """Count a result; ``unwritten`` says why it could not be written."""
+    def add(self, result: SearchResult, unwritten: OutputError | None, *, debug: bool) -> None:
+        """Count a result; ``unwritten`` says why it could not be written, ``debug`` shows tracebacks at once."""
+        if debug and result.error is not None:
+            traceback.print_exception(result.error)
         error = unwritten or result.error
         self._states["failed" if error else result.status] += 1
         lines = [f"error: query {result.query.id}: {error}"] if error else []

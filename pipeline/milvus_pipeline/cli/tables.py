@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from milvus_pipeline.cli.faults import printable
 from milvus_pipeline.records import Hit, SearchResult, StageReport
 
 _ID_WIDTH = 24
@@ -57,7 +58,7 @@ class ResultTables:
 
 
 def _heading(result: SearchResult) -> Text:
-    heading = Text(f"{result.query.id}  " if result.query.id else "", style="dim")
+    heading = Text(f"{shown(result.query.id)}  " if result.query.id else "", style="dim")
     heading.append(shown(result.query.text) or "(no text)", style="bold not dim")
     if result.degraded:
         heading.append(f"  [{result.status}]", style="bold red")
@@ -137,5 +138,5 @@ def _time(report: StageReport) -> str:
 
 
 def shown(text: str) -> str:
-    """Text on one line; control characters, which could steer the terminal, are shown as a replacement sign."""
-    return "".join(sign if sign.isprintable() else "\ufffd" for sign in " ".join(text.split()))
+    """Text on one line, without control characters."""
+    return printable(" ".join(text.split()))
