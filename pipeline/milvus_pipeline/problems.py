@@ -89,8 +89,15 @@ def _problem(detail: ErrorDetails, model: type[BaseModel]) -> Problem:
         return Problem(path, f"must be {context['expected']}, is {shown(value)}{near if 'mean' in near else ''}")
     if kind == "value_error":
         return Problem(path, str(context.get("error", detail["msg"])))
+    if kind in {"too_short", "string_too_short"}:
+        least = context["min_length"]
+        return Problem(
+            path, "must not be empty" if least == 1 else f"must have at least {least} items, is {shown(value)}"
+        )
+    if kind == "string_pattern_mismatch":
+        return Problem(path, f"must fit {context['pattern']}, is {shown(value)}")
     wanted = _WANTED.get(kind.removesuffix("_parsing").removesuffix("_type"))
-    if wanted and kind != "string_too_short":
+    if wanted:
         return Problem(path, f"must be {wanted}, is {shown(value)}")
     return Problem(path, f"{detail['msg'][:1].lower()}{detail['msg'][1:]}, is {shown(value)}")
 

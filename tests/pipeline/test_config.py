@@ -183,7 +183,7 @@ def test_every_mistake_is_shown_at_once():
         ("- a\n", "must be a mapping with a list of `stages`, is a list"),
         ("a text", "must be a mapping with a list of `stages`, is a text"),
         ("name: x", "stages: is missing, and has no default (line 1)"),
-        ("stages: []", "stages: list should have at least 1 item after validation, not 0, is [] (line 1)"),
+        ("stages: []", "stages: must not be empty (line 1)"),
         ("stages: 5", "stages: must be a list, is 5 (line 1)"),
         ("stages: [bge]", "stages[0]: must be a mapping with a `type`, such as {type: truncate, top_k: 5} (line 1)"),
         ("stages: [{top_k: 1}]", "stages[0]: has no `type`, the name of its stage; `milvus-pipeline stages` lists"),
