@@ -83,7 +83,9 @@ def _problem(detail: ErrorDetails, model: type[BaseModel]) -> Problem:
         words = {"greater_than_equal": ("at least", "ge"), "greater_than": ("above", "gt")}
         words |= {"less_than_equal": ("at most", "le"), "less_than": ("below", "lt")}
         text, key = words[kind]
-        return Problem(path, f"must be {text} {context[key]:g}, is {shown(value)}")
+        bound = context[key]  # a whole number in a float field comes as 0.0
+        bound = int(bound) if float(bound).is_integer() else bound
+        return Problem(path, f"must be {text} {bound}, is {shown(value)}")
     if kind == "literal_error":
         near = suggestion(value, _literals(context)) if isinstance(value, str) else ""
         return Problem(path, f"must be {context['expected']}, is {shown(value)}{near if 'mean' in near else ''}")
