@@ -347,7 +347,7 @@ def _started(query: object, position: int) -> SearchResult:
     if not isinstance(query.text, str):
         raise QueryError(f"the text of query {position} must be a string, is {type(query.text).__name__}")
     if not query.text.strip() and query.vector is None:
-        named = f"query {position}" + (f" (id {query.id})" if query.id is not None else "")
+        named = f"query {position}" if query.id is None else f"query {query.id!r}"
         error = QueryError(f"{named} is empty; give it a text, or a vector of its own")
         return SearchResult(query, status="failed", error=error)
     return SearchResult(query)

@@ -137,7 +137,7 @@ def test_a_timeout_of_zero_is_refused():
 @pytest.mark.parametrize("text", ["", "  \n"])
 def test_an_empty_query_is_refused(text):
     """A blank query is said to be one, and where it stands in its batch."""
-    with pytest.raises(QueryError, match=r"query 1 \(id b\) is empty; give it a text, or a vector of its own"):
+    with pytest.raises(QueryError, match=r"query 'b' is empty; give it a text, or a vector of its own"):
         words().run_batch(["a", Query(text, id="b")])
 
 
