@@ -19,9 +19,8 @@ from pathlib import Path
 
 import ir_measures
 from ir_measures import R, nDCG
-from milvus_pipeline.ingest import ingest
 
-from milvus_pipeline import Pipeline, Query, SearchResult
+from milvus_pipeline import Pipeline, Query, SearchResult, ingest
 
 HERE = Path(__file__).parent
 FOLDER = HERE.parents[1] / "shared/data/cranfield"

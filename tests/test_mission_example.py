@@ -5,8 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from milvus_pipeline import Pipeline
-from milvus_pipeline.ingest import ingest
+from milvus_pipeline import Pipeline, ingest
 from milvus_stages import Encode, LateInteraction, MilvusSearch, Truncate
 
 NAME = "mission_example"

@@ -16,10 +16,12 @@ from milvus_pipeline.errors import (
     StageError,
 )
 from milvus_pipeline.extras import require
+from milvus_pipeline.ingest import IngestReport, ingest
 from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.records import Hit, Query, RerankResult, SearchResult, StageReport
 from milvus_pipeline.registry import register, registry
 from milvus_pipeline.reranker import Reranker, RerankJob
+from milvus_pipeline.retry import RetrySettings, async_retrying, retrying
 from milvus_pipeline.stage import Context, Stage
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "Hit",
     "IndexSpec",
     "IngestError",
+    "IngestReport",
     "Pipeline",
     "PipelineConfig",
     "PipelineError",
@@ -40,12 +43,16 @@ __all__ = [
     "RerankJob",
     "RerankResult",
     "Reranker",
+    "RetrySettings",
     "SearchResult",
     "Stage",
     "StageError",
     "StageReport",
+    "async_retrying",
+    "ingest",
     "json_schema",
     "register",
     "registry",
     "require",
+    "retrying",
 ]

@@ -6,9 +6,9 @@ import asyncio
 import math
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import AliasChoices, Field
 
 from milvus_pipeline.deadline import Deadline
 from milvus_pipeline.errors import QueryError, StageError, shown
@@ -36,18 +36,13 @@ class Reranker(Stage):
     needs: ClassVar[frozenset[str]] = frozenset({"query_text", "hits", "text"})
 
     top_k: Annotated[
-        int | None, Field(ge=1, description="Hits to keep after reranking; all by default. Alias: top_n.")
+        int | None,
+        Field(
+            ge=1,
+            validation_alias=AliasChoices("top_k", "top_n"),
+            description="Hits to keep after reranking; all by default. Alias: top_n.",
+        ),
     ] = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _top_n_is_top_k(cls, data: Any) -> Any:
-        if isinstance(data, dict) and "top_n" in data:
-            if "top_k" in data:
-                raise ValueError("top_k and top_n mean the same; give one of them")
-            data = {**data, "top_k": data["top_n"]}
-            del data["top_n"]
-        return data
 
     @abstractmethod
     def score(self, query: str, texts: Sequence[str]) -> Iterable[float | None]:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 
 from milvus_pipeline.deadline import Deadline
 from milvus_pipeline.errors import ConfigError
-from milvus_pipeline.problems import describe
+from milvus_pipeline.problems import describe, suggestion
 from milvus_pipeline.records import SearchResult
 
 
@@ -68,7 +68,8 @@ class Stage(BaseModel):
 
     Class attributes:
         type: the registered name, as YAML says it.
-        needs: what the results must carry when they come in: of "query_text", "vector", "hits", "text" (of hits).
+        needs: what the results must carry when they come in: of "query_text", "vector", "hits", "text" (of hits), and
+            "score:NAME" for the score of an earlier stage.
         gives: what they carry afterwards in addition.
     """
 
@@ -215,13 +216,22 @@ def check_chain(stages: Sequence[Stage]) -> list[str]:
         for missing in missing_here:
             if missing == "text" and "hits" in missing_here:
                 continue  # without hits there is no text either: one problem, said once
-            givers = [f"stages[{i}] ({s.name})" for i, s in enumerate(stages) if missing in s.provides()]
-            problems.append(f"stages[{position}] ({stage.name}): {_lack(missing, givers)}")
-        have |= stage.provides()
+            givers = [f"stages[{i}] ({s.name})" for i, s in enumerate(stages) if missing in _given(s)]
+            names = [earlier.name for earlier in stages[:position]]
+            problems.append(f"stages[{position}] ({stage.name}): {_lack(missing, givers, names)}")
+        have |= _given(stage)
     return problems
 
 
-def _lack(missing: str, givers: list[str]) -> str:
+def _given(stage: Stage) -> frozenset[str]:
+    # Which stages score, their types do not say; that a stage of the name runs before is what can be checked here.
+    return stage.provides() | {f"score:{stage.name}"}
+
+
+def _lack(missing: str, givers: list[str], names: list[str]) -> str:
+    if missing.startswith("score:"):
+        name = missing.removeprefix("score:")
+        return f"cuts on the score of {name!r}, but no stage before it has that name{suggestion(name, names)}"
     if givers:
         return f"needs {missing!r}, which {givers[0]} gives only later; move that stage before this one"
     if missing == "hits":

@@ -12,9 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from milvus_pipeline import Pipeline, PipelineError, SearchResult
+from milvus_pipeline import Pipeline, PipelineError, SearchResult, ingest
 from milvus_pipeline.demo.passages import passages
-from milvus_pipeline.ingest import ingest
 
 QUESTIONS = (
     "How do I delete a directory and everything in it?",

@@ -88,8 +88,10 @@ class Truncate(Stage):
                 raise ValueError(f"{name} has no effect without max_tokens; set max_tokens, or leave {name} out")
 
     def requires(self) -> frozenset[str]:
-        """Hits, and their text where tokens or characters are counted."""
-        return self.needs | {"text"} if self._budgeted else self.needs
+        """Hits; their text where tokens or characters are counted; the score that the threshold cuts on."""
+        text = {"text"} if self._budgeted else set()
+        score = {f"score:{self.score_of}"} if self.score_of is not None else set()
+        return self.needs | text | score
 
     @property
     def _budgeted(self) -> bool:
@@ -131,7 +133,6 @@ class Truncate(Stage):
         scores = [hit.scores.get(self.score_of) for hit in hits]
         scored = [score for score in scores if score is not None]
         if not scored:
-            self._check_scorer(result)
             context.warn(
                 f"no hit carries a score by {self.score_of!r}, so min_score {self.min_score:g} was not applied",
                 position,
@@ -146,14 +147,6 @@ class Truncate(Stage):
                 position,
             )
         return [hit for hit, score in zip(hits, scores, strict=True) if score is not None and score >= self.min_score]
-
-    def _check_scorer(self, result: SearchResult) -> None:
-        """A threshold on a stage that the pipeline does not have is a mistake, not a stage that was skipped."""
-        before = [report.stage for report in result.reports]
-        if before and self.score_of not in before:
-            raise StageError(
-                f"score_of: no stage before this one is named {self.score_of!r}; there are {', '.join(before)}"
-            )
 
     def _within_budget(self, hits: Sequence[Hit], position: int, context: Context) -> list[Hit]:
         if self.max_tokens is not None and self._counter is None:

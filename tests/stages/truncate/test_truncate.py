@@ -80,10 +80,13 @@ def test_a_threshold_on_a_skipped_stage_is_skipped_with_a_warning():
 
 
 def test_a_threshold_on_a_stage_that_does_not_exist_is_an_error():
-    """A misspelt score_of fails the query instead of being passed over."""
-    pipeline = Pipeline([ListedSearch(), Truncate(min_score=0.5, score_of="bgee")])
-    with pytest.raises(StageError, match="score_of: no stage before this one is named 'bgee'; there are listed_search"):
-        pipeline.run("q")
+    """A misspelt score_of is found when the pipeline is built, with the name that was meant."""
+    with pytest.raises(ConfigError) as caught:
+        Pipeline([ListedSearch(), Truncate(min_score=0.5, score_of="listed_serch")])
+    assert str(caught.value) == (
+        "stages[1] (truncate): cuts on the score of 'listed_serch', but no stage before it has that name; "
+        "did you mean 'listed_search'?"
+    )
 
 
 def test_a_threshold_without_hits_is_silent():
