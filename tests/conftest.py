@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from support.milvus_server import NoServer, running_server
 
 ROOT = Path(__file__).parent.parent

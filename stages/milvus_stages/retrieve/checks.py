@@ -117,17 +117,18 @@ def unknown_field(info: CollectionInfo, name: str, choices: Sequence[str] | None
     return f"collection {info.name!r} has no field {name!r}{_near(name, known, 'it has')}"
 
 
-def check_grouping(version: str) -> None:
-    """Raise StageError where the server would ignore ``group_by_field`` without a word.
+def grouping_problem(version: str) -> str | None:
+    """That the server would ignore ``group_by_field`` without a word; None where it would not.
 
     Args:
         version: as ``get_server_version`` says it: ``milvus_lite-3.2.2``, ``v2.3.5-lite`` (a server, too), ``2.6.0``.
     """
     if version.startswith("milvus_lite"):
-        return
+        return None
     numbers = [int(part) if part.isdigit() else 0 for part in version.lstrip("v").split("-")[0].split(".")]
-    if tuple(numbers[:2]) < _GROUPING_SINCE:
-        raise StageError(f"group_by_field: the server is {version}, which ignores it; it needs Milvus 2.4 or later")
+    if tuple(numbers[:2]) >= _GROUPING_SINCE:
+        return None
+    return f"group_by_field: the server is {version}, which ignores it; it needs Milvus 2.4 or later"
 
 
 def checked_vector(vector: Any, dim: int, field: str) -> npt.NDArray[np.float32]:

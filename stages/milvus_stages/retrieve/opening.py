@@ -12,8 +12,8 @@ from milvus_stages.retrieve import failures
 from milvus_stages.retrieve.checks import (
     CollectionInfo,
     IndexInfo,
-    check_grouping,
     described,
+    grouping_problem,
     index_of,
     unknown_field,
     vector_field,
@@ -135,10 +135,9 @@ def _checked(stage: MilvusSearch, connection: Connection, deadline: Deadline) ->
         anns_field = vector_field(info, stage.anns_field)
     except StageError as error:
         raise StageError(f"{stage.uri}: {error}") from error
-    if stage.group_by_field is not None:
-        check_grouping(connection.call(deadline, "get_server_version"))
+    version = connection.call(deadline, "get_server_version")
     index = index_of(connection, stage.collection, anns_field, deadline)
-    if problems := [*_index_problems(stage, index, anns_field), *_field_problems(stage, info)]:
+    if problems := [*_index_problems(stage, index, anns_field), *_field_problems(stage, info, version)]:
         raise StageError("\n".join(f"{stage.where}: {found}" for found in problems))
     assert index is not None  # noqa: S101 - a missing index is among the problems above
     wanted = info.plain_fields if stage.output_fields is None else stage.output_fields
@@ -167,7 +166,7 @@ def _index_problems(stage: MilvusSearch, index: IndexInfo | None, field: str) ->
     return problems
 
 
-def _field_problems(stage: MilvusSearch, info: CollectionInfo) -> list[str]:
+def _field_problems(stage: MilvusSearch, info: CollectionInfo, version: str) -> list[str]:
     problems = [
         f"output_fields: {unknown_field(info, name)}"
         for name in stage.output_fields or ()
@@ -181,6 +180,8 @@ def _field_problems(stage: MilvusSearch, info: CollectionInfo) -> list[str]:
     group = stage.group_by_field
     if group is not None and group not in info.plain_fields:
         problems.append(f"group_by_field: {unknown_field(info, group)}")
+    elif group is not None and (found := grouping_problem(version)):
+        problems.append(found)
     problems.extend(
         f"partition_names: there is no partition {name!r}; there are {', '.join(info.partitions)}"
         for name in stage.partition_names or ()

@@ -1,0 +1,129 @@
+"""The retry policy: what is repeated, how often, and when it gives up."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from pydantic import ValidationError
+
+from milvus_pipeline import Deadline
+from milvus_pipeline.retry import RetrySettings, async_retrying, retrying
+
+QUICK = RetrySettings(attempts=4, min_wait=0.001, max_wait=0.01)
+
+
+class Passing(Exception):  # noqa: N818 - named for what it is
+    """An error worth another attempt."""
+
+
+def is_passing(error: BaseException) -> bool:
+    return isinstance(error, Passing)
+
+
+class Service:
+    """Fails a number of times, then answers; counts its calls."""
+
+    def __init__(self, failures: int, error: BaseException | None = None) -> None:
+        self.failures = failures
+        self.error = error or Passing("busy")
+        self.calls = 0
+
+    def __call__(self, answer: str) -> str:
+        self.calls += 1
+        if self.calls <= self.failures:
+            raise self.error
+        return answer
+
+    async def acall(self, answer: str) -> str:
+        return self(answer)
+
+
+def run(way: str, service: Service, settings: RetrySettings, deadline: Deadline, wait_hint=None) -> str:
+    """Call the service under the policy, blocking or on an event loop."""
+    if way == "sync":
+        return retrying(settings, deadline, is_passing, wait_hint)(service, "answer")
+
+    async def main() -> str:
+        return await async_retrying(settings, deadline, is_passing, wait_hint)(service.acall, "answer")
+
+    return asyncio.run(main())
+
+
+pytestmark = pytest.mark.parametrize("way", ["sync", "async"])
+
+
+def test_a_passing_failure_is_repeated(way: str) -> None:
+    """The answer comes after as many attempts as it takes."""
+    service = Service(failures=3)
+    assert run(way, service, QUICK, Deadline()) == "answer"
+    assert service.calls == 4
+
+
+def test_attempts_are_bounded_and_the_last_error_is_raised(way: str) -> None:
+    """The caller sees the service's own exception, not the policy's."""
+    service = Service(failures=9)
+    with pytest.raises(Passing, match="busy"):
+        run(way, service, QUICK, Deadline())
+    assert service.calls == 4
+
+
+@pytest.mark.parametrize("error", [ValueError("bad request"), KeyboardInterrupt()])
+def test_other_failures_are_final(way: str, error: BaseException) -> None:
+    """A bad request is not repeated, nor is Ctrl-C."""
+    service = Service(failures=9, error=error)
+    with pytest.raises(type(error)):
+        run(way, service, QUICK, Deadline())
+    assert service.calls == 1
+
+
+def test_no_wait_goes_past_the_deadline(way: str) -> None:
+    """Where the next attempt would begin after the deadline, the error is raised at once."""
+    service = Service(failures=9)
+    with pytest.raises(Passing):
+        run(way, service, RetrySettings(attempts=9, min_wait=60, max_wait=60), Deadline.after(5))
+    assert service.calls == 1
+
+
+def test_a_wait_that_is_asked_for_is_kept(way: str) -> None:
+    """The service's own wait replaces a shorter backoff."""
+    service = Service(failures=1)
+    started = time.monotonic()
+    settings = RetrySettings(attempts=2, min_wait=0.001, max_wait=1)
+    assert run(way, service, settings, Deadline(), wait_hint=lambda error: 0.2) == "answer"
+    assert time.monotonic() - started >= 0.2
+
+
+def test_a_wait_that_is_too_long_ends_it(way: str) -> None:
+    """A service that asks for more than max_wait is not asked again."""
+    service = Service(failures=1)
+    with pytest.raises(Passing):
+        run(way, service, QUICK, Deadline(), wait_hint=lambda error: 3600.0)
+    assert service.calls == 1
+
+
+def test_waits_grow_up_to_the_ceiling(way: str) -> None:
+    """Each wait lies between half of and all of its step, the steps double, and max_wait bounds them."""
+    waits: list[float] = []
+
+    async def note(seconds: float) -> None:
+        waits.append(seconds)
+
+    settings = RetrySettings(attempts=6, min_wait=1, max_wait=5)
+    policy = (retrying if way == "sync" else async_retrying)(settings, Deadline(), is_passing)
+    with pytest.raises(Passing):
+        if way == "sync":
+            policy.copy(sleep=waits.append)(Service(9), "answer")
+        else:
+            asyncio.run(policy.copy(sleep=note)(Service(9).acall, "answer"))
+    assert len(waits) == 5
+    for wait, step in zip(waits, (1, 2, 4, 5, 5), strict=True):
+        assert step / 2 <= wait <= step
+
+
+@pytest.mark.parametrize("fields", [{"attempts": 0}, {"min_wait": 2, "max_wait": 1}, {"max_wait": 0}, {"tries": 3}])
+def test_settings_are_checked(way: str, fields: dict) -> None:
+    """Settings that make no sense, or that nobody knows, are refused."""
+    with pytest.raises(ValidationError):
+        RetrySettings(**fields)

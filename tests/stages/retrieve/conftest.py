@@ -1,0 +1,126 @@
+"""One small collection on each engine, made with pymilvus itself and not with what is under test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from milvus_pipeline import Query
+from milvus_stages import MilvusSearch
+
+ROWS, DIM, NLIST = 400, 16, 8
+
+NASTY = (
+    "plain",
+    'with "double" quotes',
+    "with 'single' quotes",
+    "back\\slash",
+    "trailing\\",
+    '" or 1==1',
+    '" or id >= 0 or tag == "',
+    "') or (id >= 0",
+    "new\nline, tab\t, return\r",
+    "control \x01\x07\x08\x0b\x0c\x1b\x7f",
+    "é ü ß 漢字",
+    "emoji 😀",
+    "{braces} {tag}",
+    "%percent% _",
+    "",
+    "line\u2028separator",
+    "\\n is no newline",
+    "\\u0041",
+    "$meta",
+)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A place with the collection ``things``, and what is in it."""
+
+    kind: str
+    uri: str
+    vectors: npt.NDArray[np.float32]
+
+    def stage(self, **fields: Any) -> MilvusSearch:
+        """A search of all lists, so that its answers are exact."""
+        fields = {"collection": "things", "params": {"nprobe": NLIST}, **fields}
+        return MilvusSearch(uri=self.uri, **fields)
+
+    def query(self, seed: int, **fields: Any) -> Query:
+        """A query with a vector of its own."""
+        return Query(f"query {seed}", vector=unit(np.random.default_rng(1000 + seed).normal(size=DIM)), **fields)
+
+    def exact(self, query: Query) -> list[tuple[int, float]]:
+        """Every key with its inner product, best first."""
+        scores = self.vectors @ np.asarray(query.vector, dtype=np.float32)
+        return [(int(row), float(scores[row])) for row in np.lexsort((np.arange(ROWS), -scores))]
+
+
+def unit(vectors: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """The vectors at length 1."""
+    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def make_things(uri: str, name: str, vectors: npt.NDArray[np.float32], metric: str = "IP") -> None:
+    """The collection: even keys in partition `even`, odd ones in `odd`; `year` 1900 + key; nasty tags first."""
+    from pymilvus import DataType, MilvusClient
+
+    client = MilvusClient(uri, timeout=10, dedicated=True)
+    schema = client.create_schema(enable_dynamic_field=True)
+    schema.add_field("id", DataType.INT64, is_primary=True)
+    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=DIM)
+    schema.add_field("text", DataType.VARCHAR, max_length=200)
+    schema.add_field("tag", DataType.VARCHAR, max_length=200)
+    schema.add_field("year", DataType.INT64)
+    client.create_collection(name, schema=schema, timeout=60)
+    for partition, first in (("even", 0), ("odd", 1)):
+        client.create_partition(name, partition, timeout=60)
+        rows = [
+            {
+                "id": row,
+                "vector": vectors[row].tolist(),
+                "text": f"text {row}",
+                "tag": NASTY[row] if row < len(NASTY) else f"tag {row}",
+                "year": 1900 + row,
+                "extra": row % 3,
+            }
+            for row in range(first, len(vectors), 2)
+        ]
+        client.insert(name, rows, partition_name=partition, timeout=60)
+    client.flush(name, timeout=60)
+    index = client.prepare_index_params()
+    index.add_index("vector", index_type="IVF_FLAT", metric_type=metric, params={"params": {"nlist": NLIST}})
+    client.create_index(name, index, timeout=60)
+    client.load_collection(name, timeout=60)
+    client.close()
+
+
+@pytest.fixture(scope="session")
+def vectors() -> npt.NDArray[np.float32]:
+    return unit(np.random.default_rng(0).normal(size=(ROWS, DIM)))
+
+
+@pytest.fixture(scope="session")
+def lite(tmp_path_factory: pytest.TempPathFactory, vectors: npt.NDArray[np.float32]) -> Iterator[Engine]:
+    """Milvus Lite, held open for the session as an application would."""
+    engine = Engine("lite", str(tmp_path_factory.mktemp("lite") / "things.db"), vectors)
+    make_things(engine.uri, "things", vectors)
+    stage = engine.stage()
+    stage.open()
+    yield engine
+    stage.close()
+
+
+@pytest.fixture(scope="session", params=["lite", pytest.param("server", marks=pytest.mark.server)])
+def engine(request: pytest.FixtureRequest, vectors: npt.NDArray[np.float32]) -> Engine:
+    """Milvus Lite, then a server."""
+    if request.param == "lite":
+        return request.getfixturevalue("lite")
+    uri = request.getfixturevalue("milvus_server")
+    make_things(uri, "things", vectors)
+    return Engine("server", uri, vectors)

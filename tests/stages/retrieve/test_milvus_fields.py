@@ -1,0 +1,114 @@
+"""What the stage says about its fields, and about servers that are not there."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from milvus_pipeline import ConfigError, Pipeline, Query, StageError
+from milvus_stages import MilvusSearch
+
+HANG_SECONDS = 8.0
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"limit": 0}, "limit: must be at least 1, is 0"),
+        ({"limit": 16385}, "limit: must be at most 16384"),
+        ({"limit": 16000, "offset": 1000}, "limit + offset must be at most 16384, is 17000"),
+        ({"offset": -1}, "offset: must be at least 0, is -1"),
+        ({"limt": 3}, "limt: unknown key; did you mean 'limit'?"),
+        ({"metric_type": "ip"}, "metric_type: must be 'IP', 'COSINE' or 'L2'"),
+        ({"uri": "ftp://host:1"}, "uri: must be http://HOST:PORT"),
+        ({"uri": "milvus"}, "uri: must be http://HOST:PORT"),
+        ({"uri": "http://root:geheim@host:19530"}, "put the token (user:password, or an API key) in the environment"),
+        ({"uri": "./x.db", "db_name": "other"}, "db_name: belongs to a server"),
+        ({"params": {"nprobe": "many"}}, "params.nprobe: must be a whole number from 1 to 65536, is 'many'"),
+        ({"params": {"nprobe": True}}, "params.nprobe: must be a whole number"),
+        ({"params": {"ef": 3}}, "IVF_FLAT takes no 'ef'"),
+        ({"params": {"range_filter": 0.5}}, "needs a `radius` too"),
+        ({"metric_type": "L2", "params": {"radius": 1, "range_filter": 2}}, "for L2, range_filter (2) must be below"),
+        ({"params": {"radius": float("nan")}}, "params.radius: must be a finite number"),
+        ({"filter": "(year > 3"}, "'(' is never closed"),
+        ({"filter": 'tag == "{t}"'}, "the placeholder {t} stands inside quotes"),
+        ({"filter": "x == {t}", "filter_params": {"t": None}}, "filter_params.t: must be text, a number"),
+        ({"partition_names": []}, "partition_names"),
+        ({"round_decimal": 7}, "round_decimal: must be at most 6"),
+        ({"retry": {"attempts": 0}}, "retry.attempts: must be at least 1, is 0"),
+    ],
+)
+def test_bad_fields(fields: dict, said: str) -> None:
+    """What can be known without a server is said when the stage is made."""
+    with pytest.raises(ConfigError) as caught:
+        MilvusSearch(**{"collection": "things", **fields})
+    assert said in str(caught.value)
+    assert "geheim" not in str(caught.value)
+
+
+def test_numeric_texts_become_numbers() -> None:
+    """Environment variables give texts; as parameters they are the numbers that they spell."""
+    stage = MilvusSearch(collection="c", params={"nprobe": "64", "radius": "0.5"})
+    assert stage.params == {"nprobe": 64, "radius": 0.5}
+
+
+def test_a_path_is_a_uri(tmp_path: Path) -> None:
+    """A Path is taken and kept as text, so that it can be written to YAML."""
+    assert MilvusSearch(uri=tmp_path / "x.db", collection="c").config()["uri"] == str(tmp_path / "x.db")
+
+
+def test_provides_no_text_without_a_field_for_it() -> None:
+    """Without text_field, a reranker after the search is refused when the pipeline is built."""
+    assert MilvusSearch(collection="c").provides() == {"hits", "text"}
+    assert MilvusSearch(collection="c", text_field=None).provides() == {"hits"}
+
+
+def test_the_token_is_nowhere_but_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The configuration names the variable; the token is read when the stage opens, without blanks around it."""
+    monkeypatch.setenv("SEARCH_TOKEN", "  root:geheim \n")
+    stage = MilvusSearch(collection="c", token_env="SEARCH_TOKEN", uri="http://127.0.0.1:9", timeout=0.5)  # noqa: S106
+    assert stage.token() == "root:geheim"
+    with pytest.raises(StageError) as caught:
+        stage.open()
+    for shown in (repr(stage), str(stage.config()), str(stage.model_dump()), str(caught.value)):
+        assert "geheim" not in shown
+    monkeypatch.delenv("SEARCH_TOKEN")
+    assert stage.token() == ""
+
+
+def test_a_stage_that_is_not_open_says_so() -> None:
+    """Calling process by hand on a closed stage is no AttributeError."""
+    from milvus_pipeline import Context, Deadline, SearchResult
+
+    with pytest.raises(StageError, match="milvus_search is not open; call open"):
+        MilvusSearch(collection="c").process([SearchResult(Query("x"))], Context(Deadline(), 1))
+
+
+@pytest.fixture(params=["closed", "silent"])
+def down(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A port that refuses, or one that takes the connection and says nothing."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        if request.param == "silent":
+            listener.listen()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_a_server_that_is_down_fails_within_the_timeout(down: str) -> None:
+    """Neither way hangs; the message names the server and what to check. The bound here is far above the timeout."""
+    pipeline = Pipeline([MilvusSearch(uri=down, collection="c", timeout=0.5)])
+    query = Query("x", vector=np.ones(3))
+    for run in (lambda: pipeline.run(query), lambda: asyncio.run(pipeline.arun(query))):
+        started = time.monotonic()
+        with pytest.raises(StageError) as caught:
+            run()
+        assert time.monotonic() - started < HANG_SECONDS
+        assert down in str(caught.value)
+        assert "check that" in str(caught.value)
+        assert not pipeline.stages[0].is_open

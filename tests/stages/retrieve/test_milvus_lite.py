@@ -1,0 +1,137 @@
+"""What is special about Milvus Lite: a file, one process, threads that disturb each other."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from milvus_pipeline import DeadlineError, Pipeline, Query, StageError
+from milvus_stages import MilvusSearch
+
+from .conftest import DIM, NLIST, ROWS, Engine, make_things
+
+HOLD = """
+import sys
+from pymilvus import MilvusClient
+client = MilvusClient(sys.argv[1])
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, vectors: np.ndarray) -> Iterator[Engine]:
+    """A database of the test's own, closed but for what the test opens."""
+    uri = str(tmp_path / "own.db")
+    make_things(uri, "things", vectors[:50])
+    from milvus_lite.server_manager import server_manager_instance
+
+    server_manager_instance.release_server(uri)
+    yield Engine("lite", uri, vectors[:50])
+    server_manager_instance.release_server(uri)
+
+
+def test_searches_with_different_nprobe_do_not_disturb_each_other(lite: Engine) -> None:
+    """Eight threads, each with its own nprobe and pipeline, get the answers that one thread gets."""
+    pipelines = [Pipeline([lite.stage(params={"nprobe": nprobe})]).open() for nprobe in range(1, NLIST + 1)]
+    queries = [lite.query(seed) for seed in range(40)]
+    alone = [[pipeline.run(query).hits for query in queries] for pipeline in pipelines]
+    with ThreadPoolExecutor(len(pipelines)) as threads:
+        together = list(threads.map(lambda pipeline: [pipeline.run(query).hits for query in queries], pipelines))
+    assert together == alone
+    for pipeline in pipelines:
+        pipeline.close()
+
+
+def test_a_database_that_another_process_holds(own: Engine) -> None:
+    """The message says that it is held, and by what kind of thing; when it is given back, it opens."""
+    with subprocess.Popen([sys.executable, "-c", HOLD, own.uri], stdin=-1, stdout=-1, stderr=-3, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline().strip() == "held"
+        with pytest.raises(StageError, match="another process holds this Milvus Lite database"):
+            Pipeline([own.stage()]).open()
+        holder.communicate("")
+    with Pipeline([own.stage()]) as pipeline:
+        assert len(pipeline.run(own.query(0))) == 10
+
+
+def test_closing_gives_the_database_back(own: Engine) -> None:
+    """The last pipeline's close lets another process open it."""
+    first, second = Pipeline([own.stage()]).open(), Pipeline([own.stage()]).open()
+    first.close()
+    second.close()
+    with subprocess.Popen([sys.executable, "-c", HOLD, own.uri], stdin=-1, stdout=-1, stderr=-3, text=True) as other:
+        said, _ = other.communicate("")
+    assert said.strip() == "held"
+
+
+def test_closing_leaves_the_callers_own_client_be(own: Engine) -> None:
+    """A pymilvus client that the caller opened on the same database works on after the pipeline's close."""
+    from pymilvus import MilvusClient
+
+    client = MilvusClient(own.uri, timeout=10)
+    with Pipeline([own.stage()]) as pipeline:
+        pipeline.run(own.query(0))
+    assert client.list_collections(timeout=10) == ["things"]
+    client.close()
+
+
+def test_a_link_is_the_database_it_leads_to(own: Engine, tmp_path: Path) -> None:
+    """Two names of one database are one connection."""
+    (tmp_path / "link.db").symlink_to(own.uri)
+    link = MilvusSearch(uri=str(tmp_path / "link.db"), collection="things")
+    with Pipeline([own.stage()]) as pipeline, Pipeline([link]) as linked:
+        assert pipeline.run(own.query(0)).hits == linked.run(own.query(0)).hits
+
+
+@pytest.mark.parametrize("name", ["missing.db", "no/folder.db"])
+def test_searching_makes_no_database(tmp_path: Path, name: str) -> None:
+    """A path that leads nowhere is an error, and stays one."""
+    with pytest.raises(StageError, match=r"there is no Milvus Lite database .* make it with `milvus-pipeline ingest`"):
+        MilvusSearch(uri=tmp_path / name, collection="things").open()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plain_file_is_no_database(tmp_path: Path) -> None:
+    """A file of an older Milvus Lite, or of anything else, is said to be one."""
+    (tmp_path / "old.db").write_bytes(b"SQLite format 3")
+    with pytest.raises(StageError, match="is a file, but a Milvus Lite database is a folder"):
+        MilvusSearch(uri=tmp_path / "old.db", collection="things").open()
+
+
+def test_the_deadline_holds_while_others_search(lite: Engine) -> None:
+    """A query whose turn does not come in time fails, and the ones after it are answered rightly."""
+    with Pipeline([lite.stage()]) as pipeline:
+        stage = pipeline.stages[0]
+        many = Query("x", vector=np.ones(DIM))
+        with ThreadPoolExecutor(1) as thread:
+            busy = thread.submit(pipeline.run_batch, [many] * 3000)
+            while not stage._opened.connection._worker._work_queue.empty() or not busy.running():
+                pass
+            late = pipeline.run_batch([lite.query(0)] * 200, timeout=0.001, return_errors=True)
+            assert len(busy.result()) == 3000
+        assert all(isinstance(result.error, DeadlineError) for result in late)
+        assert [hit.id for hit in pipeline.run(lite.query(0)).hits] == [
+            key for key, _ in lite.exact(lite.query(0))[:10]
+        ]
+
+
+@pytest.mark.parametrize("metric", ["L2", "COSINE"])
+def test_other_metrics_rise_with_relevance(tmp_path: Path, vectors: np.ndarray, metric: str) -> None:
+    """COSINE is the cosine; L2 is the negative squared distance, so that the best hit has the highest score."""
+    uri = str(tmp_path / "metric.db")
+    stretched = vectors * np.linspace(0.5, 2.0, ROWS, dtype=np.float32)[:, None]
+    make_things(uri, "things", stretched, metric)
+    query = np.random.default_rng(5).normal(size=DIM).astype(np.float32)
+    scores = {"L2": -((stretched - query) ** 2).sum(axis=1), "COSINE": vectors @ query / np.linalg.norm(query)}[metric]
+    with Pipeline([MilvusSearch(uri=uri, collection="things", metric_type=metric, params={"nprobe": NLIST})]) as p:
+        hits = p.run(Query("q", vector=query)).hits
+    best = np.argsort(-scores)[:10]
+    assert [hit.id for hit in hits] == best.tolist()
+    assert [hit.score for hit in hits] == pytest.approx(scores[best].tolist(), abs=1e-4)

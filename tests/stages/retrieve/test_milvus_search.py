@@ -1,0 +1,299 @@
+"""Searching, on Milvus Lite and on a server alike."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from milvus_pipeline import Pipeline, Query, QueryError, StageError
+
+from .conftest import NASTY, NLIST, ROWS, Engine
+
+
+def ids(result):
+    return [hit.id for hit in result.hits]
+
+
+def test_hits_are_those_of_brute_force(engine: Engine) -> None:
+    """All lists probed, the hits, their order and their scores are those of an exhaustive computation."""
+    with Pipeline([engine.stage(limit=25)]) as pipeline:
+        for seed in range(5):
+            query = engine.query(seed)
+            result = pipeline.run(query)
+            exact = engine.exact(query)[:25]
+            assert ids(result) == [key for key, _ in exact]
+            assert [hit.score for hit in result.hits] == pytest.approx([score for _, score in exact], abs=1e-5)
+
+
+def test_hits_carry_text_fields_scores_and_ranks(engine: Engine) -> None:
+    """A hit has its text, its other fields as plain data, and score and rank under the stage's name."""
+    with Pipeline([engine.stage(name="dense", limit=3)]) as pipeline:
+        hits = pipeline.run(engine.query(1)).hits
+    for rank, hit in enumerate(hits, start=1):
+        assert hit.text == f"text {hit.id}"
+        assert hit.fields["year"] == 1900 + hit.id
+        assert set(hit.fields) == {"tag", "year"}
+        assert hit.scores == {"dense": hit.score}
+        assert hit.ranks == {"dense": rank}
+        assert type(hit.score) is float
+
+
+def test_batch_equals_singles(engine: Engine) -> None:
+    """A batch whose queries differ in filter and parameters gives what its queries give alone."""
+    queries = [engine.query(seed) for seed in range(6)]
+    queries += [engine.query(6, filter="year < 1950"), engine.query(7, params={"nprobe": 1})]
+    with Pipeline([engine.stage()]) as pipeline:
+        assert [r.hits for r in pipeline.run_batch(queries)] == [pipeline.run(query).hits for query in queries]
+
+
+def test_async_equals_sync(engine: Engine) -> None:
+    """The event loop's way gives equal results, for batches and for gathered single queries."""
+    queries = [engine.query(seed, filter=f"year >= {1900 + seed}") for seed in range(12)]
+    with Pipeline([engine.stage()]) as pipeline:
+        blocking = pipeline.run_batch(queries)
+
+        async def together():
+            return await asyncio.gather(*(pipeline.arun(query) for query in queries))
+
+        for _ in range(2):  # each asyncio.run has a loop of its own, and connections belong to one loop
+            assert asyncio.run(pipeline.arun_batch(queries)) == blocking
+            assert [result.hits for result in asyncio.run(together())] == [result.hits for result in blocking]
+
+
+async def test_opens_again_after_aclose(engine: Engine) -> None:
+    """A pipeline that was closed on an event loop can be used on it again."""
+    pipeline = Pipeline([engine.stage()])
+    for _ in range(2):
+        async with pipeline:
+            assert len(await pipeline.arun(engine.query(0))) == 10
+
+
+def test_filters_join_and_never_widen(engine: Engine) -> None:
+    """A query's filter narrows the stage's; one that tries to break out fails alone."""
+    stage = engine.stage(filter="year < {before}", filter_params={"before": 1920}, limit=50)
+    queries = [
+        engine.query(0),
+        engine.query(0, filter="year >= 1910 or year == 1905"),
+        engine.query(0, filter="year >= 0) or (year >= 1910"),
+        engine.query(0, filter_params={"before": 1903}),
+    ]
+    with Pipeline([stage]) as pipeline:
+        plain, narrowed, broken, overridden = pipeline.run_batch(queries, return_errors=True)
+    assert sorted(ids(plain)) == list(range(20))
+    assert sorted(ids(narrowed)) == [5, *range(10, 20)]
+    assert isinstance(broken.error, QueryError)
+    assert "closes nothing" in str(broken.error)
+    assert sorted(ids(overridden)) == [0, 1, 2]
+
+
+def test_no_value_changes_what_a_filter_means(engine: Engine) -> None:
+    """Every text, with whatever quotes, backslashes and control characters, matches its own row and no other."""
+    queries = [engine.query(0, filter="tag == {t}", filter_params={"t": text}) for text in NASTY]
+    queries += [engine.query(0, filter="tag in {t}", filter_params={"t": [text]}) for text in NASTY]
+    queries.append(engine.query(0, filter="tag in {t} and id != {i}", filter_params={"t": list(NASTY), "i": 2}))
+    with Pipeline([engine.stage(limit=100)]) as pipeline:
+        results = pipeline.run_batch(queries)
+    rows = list(range(len(NASTY)))
+    assert [ids(result) for result in results[:-1]] == [[row] for row in rows * 2]
+    assert sorted(ids(results[-1])) == [row for row in rows if row != 2]
+
+
+def test_filter_that_milvus_cannot_read_fails_alone(engine: Engine) -> None:
+    """The queries with another filter go on; the message says what Milvus objects to."""
+    with Pipeline([engine.stage()]) as pipeline:
+        good, bad = pipeline.run_batch([engine.query(0), engine.query(0, filter="year ==== 3")], return_errors=True)
+    assert len(good) == 10
+    assert "cannot read the filter" in str(bad.error)
+
+
+def test_partitions(engine: Engine) -> None:
+    """Only the named partitions are searched."""
+    with Pipeline([engine.stage(partition_names=["odd"], limit=300)]) as pipeline:
+        assert sorted(ids(pipeline.run(engine.query(0)))) == list(range(1, ROWS, 2))
+
+
+def test_offset_leaves_out_the_best(engine: Engine) -> None:
+    """Limit and offset cut a window out of the ranking."""
+    with Pipeline([engine.stage(limit=7, offset=5)]) as pipeline:
+        result = pipeline.run(engine.query(3))
+    assert ids(result) == [key for key, _ in engine.exact(engine.query(3))[5:12]]
+    assert [hit.ranks["milvus_search"] for hit in result.hits] == list(range(1, 8))
+
+
+@pytest.mark.parametrize("level", ["Strong", "Bounded", "Session", "Eventually", None])
+def test_consistency_levels(engine: Engine, level: str | None) -> None:
+    """Every level finds what was there before the search was opened."""
+    with Pipeline([engine.stage(consistency_level=level)]) as pipeline:
+        assert len(pipeline.run(engine.query(0))) == 10
+
+
+@pytest.mark.parametrize(
+    ("asked", "text_field", "given"),
+    [
+        (["year"], "text", {"year"}),
+        (["year", "extra", "id"], "text", {"year", "extra", "id"}),
+        ([], "text", set()),
+        ([], None, set()),
+        (["vector"], None, {"vector"}),
+        (None, "tag", {"text", "year"}),
+    ],
+)
+def test_output_fields(engine: Engine, asked: list[str] | None, text_field: str | None, given: set[str]) -> None:
+    """Hits carry the fields asked for, also dynamic ones, and never the vector unasked."""
+    with Pipeline([engine.stage(output_fields=asked, text_field=text_field, limit=1)]) as pipeline:
+        [hit] = pipeline.run(engine.query(0)).hits
+    assert set(hit.fields) == given
+    assert (hit.text is None) == (text_field is None)
+    if "vector" in given:
+        assert hit.fields["vector"] == pytest.approx(engine.vectors[hit.id].tolist())
+    if "id" in given:
+        assert hit.fields["id"] == hit.id
+        assert hit.fields["extra"] == hit.id % 3
+
+
+def test_range_search(engine: Engine) -> None:
+    """Radius and range_filter bound the scores."""
+    exact = engine.exact(engine.query(0))
+    between = [(exact[rank][1] + exact[rank + 1][1]) / 2 for rank in (7, 1)]
+    params = {"nprobe": NLIST, "radius": between[0], "range_filter": between[1]}
+    with Pipeline([engine.stage(params=params, limit=10)]) as pipeline:
+        assert ids(pipeline.run(engine.query(0))) == [key for key, _ in exact[2:8]]
+
+
+def test_few_hits_are_reported_with_advice(lite: Engine) -> None:
+    """Where one list is probed and fewer hits come back than asked for, the report advises a higher nprobe.
+
+    On Milvus Lite alone: a server builds no index over so few rows.
+    """
+    engine = lite
+    with Pipeline([engine.stage(params={"nprobe": 1}, limit=300)]) as pipeline:
+        report = pipeline.run(engine.query(0)).reports[0]
+    assert report.details["requested"] == 300
+    assert 0 < report.details["returned"] < 300
+    assert f"of 300 hits came back, from 1 of the index's {NLIST} lists; raise params.nprobe" in report.warnings[0]
+
+
+def test_all_rows_are_no_shortfall(engine: Engine) -> None:
+    """A limit above the number of rows is no cause for a warning."""
+    with Pipeline([engine.stage(limit=1000, params={"nprobe": NLIST})]) as pipeline:
+        result = pipeline.run(engine.query(0))
+    assert (len(result), result.warnings) == (ROWS, [])
+
+
+@pytest.mark.parametrize(
+    ("vector", "said"),
+    [
+        (None, "put an encode stage before this one"),
+        (np.ones(8), "has 8 numbers, but the field 'vector' holds vectors of 16"),
+        ([float("nan")] * 16, "NaN or infinity"),
+        ([1e39] * 16, "NaN or infinity"),
+        ("abcdefghijklmnop", "a flat list of numbers"),
+        ([[1.0] * 16], "a flat list of numbers"),
+        ([[1.0], [1.0, 2.0]], "a flat list of numbers"),
+        (["1"] * 16, "a flat list of numbers"),
+    ],
+)
+def test_bad_vector_fails_its_query_alone(engine: Engine, vector: object, said: str) -> None:
+    """Milvus answers NaN with no hits and no error; here it is an error, and the rest of the batch goes on."""
+    with Pipeline([engine.stage()]) as pipeline:
+        good, bad = pipeline.run_batch([engine.query(0), Query("bad", vector=vector)], return_errors=True)
+    assert len(good) == 10
+    assert isinstance(bad.error, QueryError)
+    assert said in str(bad.error)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"params": {"nprob": 3}}, "takes no 'nprob'; did you mean 'nprobe'?"),
+        ({"params": {"nprobe": 0}}, "params.nprobe: must be a whole number from 1 to 65536, is 0"),
+        ({"params": {"radius": 0.5, "range_filter": 0.1}}, "range_filter (0.1) must be above radius (0.5)"),
+        ({"filter": 5}, "filter: must be text, is int"),
+        ({"filter": "year > {y}"}, "no value for {y}"),
+        ({"filter_params": {"y": 1}}, "no filter has a place {y}"),
+    ],
+)
+def test_bad_parameters_fail_their_query_alone(engine: Engine, fields: dict, said: str) -> None:
+    """What is wrong with one query's filter or parameters is said of that query."""
+    with Pipeline([engine.stage()]) as pipeline:
+        good, bad = pipeline.run_batch([engine.query(0), engine.query(1, **fields)], return_errors=True)
+    assert len(good) == 10
+    assert said in str(bad.error)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"collection": "thinks"}, "there is no collection 'thinks'; did you mean 'things'?; make it with"),
+        ({"anns_field": "vectr"}, "has no field 'vectr'; did you mean 'vector'?"),
+        ({"anns_field": "year"}, "'year' is INT64, but the search needs a FLOAT_VECTOR"),
+        ({"metric_type": "L2"}, "metric_type: the index was built with IP, not L2; set `metric_type: IP`"),
+        ({"index_type": "HNSW", "params": {}}, "has the index IVF_FLAT, not HNSW; set `index_type: IVF_FLAT`"),
+        ({"partition_names": ["evn"]}, "there is no partition 'evn'; there are _default, even, odd"),
+        ({"text_field": "year"}, "text_field: 'year' is INT64, not text"),
+        ({"group_by_field": "yeer"}, "group_by_field:"),
+    ],
+)
+def test_what_does_not_fit_the_collection_is_said_on_opening(engine: Engine, fields: dict, said: str) -> None:
+    """The message names the pipeline, the stage, the server and the next step."""
+    with pytest.raises(StageError, match=r"stages\[0\] \(milvus_search\) cannot be opened: ") as caught:
+        Pipeline([engine.stage(**fields)]).open()
+    assert said in str(caught.value)
+    assert engine.uri in str(caught.value)
+
+
+def test_unloaded_collection(engine: Engine) -> None:
+    """With load: false it is an error that says so; by default it is loaded, on opening and under way."""
+    from pymilvus import MilvusClient
+
+    client = MilvusClient(engine.uri, timeout=10, dedicated=True)
+    client.release_collection("things", timeout=30)
+    with pytest.raises(StageError, match="is not loaded, and the stage may not load it"):
+        Pipeline([engine.stage(load=False)]).open()
+    with Pipeline([engine.stage()]) as pipeline, Pipeline([engine.stage(load=False)]) as unable:
+        assert len(pipeline.run(engine.query(0))) == 10
+        client.release_collection("things", timeout=30)
+        with pytest.raises(StageError, match="is not loaded, and the stage may not load it"):
+            unable.run(engine.query(0))
+        assert len(pipeline.run(engine.query(0))) == 10
+        if engine.kind == "lite":  # once more on an event loop; on a server this takes long and is the same
+            client.release_collection("things", timeout=30)
+            assert len(asyncio.run(pipeline.arun(engine.query(0)))) == 10
+    client.close()
+
+
+def test_grouping_is_gated_by_the_version(engine: Engine) -> None:
+    """Milvus Lite groups; a server before 2.4 would ignore it without a word, so it is refused."""
+    pipeline = Pipeline([engine.stage(group_by_field="year", limit=5)])
+    if engine.kind == "lite":
+        with pipeline:
+            years = [hit.fields["year"] for hit in pipeline.run(engine.query(0)).hits]
+        assert len(years) == len(set(years)) == 5
+    else:
+        with pytest.raises(StageError, match=r"the server is v2\.3\.5-lite, which ignores it; it needs Milvus 2\.4"):
+            pipeline.open()
+
+
+def test_text_that_is_no_text(engine: Engine) -> None:
+    """A dynamic field of numbers as text is an error that names field and type."""
+    with Pipeline([engine.stage(text_field="extra")]) as pipeline, pytest.raises(StageError) as caught:
+        pipeline.run(engine.query(0))
+    assert "text_field: 'extra' holds a int, not text" in str(caught.value)
+
+
+def test_scores_are_rounded_here(engine: Engine) -> None:
+    """round_decimal rounds whatever the engine does about it."""
+    with Pipeline([engine.stage(round_decimal=2)]) as pipeline:
+        result = pipeline.run(engine.query(0))
+    assert [hit.score for hit in result.hits] == [round(score, 2) for _, score in engine.exact(engine.query(0))[:10]]
+
+
+def test_stages_share_a_connection(engine: Engine) -> None:
+    """Two pipelines of a process search the same place; closing one leaves the other be."""
+    first, second = Pipeline([engine.stage()]).open(), Pipeline([engine.stage(limit=3)]).open()
+    assert first.stages[0]._opened.connection is second.stages[0]._opened.connection
+    first.close()
+    assert len(second.run(engine.query(0))) == 3
+    second.close()
