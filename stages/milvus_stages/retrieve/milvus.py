@@ -123,8 +123,9 @@ class MilvusSearch(Stage):
     load: Annotated[
         bool, Field(description="Load the collection where it is not in memory; false makes that an error.")
     ] = True
+    # gRPC lets a second pass before it connects again, which the attempts together have to outlast.
     retry: Annotated[RetrySettings, Field(description="How calls that fail for a passing reason are repeated.")] = (
-        RetrySettings()
+        RetrySettings(attempts=5, min_wait=0.2, max_wait=2.0)
     )
 
     _opened: Opened | None = PrivateAttr(default=None)

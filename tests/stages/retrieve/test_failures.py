@@ -1,0 +1,212 @@
+"""What failed calls lead to: another attempt, smaller calls, an error with the next step."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import grpc
+import pytest
+from pymilvus.exceptions import DescribeCollectionException, MilvusException, ParamError
+
+from milvus_pipeline import Deadline, Pipeline, StageError
+from milvus_pipeline.retry import RetrySettings
+from milvus_stages import MilvusSearch
+from milvus_stages.retrieve import failures
+
+from .conftest import Engine
+
+
+class RpcError(grpc.RpcError):
+    """A gRPC error as a call raises it."""
+
+    def __init__(self, status: grpc.StatusCode) -> None:
+        super().__init__(status.name)
+        self._status = status
+
+    def code(self) -> grpc.StatusCode:
+        return self._status
+
+    def details(self) -> str:
+        return "the details"
+
+
+def at_connect(status: grpc.StatusCode) -> MilvusException:
+    """What pymilvus's constructor raises, whatever the fault."""
+    error = MilvusException(code=2, message="Fail connecting to server on host:1")
+    error.__cause__ = RpcError(status)
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "transient"),
+    [
+        (RpcError(grpc.StatusCode.UNAVAILABLE), True),
+        (RpcError(grpc.StatusCode.DEADLINE_EXCEEDED), True),
+        (RpcError(grpc.StatusCode.UNIMPLEMENTED), False),
+        (RpcError(grpc.StatusCode.PERMISSION_DENIED), False),
+        (RpcError(grpc.StatusCode.RESOURCE_EXHAUSTED), False),
+        (MilvusException(code=grpc.StatusCode.UNAVAILABLE, message="Retry timeout"), True),
+        (MilvusException(code=2, message="Fail connecting"), True),
+        (MilvusException(code=503, message="node offline"), True),
+        (MilvusException(code=101, message="not loaded"), True),
+        (MilvusException(code=1, message="[search] Retry timeout: 1s"), True),
+        (MilvusException(code=1, message="service not ready"), True),
+        (MilvusException(code=1, message="nprobe must be positive"), False),
+        (MilvusException(code=65535, message="metric type not match"), False),
+        (MilvusException(code=6, message="unexpected token"), False),
+        (DescribeCollectionException(code=100, message="no such collection"), False),
+        (ParamError(message="bad"), False),
+        (ValueError("bad"), False),
+        (StageError("ours"), False),
+    ],
+)
+def test_which_failures_pass(error: Exception, transient: bool) -> None:
+    """By class first, then by status, then by code: the codes 1 and 2 mean many things."""
+    assert failures.is_transient(error) is transient
+
+
+@pytest.mark.parametrize(("status", "transient"), [("UNAVAILABLE", True), ("UNAUTHENTICATED", False)])
+def test_which_failures_to_connect_pass(status: str, transient: bool) -> None:
+    """The constructor raises code 2 for a wrong token, too; only the cause tells them apart."""
+    assert failures.is_transient_at_connect(at_connect(grpc.StatusCode[status])) is transient
+
+
+def test_an_error_that_is_its_own_cause() -> None:
+    """Pymilvus raises errors `from` themselves, which must not be followed."""
+    error = MilvusException(code=2, message="lost")
+    error.__cause__ = error
+    assert not failures.is_transient_at_connect(error)
+    assert "cannot be reached (lost)" in str(failures.explained(error, "here"))
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (at_connect(grpc.StatusCode.UNAUTHENTICATED), "in the environment variable MILVUS_TOKEN"),
+        (
+            at_connect(grpc.StatusCode.UNAVAILABLE),
+            "cannot be reached (Fail connecting to server on host:1)",
+        ),
+        (RpcError(grpc.StatusCode.DEADLINE_EXCEEDED), "did not answer in time; check that it is well, or raise"),
+        (RpcError(grpc.StatusCode.UNIMPLEMENTED), "check that `uri` names Milvus's gRPC port"),
+        (RpcError(grpc.StatusCode.RESOURCE_EXHAUSTED), "lower `limit` or ask for fewer output_fields"),
+        (MilvusException(code=101, message="x"), "set `load: true`"),
+        (MilvusException(code=100, message="x"), "make it with `milvus-pipeline ingest`"),
+        (
+            MilvusException(code=6, message="unexpected token\n  year ==== 3"),
+            "cannot read the filter: unexpected token",
+        ),
+        (MilvusException(code=65535, message="cannot parse expression: x"), "cannot read the filter: cannot parse"),
+        (MilvusException(code=1100, message="m" * 999), "Milvus refused the call: mmm"),
+    ],
+)
+def test_failures_are_explained(error: Exception, said: str) -> None:
+    """Each says where, what, and the next step, in one line of bounded length."""
+    explained = failures.explained(error, "collection 'c' at http://host:1", "MILVUS_TOKEN")
+    assert str(explained).startswith("collection 'c' at http://host:1: ")
+    assert said in str(explained)
+    assert len(str(explained)) < 420
+    assert "\n" not in str(explained)
+    assert explained.__cause__ is error
+
+
+class Troubled:
+    """A connection whose searches fail as it is told before they go through to a real one."""
+
+    is_lite = False
+
+    def __init__(self, real: Any, trouble: Callable[[int, int], Exception | None]) -> None:
+        self.real = real
+        self.trouble = trouble
+        self.sizes: list[int] = []
+
+    def search(self, arguments: dict[str, Any], deadline: Deadline) -> Any:
+        self.sizes.append(len(arguments["data"]))
+        if error := self.trouble(len(self.sizes), self.sizes[-1]):
+            raise error
+        return self.real.search(arguments, deadline)
+
+    async def asearch(self, arguments: dict[str, Any], deadline: Deadline) -> Any:
+        return await asyncio.to_thread(self.search, arguments, deadline)
+
+
+def troubled(stage: MilvusSearch, trouble: Callable[[int, int], Exception | None]) -> Troubled:
+    """Put trouble between an open stage and its connection."""
+    state = stage._opened
+    connection = Troubled(state.connection, trouble)
+    stage._opened = replace(state, connection=connection)
+    return connection
+
+
+@pytest.fixture(params=["sync", "async"])
+def run_batch(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """Both ways to run a batch."""
+
+    def run(pipeline: Pipeline, *arguments: Any, **options: Any) -> Any:
+        if request.param == "sync":
+            return pipeline.run_batch(*arguments, **options)
+        return asyncio.run(pipeline.arun_batch(*arguments, **options))
+
+    return run
+
+
+@pytest.fixture
+def quick(lite: Engine) -> Any:
+    """An open pipeline that does not wait long between attempts."""
+    stage = lite.stage(retry=RetrySettings(attempts=3, min_wait=0.001, max_wait=0.01))
+    pipeline = Pipeline([stage]).open()
+    state = stage._opened
+    yield pipeline
+    stage._opened = state
+    pipeline.close()
+
+
+def test_answers_that_are_too_large_are_asked_for_in_halves(lite: Engine, quick: Pipeline, run_batch: Any) -> None:
+    """A batch is split until its answers fit; the results are those of the whole."""
+    queries = [lite.query(seed) for seed in range(11)]
+    whole = run_batch(quick, queries)
+    exhausted = RpcError(grpc.StatusCode.RESOURCE_EXHAUSTED)
+    connection = troubled(quick.stages[0], lambda call, size: exhausted if size > 3 else None)
+    assert run_batch(quick, queries) == whole
+    assert max(size for size in connection.sizes if size <= 3) == 3
+
+
+def test_one_query_whose_answer_is_too_large(lite: Engine, quick: Pipeline, run_batch: Any) -> None:
+    """What cannot be split fails, and says what to ask less of."""
+    exhausted = RpcError(grpc.StatusCode.RESOURCE_EXHAUSTED)
+    troubled(quick.stages[0], lambda call, size: exhausted)
+    with pytest.raises(StageError, match="lower `limit`"):
+        run_batch(quick, [lite.query(0), lite.query(1)])
+
+
+def test_passing_failures_are_ridden_out(lite: Engine, quick: Pipeline, run_batch: Any) -> None:
+    """Two lost connections, then the answer."""
+    lost = MilvusException(code=2, message="lost")
+    connection = troubled(quick.stages[0], lambda call, size: lost if call < 3 else None)
+    assert [len(result) for result in run_batch(quick, [lite.query(0)])] == [10]
+    assert connection.sizes == [1, 1, 1]
+
+
+def test_failures_that_stay_end_the_batch(lite: Engine, quick: Pipeline, run_batch: Any) -> None:
+    """A server that is gone is not asked once more for every other filter of the batch."""
+    lost = MilvusException(code=2, message="lost")
+    connection = troubled(quick.stages[0], lambda call, size: lost)
+    queries = [lite.query(0, filter=f"year > {year}") for year in range(100)]
+    results = run_batch(quick, queries, return_errors=True)
+    assert all("cannot be reached" in str(result.error) for result in results)
+    assert len(connection.sizes) <= 3 * 8
+
+
+def test_bad_requests_are_made_once(lite: Engine, quick: Pipeline, run_batch: Any) -> None:
+    """What the server refuses is not repeated, and does not touch queries that it takes."""
+    refused = MilvusException(code=65535, message="cannot parse expression: year ==== 3")
+    connection = troubled(quick.stages[0], lambda call, size: refused if size == 2 else None)
+    queries = [lite.query(0, filter="year > 3"), lite.query(1, filter="year > 3"), lite.query(2)]
+    first, second, third = run_batch(quick, queries, return_errors=True)
+    assert "cannot read the filter" in str(first.error)
+    assert "cannot read the filter" in str(second.error)
+    assert len(third) == 10
+    assert sorted(connection.sizes) == [1, 2]
