@@ -6,7 +6,6 @@ import asyncio
 import logging
 from typing import Any, ClassVar, Self, TypeGuard
 from urllib.parse import urlsplit
-from weakref import WeakKeyDictionary
 
 from milvus_pipeline import Deadline, require
 
@@ -75,7 +74,7 @@ class Connection:
     def __init__(self, client: Any, options: Arguments) -> None:
         self.client = client
         self._options = options
-        self._async_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[Any]] = WeakKeyDictionary()
+        self._async_clients: dict[asyncio.AbstractEventLoop, asyncio.Task[Any]] = {}
 
     @classmethod
     def open(cls, uri: str, token: str, db_name: str, timeout: float) -> Self:
@@ -105,6 +104,8 @@ class Connection:
         loop = asyncio.get_running_loop()
         task = self._async_clients.get(loop)
         if task is None or (task.done() and not _connected(task)):
+            for ended in [each for each in self._async_clients if each.is_closed()]:
+                del self._async_clients[ended]  # its client can be neither used nor closed any more
             task = self._async_clients[loop] = loop.create_task(self._async_connected())
         # Shielded: a search that is cancelled must not take the connection from the others that wait for it.
         return await asyncio.shield(task)

@@ -68,11 +68,6 @@ def is_too_large(error: BaseException) -> bool:
     return status(error) == "RESOURCE_EXHAUSTED"
 
 
-def is_permanent_answer(error: BaseException) -> bool:
-    """Whether the server is there and refused this very request: others of the batch may still succeed."""
-    return isinstance(error, PipelineError) or not is_transient(error)
-
-
 def explained(error: BaseException, where: str, token_env: str | None = None) -> StageError:
     """The error as one of ours, with the next step.
 

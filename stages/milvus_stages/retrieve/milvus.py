@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
@@ -17,39 +15,14 @@ from milvus_pipeline import CollectionSpec, Context, Hit, SearchResult, Stage, S
 from milvus_pipeline.retry import RetrySettings, async_retrying, retrying
 from milvus_stages.retrieve import failures, filters
 from milvus_stages.retrieve.answers import hits_of
-from milvus_stages.retrieve.checks import checked_vector
+from milvus_stages.retrieve.batch import MAX_WINDOW, Job, jobs_of
 from milvus_stages.retrieve.connection import check_uri, is_lite
 from milvus_stages.retrieve.opening import LOAD_SECONDS, Opened, ensure_loaded, opened
 from milvus_stages.retrieve.params import numbered, problem
 from milvus_stages.retrieve.sharing import shared
 from milvus_stages.retrieve.writer import Writer
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-MAX_WINDOW = 16384
-"""Milvus's bound on ``limit + offset``, and on the queries of one call. Milvus Lite has none; kept for both."""
-
 _CALLS_AT_ONCE = 8  # searches of one batch that an event loop has under way, where their filters differ
-
-
-@dataclass(frozen=True)
-class _Job:
-    """Queries of a batch that one call answers: they share filter and parameters."""
-
-    positions: Sequence[int]
-    vectors: Sequence[npt.NDArray[np.float32]]
-    expression: str
-    params: Mapping[str, Any]
-
-    def halves(self) -> tuple[_Job, _Job]:
-        middle = len(self.positions) // 2
-        first, second = slice(None, middle), slice(middle, None)
-        return (
-            replace(self, positions=self.positions[first], vectors=self.vectors[first]),
-            replace(self, positions=self.positions[second], vectors=self.vectors[second]),
-        )
 
 
 class MilvusSearch(Stage):
@@ -210,7 +183,7 @@ class MilvusSearch(Stage):
     def process(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
         """Retrieve the hits of every query."""
         state = self._state()
-        jobs = self._jobs(results, state, context)
+        jobs = jobs_of(results, state, context)
         hits: dict[int, list[Hit]] = {}
         while jobs:
             job = jobs.popleft()
@@ -226,7 +199,7 @@ class MilvusSearch(Stage):
     async def aprocess(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
         """``process`` for an event loop; calls with different filters overlap."""
         state = self._state()
-        jobs = self._jobs(results, state, context)
+        jobs = jobs_of(results, state, context)
         hits: dict[int, list[Hit]] = {}
 
         async def work() -> None:
@@ -251,30 +224,7 @@ class MilvusSearch(Stage):
             raise StageError(f"{self.name} is not open; call open() first, or run it in a pipeline")
         return self._opened
 
-    def _jobs(self, results: Sequence[SearchResult], state: Opened, context: Context) -> deque[_Job]:
-        """The calls to make. A query that cannot be sent as it is fails here, alone."""
-        groups: dict[str, tuple[str, dict[str, Any], list[int], list[Any]]] = {}
-        for position, result in enumerate(results):
-            query = result.query
-            try:
-                vector = checked_vector(query.vector, state.dim, state.anns_field)
-                values = {**self.filter_params, **query.filter_params}
-                expression = filters.joined((self.filter, query.filter), values, must_use=query.filter_params)
-                params = state.search_params(numbered(query.params))
-            except Exception as error:  # whatever is wrong with one query, the others go on
-                context.fail(position, error)
-                continue
-            key = json.dumps([expression, params], sort_keys=True, default=str)
-            group = groups.setdefault(key, (expression, params, [], []))
-            group[2].append(position)
-            group[3].append(vector)
-        return deque(
-            _Job(positions[start : start + MAX_WINDOW], vectors[start : start + MAX_WINDOW], expression, params)
-            for expression, params, positions, vectors in groups.values()
-            for start in range(0, len(positions), MAX_WINDOW)
-        )
-
-    def _arguments(self, state: Opened, job: _Job) -> dict[str, Any]:
+    def _arguments(self, state: Opened, job: Job) -> dict[str, Any]:
         # Everything is said in words: the engines' defaults differ, for output_fields above all.
         arguments: dict[str, Any] = {
             "collection_name": self.collection,
@@ -292,7 +242,7 @@ class MilvusSearch(Stage):
             arguments["group_by_field"] = self.group_by_field
         return arguments
 
-    def _search(self, state: Opened, job: _Job, context: Context) -> Any:
+    def _search(self, state: Opened, job: Job, context: Context) -> Any:
         arguments = self._arguments(state, job)
         try:
             return state.connection.search(arguments, context.deadline)
@@ -302,7 +252,7 @@ class MilvusSearch(Stage):
         self._load_again(state, context)
         return state.connection.search(arguments, context.deadline)
 
-    async def _asearch(self, state: Opened, job: _Job, context: Context) -> Any:
+    async def _asearch(self, state: Opened, job: Job, context: Context) -> Any:
         arguments = self._arguments(state, job)
         try:
             return await state.connection.asearch(arguments, context.deadline)
@@ -316,7 +266,7 @@ class MilvusSearch(Stage):
         """Load a collection that was released under us, or wait for one that a restarted server still loads."""
         ensure_loaded(self, state.connection, context.deadline, context.deadline.remaining(at_most=LOAD_SECONDS))
 
-    def _after(self, error: Exception, job: _Job, jobs: deque[_Job], context: Context) -> None:
+    def _after(self, error: Exception, job: Job, jobs: deque[Job], context: Context) -> None:
         """What follows from a failed call: smaller calls, failed queries, or the end of the batch."""
         if failures.is_too_large(error) and len(job.positions) > 1:
             jobs.extendleft(reversed(job.halves()))
@@ -328,7 +278,7 @@ class MilvusSearch(Stage):
         for position in job.positions:
             context.fail(position, failures.explained(error, self.where, self.token_env))
 
-    def _read(self, answers: Any, job: _Job, state: Opened, hits: dict[int, list[Hit]], context: Context) -> None:
+    def _read(self, answers: Any, job: Job, state: Opened, hits: dict[int, list[Hit]], context: Context) -> None:
         """Turn the answers of a call into hits, and report on each query."""
         for position, answer in zip(job.positions, answers, strict=True):
             try:
