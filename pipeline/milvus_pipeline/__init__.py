@@ -16,7 +16,7 @@ from milvus_pipeline.errors import (
     StageError,
 )
 from milvus_pipeline.extras import require
-from milvus_pipeline.ingest import IngestReport, ingest
+from milvus_pipeline.ingest import CollectionStore, CollectionWriter, Embedder, IngestReport, ingest
 from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.records import Hit, Query, RerankResult, SearchResult, StageReport
 from milvus_pipeline.registry import register, registry
@@ -26,10 +26,13 @@ from milvus_pipeline.stage import Context, Stage
 
 __all__ = [
     "CollectionSpec",
+    "CollectionStore",
+    "CollectionWriter",
     "ConfigError",
     "Context",
     "Deadline",
     "DeadlineError",
+    "Embedder",
     "FieldSpec",
     "Hit",
     "IndexSpec",

@@ -128,8 +128,12 @@ class Pipeline:
 
     # -- life ---------------------------------------------------------------------------------------------------
 
-    def open(self) -> Self:
+    def open(self, timeout: float | None = None) -> Self:
         """Open every stage: load models, connect. Without effect on an open pipeline.
+
+        Args:
+            timeout: seconds that the server of a stage has to answer; the pipeline's own by default. Loading models
+                is not bounded by it.
 
         Raises:
             StageError: a stage cannot be opened; those opened before it are closed again.
@@ -140,7 +144,7 @@ class Pipeline:
             opened: list[Stage] = []
             for position, stage in enumerate(self.stages):
                 try:
-                    stage.open()
+                    stage.open(self.timeout if timeout is None else timeout)
                 except Exception as error:
                     for done in reversed(opened):
                         done.close()
@@ -157,9 +161,9 @@ class Pipeline:
                 for stage in reversed(self.stages):
                     stage.close()
 
-    async def aopen(self) -> Self:
+    async def aopen(self, timeout: float | None = None) -> Self:
         """``open`` without blocking the event loop."""
-        return self if self._open else await asyncio.to_thread(self.open)
+        return self if self._open else await asyncio.to_thread(self.open, timeout)
 
     async def aclose(self) -> None:
         """``close`` without blocking the event loop."""
@@ -213,7 +217,7 @@ class Pipeline:
         Raises:
             PipelineError: the first failed query's error, unless ``return_errors``.
         """
-        self.open()
+        self.open(timeout)
         steps = self._steps(_queries(queries), Deadline.after(self.timeout if timeout is None else timeout))
         try:
             call = next(steps)
@@ -235,7 +239,7 @@ class Pipeline:
         self, queries: Sequence[AnyQuery], *, timeout: float | None = None, return_errors: bool = False
     ) -> list[SearchResult]:
         """``run_batch`` for an event loop."""
-        await self.aopen()
+        await self.aopen(timeout)
         steps = self._steps(_queries(queries), Deadline.after(self.timeout if timeout is None else timeout))
         try:
             call = next(steps)

@@ -96,6 +96,7 @@ class Stage(BaseModel):
 
     _lock: Any = PrivateAttr(default_factory=threading.RLock)
     _users: int = PrivateAttr(default=0)
+    _opening: Deadline = PrivateAttr(default=Deadline())
 
     if not TYPE_CHECKING:  # type checkers shall see the fields as keyword arguments, not **fields
 
@@ -136,15 +137,28 @@ class Stage(BaseModel):
     # -- life ---------------------------------------------------------------------------------------------------
 
     def setup(self) -> None:
-        """Open what the stage works with. Heavy imports belong here. Runs once however many pipelines share it."""
+        """Open what the stage works with. Heavy imports belong here. Runs once however many pipelines share it.
+
+        Calls to a server have to be done by ``opening``; loading a model is work, and may take its time.
+        """
 
     def teardown(self) -> None:
         """Let go of what ``setup`` opened."""
 
-    def open(self) -> None:
-        """Open the stage, or count one more user where it is open. Every ``open`` wants its ``close``."""
+    @property
+    def opening(self) -> Deadline:
+        """When the servers that ``setup`` calls must have answered."""
+        return self._opening
+
+    def open(self, timeout: float | None = None) -> None:
+        """Open the stage, or count one more user where it is open. Every ``open`` wants its ``close``.
+
+        Args:
+            timeout: seconds that servers have to answer; the stage's own ``timeout`` only shortens it.
+        """
         with self._lock:
             if self._users == 0:
+                self._opening = Deadline.after(timeout).sooner(self.timeout)
                 self.setup()
             self._users += 1
 
@@ -157,9 +171,9 @@ class Stage(BaseModel):
             if self._users == 0:
                 self.teardown()
 
-    async def aopen(self) -> None:
+    async def aopen(self, timeout: float | None = None) -> None:
         """``open`` without blocking the event loop."""
-        await asyncio.to_thread(self.open)
+        await asyncio.to_thread(self.open, timeout)
 
     async def aclose(self) -> None:
         """``close`` without blocking the event loop."""

@@ -74,6 +74,7 @@ def run(
     if first is None:
         raise UsageError(f"no queries given: {'stdin' if source == STDIN else source} holds none")
     started = time.perf_counter()
+    pipeline.open(timeout)
     with pipeline, opened(output, overwrite) as stream, progress_bar(hidden=stream.isatty()) as progress:
         total = None if progress.disable else _total(query or (), source)
         task = progress.add_task(pipeline.name, total=total)

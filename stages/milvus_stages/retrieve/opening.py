@@ -116,7 +116,8 @@ def opened(stage: MilvusSearch) -> Opened:
     """
     if is_lite(stage.uri):
         check_present(stage.uri)
-    deadline = Deadline.after(stage.timeout)
+    # Opening a file is work of this process; only a server can keep one waiting.
+    deadline = Deadline() if is_lite(stage.uri) else stage.opening
     connection = connected(stage, deadline)
     try:
         state = _checked(stage, connection, deadline)

@@ -100,11 +100,17 @@ def down(request: pytest.FixtureRequest) -> Iterator[str]:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
-def test_a_server_that_is_down_fails_within_the_timeout(down: str) -> None:
-    """Neither way hangs; the message names the server and what to check. The bound here is far above the timeout."""
-    pipeline = Pipeline([MilvusSearch(uri=down, collection="c", timeout=0.5)])
+@pytest.mark.parametrize("given_to", ["stage", "pipeline", "call"])
+def test_a_server_that_is_down_fails_within_the_timeout(down: str, given_to: str) -> None:
+    """No way of giving the time hangs; the message names the server and what to check. The bound is far above it."""
+    stage = MilvusSearch(uri=down, collection="c", timeout=0.5 if given_to == "stage" else None)
+    pipeline = Pipeline([stage], timeout=0.5 if given_to == "pipeline" else None)
+    timeout = 0.5 if given_to == "call" else None
     query = Query("x", vector=np.ones(3))
-    for run in (lambda: pipeline.run(query), lambda: asyncio.run(pipeline.arun(query))):
+    for run in (
+        lambda: pipeline.run(query, timeout=timeout),
+        lambda: asyncio.run(pipeline.arun(query, timeout=timeout)),
+    ):
         started = time.monotonic()
         with pytest.raises(StageError) as caught:
             run()
