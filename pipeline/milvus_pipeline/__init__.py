@@ -14,6 +14,8 @@ from milvus_pipeline.errors import (
     PipelineError,
     QueryError,
     StageError,
+    shown,
+    told,
 )
 from milvus_pipeline.extras import require
 from milvus_pipeline.ingest import CollectionStore, CollectionWriter, Embedder, IngestReport, ingest
@@ -58,4 +60,6 @@ __all__ = [
     "registry",
     "require",
     "retrying",
+    "shown",
+    "told",
 ]

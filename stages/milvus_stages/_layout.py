@@ -6,8 +6,7 @@ import json
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from milvus_pipeline import StageError
-from milvus_pipeline.errors import told
+from milvus_pipeline import StageError, told
 
 
 def read_json(path: Path) -> Any:

@@ -6,8 +6,7 @@ import re
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
-from milvus_pipeline import StageError, require
-from milvus_pipeline.errors import told
+from milvus_pipeline import StageError, require, told
 
 PACKAGE = "package:"
 

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, PrivateAttr
 
-from milvus_pipeline import Stage, StageError, require
-from milvus_pipeline.errors import told
+from milvus_pipeline import Stage, StageError, require, told
 from milvus_stages._layout import read_object, sentence_config, transformer_folder
 from milvus_stages._location import check_files, locate
 from milvus_stages._tokens import Row, TextTokenizer

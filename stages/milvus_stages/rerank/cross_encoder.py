@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, cast
 
 from pydantic import Field, PrivateAttr, StrictInt
 
-from milvus_pipeline import StageError
-from milvus_pipeline.errors import shown
+from milvus_pipeline import StageError, shown
 from milvus_stages._layout import module_list, read_object
 from milvus_stages._models import LoadedModel, max_length_of
 from milvus_stages._tokens import Tokens

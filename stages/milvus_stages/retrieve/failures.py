@@ -6,8 +6,7 @@ many things: so the class is looked at first, then the gRPC status, then the cod
 
 from __future__ import annotations
 
-from milvus_pipeline import StageError
-from milvus_pipeline.errors import PipelineError, told
+from milvus_pipeline import PipelineError, StageError, told
 
 _TRANSIENT_STATUS = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED"})
 _REFUSED_STATUS = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED"})

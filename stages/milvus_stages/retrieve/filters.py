@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from milvus_pipeline import QueryError
-from milvus_pipeline.errors import shown
+from milvus_pipeline import QueryError, shown
 
 # In this order: a quoted string (also one that never ends), a placeholder, a bracket.
 _TOKEN = re.compile(

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 from urllib.parse import urlsplit
 
-from milvus_pipeline import Deadline, StageError, require
-from milvus_pipeline.errors import told
+from milvus_pipeline import Deadline, StageError, require, told
 from milvus_stages.retrieve.connection import Arguments, Connection, pymilvus_for
 
 _SEARCH_SECONDS = 600.0

@@ -11,8 +11,17 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from milvus_pipeline import CollectionSpec, Context, Hit, SearchResult, Stage, StageError
-from milvus_pipeline.retry import RetrySettings, async_retrying, retrying
+from milvus_pipeline import (
+    CollectionSpec,
+    Context,
+    Hit,
+    RetrySettings,
+    SearchResult,
+    Stage,
+    StageError,
+    async_retrying,
+    retrying,
+)
 from milvus_stages.retrieve import failures, filters
 from milvus_stages.retrieve.answers import hits_of
 from milvus_stages.retrieve.batch import MAX_WINDOW, Job, jobs_of

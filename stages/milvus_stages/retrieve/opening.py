@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from milvus_pipeline import Deadline, PipelineError, QueryError, StageError
-from milvus_pipeline.retry import retrying
+from milvus_pipeline import Deadline, PipelineError, QueryError, StageError, retrying
 from milvus_stages.retrieve import failures
 from milvus_stages.retrieve.checks import (
     CollectionInfo,

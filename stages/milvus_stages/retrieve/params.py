@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from milvus_pipeline.errors import shown
+from milvus_pipeline import shown
 
 DEFAULT_NPROBE = 16
 MAX_NPROBE = 65536

@@ -6,8 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from milvus_pipeline import StageError, require
-from milvus_pipeline.errors import told
+from milvus_pipeline import StageError, require, told
 from milvus_stages._location import PACKAGE, locate
 
 if TYPE_CHECKING:
