@@ -72,6 +72,7 @@ def _prepared(config: str) -> str:
             overwrite=True,
             on_progress=lambda done: progress.update(task, completed=done),
         )
+    PASSAGES.parent.mkdir(exist_ok=True)  # a server keeps no file here, and so has made no folder
     PASSAGES.write_text(lines, encoding="utf-8")
     return config
 
