@@ -71,12 +71,29 @@ def test_ids_that_a_trec_run_cannot_hold(invoke, fruit, make, lines, message):
     assert "z Q0 2 1 1 my_fruit" in done.stdout
 
 
+def test_a_failed_query_takes_no_id_from_another(invoke, fruit, make):
+    """A failed query has no line in a TREC run, so that a good one of the same id is written."""
+    lines = 'oops\n{"_id": "1", "text": "sky"}\n{"_id": "q7", "text": 7}\n{"_id": "q7", "text": "sky"}\n'
+    done = invoke("run", fruit, "--queries", make("q.jsonl", lines), "--format", "trec")
+    assert done.exit_code == 1
+    assert [line.split()[:4] for line in done.stdout.splitlines() if line.split()[3] == "1"] == [
+        ["1", "Q0", "2", "1"],
+        ["q7", "Q0", "2", "1"],
+    ]
+    assert "stands twice" not in done.stderr
+    assert "error: query line-1: " in done.stderr
+    assert "2 failed" in done.stderr
+
+
 def test_a_document_id_with_a_blank_is_refused_whole():
-    """No line of a query is written unless all are."""
+    """No line of a query is written unless all are; its id is free again for a query that can be."""
     stream = io.StringIO()
+    run = TrecRun(stream, "x")
     with pytest.raises(Exception, match="the id of a hit must be one word"):
-        TrecRun(stream, "x").write(SearchResult(Query("q", id="1"), [Hit("a", "", 1.0), Hit("b c", "", 0.5)]))
+        run.write(SearchResult(Query("q", id="1"), [Hit("a", "", 1.0), Hit("b c", "", 0.5)]))
     assert stream.getvalue() == ""
+    run.write(SearchResult(Query("q", id="1"), [Hit("a", "", 1.0)]))
+    assert stream.getvalue() == "1 Q0 a 1 1 x\n"
 
 
 def test_the_files_name_chooses_the_format(invoke, fruit, tmp_path):

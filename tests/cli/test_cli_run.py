@@ -155,11 +155,31 @@ def test_a_line_that_is_no_query_fails_alone(invoke, fruit, make, line, message)
     assert results[1]["error"] == f"{queries}:3: {message}"
 
 
+@pytest.mark.parametrize(
+    ("line", "query_id"),
+    [
+        ('{"_id": "q7", "text": 7}', "q7"),
+        ('{"id": 12, "text": "a", "filter": 3}', "12"),
+        ('{"_id": true, "text": "a"}', "line-3"),
+        ('{"_id": "", "text": 7}', "line-3"),
+        ('{"text": 7}', "line-3"),
+        ("[1]", "line-3"),
+        ("oops", "line-3"),
+    ],
+)
+def test_a_line_that_is_no_query_keeps_its_id(invoke, fruit, make, line, query_id):
+    """Its own where it can be read, else the number of its line; not its place, which may be the id of another."""
+    done = invoke("run", fruit, "--queries", make("q.jsonl", f'{{"text": "red"}}\n\n{line}\n{{"text": "blue"}}\n'))
+    assert [result["query"]["id"] for result in lines_of(done.stdout)] == ["1", query_id, "3"]
+    assert f"error: query {query_id}: " in done.stderr
+
+
 def test_a_line_that_is_not_utf8_fails_alone(invoke, fruit, tmp_path):
-    """The message names the line."""
+    """The message names the line; its id is its place, as that of the others."""
     (tmp_path / "queries.txt").write_bytes(b"red\npl\xfcm\nblue\n")
     done = invoke("run", fruit, "--queries", tmp_path / "queries.txt")
     assert [result["status"] for result in lines_of(done.stdout)] == ["ok", "failed", "ok"]
+    assert [result["query"]["id"] for result in lines_of(done.stdout)] == ["1", "2", "3"]
     assert "queries.txt:2: is not UTF-8 text" in done.stderr
 
 

@@ -18,10 +18,16 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class Line(NamedTuple):
-    """One line that is not blank, without its line break, and where it stands (``queries.jsonl:7``)."""
+    """One line that is not blank, without its line break; its number in the file counts from 1."""
 
-    where: str
+    file: str
+    number: int
     raw: bytes
+
+    @property
+    def where(self) -> str:
+        """Where it stands: ``queries.jsonl:7``."""
+        return f"{self.file}:{self.number}"
 
     def text(self) -> str:
         """The line decoded. UsageError where it is not UTF-8."""
@@ -55,7 +61,7 @@ def read_lines(path: Path) -> Iterator[Line]:
             for number, raw in enumerate(stream, start=1):
                 line = raw.removeprefix(_BYTE_ORDER_MARK) if number == 1 else raw
                 if line.strip():
-                    yield Line(f"{name}:{number}", line.rstrip(b"\r\n"))
+                    yield Line(name, number, line.rstrip(b"\r\n"))
     except FileNotFoundError:
         raise UsageError(f"{name}: no such file; check the path, which is taken from {Path.cwd()}") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:

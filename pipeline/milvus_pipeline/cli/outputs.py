@@ -112,16 +112,18 @@ class TrecRun:
         self._ids: set[str] = set()
 
     def write(self, result: SearchResult) -> None:
-        """Write one result.
+        """Write one result, unless its query failed.
 
         Raises:
-            OutputError: an id is empty, holds a blank, or is that of an earlier query.
+            OutputError: an id is empty, holds a blank, or is that of a query written earlier.
         """
+        if result.status == "failed":
+            return
         query_id = _one_word(result.query.id or "", "the query's id")
         if query_id in self._ids:
             raise OutputError(f"the query id {query_id!r} stands twice; a TREC run needs ids that differ")
-        self._ids.add(query_id)
         documents = [_one_word(str(hit.id), "the id of a hit") for hit in result.hits]
+        self._ids.add(query_id)
         scores = falling([hit.score for hit in result.hits])
         self._stream.writelines(
             f"{query_id} Q0 {document} {rank} {score:.9g} {self._tag}\n"

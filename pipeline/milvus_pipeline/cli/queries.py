@@ -45,7 +45,8 @@ def read_queries(
 ) -> Iterator[Query | SearchResult]:
     """The given texts, then the queries of ``source``; each has an id, its place from 1 unless it brings its own.
 
-    A line that is no query comes as a failed result, so that it does not spoil the others.
+    A line that is no query comes as a failed result, so that it does not spoil the others. In JSONL, where other lines
+    may have any id, it keeps its own, or is ``line-7`` by its number in the file.
 
     Raises:
         UsageError: the source cannot be read.
@@ -54,12 +55,14 @@ def read_queries(
         yield Query(text, id=str(place))
     if source is None:
         return
-    read = _parser(input_format or guessed_format(source), warn)
+    chosen = input_format or guessed_format(source)
+    read = _parser(chosen, warn)
     for place, line in enumerate(read_lines(source), start=len(texts) + 1):
         try:
             yield read(line, str(place))
         except UsageError as error:
-            yield SearchResult(Query("", id=str(place)), status="failed", error=QueryError(str(error)))
+            query_id = str(place) if chosen is InputFormat.LINES else _own_id(line) or f"line-{line.number}"
+            yield SearchResult(Query("", id=query_id), status="failed", error=QueryError(str(error)))
 
 
 def guessed_format(source: Path) -> InputFormat:
@@ -89,6 +92,16 @@ def _parser(input_format: InputFormat, warn: Callable[[str], None]) -> Callable[
         )
 
     return read
+
+
+def _own_id(line: Line) -> str | None:
+    """The id that a line gives itself, though it is no query; None where it gives none."""
+    try:
+        data = line.object()
+    except UsageError:
+        return None
+    given = data.get("_id", data.get("id"))
+    return str(given) if isinstance(given, str | int) and not isinstance(given, bool) else None
 
 
 def _checked(line: Line) -> _QueryLine:
