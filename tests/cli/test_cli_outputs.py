@@ -213,6 +213,19 @@ def test_documents_cannot_steer_the_terminal(monkeypatch):
     assert shown("a\u202eb\x9b\n c") == "a\ufffdb\ufffd c"
 
 
+@pytest.mark.parametrize("text", ["می\u200cروم", "👩\u200d👩\u200d👧 and ❤️", "co\u00adoperate", "क्\u200dष"])
+def test_invisible_signs_that_a_script_needs_stay(monkeypatch, text):
+    """Joiners, non-joiners and soft hyphens reach the terminal."""
+    assert shown(text) == text
+    assert text in table_of(SearchResult(Query("q", id="7"), [Hit(1, text, 0.5)]), monkeypatch)
+
+
+@pytest.mark.parametrize("sign", "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+def test_signs_that_turn_the_order_of_a_text_do_not(sign):
+    """With them a text could pass for another."""
+    assert shown(f"a{sign}b") == "a\ufffdb"
+
+
 def test_a_table_tells_what_went_wrong(monkeypatch):
     """Times, a skipped stage, warnings and failures stand below the hits."""
     reports = [
