@@ -10,7 +10,7 @@ DType = Literal["INT8", "INT16", "INT32", "INT64", "BOOL", "FLOAT", "DOUBLE", "V
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class FieldSpec(_Section):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from milvus_pipeline.collection import CollectionSpec
 from milvus_pipeline.errors import ConfigError
@@ -20,7 +20,7 @@ from milvus_pipeline.yaml_source import Source, parse_yaml, read_yaml
 class PipelineConfig(BaseModel):
     """The top level of a configuration file."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, arbitrary_types_allowed=True)
 
     name: Annotated[str, Field(min_length=1, description="Name in messages and in the tag of a TREC run.")] = "pipeline"
     timeout: Annotated[
@@ -54,11 +54,11 @@ def from_mapping(data: Mapping[str, Any], origin: str = "<config>") -> PipelineC
 def build(source: Source, stage_types: Registry = registry) -> PipelineConfig:
     """Turn parsed data into a checked configuration."""
     problems: list[Problem] = []
+    config = None
     try:
         config = PipelineConfig.model_validate(source.data)
     except ValidationError as error:
         problems = problems_of(error, PipelineConfig)
-        config = None
     given = source.data.get("stages")
     stages: list[Stage] = []
     for position, data in enumerate(given if isinstance(given, list) else []):
@@ -67,11 +67,13 @@ def build(source: Source, stage_types: Registry = registry) -> PipelineConfig:
             stages.append(built)
         else:
             problems.extend(built)
+    # What is wrong with a value that is missing is only that it is missing.
+    unset = {problem.path for problem in source.problems}
+    problems = [*source.problems, *(problem for problem in problems if problem.path not in unset)]
+    # Whether stages fit together can be said only of stages that are right by themselves.
+    problems = problems or check_names(stages) + check_chain(stages)
     if problems or config is None:
-        problems.sort(key=lambda problem: _line(source, problem))
-        raise source.error(problems)
-    if chain := check_names(stages) + check_chain(stages):
-        raise ConfigError("\n".join(f"{source.origin}: {problem}" for problem in chain))
+        raise source.error(sorted(problems, key=source.line))
     return config.model_copy(update={"stages": stages})
 
 
@@ -97,10 +99,6 @@ def _stage(data: object, place: tuple[str | int, ...], stage_types: Registry) ->
         if not isinstance(cause, ValidationError):
             return [Problem(place, str(error))]
         return [Problem((*place, *problem.path), problem.message) for problem in problems_of(cause, cls)]
-
-
-def _line(source: Source, problem: Problem) -> int:
-    return source.lines.get(problem.path, source.lines.get(problem.path[:-1], 0))
 
 
 def to_data(
@@ -145,9 +143,34 @@ def json_schema(stage_types: Registry = registry) -> dict[str, Any]:
             **own["properties"],
         }
         own["required"] = ["type", *own.get("required", [])]
+        _add_aliases(own, stage_types.get(kind))
         definitions[f"stage_{kind}"] = own
         stages.append({"$ref": f"#/$defs/stage_{kind}"})
     schema["properties"]["stages"]["items"] = {"oneOf": stages}
+    for part in (schema, *definitions.values()):
+        properties = part.get("properties", {})
+        part["properties"] = {name: _or_variable(value) for name, value in properties.items()}
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "Milvus search pipeline"
     return schema
+
+
+_VARIABLE = {"type": "string", "pattern": r"\$\{", "description": "A value from the environment."}
+
+
+def _or_variable(value: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a value, or ``${VAR}`` in its place where a number or a truth value is wanted."""
+    kinds = {part.get("type") for part in (value, *value.get("anyOf", []))}
+    if not kinds & {"integer", "number", "boolean"} or "string" in kinds:
+        return value
+    said: dict[str, Any] = {key: value[key] for key in ("title", "description", "default") if key in value}
+    alternatives = value.get("anyOf") or [{key: part for key, part in value.items() if key not in said}]
+    return {**said, "anyOf": [*alternatives, _VARIABLE]}
+
+
+def _add_aliases(schema: dict[str, Any], cls: type[Stage]) -> None:
+    """Properties for the other names of fields, which pydantic's own schema leaves out."""
+    for name, field in cls.model_fields.items():
+        if isinstance(field.validation_alias, AliasChoices):
+            for alias in field.validation_alias.choices:
+                schema["properties"].setdefault(str(alias), schema["properties"][name])

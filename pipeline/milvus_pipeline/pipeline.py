@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
-import time
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from pydantic import ValidationError
 
 from milvus_pipeline import config as _config
 from milvus_pipeline.collection import CollectionSpec
 from milvus_pipeline.deadline import Deadline
-from milvus_pipeline.errors import ConfigError, DeadlineError, PipelineError, QueryError, StageError, told
+from milvus_pipeline.errors import ConfigError, QueryError, StageError, shown, told
 from milvus_pipeline.problems import describe
-from milvus_pipeline.records import Query, SearchResult, StageReport, Status
-from milvus_pipeline.stage import Context, Stage, check_chain, check_names
+from milvus_pipeline.records import Query, SearchResult
+from milvus_pipeline.running import place, settled, started, steps
+from milvus_pipeline.stage import Stage, check_chain, check_names
 
 AnyQuery = str | Query
 
-
-class _Call(NamedTuple):
-    """What the loop over the stages asks its driver to do: run this stage on these results."""
-
-    stage: Stage
-    results: list[SearchResult]
-    context: Context
+logger = logging.getLogger(__name__)
 
 
 class Pipeline:
@@ -41,7 +36,8 @@ class Pipeline:
     Args:
         stages: at least one; their names differ, and each gets what it needs from those before it.
         name: leads every message, and is the tag of a TREC run.
-        timeout: seconds a query may take through all stages; a call may say otherwise.
+        timeout: seconds that a call (a query, or a batch run together) may take; a call may say otherwise. It also
+            bounds how long the servers of stages are waited for when the pipeline opens.
         collection: the collection that ``ingest`` makes for this pipeline.
 
     Raises:
@@ -61,10 +57,12 @@ class Pipeline:
                 raise ConfigError(f"stages[{position}]: must be a Stage, is {type(stage).__name__}")
         if not stages:
             raise ConfigError("stages: a pipeline needs at least one stage")
-        if timeout is not None and not timeout > 0:
-            raise ConfigError(f"timeout: must be above 0 seconds, is {timeout}")
+        if not isinstance(name, str) or not name:
+            raise ConfigError(f"name: must be a text that is not empty, is {shown(name)}")
+        if timeout is not None and (not _is_number(timeout) or timeout <= 0):
+            raise ConfigError(f"timeout: must be a number of seconds above 0, is {shown(timeout)}")
         if problems := check_names(stages) + check_chain(stages):
-            raise ConfigError("\n".join(problems))
+            raise ConfigError("\n".join(map(str, problems)))
         self.stages = tuple(stages)
         self.name = name
         self.timeout = timeout
@@ -147,19 +145,21 @@ class Pipeline:
                     stage.open(self.timeout if timeout is None else timeout)
                 except Exception as error:
                     for done in reversed(opened):
-                        done.close()
-                    raise StageError(f"{self._at(position)} cannot be opened: {told(error)}") from error
+                        with suppress(Exception):  # the first error is the one to tell
+                            done.close()
+                    where = place(self.name, self.stages, position)
+                    raise StageError(f"{where} cannot be opened: {told(error)}") from error
                 opened.append(stage)
             self._open = True
         return self
 
     def close(self) -> None:
-        """Close every stage. Without effect on a closed pipeline."""
-        with self._lock:
-            if self._open:
-                self._open = False
-                for stage in reversed(self.stages):
-                    stage.close()
+        """Close every stage, once the runs in flight are done. Without effect on a closed pipeline.
+
+        Raises:
+            StageError: a stage could not be closed; the others are.
+        """
+        self._leave(self._taken())
 
     async def aopen(self, timeout: float | None = None) -> Self:
         """``open`` without blocking the event loop."""
@@ -167,10 +167,46 @@ class Pipeline:
 
     async def aclose(self) -> None:
         """``close`` without blocking the event loop."""
+        await self._aleave(self._taken())
+
+    def _taken(self) -> tuple[Stage, ...]:
+        """The stages to close, which only the first of several callers gets."""
         with self._lock:
             stages, self._open = (self.stages if self._open else ()), False
+        return stages
+
+    def _enter(self, timeout: float | None) -> None:
+        """Open the pipeline, and hold its stages open for one run, whoever closes the pipeline meanwhile."""
+        with self._lock:
+            self.open(timeout)
+            for stage in self.stages:
+                stage.open()
+
+    def _leave(self, stages: Sequence[Stage]) -> None:
+        """Give every stage back, also where one of them fails to close."""
+        errors = []
         for stage in reversed(stages):
-            await stage.aclose()
+            try:
+                stage.close()
+            except Exception as error:
+                errors.append((stage, error))
+        self._raise_unclosed(errors)
+
+    async def _aleave(self, stages: Sequence[Stage]) -> None:
+        """``_leave`` for an event loop; leaves it for a thread only where a stage is really closed."""
+        errors = []
+        for stage in reversed(stages):
+            try:
+                if not stage.release():
+                    await stage.aclose()
+            except Exception as error:
+                errors.append((stage, error))
+        self._raise_unclosed(errors)
+
+    def _raise_unclosed(self, errors: list[tuple[Stage, Exception]]) -> None:
+        for stage, error in errors:
+            where = place(self.name, self.stages, self.stages.index(stage))
+            raise StageError(f"{where} cannot be closed: {told(error)}") from error
 
     def __enter__(self) -> Self:
         return self.open()
@@ -217,19 +253,23 @@ class Pipeline:
         Raises:
             PipelineError: the first failed query's error, unless ``return_errors``.
         """
-        self.open(timeout)
-        steps = self._steps(_queries(queries), Deadline.after(self.timeout if timeout is None else timeout))
+        seconds = self._seconds(timeout)
+        self._enter(timeout)
         try:
-            call = next(steps)
+            loop = steps(self.name, self.stages, started(queries), Deadline.after(seconds))
+            call = next(loop)
             while True:
                 try:
                     outcome = call.stage.process(call.results, call.context)
                 except Exception as error:
-                    call = steps.throw(error)
+                    call = loop.throw(error)
                 else:
-                    call = steps.send(outcome)
+                    call = loop.send(outcome)
         except StopIteration as done:
-            return _settled(done.value, return_errors)
+            return settled(done.value, return_errors)
+        finally:
+            with _told():
+                self._leave(self.stages)
 
     async def arun(self, query: AnyQuery, *, timeout: float | None = None) -> SearchResult:
         """``run`` for an event loop. Cancelling it ends its waits at once."""
@@ -239,122 +279,46 @@ class Pipeline:
         self, queries: Sequence[AnyQuery], *, timeout: float | None = None, return_errors: bool = False
     ) -> list[SearchResult]:
         """``run_batch`` for an event loop."""
-        await self.aopen(timeout)
-        steps = self._steps(_queries(queries), Deadline.after(self.timeout if timeout is None else timeout))
+        seconds = self._seconds(timeout)
+        if self._open:
+            self._enter(timeout)  # nothing to open: counting users takes no time
+        else:
+            await asyncio.to_thread(self._enter, timeout)
         try:
-            call = next(steps)
+            loop = steps(self.name, self.stages, started(queries), Deadline.after(seconds))
+            call = next(loop)
             while True:
                 try:
                     async with _time_limit(call.context.deadline):
                         outcome = await call.stage.aprocess(call.results, call.context)
                 except Exception as error:
-                    call = steps.throw(error)
+                    call = loop.throw(error)
                 else:
-                    call = steps.send(outcome)
+                    call = loop.send(outcome)
         except StopIteration as done:
-            return _settled(done.value, return_errors)
+            return settled(done.value, return_errors)
         finally:
-            steps.close()
+            with _told():
+                await self._aleave(self.stages)
 
-    def _steps(
-        self, results: list[SearchResult], deadline: Deadline
-    ) -> Generator[_Call, Sequence[SearchResult], list[SearchResult]]:
-        """The loop over the stages, for sync and async: yields a call, is sent its outcome or thrown its error."""
-        for position, stage in enumerate(self.stages):
-            live = [index for index, result in enumerate(results) if result.status != "failed"]
-            if not live:
-                break
-            before = [results[index] for index in live]
-            context = Context(deadline.sooner(stage.timeout), len(live))
-            started = time.perf_counter()
-            after: Sequence[SearchResult] = before
-            try:
-                context.deadline.check()
-                after = yield _Call(stage, before, context)
-                if len(after) != len(before):
-                    raise StageError(f"{len(before)} results went in, but {len(after)} came out")
-            except Exception as error:
-                after = before
-                shared = StageError(f"{self._at(position)} failed on {_count(len(live))}: {told(error)}")
-                if isinstance(error, DeadlineError | TimeoutError):
-                    shared = DeadlineError(f"{self._at(position)} did not finish: {_late(error, context.deadline)}")
-                shared.__cause__ = error
-                context.failures = dict.fromkeys(range(len(live)), shared)
-            seconds = time.perf_counter() - started
-            for place, index in enumerate(live):
-                error_here = self._placed(context.failures.get(place), position)
-                results[index] = _reported(stage, before[place], after[place], seconds, context, place, error_here)
-        return results
-
-    def _placed(self, error: Exception | None, position: int) -> PipelineError | None:
-        """A stage's error for one query, led by where it happened."""
-        if error is None or (isinstance(error, StageError) and str(error).startswith(self._at(position))):
-            return error
-        kind = QueryError if isinstance(error, QueryError) else StageError
-        placed = kind(f"{self._at(position)}: {told(error)}")
-        placed.__cause__ = error
-        return placed
-
-    def _at(self, position: int) -> str:
-        return f"{self.name}: stages[{position}] ({self.stages[position].name})"
+    def _seconds(self, timeout: float | None) -> float | None:
+        """The time a call has: its own, else the pipeline's."""
+        if timeout is not None and not _is_number(timeout):
+            raise QueryError(f"timeout: must be a number of seconds, is {shown(timeout)}")
+        return self.timeout if timeout is None else timeout
 
 
-def _reported(
-    stage: Stage,
-    before: SearchResult,
-    after: SearchResult,
-    seconds: float,
-    context: Context,
-    place: int,
-    error: PipelineError | None,
-) -> SearchResult:
-    """The result after a stage, with the stage's report; a failed stage leaves the hits as they were."""
-    result = after if error is None else before
-    failed = error is not None and stage.on_error == "raise"
-    report = StageReport(
-        stage=stage.name,
-        type=stage.type,
-        seconds=seconds,
-        hits_in=len(before.hits),
-        hits_out=0 if failed else len(result.hits),
-        status="ok" if error is None else "failed" if failed else "skipped",
-        reason=None if error is None else str(error),
-        warnings=tuple(context.warnings[place]),
-        details=context.details[place],
-        batch_size=context.size,
-    )
-    status: Status = result.status if error is None else "failed" if failed else "degraded"
-    hits = [] if failed else result.hits
-    return SearchResult(result.query, hits, status, [*before.reports, report], error if failed else None)
+@contextmanager
+def _told() -> Iterator[None]:
+    """A run whose pipeline was closed meanwhile closes the stages; if that fails, its answer is good all the same."""
+    try:
+        yield
+    except StageError as error:
+        logger.warning("%s", error)
 
 
-def _settled(results: list[SearchResult], return_errors: bool) -> list[SearchResult]:
-    if not return_errors:
-        for result in results:
-            if result.error is not None:
-                raise result.error
-    return results
-
-
-def _queries(queries: Sequence[AnyQuery]) -> list[SearchResult]:
-    """The results to start from; a query that cannot be run is failed already."""
-    if isinstance(queries, str | Query):
-        raise QueryError("run_batch takes a list of queries; for a single one call run")
-    return [_started(query, position) for position, query in enumerate(queries)]
-
-
-def _started(query: object, position: int) -> SearchResult:
-    if isinstance(query, str):
-        query = Query(query)
-    if not isinstance(query, Query):
-        raise QueryError(f"query {position} must be a string or a Query, is {type(query).__name__}")
-    if not isinstance(query.text, str):
-        raise QueryError(f"the text of query {position} must be a string, is {type(query.text).__name__}")
-    if not query.text.strip() and query.vector is None:
-        named = f"query {position}" if query.id is None else f"query {query.id!r}"
-        error = QueryError(f"{named} is empty; give it a text, or a vector of its own")
-        return SearchResult(query, status="failed", error=error)
-    return SearchResult(query)
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _collection(given: CollectionSpec | Mapping[str, Any] | None) -> CollectionSpec | None:
@@ -369,13 +333,3 @@ def _collection(given: CollectionSpec | Mapping[str, Any] | None) -> CollectionS
 def _time_limit(deadline: Deadline) -> AbstractAsyncContextManager[Any]:
     left = deadline.remaining()
     return nullcontext() if left is None else asyncio.timeout(left)
-
-
-def _late(error: Exception, deadline: Deadline) -> str:
-    if isinstance(error, DeadlineError) or deadline.budget is None or not deadline.expired:
-        return told(error)
-    return f"the time given ({deadline.budget:g} s) is used up; raise `timeout` or ask for less"
-
-
-def _count(queries: int) -> str:
-    return "the query" if queries == 1 else f"{queries} queries"

@@ -135,6 +135,14 @@ def known_keys(model: type[BaseModel], path: tuple[str | int, ...] = ()) -> set[
     return {info.alias or name for name, info in current.model_fields.items()}
 
 
+def takes_bool(annotation: Any) -> bool:
+    """Whether a field so annotated has a place for true and false, itself or in a part of it."""
+    if annotation is bool or annotation is Any:
+        return True
+    parts = getattr(annotation, "__args__", ())
+    return any(takes_bool(part) for part in parts)
+
+
 def _model_in(annotation: Any) -> type[BaseModel] | None:
     """The pydantic model inside an annotation such as ``list[Model] | None``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):

@@ -41,8 +41,8 @@ class Query:
     vector: Vector | None = field(default=None, compare=False, repr=False)
     id: str | None = None
     filter: str | None = None
-    filter_params: Mapping[str, Any] = field(default_factory=dict)
-    params: Mapping[str, Any] = field(default_factory=dict)
+    filter_params: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    params: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def with_vector(self, vector: Vector) -> Query:
         """A copy that carries this embedding."""
@@ -66,9 +66,9 @@ class Hit:
     id: int | str
     text: str | None
     score: float
-    fields: Mapping[str, Any] = field(default_factory=dict)
-    scores: dict[str, float] = field(default_factory=dict)
-    ranks: dict[str, int] = field(default_factory=dict)
+    fields: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    scores: dict[str, float] = field(default_factory=dict, hash=False)
+    ranks: dict[str, int] = field(default_factory=dict, hash=False)
 
     @property
     def scored_by(self) -> str | None:

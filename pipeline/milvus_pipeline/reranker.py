@@ -134,7 +134,7 @@ class Reranker(Stage):
 
     # -- alone --------------------------------------------------------------------------------------------------
 
-    def __call__(self, query: str, documents: Sequence[str], top_k: int | None = None) -> list[RerankResult]:
+    def __call__(self, query: str, documents: Iterable[str], top_k: int | None = None) -> list[RerankResult]:
         """Rerank plain texts, without a pipeline. Opens the stage at the first call and leaves it open.
 
         Args:
@@ -149,13 +149,14 @@ class Reranker(Stage):
             QueryError: the query is blank, or a document is not a string.
             StageError: the reranker failed.
         """
-        _check_call(query, documents, top_k)
+        documents = _checked_call(query, documents, top_k)
         if not documents:
             return []
-        if not self.is_open:
-            self.open()
+        with self._lock:  # of several threads one opens
+            if not self.is_open:
+                self.open()
         context = Context(Deadline.after(self.timeout), 1)
-        scores = self.score_batch([RerankJob(query, list(documents))], context)
+        scores = self.score_batch([RerankJob(query, documents)], context)
         for error in context.failures.values():
             raise error
         if len(scores) != 1:
@@ -189,15 +190,19 @@ def checked_scores(scores: Iterable[float | None], count: int) -> list[float | N
     return values
 
 
-def _check_call(query: str, documents: Sequence[str], top_k: int | None) -> None:
+def _checked_call(query: str, documents: Iterable[str], top_k: int | None) -> list[str]:
     if not isinstance(query, str):
         raise QueryError(f"the query must be a string, is {type(query).__name__}")
     if not query.strip():
         raise QueryError("the query is empty; pass the question to rank the documents for")
     if isinstance(documents, str):
         raise QueryError("documents must be a list of strings, is one string; put it in a list")
+    if not isinstance(documents, Iterable):
+        raise QueryError(f"documents must be a list of strings, is {type(documents).__name__}")
+    documents = list(documents)
     for index, document in enumerate(documents):
         if not isinstance(document, str):
             raise QueryError(f"documents[{index}] must be a string, is {type(document).__name__}")
-    if top_k is not None and top_k < 1:
-        raise QueryError(f"top_k must be at least 1, is {shown(top_k)}")
+    if top_k is not None and (type(top_k) is not int or top_k < 1):
+        raise QueryError(f"top_k must be a whole number of at least 1, is {shown(top_k)}")
+    return documents

@@ -11,11 +11,20 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from milvus_pipeline.deadline import Deadline
 from milvus_pipeline.errors import ConfigError
-from milvus_pipeline.problems import describe, suggestion
+from milvus_pipeline.problems import Problem, describe, suggestion, takes_bool
 from milvus_pipeline.records import SearchResult
 
 
@@ -40,7 +49,7 @@ class Context:
             if message not in warnings:
                 warnings.append(message)
 
-    def note(self, position: int | None = None, **details: Any) -> None:
+    def note(self, position: int | None = None, /, **details: Any) -> None:
         """Add plain-data figures to the report of the query at ``position``, or of every query."""
         for own in self.details if position is None else (self.details[position],):
             own.update(details)
@@ -71,6 +80,8 @@ class Stage(BaseModel):
         needs: what the results must carry when they come in: of "query_text", "vector", "hits", "text" (of hits), and
             "score:NAME" for the score of an earlier stage.
         gives: what they carry afterwards in addition.
+        instant: the work takes no time to speak of (no server, no model), so it is done even when the time given to
+            the query is used up.
     """
 
     model_config = ConfigDict(
@@ -78,12 +89,14 @@ class Stage(BaseModel):
         extra="forbid",
         validate_default=True,
         protected_namespaces=(),
+        hide_input_in_errors=True,  # what stands where a key was meant may be the secret itself
         use_attribute_docstrings=True,  # a text below a field is its description, as in the plugin of the README
     )
 
     type: ClassVar[str] = ""
     needs: ClassVar[frozenset[str]] = frozenset()
     gives: ClassVar[frozenset[str]] = frozenset()
+    instant: ClassVar[bool] = False
 
     name: Annotated[str, Field(description="Name in reports and scores; the type by default.")] = ""
     timeout: Annotated[
@@ -111,6 +124,14 @@ class Stage(BaseModel):
     @classmethod
     def _named_after_type(cls, data: Any) -> Any:
         return {**data, "name": data.get("name") or cls.type} if isinstance(data, dict) else data
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # pydantic takes `limit: true` for 1.
+        if isinstance(value, bool) and not takes_bool(cls.model_fields[str(info.field_name)].annotation):
+            raise ValueError(f"must not be {str(value).lower()}")
+        return value
 
     def __eq__(self, other: object) -> bool:
         """Equal when class and configuration are; whether they are open does not count."""
@@ -171,6 +192,14 @@ class Stage(BaseModel):
             if self._users == 0:
                 self.teardown()
 
+    def release(self) -> bool:
+        """Give the stage back where others still use it, which takes no time; False where ``close`` is due."""
+        with self._lock:
+            if self._users > 1:
+                self._users -= 1
+                return True
+            return self._users == 0
+
     async def aopen(self, timeout: float | None = None) -> None:
         """``open`` without blocking the event loop."""
         await asyncio.to_thread(self.open, timeout)
@@ -206,21 +235,20 @@ class Stage(BaseModel):
         return await asyncio.to_thread(self.process, results, context)
 
 
-def check_names(stages: Iterable[Stage]) -> list[str]:
+def check_names(stages: Iterable[Stage]) -> list[Problem]:
     """Problems with the names of a pipeline's stages: scores and reports are kept by name, so each must be its own."""
     seen: dict[str, int] = {}
     problems = []
     for position, stage in enumerate(stages):
         if stage.name in seen:
-            problems.append(
-                f"stages[{position}].name: {stage.name!r} is also the name of stages[{seen[stage.name]}]; "
-                "give one of them a `name` of its own"
-            )
+            first = seen[stage.name]
+            text = f"{stage.name!r} is also the name of stages[{first}]; give one of them a `name` of its own"
+            problems.append(Problem(("stages", position, "name"), text))
         seen.setdefault(stage.name, position)
     return problems
 
 
-def check_chain(stages: Sequence[Stage]) -> list[str]:
+def check_chain(stages: Sequence[Stage]) -> list[Problem]:
     """Problems with the order of a pipeline's stages; empty where every stage gets what it needs."""
     problems = []
     # Query text and vector can come with the query itself, so their lack shows only when a query is run.
@@ -232,7 +260,7 @@ def check_chain(stages: Sequence[Stage]) -> list[str]:
                 continue  # without hits there is no text either: one problem, said once
             givers = [f"stages[{i}] ({s.name})" for i, s in enumerate(stages) if missing in _given(s)]
             names = [earlier.name for earlier in stages[:position]]
-            problems.append(f"stages[{position}] ({stage.name}): {_lack(missing, givers, names)}")
+            problems.append(Problem(("stages", position), f"{stage.name} {_lack(missing, givers, names)}"))
         have |= _given(stage)
     return problems
 

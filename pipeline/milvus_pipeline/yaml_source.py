@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,18 +28,24 @@ Place = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Source:
-    """The data of a YAML document, with where it came from and on which line each value stands."""
+    """The data of a YAML document, where it came from, on which line each value stands, and which have no value."""
 
     data: Any
     origin: str
     lines: Mapping[Place, int] = field(default_factory=dict)
+    problems: Sequence[Problem] = ()
 
-    def said(self, problem: Problem) -> str:
-        """A problem as one line that names file, place and line."""
+    def line(self, problem: Problem) -> int:
+        """The line of a problem, or of the nearest value round it; 0 where that is not known."""
         place = problem.path
         while place and place not in self.lines:
             place = place[:-1]
-        line = f" (line {self.lines[place]})" if place in self.lines else ""
+        return self.lines.get(place, 0)
+
+    def said(self, problem: Problem) -> str:
+        """A problem as one line that names file, place and line."""
+        number = self.line(problem)
+        line = f" (line {number})" if number else ""
         where = f"{dotted(problem.path)}: " if problem.path else ""
         return f"{self.origin}: {where}{problem.message}{line}"
 
@@ -73,11 +79,15 @@ def parse_yaml(text: str, origin: str = "<yaml>", environ: Mapping[str, str] | N
         origin: its name in messages.
         environ: the variables; the process environment by default.
 
+    Returns:
+        The data; a variable without value is left as it stands, and is among the ``problems``.
+
     Raises:
-        ConfigError: not YAML, not a mapping, a key twice, or a variable without value.
+        ConfigError: not YAML, not a mapping, or a key twice.
     """
-    loader = yaml.SafeLoader(text)
+    loader = None
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is None:
             raise ConfigError(f"{origin}: the file is empty; it needs at least a list of `stages`")
@@ -86,16 +96,26 @@ def parse_yaml(text: str, origin: str = "<yaml>", environ: Mapping[str, str] | N
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f" (line {mark.line + 1})" if mark else ""
-        raise ConfigError(f"{origin}: is not valid YAML: {error.problem or error.context}{line}") from error
+        hint = _flow_hint(text, mark)
+        raise ConfigError(f"{origin}: is not valid YAML: {error.problem or error.context}{hint}{line}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{origin}: is not valid YAML: {str(error).splitlines()[0]}") from error
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
     if not isinstance(data, dict):
         raise ConfigError(f"{origin}: must be a mapping with a list of `stages`, is {_kind(data)}")
-    return Source(data, origin, reader.lines)
+    return Source(data, origin, reader.lines, reader.problems)
+
+
+def _flow_hint(text: str, mark: yaml.Mark | None) -> str:
+    """``{uri: ${X}}`` is a mapping in a mapping to YAML; say what was meant."""
+    lines = text.splitlines()
+    if mark is None or mark.line >= len(lines) or "${" not in lines[mark.line]:
+        return ""
+    return "; within { } and [ ], put ${VARIABLE} in quotes"
 
 
 def _kind(data: object) -> str:
@@ -110,6 +130,7 @@ class _Reader:
         self.origin = origin
         self.environ = environ
         self.lines: dict[Place, int] = {}
+        self.problems: list[Problem] = []
         self.left = MAX_NODES
 
     def read(self, node: yaml.Node, place: Place) -> Any:
@@ -152,19 +173,18 @@ class _Reader:
                 return "$"
             parts = _NAME.fullmatch(match["body"])
             if parts is None:
-                raise self._wrong(
-                    place, f"{shown(match.group())} is not a variable; write ${{NAME}} or ${{NAME:-default}}"
-                )
+                text = f"{shown(match.group())} is not a variable; write ${{NAME}} or ${{NAME:-default}}"
+                self.problems.append(Problem(place, text))
+                return match.group()
             given = self.environ.get(parts["name"])
             # As in a shell, `:-` also replaces a variable that is set but empty.
             if parts["default"] is not None:
                 return given or parts["default"]
             if given is None:
-                raise self._wrong(
-                    place,
-                    f"the environment variable {parts['name']} is not set; set it, or give a default: "
-                    f"${{{parts['name']}:-value}}",
-                )
+                name = parts["name"]
+                text = f"the environment variable {name} is not set; set it, or give a default: ${{{name}:-value}}"
+                self.problems.append(Problem(place, text))
+                return match.group()
             return given
 
         return _VARIABLE.sub(value, text)

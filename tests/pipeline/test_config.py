@@ -101,6 +101,24 @@ def test_a_missing_variable_is_named():
     )
 
 
+def test_every_missing_variable_is_named_among_the_other_mistakes():
+    """Nothing hides behind a variable that is not set, and no mistake is made up for its sake."""
+    text = """
+    stages:
+      - {type: listed_search, name: "${NO_SUCH_A}"}
+      - {type: word_overlap, top_k: "${NO_SUCH_B}", weihgt: 2}
+    """
+    first, second, third = said(text).splitlines()
+    assert "stages[0].name: the environment variable NO_SUCH_A is not set" in first
+    assert {"NO_SUCH_B is not set" in line for line in (second, third)} == {True, False}
+    assert "unknown key; did you mean 'weight'?" in second + third
+
+
+def test_a_variable_in_a_flow_mapping_wants_quotes():
+    """YAML takes the braces of a bare ${X} for a mapping; the message says what to do."""
+    assert "within { } and [ ], put ${VARIABLE} in quotes (line 1)" in said("stages: [{type: x, name: ${X}}]")
+
+
 def test_a_malformed_variable_is_refused():
     """What looks like a variable and is none is a mistake, not a text."""
     assert "'${1x}' is not a variable; write ${NAME} or ${NAME:-default} (line 1)" in said("name: ${1x}")
@@ -139,6 +157,7 @@ def test_a_key_that_resembles_nothing_lists_what_there_is():
         ("top_k: 2.5", "stages[1].top_k: must be a whole number, is 2.5"),
         ("weight: [1]", "stages[1].weight: must be a number, is [1]"),
         ("timeout: 0", "stages[1].timeout: must be above 0, is 0"),
+        ("top_k: true", "stages[1].top_k: must not be true"),
         ("name: 7", "stages[1].name: must be text, is 7"),
         ("on_error: ignore", "stages[1].on_error: must be 'raise' or 'skip', is 'ignore'"),
         ("top_k: 1, top_n: 1", "stages[1].top_n: unknown key; did you mean 'top_k'?"),
@@ -199,6 +218,7 @@ def test_every_mistake_is_shown_at_once():
         ("a: !!python/name:os.system x", "is not valid YAML: could not determine a constructor for the tag"),
         ("a: &x [*x]", "is not valid YAML"),
         ("? [a]\n: 1", "a key must be a plain word"),
+        ("a: \x01", "is not valid YAML: unacceptable character"),
         ("a: 2024-13-45", "is not valid YAML: month must be in 1..12"),
     ],
 )
@@ -230,8 +250,8 @@ def test_the_chain_is_checked_when_a_file_is_read():
     """A reranker before the retrieval is an error of the file."""
     text = "stages: [{type: word_overlap}, {type: listed_search}]"
     assert said(text) == (
-        "configs/x.yaml: stages[0] (word_overlap): needs 'hits', which stages[1] (listed_search) gives only later; "
-        "move that stage before this one"
+        "configs/x.yaml: stages[0]: word_overlap needs 'hits', which stages[1] (listed_search) gives only later; "
+        "move that stage before this one (line 1)"
     )
 
 
@@ -298,5 +318,7 @@ def test_the_json_schema_knows_every_stage():
     kinds = {name.removeprefix("stage_") for name in schema["$defs"] if name.startswith("stage_")}
     assert kinds == set(registry.names())
     assert validator.is_valid(yaml.safe_load(GOOD))
+    assert validator.is_valid(yaml.safe_load(GOOD.replace("top_k: 3", "top_n: '${K:-3}'")))
+    assert not validator.is_valid(yaml.safe_load(GOOD.replace("top_k: 3", "top_k: three")))
     assert not validator.is_valid(yaml.safe_load(GOOD.replace("weight", "wieght")))
     assert not validator.is_valid(yaml.safe_load(GOOD.replace("listed_search", "listed_serch")))

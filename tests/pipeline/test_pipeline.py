@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 
 import pytest
 
@@ -14,7 +15,7 @@ from milvus_pipeline import (
     QueryError,
     StageError,
 )
-from support.fakes import Faulty, GivenScores, ListedSearch, Slow, WordOverlap
+from support.fakes import Faulty, FirstOnly, GivenScores, ListedSearch, NeedsOpen, Slow, WordOverlap
 
 
 def words(**fields):
@@ -100,7 +101,7 @@ def test_rerank_before_retrieval_is_refused_when_it_is_built():
     with pytest.raises(ConfigError) as caught:
         Pipeline([WordOverlap(), ListedSearch()])
     assert str(caught.value) == (
-        "stages[0] (word_overlap): needs 'hits', which stages[1] (listed_search) gives only later; "
+        "stages[0]: word_overlap needs 'hits', which stages[1] (listed_search) gives only later; "
         "move that stage before this one"
     )
 
@@ -125,10 +126,27 @@ def test_what_is_no_stage_is_refused():
         Pipeline([ListedSearch(), WordOverlap])
 
 
-def test_a_timeout_of_zero_is_refused():
-    """A time budget is above 0 or absent."""
-    with pytest.raises(ConfigError, match="timeout: must be above 0 seconds, is 0"):
-        Pipeline([ListedSearch()], timeout=0)
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"timeout": 0}, "timeout: must be a number of seconds above 0, is 0"),
+        ({"timeout": "2"}, "timeout: must be a number of seconds above 0, is '2'"),
+        ({"timeout": True}, "timeout: must be a number of seconds above 0, is True"),
+        ({"name": ""}, "name: must be a text that is not empty, is ''"),
+        ({"collection": {"feilds": []}}, "collection: feilds: unknown key; did you mean 'fields'?"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments, says):
+    """The pipeline's own arguments are checked like a file's."""
+    with pytest.raises(ConfigError) as caught:
+        Pipeline([ListedSearch()], **arguments)
+    assert says in str(caught.value)
+
+
+def test_a_wrong_timeout_of_a_call_is_refused():
+    """A text for the seconds is a mistake of the caller, said as one."""
+    with pytest.raises(QueryError, match="timeout: must be a number of seconds, is '3'"):
+        words().run("red", timeout="3")
 
 
 # -- queries -----------------------------------------------------------------------------------------------------
@@ -150,11 +168,21 @@ def test_one_bad_query_does_not_spoil_its_batch():
     assert isinstance(bad.error, QueryError)
 
 
-@pytest.mark.parametrize(("query", "says"), [(7, "query 0 must be a string"), (Query(7), "the text of query 0 must")])
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        (7, "query 1 must be a string or a Query, is int"),
+        (Query(7), "the text of query 1 must be a string, is int"),
+        (Query("a", filter_params=None), "filter_params of query 1 must be a mapping, is NoneType"),
+        (Query("a", id="x", params=[]), "params of query 'x' must be a mapping, is list"),
+    ],
+)
 def test_queries_of_another_type_are_refused(query, says):
-    """What is neither text nor Query is a mistake of the program, never a result."""
+    """What is neither text nor Query fails by its position, and alone."""
     with pytest.raises(QueryError, match=says):
-        words().run_batch([query], return_errors=True)
+        words().run_batch(["red", query])
+    good, bad = words().run_batch(["red", query], return_errors=True)
+    assert (good.status, bad.status) == ("ok", "failed")
 
 
 def test_a_single_text_is_no_batch():
@@ -218,6 +246,13 @@ def test_a_stage_that_cannot_open_closes_the_others():
     assert not search.is_open
 
 
+@pytest.mark.parametrize("returned", ["text", ["a"], None])
+def test_a_stage_that_returns_something_else_is_named(returned):
+    """A plugin's wrong return value is an error of that stage."""
+    with pytest.raises(StageError, match=r"stages\[1\] \(faulty\) failed on the query: the stage must return a list"):
+        Pipeline([ListedSearch(), Faulty(how="return", returned=returned)]).run("a")
+
+
 # -- time --------------------------------------------------------------------------------------------------------
 
 
@@ -251,6 +286,30 @@ def test_a_stage_may_have_less_time_than_the_query():
     result = asyncio.run(pipeline.arun("red"))
     assert result.status == "degraded"
     assert len(result.hits) == 4
+
+
+def test_what_takes_no_time_is_done_after_the_deadline():
+    """The reranker that comes too late is skipped, as it may be; the hits are there, and cutting them takes no time."""
+    stages = [ListedSearch(), Slow(seconds=0.1), WordOverlap(on_error="skip"), FirstOnly()]
+    result = Pipeline(stages, timeout=0.05).run("red")
+    assert result.status == "degraded"
+    assert [hit.id for hit in result] == [0]
+    assert [report.status for report in result.reports] == ["ok", "ok", "skipped", "ok"]
+
+
+def test_what_takes_no_time_is_done_after_the_deadline_of_an_async_call():
+    """The same where the event loop cuts the late stage short."""
+    stages = [ListedSearch(), Slow(seconds=0.1, on_error="skip"), WordOverlap(on_error="skip"), FirstOnly()]
+    result = asyncio.run(Pipeline(stages, timeout=0.05).arun("red"))
+    assert result.status == "degraded"
+    assert [hit.id for hit in result] == [0]
+    assert [report.status for report in result.reports] == ["ok", "skipped", "skipped", "ok"]
+
+
+def test_a_blocking_stage_that_is_late_says_so():
+    """What cannot be cut short is kept when it comes, with a warning."""
+    result = Pipeline([ListedSearch(), Slow(seconds=0.05, timeout=0.01)]).run("red")
+    assert result.warnings == ["slow: finished after the time given (0.01 s)"]
 
 
 # -- life --------------------------------------------------------------------------------------------------------
@@ -289,6 +348,65 @@ def test_two_pipelines_share_a_stage():
     assert two.run("a").status == "ok"
     two.close()
     assert not search.is_open
+
+
+def test_closing_waits_for_the_runs_in_flight():
+    """A query that is under way when another thread closes the pipeline gets its answer; then all is closed."""
+    search, slow = ListedSearch(), Slow(seconds=0.2)
+    pipeline = Pipeline([search, slow, NeedsOpen()])
+    answers = []
+    thread = threading.Thread(target=lambda: answers.append(pipeline.run("red")))
+    thread.start()
+    while not slow.is_open:
+        time.sleep(0.005)
+    pipeline.close()
+    thread.join()
+    assert answers[0].status == "ok"
+    assert not any(stage.is_open for stage in pipeline.stages)
+
+
+def test_closing_waits_for_the_tasks_in_flight():
+    """The same for an event loop: no task of a closed pipeline fails or is cancelled."""
+    pipeline = Pipeline([ListedSearch(), Slow(seconds=0.1), NeedsOpen()])
+
+    async def run():
+        await pipeline.aopen()
+        tasks = [asyncio.create_task(pipeline.arun("red")) for _ in range(20)]
+        await asyncio.sleep(0.02)
+        await pipeline.aclose()
+        return await asyncio.gather(*tasks)
+
+    assert [result.status for result in asyncio.run(run())] == ["ok"] * 20
+    assert not any(stage.is_open for stage in pipeline.stages)
+
+
+def test_a_stage_that_cannot_close_does_not_keep_the_others_open():
+    """Every stage is closed, then the error is told, with the stage's name."""
+    first, last = ListedSearch(), WordOverlap()
+    pipeline = Pipeline([first, Faulty(how="teardown"), last], name="papers").open()
+    with pytest.raises(StageError, match=r"papers: stages\[1\] \(faulty\) cannot be closed: OSError: stuck"):
+        pipeline.close()
+    assert not any(stage.is_open for stage in pipeline.stages)
+
+
+def test_an_error_in_closing_does_not_hide_the_error_in_opening():
+    """What is told is why the pipeline could not open."""
+    stages = [ListedSearch(), Faulty(how="teardown"), Faulty(how="setup", name="broken")]
+    with pytest.raises(StageError, match=r"stages\[2\] \(broken\) cannot be opened: OSError: no such device"):
+        Pipeline(stages).open()
+    assert not any(stage.is_open for stage in stages)
+
+
+def test_threads_that_call_a_closed_reranker_open_it_once():
+    """Six threads count as one opening, so that one close is enough."""
+    reranker = WordOverlap()
+    threads = [threading.Thread(target=reranker, args=("red", ["red"])) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    reranker.close()
+    assert not reranker.is_open
 
 
 def test_a_closed_pipeline_opens_again():

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from milvus_pipeline import Context, Hit, QueryError, Reranker, SearchResult, Stage, register
+from milvus_pipeline import Context, Hit, QueryError, Reranker, SearchResult, Stage, StageError, register
 
 DOCUMENTS = ("red apple", "green pear and red plum", "blue sky", "")
 
@@ -57,12 +57,19 @@ class Faulty(Stage):
 
     how: str = "process"
     word: str = ""
+    returned: Any = None
 
     def setup(self) -> None:
         if self.how == "setup":
             raise OSError("no such device")
 
+    def teardown(self) -> None:
+        if self.how == "teardown":
+            raise OSError("stuck")
+
     def process(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
+        if self.how == "return":
+            return self.returned
         if self.how == "short":
             return results[1:]
         if self.how == "word":
@@ -81,4 +88,25 @@ class Slow(Stage):
 
     def process(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
         time.sleep(self.seconds)
+        return results
+
+
+@register("first_only")
+class FirstOnly(Stage):
+    """Keeps the first hit; instant."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"hits"})
+    instant: ClassVar[bool] = True
+
+    def process(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
+        return [result.with_hits(result.hits[:1]) for result in results]
+
+
+@register("needs_open")
+class NeedsOpen(Stage):
+    """Fails where it is not open."""
+
+    def process(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
+        if not self.is_open:
+            raise StageError("is not open")
         return results

@@ -31,6 +31,7 @@ class Truncate(Stage):
 
     type: ClassVar[str] = "truncate"
     needs: ClassVar[frozenset[str]] = frozenset({"hits"})
+    instant: ClassVar[bool] = True
 
     top_k: Annotated[
         int | None,

@@ -1,0 +1,165 @@
+"""One run through the stages: order, timing, deadline, and what a failure does to a result.
+
+The loop is a generator that yields calls and is sent their outcomes, so that it is written once: a blocking driver
+calls, an event loop's driver awaits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
+
+from milvus_pipeline.deadline import Deadline
+from milvus_pipeline.errors import DeadlineError, PipelineError, QueryError, StageError, told
+from milvus_pipeline.records import Query, SearchResult, StageReport, Status
+from milvus_pipeline.stage import Context, Stage
+
+
+class Call(NamedTuple):
+    """What the loop asks its driver to do: run this stage on these results."""
+
+    stage: Stage
+    results: list[SearchResult]
+    context: Context
+
+
+Steps: TypeAlias = Generator[Call, Sequence[SearchResult], list[SearchResult]]
+
+
+def started(queries: Sequence[str | Query]) -> list[SearchResult]:
+    """The results to start from; a query that cannot be run is failed already."""
+    if isinstance(queries, str | Query):
+        raise QueryError("run_batch takes a list of queries; for a single one call run")
+    return [_started(query, position) for position, query in enumerate(queries)]
+
+
+def settled(results: list[SearchResult], return_errors: bool) -> list[SearchResult]:
+    """The results; without ``return_errors`` the first failed query's error is raised."""
+    if not return_errors:
+        for result in results:
+            if result.error is not None:
+                raise result.error
+    return results
+
+
+def steps(name: str, stages: Sequence[Stage], results: list[SearchResult], deadline: Deadline) -> Steps:
+    """The loop over the stages of the pipeline ``name``: yields a call, is sent its outcome or thrown its error."""
+    for position, stage in enumerate(stages):
+        live = [index for index, result in enumerate(results) if result.status != "failed"]
+        if not live:
+            break
+        where = place(name, stages, position)
+        before = [results[index] for index in live]
+        context = Context(Deadline() if stage.instant else deadline.sooner(stage.timeout), len(live))
+        began = time.perf_counter()
+        after: Sequence[SearchResult] = before
+        try:
+            context.deadline.check()
+            after = _checked((yield Call(stage, before, context)), len(before))
+            _note_lateness(context)
+        except Exception as error:
+            after = before
+            context.failures = dict.fromkeys(range(len(live)), _shared_error(error, where, len(live), context))
+        seconds = time.perf_counter() - began
+        for inner, index in enumerate(live):
+            error_here = _placed(context.failures.get(inner), where)
+            results[index] = _reported(stage, before[inner], after[inner], seconds, context, inner, error_here)
+    return results
+
+
+def place(name: str, stages: Sequence[Stage], position: int) -> str:
+    """Pipeline and stage, to lead a message."""
+    return f"{name}: stages[{position}] ({stages[position].name})"
+
+
+def _started(query: object, position: int) -> SearchResult:
+    if isinstance(query, str):
+        query = Query(query)
+    if not isinstance(query, Query):
+        return _unusable(Query(""), f"query {position} must be a string or a Query, is {type(query).__name__}")
+    named = f"query {position}" if query.id is None else f"query {query.id!r}"
+    if not isinstance(query.text, str):
+        return _unusable(query, f"the text of {named} must be a string, is {type(query.text).__name__}")
+    for field in ("params", "filter_params"):
+        if not isinstance(value := getattr(query, field), Mapping):
+            return _unusable(query, f"{field} of {named} must be a mapping, is {type(value).__name__}")
+    if not query.text.strip() and query.vector is None:
+        return _unusable(query, f"{named} is empty; give it a text, or a vector of its own")
+    return SearchResult(query)
+
+
+def _unusable(query: Query, message: str) -> SearchResult:
+    return SearchResult(query, status="failed", error=QueryError(message))
+
+
+def _checked(after: Sequence[SearchResult], count: int) -> Sequence[SearchResult]:
+    """What a stage returned; StageError where it is not ``count`` results."""
+    if not isinstance(after, Sequence) or not all(isinstance(result, SearchResult) for result in after):
+        raise StageError("the stage must return a list of SearchResult")
+    if len(after) != count:
+        raise StageError(f"{count} results went in, but {len(after)} came out")
+    return after
+
+
+def _note_lateness(context: Context) -> None:
+    """A blocking call cannot be cut short. Its result is there, so it is kept, and says that it is late."""
+    if context.deadline.expired:
+        context.warn(f"finished after the time given ({context.deadline.budget:g} s)")
+
+
+def _shared_error(error: Exception, where: str, count: int, context: Context) -> PipelineError:
+    """The error of all queries of a batch that failed together."""
+    if isinstance(error, DeadlineError | TimeoutError):
+        shared: PipelineError = DeadlineError(f"{where} did not finish: {_late(error, context.deadline)}")
+    else:
+        queries = "the query" if count == 1 else f"{count} queries"
+        shared = StageError(f"{where} failed on {queries}: {told(error)}")
+    shared.__cause__ = error
+    return shared
+
+
+def _late(error: Exception, deadline: Deadline) -> str:
+    if isinstance(error, DeadlineError) or deadline.budget is None or not deadline.expired:
+        return told(error)
+    return f"the time given ({deadline.budget:g} s) is used up; raise `timeout` or ask for less"
+
+
+def _placed(error: Exception | None, where: str) -> PipelineError | None:
+    """A stage's error for one query, led by where it happened."""
+    if error is None or (isinstance(error, StageError) and str(error).startswith(where)):
+        return error
+    kind = QueryError if isinstance(error, QueryError) else StageError
+    placed = kind(f"{where}: {told(error)}")
+    placed.__cause__ = error
+    return placed
+
+
+def _reported(
+    stage: Stage,
+    before: SearchResult,
+    after: SearchResult,
+    seconds: float,
+    context: Context,
+    position: int,
+    error: PipelineError | None,
+) -> SearchResult:
+    """The result after a stage, with the stage's report; a failed stage leaves the hits as they were."""
+    result = after if error is None else before
+    failed = error is not None and stage.on_error == "raise"
+    report = StageReport(
+        stage=stage.name,
+        type=stage.type,
+        seconds=seconds,
+        hits_in=len(before.hits),
+        hits_out=0 if failed else len(result.hits),
+        status="ok" if error is None else "failed" if failed else "skipped",
+        reason=None if error is None else str(error),
+        # Copies: a stage that was given up at its deadline may still write into its context.
+        warnings=tuple(context.warnings[position]),
+        details=dict(context.details[position]),
+        batch_size=context.size,
+    )
+    status: Status = result.status if error is None else "failed" if failed else "degraded"
+    hits = [] if failed else result.hits
+    return SearchResult(result.query, hits, status, [*before.reports, report], error if failed else None)
