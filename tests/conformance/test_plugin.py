@@ -8,16 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from milvus_pipeline import Hit, Pipeline, Query, SearchResult
+from milvus_pipeline import Context, Deadline, Hit, Pipeline, Query, SearchResult
+from support.readme import README, blocks
 
-ROOT = Path(__file__).parents[2]
-
-
-def blocks(language: str, heading: str) -> list[str]:
-    """The code blocks of a language in the README's section under a heading."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (section,) = re.findall(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", readme, re.MULTILINE | re.DOTALL)
-    return re.findall(rf"^```{language}\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+ROOT = README.parent
 
 
 @pytest.fixture(scope="module")
@@ -94,14 +88,8 @@ def test_the_plugin_works_without_being_installed():
     names: dict = {"__name__": "notebook"}
     exec(code, names)  # noqa: S102 - the README's own text
     stage = names["ExactWords"](case_sensitive=True)
-    assert Pipeline.from_config({"stages": [{"type": "exact_words"}]} | {"stages": listed(stage)}).stages[-1] == stage
-    from milvus_pipeline import Context, Deadline
-
+    search = {"type": "milvus_search", "collection": "x"}
+    assert Pipeline.from_config({"stages": [search, stage.config()]}).stages[-1] == stage
     hits = [Hit(1, "Red", 0.5), Hit(2, "red", 0.4)]
     (result,) = stage.process([SearchResult(Query("red"), hits)], Context(Deadline(), 1))
     assert [hit.id for hit in result] == [2, 1]
-
-
-def listed(stage) -> list[dict]:
-    """A configuration of a search followed by the stage."""
-    return [{"type": "milvus_search", "collection": "x"}, stage.config()]
