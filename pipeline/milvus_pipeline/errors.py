@@ -1,6 +1,7 @@
 """The exceptions of the framework.
 
-Every message says where, what and the next step. None carries a key or the text of a document.
+Every message says where, what and the next step. None of ours carries a key or the text of a document; of a foreign
+exception only the first line is told, and not even that where it repeats a document.
 """
 
 from __future__ import annotations

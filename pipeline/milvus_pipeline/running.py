@@ -24,6 +24,9 @@ class Call(NamedTuple):
     context: Context
 
 
+_ECHO = 40  # characters of a document by which its text is known in a message
+_FEWEST = 8  # shorter beginnings are words that any message may hold
+
 Steps: TypeAlias = Generator[Call, Sequence[SearchResult], list[SearchResult]]
 
 
@@ -60,10 +63,10 @@ def steps(name: str, stages: Sequence[Stage], results: list[SearchResult], deadl
             _note_lateness(context)
         except Exception as error:
             after = before
-            context.failures = dict.fromkeys(range(len(live)), _shared_error(error, where, len(live), context))
+            context.failures = dict.fromkeys(range(len(live)), _shared_error(error, where, before, context))
         seconds = time.perf_counter() - began
         for inner, index in enumerate(live):
-            error_here = _placed(context.failures.get(inner), where)
+            error_here = _placed(context.failures.get(inner), where, before[inner : inner + 1])
             results[index] = _reported(stage, before[inner], after[inner], seconds, context, inner, error_here)
     return results
 
@@ -108,13 +111,13 @@ def _note_lateness(context: Context) -> None:
         context.warn(f"finished after the time given ({context.deadline.budget:g} s)")
 
 
-def _shared_error(error: Exception, where: str, count: int, context: Context) -> PipelineError:
+def _shared_error(error: Exception, where: str, results: list[SearchResult], context: Context) -> PipelineError:
     """The error of all queries of a batch that failed together."""
     if isinstance(error, DeadlineError | TimeoutError):
         shared: PipelineError = DeadlineError(f"{where} did not finish: {_late(error, context.deadline)}")
     else:
-        queries = "the query" if count == 1 else f"{count} queries"
-        shared = StageError(f"{where} failed on {queries}: {told(error)}")
+        queries = "the query" if len(results) == 1 else f"{len(results)} queries"
+        shared = StageError(f"{where} failed on {queries}: {_said(error, results)}")
     shared.__cause__ = error
     return shared
 
@@ -125,12 +128,22 @@ def _late(error: Exception, deadline: Deadline) -> str:
     return f"the time given ({deadline.budget:g} s) is used up; raise `timeout` or ask for less"
 
 
-def _placed(error: Exception | None, where: str) -> PipelineError | None:
+def _said(error: Exception, results: list[SearchResult]) -> str:
+    """What an error says, unless it is a foreign one that repeats a document: texts do not belong in messages."""
+    message = told(error)
+    if not isinstance(error, PipelineError):
+        texts = (hit.text[:_ECHO] for result in results for hit in result.hits if hit.text)
+        if any(len(text) >= _FEWEST and text in message for text in texts):
+            return f"{type(error).__name__}, whose message repeats a document and is left out; see the error's cause"
+    return message
+
+
+def _placed(error: Exception | None, where: str, results: list[SearchResult]) -> PipelineError | None:
     """A stage's error for one query, led by where it happened."""
     if error is None or (isinstance(error, StageError) and str(error).startswith(where)):
         return error
     kind = QueryError if isinstance(error, QueryError) else StageError
-    placed = kind(f"{where}: {told(error)}")
+    placed = kind(f"{where}: {_said(error, results)}")
     placed.__cause__ = error
     return placed
 

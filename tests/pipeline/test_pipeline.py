@@ -246,6 +246,18 @@ def test_a_stage_that_cannot_open_closes_the_others():
     assert not search.is_open
 
 
+def test_no_document_gets_into_a_message():
+    """A plugin's or a library's exception that repeats a document is told by its class; the cause has the rest."""
+    pipeline = Pipeline([ListedSearch(), Faulty(how="echo")])
+    with pytest.raises(StageError) as caught:
+        pipeline.run("red")
+    assert str(caught.value) == (
+        "pipeline: stages[1] (faulty) failed on the query: ValueError, whose message repeats a document and is left "
+        "out; see the error's cause"
+    )
+    assert "green pear" in str(caught.value.__cause__)
+
+
 @pytest.mark.parametrize("returned", ["text", ["a"], None])
 def test_a_stage_that_returns_something_else_is_named(returned):
     """A plugin's wrong return value is an error of that stage."""

@@ -68,6 +68,8 @@ class Faulty(Stage):
             raise OSError("stuck")
 
     def process(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
+        if self.how == "echo":
+            raise ValueError(f"cannot tokenize {results[0].hits[1].text!r}")
         if self.how == "return":
             return self.returned
         if self.how == "short":
