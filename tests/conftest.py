@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="session")
 def milvus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URI of a Milvus server, one for the whole session. Tests that use it are marked ``server``."""
+    """The URI of a Milvus server, one for the whole run. Tests that use it are marked ``server``."""
     server = running_server(tmp_path_factory.mktemp("milvus-server"))
     try:
         uri = server.__enter__()
