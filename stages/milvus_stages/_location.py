@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from milvus_pipeline import StageError, require, told
 
@@ -15,10 +18,10 @@ _WANTED_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 _UNWANTED_FILES = ["onnx/*", "openvino/*"]
 _HUB_TIMEOUT = 10.0  # seconds for the hub's first answer, before what is cached is taken
-_ELSEWHERE = f"name a local folder or {PACKAGE}NAME/PATH as the model"
+_ELSEWHERE = f"name a local folder or {PACKAGE}NAME/PATH"
 
 
-def locate(model: str, revision: str | None = None, *, wanted_by: str) -> Path:
+def locate(model: str, revision: str | None = None, *, wanted_by: str, files: Sequence[str] | None = None) -> Path:
     """The folder that holds a model's files, downloaded to the hub's cache if need be.
 
     Args:
@@ -26,13 +29,15 @@ def locate(model: str, revision: str | None = None, *, wanted_by: str) -> Path:
             of a model on the Hugging Face hub. A folder that exists is preferred to a hub id of the same spelling.
         revision: branch, tag or commit; for the hub only.
         wanted_by: who asks, for messages.
+        files: the only files to fetch from the hub, at least one, by their names in its top folder; by default all
+            that a model needs, its weights among them. Whether a local folder holds them is not looked at.
 
     Raises:
-        StageError: there is no such folder, package or model, or the hub cannot be reached.
+        StageError: there is no such folder, package, model or file, or the hub cannot be reached.
     """
     folder = _in_package(model) if model.startswith(PACKAGE) else _on_disk(model)
     if folder is None:
-        return _from_hub(model, revision, wanted_by)
+        return _from_hub(model, revision, wanted_by, files)
     if revision is not None:
         raise StageError(f"revision: belongs to models of the hub, but {model!r} is a folder; leave it out")
     return folder.resolve()
@@ -84,31 +89,45 @@ def _on_disk(model: str) -> Path | None:
     if path.is_dir():
         return path
     if path.exists():
-        raise StageError(f"model: {model!r} is a file; name the folder that holds config.json and the weights")
+        raise StageError(f"model: {model!r} is a file; name the folder that holds it")
     if model.startswith(".") or not _HUB_ID.fullmatch(model):
         raise StageError(f"model: no such folder: {model!r} (relative paths are taken from {Path.cwd()})")
     return None
 
 
-def _from_hub(model: str, revision: str | None, wanted_by: str) -> Path:
+def _from_hub(model: str, revision: str | None, wanted_by: str, files: Sequence[str] | None) -> Path:
     hub = require("huggingface_hub", extra="local", wanted_by=wanted_by)
     errors = require("huggingface_hub.errors", extra="local", wanted_by=wanted_by)
+    with _hub_faults_told(errors, model, revision, files):
+        if files is not None:
+            # One by one: each is found in the cache even where the rest of the model is missing there.
+            paths = [hub.hf_hub_download(model, name, revision=revision, etag_timeout=_HUB_TIMEOUT) for name in files]
+            return Path(paths[0]).parent
+        try:
+            return Path(
+                hub.snapshot_download(
+                    model,
+                    revision=revision,
+                    allow_patterns=_WANTED_FILES,
+                    ignore_patterns=_UNWANTED_FILES,
+                    etag_timeout=_HUB_TIMEOUT,
+                )
+            )
+        except errors.LocalEntryNotFoundError:
+            # What transformers itself put into the cache lacks files of the repository, but none that is needed.
+            cached = hub.try_to_load_from_cache(model, "config.json", revision=revision)
+            if isinstance(cached, str):
+                return Path(cached).parent
+            raise
+
+
+@contextmanager
+def _hub_faults_told(errors: Any, model: str, revision: str | None, files: Sequence[str] | None) -> Iterator[None]:
+    """Turns the hub's errors into StageErrors that say what to do; ``errors`` is ``huggingface_hub.errors``."""
     named = repr(model) if revision is None else f"{model!r} at revision {revision!r}"
     try:
-        return Path(
-            hub.snapshot_download(
-                model,
-                revision=revision,
-                allow_patterns=_WANTED_FILES,
-                ignore_patterns=_UNWANTED_FILES,
-                etag_timeout=_HUB_TIMEOUT,
-            )
-        )
+        yield
     except errors.LocalEntryNotFoundError as error:
-        # What transformers itself put into the cache lacks files of the repository, but none that is needed.
-        cached = hub.try_to_load_from_cache(model, "config.json", revision=revision)
-        if isinstance(cached, str):
-            return Path(cached).parent
         raise StageError(
             f"model: {named} is not on this machine, and the Hugging Face hub cannot be reached; connect and try "
             f"again, or {_ELSEWHERE}"
@@ -126,5 +145,8 @@ def _from_hub(model: str, revision: str | None, wanted_by: str) -> Path:
             f"model: the Hugging Face hub has no model {model!r} that you may read; check the spelling, set HF_TOKEN "
             f"if it is private, or {_ELSEWHERE}"
         ) from error
+    except errors.RemoteEntryNotFoundError as error:
+        wanted = ", ".join(files or _WANTED_FILES)
+        raise StageError(f"model: {named} lacks {wanted} on the hub; take one that has it, or {_ELSEWHERE}") from error
     except Exception as error:
         raise StageError(f"model: {named} could not be fetched from the hub: {told(error)}") from error

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from milvus_pipeline import StageError, require, told
-from milvus_stages._location import PACKAGE, locate
+from milvus_stages._location import locate
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
 _FILE = "tokenizer.json"
-_HUB_TIMEOUT = 10.0  # seconds for the hub's first answer, before what is cached is taken
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -54,7 +53,7 @@ class TokenCounter:
 
 
 def load_counter(name: str, *, wanted_by: str) -> TokenCounter:
-    """The tokenizer of a model: a hub id, a local folder, or ``package:NAME/PATH``; its weights are not needed.
+    """The tokenizer of a model: a hub id, a local folder, or ``package:NAME/PATH``; its weights are never fetched.
 
     Raises:
         StageError: it cannot be found or read.
@@ -71,24 +70,10 @@ def load_counter(name: str, *, wanted_by: str) -> TokenCounter:
 
 
 def _file(name: str, wanted_by: str) -> Path:
-    if not name.startswith(PACKAGE) and not Path(name).expanduser().exists() and re.fullmatch(r"[\w-]+/[\w.-]+", name):
-        return _from_hub(name, wanted_by)
-    folder = locate(name, wanted_by=wanted_by)
+    folder = locate(name, wanted_by=wanted_by, files=[_FILE])
     if not (folder / _FILE).is_file():
         raise StageError(
             f"{folder} holds no {_FILE}; save the tokenizer in its fast form there (transformers: "
             "AutoTokenizer.from_pretrained(...).save_pretrained(...))"
         )
     return folder / _FILE
-
-
-def _from_hub(name: str, wanted_by: str) -> Path:
-    """The one file from the hub or its cache: a model's whole snapshot would bring gigabytes of weights."""
-    hub = require("huggingface_hub", extra="local", wanted_by=wanted_by)
-    try:
-        return Path(hub.hf_hub_download(name, _FILE, etag_timeout=_HUB_TIMEOUT))
-    except Exception as error:
-        raise StageError(
-            f"{name!r} is not on this machine, and could not be fetched from the Hugging Face hub "
-            f"({type(error).__name__}); connect and try again, or name a local folder or {PACKAGE}NAME/PATH"
-        ) from error
