@@ -33,7 +33,7 @@ SEARCH = " - {type: milvus_search, collection: c, text_field: t}\n"
         ),
         (
             f"stages:\n - {{type: encode}}\n - {{type: late_interaction}}\n{SEARCH}",
-            "stages[1] (late_interaction): needs 'hits', which stages[2] (milvus_search) gives only later; "
+            "stages[1]: late_interaction needs 'hits', which stages[2] (milvus_search) gives only later; "
             "move that stage before this one",
         ),
     ],

@@ -84,7 +84,7 @@ def test_a_threshold_on_a_stage_that_does_not_exist_is_an_error():
     with pytest.raises(ConfigError) as caught:
         Pipeline([ListedSearch(), Truncate(min_score=0.5, score_of="listed_serch")])
     assert str(caught.value) == (
-        "stages[1] (truncate): cuts on the score of 'listed_serch', but no stage before it has that name; "
+        "stages[1]: truncate cuts on the score of 'listed_serch', but no stage before it has that name; "
         "did you mean 'listed_search'?"
     )
 
