@@ -7,6 +7,8 @@ import threading
 
 import pytest
 
+from milvus_pipeline.cli.ingest import Places
+
 CONFIG = """\
 name: fruit
 stages:
@@ -93,6 +95,27 @@ def test_a_record_that_does_not_fit_is_named_without_its_text(invoke, config, ma
     assert "'text'" in done.stderr
     assert "secret" not in done.stderr
     assert invoke("ingest", config, make("a.jsonl", jsonl(APPLE, PEAR))).exit_code == 0
+
+
+def test_a_record_that_does_not_fit_is_named_by_file_and_line(invoke, config, make):
+    """Blank lines count for the line and not for the record; a double is named with the one before it."""
+    first = make("a.jsonl", "\n" + jsonl(APPLE) + "\n\n" + jsonl(PEAR))
+    lacking = {"id": "plum", "vector": [0, 1]}
+    done = invoke("ingest", config, first, make("b.jsonl", "\n" + jsonl(lacking)))
+    assert done.exit_code == 1
+    assert done.stderr.startswith(f"error: record 3 ({first.with_name('b.jsonl')}:2): 'text' is missing")
+    odd = APPLE | {"id": "record 1: x"}
+    done = invoke("ingest", config, make("c.jsonl", jsonl(odd)), first, make("d.jsonl", jsonl(odd)))
+    assert f"record 4 ({first.with_name('d.jsonl')}:1): has the same 'id' ('record 1: x')" in done.stderr
+    assert f"as record 1 ({first.with_name('c.jsonl')}:1); " in done.stderr
+
+
+def test_a_message_that_names_no_record_stays_as_it_is(make):
+    """Neither before anything was read, nor where a name only looks like a record."""
+    places = Places()
+    assert places.added("the collection of record 1: gone") == "the collection of record 1: gone"
+    assert len(list(places.noted([make("a.jsonl", jsonl(APPLE, PEAR))]))) == 2
+    assert places.added("'record 1': has 2 records") == "'record 1': has 2 records"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,10 +11,14 @@ from typing import Annotated, Any
 import typer
 
 from milvus_pipeline.cli.faults import Debug, UsageError, reported, tell
-from milvus_pipeline.cli.jsonlines import STDIN, read_lines
+from milvus_pipeline.cli.jsonlines import STDIN, Line, read_lines
 from milvus_pipeline.cli.tables import progress_bar
+from milvus_pipeline.errors import IngestError
 from milvus_pipeline.ingest import ingest as ingest_records
 from milvus_pipeline.pipeline import Pipeline
+
+_NUMBERED = re.compile(r"(?<!['\"])\brecord (\d+)(?=[:;])")
+"""How messages name a record; in quotes it is a value of the record's own."""
 
 
 @reported
@@ -33,18 +39,55 @@ def ingest(
     """
     pipeline = Pipeline.from_yaml(config)
     total = _checked(files)
+    places = Places()
     with progress_bar() as progress:
         task = progress.add_task(pipeline.name, total=total)
-        report = ingest_records(
-            pipeline,
-            _records(files),
-            overwrite=overwrite,
-            on_progress=lambda rows: progress.update(task, completed=rows),
-        )
+        try:
+            report = ingest_records(
+                pipeline,
+                places.noted(files),
+                overwrite=overwrite,
+                on_progress=lambda rows: progress.update(task, completed=rows),
+            )
+        except IngestError as error:
+            raise IngestError(places.added(str(error))) from error
     for warning in report.warnings:
         tell(f"warning: {warning}")
     tell(f"{pipeline.name}: {report.rows} rows in the collection {report.collection!r}, {report.seconds:.1f} s")
     return 0
+
+
+class Places:
+    """Where the records of several files stand, by their numbers over all files, from 1.
+
+    Kept as runs of lines that follow each other, so that a file costs one entry, and one more for every blank line.
+    """
+
+    def __init__(self) -> None:
+        self._firsts: list[int] = []  # number of each run's first record
+        self._runs: list[tuple[str, int]] = []  # its file, and the lines before a record less the records before it
+
+    def noted(self, files: Sequence[Path]) -> Iterator[Mapping[str, Any]]:
+        """The records of the files; their places are known from then on."""
+        lines = (line for path in files for line in read_lines(path))
+        for number, line in enumerate(lines, start=1):
+            run = (line.file, line.number - number)
+            if not self._runs or self._runs[-1] != run:
+                self._firsts.append(number)
+                self._runs.append(run)
+            yield line.object()
+
+    def added(self, message: str) -> str:
+        """The message with ``(FILE:LINE)`` behind every record that it names by number."""
+        return _NUMBERED.sub(self._with_place, message)
+
+    def _with_place(self, named: re.Match[str]) -> str:
+        number = int(named[1])
+        run = bisect_right(self._firsts, number) - 1
+        if run < 0:
+            return named[0]  # no record that was read
+        file, ahead = self._runs[run]
+        return f"{named[0]} ({file}:{number + ahead})"
 
 
 def _checked(files: Sequence[Path]) -> int | None:
@@ -60,14 +103,8 @@ def _checked(files: Sequence[Path]) -> int | None:
         if path.exists() and not path.is_file() and not path.is_dir():
             total = None
             continue
-        count = sum(1 for _ in _records([path]))
+        count = sum(1 for _ in map(Line.object, read_lines(path)))
         total = None if total is None else total + count
     if total == 0:
         raise UsageError(f"no records: {', '.join(map(str, files))} {'is' if len(files) == 1 else 'are'} empty")
     return total
-
-
-def _records(files: Sequence[Path]) -> Iterator[Mapping[str, Any]]:
-    for path in files:
-        for line in read_lines(path):
-            yield line.object()
