@@ -31,9 +31,13 @@ def console_on(stream: TextIO) -> Console:
 
 def progress_bar(*, hidden: bool = False) -> Progress:
     """A bar on stderr that goes away when done; none where stderr is no terminal, or where ``hidden``."""
+    return progress_on(console_on(sys.stderr), transient=True, disable=hidden or not sys.stderr.isatty())
+
+
+def progress_on(console: Console, *, transient: bool = False, disable: bool = False) -> Progress:
+    """A bar with what is done, how much of it, and the time; it stays when done unless ``transient``."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    disabled = hidden or not sys.stderr.isatty()
-    return Progress(*columns, console=console_on(sys.stderr), transient=True, disable=disabled)
+    return Progress(*columns, console=console, transient=transient, disable=disable)
 
 
 class ResultTables:
@@ -71,7 +75,7 @@ def _table(hits: list[Hit], width: int) -> Table:
         scores = [hit.scores.get(scorer) for hit in hits]
         columns[scorer] = [Text("" if score is None else f"{score:.4f}") for score in scores]
     if any(len(hit.ranks) > 1 for hit in hits):
-        columns["moved"] = [_moved(hit) for hit in hits]
+        columns["moved"] = [moved(hit) for hit in hits]
     columns["id"] = [_cut(shown(str(hit.id)), _ID_WIDTH) for hit in hits]
     # The texts give way first, then the headers: left to itself the table would cut the scores as well.
     headers = [Text(header) for header in columns]
@@ -102,8 +106,8 @@ def _cut(text: str, width: int) -> Text:
     return cut
 
 
-def _moved(hit: Hit) -> Text:
-    """How many places the rerankers moved the hit, from where retrieval had put it."""
+def moved(hit: Hit) -> Text:
+    """How many places the rerankers moved the hit, from where retrieval had put it; empty where none did."""
     places = list(hit.ranks.values())
     if len(places) < 2:
         return Text("")

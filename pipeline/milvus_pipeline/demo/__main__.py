@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from milvus_pipeline import Pipeline, PipelineError, SearchResult, ingest
+from milvus_pipeline.cli.tables import moved, progress_on
 from milvus_pipeline.demo.passages import passages
 
 QUESTIONS = (
@@ -63,8 +64,7 @@ def _prepared(config: str) -> str:
         except PipelineError:
             pass  # the collection is gone or broken: make it anew
     PASSAGES.unlink(missing_ok=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
+    with progress_on(console) as progress:
         task = progress.add_task("Encoding and inserting Python's documentation", total=len(found))
         ingest(
             pipeline,
@@ -86,16 +86,9 @@ def _answers(result: SearchResult) -> Table:
     table.add_column("passage", ratio=1)
     for hit in result:
         before, *_, after = hit.ranks.values()
-        moved = (
-            f"[green]↑{before - after}[/]"
-            if before > after
-            else f"[red]↓{after - before}[/]"
-            if before < after
-            else "="
-        )
         name, _, text = (hit.text or "").partition(" ")
         text = text if len(text) <= 240 else text[:239] + "…"
-        table.add_row(str(before), f"{moved} {after}", f"[bold]{_plain(name)}[/] {_plain(text)}")
+        table.add_row(str(before), Text.assemble(moved(hit), f" {after}"), f"[bold]{_plain(name)}[/] {_plain(text)}")
     return table
 
 
