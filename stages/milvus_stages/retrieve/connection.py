@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import queue
 from typing import Any, ClassVar, Self, TypeGuard
 from urllib.parse import urlsplit
 
-from milvus_pipeline import Deadline, require
+from milvus_pipeline import Deadline, StageError, require
 
 CONNECT_SECONDS = 10.0
 """A server must be reached within this time, however long a stage may otherwise take."""
 
 CALL_SECONDS = 30.0
 """One call to a server may take no longer, also where no deadline is set."""
+
+MIN_SECONDS = 0.05
+"""The least time that a client is given to connect."""
 
 LITE_SUFFIX = ".db"
 
@@ -78,10 +82,19 @@ class Connection:
 
     @classmethod
     def open(cls, uri: str, token: str, db_name: str, timeout: float) -> Self:
-        """Connect within ``timeout`` seconds."""
+        """Connect within ``timeout`` seconds.
+
+        Raises:
+            StageError: the server does not say a word.
+            Exception: whatever pymilvus raises where it cannot connect.
+        """
         pymilvus = pymilvus_for("milvus_search")
+        deadline = Deadline.after(timeout)
+        _await_a_word(uri, timeout)
+        # pymilvus waits for its channel as long as it is told; zero would be an error of its own.
+        left = max(MIN_SECONDS, deadline.remaining() or 0.0)
         # A connection of its own can be closed; pymilvus keeps shared ones until the process ends.
-        options = {"uri": uri, "token": token, "db_name": db_name, "timeout": timeout, "dedicated": True}
+        options = {"uri": uri, "token": token, "db_name": db_name, "timeout": left, "dedicated": True}
         return cls(pymilvus.MilvusClient(**options), options)
 
     def call(self, deadline: Deadline, method: str, *arguments: Any) -> Any:
@@ -132,3 +145,35 @@ class Connection:
 
 def _connected(task: asyncio.Task[Any] | None) -> TypeGuard[asyncio.Task[Any]]:
     return task is not None and task.done() and not task.cancelled() and task.exception() is None
+
+
+def _await_a_word(uri: str, seconds: float) -> None:
+    """Wait until the server at ``uri`` has answered a connection, or refused it.
+
+    pymilvus connects under one lock of the whole process, and so does it close: a server that takes connections and
+    says nothing has to be waited for outside of it, or every other client would wait, too.
+
+    Raises:
+        StageError: it has done neither within that time.
+    """
+    grpc = require("grpc", extra="all", wanted_by="milvus_search")
+    manager = require("pymilvus.client.connection_manager", extra="all", wanted_by="milvus_search")
+    address = manager.ConnectionConfig.from_uri(uri).address
+    if urlsplit(uri).scheme == "https":
+        channel = grpc.secure_channel(address, grpc.ssl_channel_credentials())
+    else:
+        channel = grpc.insecure_channel(address)
+    states: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    deadline = Deadline.after(seconds)
+    with channel:
+        channel.subscribe(states.put, try_to_connect=True)
+        try:
+            # Also a refusal is for pymilvus to find, which says why.
+            while states.get(timeout=deadline.remaining()).name not in ("READY", "TRANSIENT_FAILURE"):
+                pass
+        except queue.Empty:
+            raise StageError(
+                f"{uri}: the server did not answer in time; check that it is well, or raise `timeout`"
+            ) from None
+        finally:
+            channel.unsubscribe(states.put)

@@ -63,7 +63,7 @@ class LiteConnection(Connection):
         path = lite_path(uri)
         if not Path(path).parent.is_dir():
             raise StageError(f"the folder of {uri} does not exist (looked for {Path(path).parent}); check `uri`")
-        with _reasons() as reasons:
+        with _reasons.kept() as reasons:
             address = manager.server_manager_instance.start_and_get_uri(path)
         if address is None:
             raise StageError(f"{uri}: {_why(reasons)}") from (reasons[-1] if reasons else None)
@@ -105,27 +105,47 @@ def _others(address: str) -> bool:
     return any(found["address"] == urlsplit(address).netloc and found["client_count"] for found in connections)
 
 
-@contextmanager
-def _reasons() -> Iterator[list[BaseException]]:
-    """The exceptions that this thread's openings of a database log, which is the only place that they show up."""
-    reasons: list[BaseException] = []
-    thread = threading.get_ident()
+class _Reasons(logging.Filter):
+    """The exceptions that this thread's openings of a database log, which is the only place that they show up.
 
-    def keep(record: logging.LogRecord) -> bool:
-        if record.thread != thread or not record.exc_info or record.exc_info[1] is None:
+    Threads may open different databases at once; each gets its own.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._logger = logging.getLogger(_MANAGER_LOG)
+        self._lock = threading.Lock()
+        self._kept: dict[int, list[BaseException]] = {}
+        self._level = logging.NOTSET
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        reasons = self._kept.get(record.thread or 0)
+        if reasons is None or not record.exc_info or record.exc_info[1] is None:
             return True
         reasons.append(record.exc_info[1])
         return False
 
-    logger = logging.getLogger(_MANAGER_LOG)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    logger.addFilter(keep)
-    try:
-        yield reasons
-    finally:
-        logger.removeFilter(keep)
-        logger.setLevel(level)
+    @contextmanager
+    def kept(self) -> Iterator[list[BaseException]]:
+        """The reasons that show up until the block ends."""
+        thread = threading.get_ident()
+        with self._lock:
+            if not self._kept:  # the first one changes the logger, the last one changes it back
+                self._level = self._logger.level
+                self._logger.setLevel(logging.ERROR)
+                self._logger.addFilter(self)
+            reasons = self._kept[thread] = []
+        try:
+            yield reasons
+        finally:
+            with self._lock:
+                del self._kept[thread]
+                if not self._kept:
+                    self._logger.removeFilter(self)
+                    self._logger.setLevel(self._level)
+
+
+_reasons = _Reasons()
 
 
 def _why(reasons: list[BaseException]) -> str:

@@ -17,7 +17,7 @@ from milvus_stages.retrieve.checks import (
     unknown_field,
     vector_field,
 )
-from milvus_stages.retrieve.connection import CONNECT_SECONDS, Connection, is_lite
+from milvus_stages.retrieve.connection import CONNECT_SECONDS, MIN_SECONDS, Connection, is_lite
 from milvus_stages.retrieve.lite import check_present
 from milvus_stages.retrieve.params import DEFAULT_NPROBE, MAX_NPROBE, problem
 from milvus_stages.retrieve.sharing import shared
@@ -95,8 +95,7 @@ def connected(stage: MilvusSearch, deadline: Deadline) -> Connection:
     deadline = deadline.sooner(CONNECT_SECONDS)
 
     def attempt() -> Connection:
-        # pymilvus waits for its channel as long as it is told; zero would be an error of its own.
-        seconds = max(0.05, deadline.remaining() or 0.0)
+        seconds = max(MIN_SECONDS, deadline.remaining() or 0.0)
         return shared.acquire(stage.uri, stage.token(), stage.db_name, seconds)
 
     try:

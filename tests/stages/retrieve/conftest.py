@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -114,6 +115,18 @@ def lite(tmp_path_factory: pytest.TempPathFactory, vectors: npt.NDArray[np.float
     stage.open()
     yield engine
     stage.close()
+
+
+@pytest.fixture
+def own(tmp_path: Path, vectors: npt.NDArray[np.float32]) -> Iterator[Engine]:
+    """A database of the test's own, closed but for what the test opens."""
+    uri = str(tmp_path / "own.db")
+    make_things(uri, "things", vectors[:50])
+    from milvus_lite.server_manager import server_manager_instance
+
+    server_manager_instance.release_server(uri)
+    yield Engine("lite", uri, vectors[:50])
+    server_manager_instance.release_server(uri)
 
 
 @pytest.fixture(scope="session", params=["lite", pytest.param("server", marks=pytest.mark.server)])

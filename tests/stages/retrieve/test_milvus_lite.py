@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,18 +22,6 @@ client = MilvusClient(sys.argv[1])
 print("held", flush=True)
 sys.stdin.read()
 """
-
-
-@pytest.fixture
-def own(tmp_path: Path, vectors: np.ndarray) -> Iterator[Engine]:
-    """A database of the test's own, closed but for what the test opens."""
-    uri = str(tmp_path / "own.db")
-    make_things(uri, "things", vectors[:50])
-    from milvus_lite.server_manager import server_manager_instance
-
-    server_manager_instance.release_server(uri)
-    yield Engine("lite", uri, vectors[:50])
-    server_manager_instance.release_server(uri)
 
 
 def test_searches_with_different_nprobe_do_not_disturb_each_other(lite: Engine) -> None:
