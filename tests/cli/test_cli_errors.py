@@ -81,7 +81,7 @@ def test_validate_goes_through_all_files(invoke, fruit, make, tmp_path):
     ("name", "content", "message"),
     [
         ("none.txt", None, "no such file; check the path"),
-        ("folder", "", "cannot be read: Is a directory"),
+        ("folder", "", "is a folder; give the name of a file in it"),
         ("blank.txt", b"\n  \n", "holds none"),
         ("broken.jsonl.gz", b"no gzip", "is not a whole gzip file"),
     ],

@@ -122,7 +122,7 @@ def test_a_message_that_names_no_record_stays_as_it_is(make):
     ("name", "message"),
     [
         ("none.jsonl", "none.jsonl: no such file; check the path"),
-        (".", "cannot be read: Is a directory"),
+        (".", "is a folder; give the name of a file in it"),
         ("-", "records cannot come from stdin, as they are read twice; put them into a file"),
         ("blank.jsonl", "no records: blank.jsonl is empty"),
     ],
@@ -140,6 +140,19 @@ def test_a_configuration_without_a_collection(invoke, fruit, make):
     done = invoke("ingest", fruit, make("a.jsonl", jsonl(APPLE)))
     assert done.exit_code != 0
     assert "my fruit has no `collection:` section" in done.stderr
+
+
+def test_a_vector_of_the_wrong_length_fails_its_query_alone(invoke, config, make):
+    """The good ones of its batch are answered."""
+    assert invoke("ingest", config, make("a.jsonl", jsonl(APPLE, PEAR))).exit_code == 0
+    vectors = {"a": [1, 0], "b": [1, 0, 3], "c": [], "d": [0, 1]}
+    queries = make("q.jsonl", jsonl(*({"_id": key, "vector": vector} for key, vector in vectors.items())))
+    done = invoke("run", config, "--queries", queries, "--format", "trec")
+    assert done.exit_code == 1
+    best = [line.split() for line in done.stdout.splitlines() if line.split()[3] == "1"]
+    assert [(query, document) for query, _, document, *_ in best] == [("a", "apple"), ("d", "pear")]
+    for key, size in (("b", 3), ("c", 0)):
+        assert f"error: query {key}: fruit: stages[0] (milvus_search): the query's vector has {size} num" in done.stderr
 
 
 def test_a_pipe_is_read_once(invoke, config, tmp_path):

@@ -64,6 +64,8 @@ def read_lines(path: Path) -> Iterator[Line]:
                     yield Line(name, number, line.rstrip(b"\r\n"))
     except FileNotFoundError:
         raise UsageError(f"{name}: no such file; check the path, which is taken from {Path.cwd()}") from None
+    except IsADirectoryError:
+        raise UsageError(f"{name}: is a folder; give the name of a file in it") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UsageError(f"{name}: is not a whole gzip file: {error}") from error
     except OSError as error:
