@@ -99,3 +99,9 @@ def test_help(invoke, arguments):
     done = invoke(*arguments)
     assert done.exit_code == 0
     assert done.stdout.startswith("Usage: milvus-pipeline")
+
+
+def test_the_help_says_what_a_timeout_bounds(invoke):
+    """It is the time of a batch, not of a query, and holds for reaching the server too."""
+    said = " ".join(invoke("run", "--help").stdout.split())
+    assert "Seconds that a batch (of --batch-size queries) may take; reaching the server when opening" in said

@@ -3,6 +3,7 @@
 import io
 import json
 from itertools import pairwise
+from pathlib import Path
 
 import ir_measures
 import numpy as np
@@ -15,6 +16,7 @@ from milvus_pipeline.cli.outputs import TrecRun, falling, json_text
 from milvus_pipeline.cli.tables import ResultTables, shown
 
 QUERY = "who proposed it?"
+FULL = Path("/dev/full")
 
 
 def test_a_trec_run_has_six_columns(invoke, fruit):
@@ -139,6 +141,19 @@ def test_a_place_that_cannot_be_written(invoke, make, tmp_path, place, message):
     assert done.exit_code == 2
     assert message in done.stderr
     assert queries.read_text(encoding="utf-8") == "red\n"
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("output_format", ["jsonl", "trec", "table"])
+def test_a_full_disk_is_said(invoke, fruit, make, output_format):
+    """The message names the file, and nothing claims that the results stand in it."""
+    queries = make("q.txt", "red\n" * 100)
+    done = invoke("run", fruit, "--queries", queries, "-o", FULL, "--overwrite", "--format", output_format)
+    assert done.exit_code == 1
+    assert done.stderr.endswith(
+        f"error: {FULL}: cannot be written: No space left on device; what it holds is not whole\n"
+    )
+    assert "written to" not in done.stderr
 
 
 def test_json_is_strict():

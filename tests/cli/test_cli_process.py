@@ -6,10 +6,25 @@ import pty
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 HEAVY = {"torch", "transformers", "tokenizers", "pymilvus", "httpx", "sentence_transformers"}
+OPENING = """\
+import sys, time
+from milvus_pipeline import Stage
+
+class Opening(Stage):
+    type = "opening"
+
+    def setup(self):
+        print("opening", file=sys.stderr, flush=True)
+        time.sleep(60)
+
+    def process(self, results, context):
+        return results
+"""
 
 
 def test_stdout_and_stderr_are_apart(command, fruit):
@@ -42,15 +57,42 @@ def test_output_is_utf8_in_any_locale(command, fruit):
     assert json.loads(out)["query"] == {"id": "ü", "text": "plüm \ud800"}
 
 
-def test_a_reader_that_leaves_ends_it_quietly(start, fruit, tmp_path):
+@pytest.mark.parametrize("output_format", ["jsonl", "table"])
+def test_a_reader_that_leaves_ends_it_quietly(start, fruit, tmp_path, output_format):
     """As `| head` does: no message, and the exit code of a closed pipe."""
     queries = tmp_path / "queries.txt"
     queries.write_text("red\n" * 2000, encoding="utf-8")
-    process = start("run", fruit, "--queries", queries)
-    assert json.loads(process.stdout.readline())["status"] == "ok"
+    process = start("run", fruit, "--queries", queries, "--format", output_format)
+    assert b"red" in process.stdout.readline()
     process.stdout.close()
     assert process.wait(timeout=60) == 141
     assert process.stderr.read() == b""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_stdout_that_is_full_is_said(start, fruit):
+    """One message, and no complaint of the interpreter's about what was left to write."""
+    with Path("/dev/full").open("wb") as full:
+        process = start("run", fruit, "-q", "red", stdout=full)
+    assert process.wait(timeout=60) == 1
+    expected = b"error: stdout: cannot be written: No space left on device; what it holds is not whole\n"
+    assert process.stderr.read().endswith(expected)
+
+
+def test_ctrl_c_while_it_opens(start, make, tmp_path):
+    """A model that takes minutes to load can be given up: one word, and the exit code of an interrupt."""
+    folder = tmp_path / "site" / "opening-1.0.dist-info"
+    folder.mkdir(parents=True)
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: opening\nVersion: 1.0\n", encoding="utf-8")
+    (folder / "entry_points.txt").write_text("[milvus_pipeline.stages]\nopening = opening:Opening\n", encoding="utf-8")
+    (folder.parent / "opening.py").write_text(OPENING, encoding="utf-8")
+    config = make("a.yaml", "stages:\n - {type: opening}\n")
+    process = start("run", config, "-q", "red", env={"PYTHONPATH": str(folder.parent)})
+    assert process.stderr.readline() == b"opening\n"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert process.stderr.read() == b"interrupted\n"
+    assert process.stdout.read() == b""
 
 
 def test_results_come_as_they_are_ready_and_ctrl_c_ends(start, fruit):

@@ -79,14 +79,22 @@ def reported(command: Callable[P, int]) -> Callable[P, None]:
             if kwargs.get("debug"):
                 traceback.print_exc()
             tell_error(error)
+            _drop_stdout_if_full()
             code = exit_code(error)
         raise typer.Exit(code)
 
     return run
 
 
+def _drop_stdout_if_full() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _drop_stdout()
+
+
 def _drop_stdout() -> None:
-    """Point stdout nowhere, so that the interpreter's last flush does not complain about the closed pipe."""
+    """Point stdout nowhere, so that the interpreter's last flush does not fail, complain and change the exit code."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

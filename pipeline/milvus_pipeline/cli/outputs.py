@@ -7,7 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol, TextIO
@@ -31,7 +31,7 @@ class Format(StrEnum):
 
 
 class OutputError(PipelineError):
-    """A result cannot be written in the format asked for."""
+    """A result cannot be written: not in the format asked for, or not to its place."""
 
 
 class Writer(Protocol):
@@ -73,18 +73,29 @@ def opened(path: Path | None, overwrite: bool) -> Iterator[TextIO]:
     """The file, or stdout, for text. JSON and TREC runs are UTF-8 whatever the locale.
 
     A lone surrogate, which UTF-8 cannot hold, is written as the JSON escape it came from.
+
+    Raises:
+        UsageError: the file cannot be opened.
+        OutputError: it cannot take what is written, as its disk is full, say.
+        BrokenPipeError: the reader of stdout has left.
     """
     if path is None:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
-        yield sys.stdout
-        return
+        file: AbstractContextManager[TextIO] = nullcontext(sys.stdout)
+    else:
+        try:
+            file = path.open("w" if overwrite else "x", encoding="utf-8", errors="backslashreplace", newline="\n")
+        except OSError as error:
+            raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
     try:
-        file = path.open("w" if overwrite else "x", encoding="utf-8", errors="backslashreplace", newline="\n")
+        with file as stream:
+            yield stream
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
-    with file:
-        yield file
+        reason = error.strerror or error
+        raise OutputError(f"{path or 'stdout'}: cannot be written: {reason}; what it holds is not whole") from error
 
 
 class JsonLines:

@@ -57,7 +57,12 @@ def run(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file if it exists.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Queries that go through the pipeline together.")] = 32,
     timeout: Annotated[
-        float | None, typer.Option(min=0.001, help="Seconds a batch may take; the config's own by default.")
+        float | None,
+        typer.Option(
+            min=0.001,
+            help="Seconds that a batch (of --batch-size queries) may take; reaching the server when opening is bounded "
+            "by it too. The config's own by default.",
+        ),
     ] = None,
     debug: Debug = False,
 ) -> int:
@@ -73,23 +78,23 @@ def run(
     first = next(batches, None)
     if first is None:
         raise UsageError(f"no queries given: {'stdin' if source == STDIN else source} holds none")
+    chosen = chosen_format(output_format, output)
     started = time.perf_counter()
     pipeline.open(timeout)
-    with pipeline, opened(output, overwrite) as stream, progress_bar(hidden=stream.isatty()) as progress:
-        total = None if progress.disable else _total(query or (), source)
-        task = progress.add_task(pipeline.name, total=total)
-        writer = _writer(chosen_format(output_format, output), stream, pipeline.name)
-        tally = Tally(pipeline.name, opened_in=time.perf_counter() - started, told=not isinstance(writer, ResultTables))
-        try:
+    tally = Tally(pipeline.name, opened_in=time.perf_counter() - started, told=chosen is not Format.TABLE)
+    try:
+        with pipeline, opened(output, overwrite) as stream, progress_bar(hidden=stream.isatty()) as progress:
+            total = None if progress.disable else _total(query or (), source)
+            task = progress.add_task(pipeline.name, total=total)
+            writer = _writer(chosen, stream, pipeline.name)
             for batch in chain([first], batches):
                 for result in _answers(pipeline, batch, timeout):
                     tally.add(result, _written(writer, result), debug=debug)
                 stream.flush()
                 progress.advance(task, len(batch))
-        except (KeyboardInterrupt, PipelineError):
-            progress.stop()
-            tally.summarize(output)
-            raise
+    except (KeyboardInterrupt, PipelineError) as error:
+        tally.summarize(None if isinstance(error, OutputError) else output)
+        raise
     tally.summarize(output)
     return FAILED if tally.failed else 0
 

@@ -24,9 +24,15 @@ _BETWEEN_COLUMNS = 3  # a blank on either side, and the box's own
 _INDENT = 2
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave the end to the command: rich would end the process here, with 1."""
+        raise BrokenPipeError
+
+
 def console_on(stream: TextIO) -> Console:
     """A console that writes colours only to a terminal, whatever FORCE_COLOR and its like say."""
-    return Console(file=stream, force_terminal=stream.isatty(), highlight=False, markup=False, emoji=False)
+    return _Console(file=stream, force_terminal=stream.isatty(), highlight=False, markup=False, emoji=False)
 
 
 def progress_bar(*, hidden: bool = False) -> Progress:
