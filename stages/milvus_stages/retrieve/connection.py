@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import queue
-from typing import Any, ClassVar, Self, TypeGuard
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar, Final, Self, TypeGuard
 from urllib.parse import urlsplit
 
 from milvus_pipeline import Deadline, StageError, require
@@ -21,7 +26,11 @@ MIN_SECONDS = 0.05
 
 LITE_SUFFIX = ".db"
 
+_URI_VARIABLE: Final = "MILVUS_URI"
+
 Arguments = dict[str, Any]
+
+_importing = threading.Lock()
 
 
 def check_uri(uri: str) -> str:
@@ -54,12 +63,33 @@ def is_lite(uri: str) -> bool:
 
 def pymilvus_for(wanted_by: str) -> Any:
     """The module ``pymilvus``, told to be quiet: it logs every failed call with a traceback, and we raise it."""
-    pymilvus = require("pymilvus", extra="all", wanted_by=wanted_by)
+    with _importing, _without_uri_variable():
+        pymilvus = require("pymilvus", extra="all", wanted_by=wanted_by)
     for name in ("pymilvus", "milvus_lite"):
         logger = logging.getLogger(name)
         if logger.getEffectiveLevel() > logging.DEBUG:  # whoever asked for debugging shall see it all
             logger.setLevel(logging.CRITICAL)
     return pymilvus
+
+
+@contextmanager
+def _without_uri_variable() -> Iterator[None]:
+    """Keep ``MILVUS_URI`` from pymilvus, which reads it when it is imported and fails where it names a file.
+
+    Only where it has to be: what else reads the variable at this moment finds it empty.
+    """
+    given = os.environ.get(_URI_VARIABLE)
+    if "pymilvus" in sys.modules or "://" in (given or ""):
+        yield
+        return
+    os.environ[_URI_VARIABLE] = ""  # not removed: pymilvus would take it from a file `.env` then
+    try:
+        yield
+    finally:
+        if given is None:
+            del os.environ[_URI_VARIABLE]
+        else:
+            os.environ[_URI_VARIABLE] = given
 
 
 class Connection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -75,6 +76,24 @@ def test_a_link_is_the_database_it_leads_to(own: Engine, tmp_path: Path) -> None
     link = MilvusSearch(uri=str(tmp_path / "link.db"), collection="things")
     with Pipeline([own.stage()]) as pipeline, Pipeline([link]) as linked:
         assert pipeline.run(own.query(0)).hits == linked.run(own.query(0)).hits
+
+
+URI_VARIABLE = """
+import os, sys
+from milvus_pipeline import Pipeline
+pipeline = Pipeline.from_yaml("stages:\\n  - {type: milvus_search, uri: '${MILVUS_URI}', collection: things}\\n")
+before = dict(os.environ)
+pipeline.open().close()
+assert os.environ == before
+print(pipeline.stages[0].uri)
+"""
+
+
+def test_a_database_named_by_the_variable_that_pymilvus_reads_too(own: Engine) -> None:
+    """MILVUS_URI, which the configurations read, may be a path, which pymilvus itself refuses there."""
+    environment = {**os.environ, "MILVUS_URI": own.uri}
+    done = subprocess.run([sys.executable, "-c", URI_VARIABLE], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == own.uri, done.stderr
 
 
 @pytest.mark.parametrize("name", ["missing.db", "no/folder.db"])
