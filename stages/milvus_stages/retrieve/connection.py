@@ -108,6 +108,7 @@ class Connection:
     def __init__(self, client: Any, options: Arguments) -> None:
         self.client = client
         self._options = options
+        self._closed = False
         self._async_clients: dict[asyncio.AbstractEventLoop, asyncio.Task[Any]] = {}
 
     @classmethod
@@ -135,15 +136,35 @@ class Connection:
     def search(self, arguments: Arguments, deadline: Deadline) -> Any:
         """``MilvusClient.search`` with these arguments, within the deadline."""
         deadline.check()
-        return self.client.search(**arguments, timeout=deadline.remaining(at_most=CALL_SECONDS))
+        with self._unless_closed():
+            return self.client.search(**arguments, timeout=deadline.remaining(at_most=CALL_SECONDS))
 
     async def asearch(self, arguments: Arguments, deadline: Deadline) -> Any:
         """``search`` on this event loop's own client."""
         deadline.check()
-        client = await self._async_client()
-        return await client.search(**arguments, timeout=deadline.remaining(at_most=CALL_SECONDS))
+        with self._unless_closed():
+            client = await self._async_client()
+            return await client.search(**arguments, timeout=deadline.remaining(at_most=CALL_SECONDS))
+
+    @contextmanager
+    def _unless_closed(self) -> Iterator[None]:
+        """Say of a search that fails because its connection is closed that this is why."""
+        try:
+            yield
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if not self._closed or (task is not None and task.cancelling()):
+                raise
+            # gRPC cancels the calls of a channel that is closed, and nobody the task.
+            raise closed_error() from error
+        except Exception as error:
+            if not self._closed:
+                raise
+            raise closed_error() from error
 
     async def _async_client(self) -> Any:
+        if self._closed:
+            raise closed_error()
         loop = asyncio.get_running_loop()
         task = self._async_clients.get(loop)
         if task is None or (task.done() and not _connected(task)):
@@ -166,11 +187,17 @@ class Connection:
 
     def close(self) -> None:
         """Close the connection; the clients of event loops that still run are closed by them."""
+        self._closed = True
         for loop, task in list(self._async_clients.items()):
             if loop.is_running() and _connected(task):
                 asyncio.run_coroutine_threadsafe(task.result().close(), loop)
         self._async_clients.clear()
         self.client.close()
+
+
+def closed_error() -> StageError:
+    """That a search found its connection closed."""
+    return StageError("the stage was closed while the query ran; close a pipeline when its queries are answered")
 
 
 def _connected(task: asyncio.Task[Any] | None) -> TypeGuard[asyncio.Task[Any]]:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self
 from urllib.parse import urlsplit
 
 from milvus_pipeline import Deadline, StageError, require, told
-from milvus_stages.retrieve.connection import Arguments, Connection, pymilvus_for
+from milvus_stages.retrieve.connection import Arguments, Connection, closed_error, pymilvus_for
 
 _SEARCH_SECONDS = 600.0
 _MANAGER_LOG = "milvus_lite.server_manager"
@@ -87,11 +87,21 @@ class LiteConnection(Connection):
         return await asyncio.wait_for(asyncio.wrap_future(self._submitted(arguments)), deadline.remaining())
 
     def _submitted(self, arguments: Arguments) -> Future[Any]:
-        return self._worker.submit(self.client.search, **arguments, timeout=_SEARCH_SECONDS)
+        try:
+            return self._worker.submit(self._searched, arguments)
+        except RuntimeError as error:  # the thread takes no more work
+            raise closed_error() from error
+
+    def _searched(self, arguments: Arguments) -> Any:
+        if self._closed:
+            raise closed_error()
+        return self.client.search(**arguments, timeout=_SEARCH_SECONDS)
 
     def close(self) -> None:
         """Close the connection, and the database where no other client of this process uses it."""
-        self._worker.shutdown(wait=True, cancel_futures=True)
+        # What waits for its turn is not cancelled, which would look as if the caller's task were; it finds us closed.
+        self._closed = True
+        self._worker.shutdown(wait=True)
         super().close()
         manager = require("milvus_lite.server_manager", extra="lite", wanted_by="milvus_search")
         if not _others(str(self._options["uri"])):

@@ -6,17 +6,18 @@ import asyncio
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from milvus_pipeline import Pipeline, RetrySettings, StageError
+from milvus_pipeline import Context, Deadline, Pipeline, RetrySettings, SearchResult, StageError
 from milvus_stages import MilvusSearch
 from milvus_stages.retrieve.sharing import shared
 
-from .conftest import Engine
+from .conftest import Engine, Forwarder
 
 
 @dataclass
@@ -107,3 +108,53 @@ def test_many_threads_share_one_connection_and_close_it_once(lite: Engine) -> No
     assert not failed
     assert shared.users(connection) == before
     holder.close()
+
+
+CLOSED = "the stage was closed while the query ran"
+
+
+def test_a_search_that_finds_a_database_closed(own: Engine) -> None:
+    """Searches that wait for their turn when it is closed, and those that come later, say so; no task is cancelled."""
+    stage = own.stage()
+    stage.open()
+    connection = stage._opened.connection
+    results, contexts = [SearchResult(own.query(0))], [Context(Deadline(), 1) for _ in range(4)]
+    go_on = threading.Event()
+    connection._worker.submit(go_on.wait)
+    with ThreadPoolExecutor(3) as threads:
+        waiting = [
+            threads.submit(stage.process, results, contexts[0]),
+            threads.submit(lambda: asyncio.run(stage.aprocess(results, contexts[1]))),
+        ]
+        while connection._worker._work_queue.qsize() < 2:
+            pass
+        waiting.append(threads.submit(connection.close))
+        while not connection._closed:
+            pass
+        go_on.set()
+        for each in waiting:
+            each.result()
+    stage.process(results, contexts[2])
+    asyncio.run(stage.aprocess(results, contexts[3]))
+    for context in contexts:
+        assert isinstance(context.failures[0], StageError)
+        assert CLOSED in str(context.failures[0])
+    stage.close()
+
+
+async def test_a_search_that_finds_its_server_closed(lite: Engine, forwarder: Forwarder) -> None:
+    """The same for a server's connection, closed under a search that waits for its answer, or before one."""
+    stage = MilvusSearch(uri=forwarder.uri, collection="things")
+    stage.open()
+    results, contexts = [SearchResult(lite.query(0))], [Context(Deadline(), 1) for _ in range(3)]
+    await stage.aprocess(results, Context(Deadline(), 1))
+    forwarder.frozen.set()
+    running = asyncio.create_task(stage.aprocess(results, contexts[0]))
+    await asyncio.sleep(0.1)  # until the call is made; the outcome is the same where it is not
+    stage._opened.connection.close()
+    await running
+    await stage.aprocess(results, contexts[1])
+    stage.process(results, contexts[2])
+    for context in contexts:
+        assert CLOSED in str(context.failures[0])
+    stage.close()
