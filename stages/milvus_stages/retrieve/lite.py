@@ -16,6 +16,9 @@ from milvus_pipeline import Deadline, StageError, require, told
 from milvus_stages.retrieve.connection import Arguments, Connection, closed_error, pymilvus_for
 
 _SEARCH_SECONDS = 600.0
+# pymilvus pings every 10 s. The database, which is in the same process, takes pings that no call goes with for an
+# abuse, and ends the connection with a message that gRPC prints to the terminal.
+_GRPC_OPTIONS = {"grpc.keepalive_time_ms": 2**31 - 1}
 _MANAGER_LOG = "milvus_lite.server_manager"
 
 
@@ -67,7 +70,7 @@ class LiteConnection(Connection):
             address = manager.server_manager_instance.start_and_get_uri(path)
         if address is None:
             raise StageError(f"{uri}: {_why(reasons)}") from (reasons[-1] if reasons else None)
-        options = {"uri": address, "timeout": timeout, "dedicated": True}
+        options = {"uri": address, "timeout": timeout, "dedicated": True, "grpc_options": _GRPC_OPTIONS}
         return cls(pymilvus.MilvusClient(**options), options, path)
 
     def search(self, arguments: Arguments, deadline: Deadline) -> Any:

@@ -7,7 +7,9 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 
@@ -76,6 +78,20 @@ def test_a_link_is_the_database_it_leads_to(own: Engine, tmp_path: Path) -> None
     link = MilvusSearch(uri=str(tmp_path / "link.db"), collection="things")
     with Pipeline([own.stage()]) as pipeline, Pipeline([link]) as linked:
         assert pipeline.run(own.query(0)).hits == linked.run(own.query(0)).hits
+
+
+def test_an_idle_connection_is_not_pinged(own: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pings without calls make gRPC print `GOAWAY ... too_many_pings`; an option of the channel stops them."""
+    made: list[dict[str, Any]] = []
+    channel = grpc.insecure_channel
+
+    def seen(target: str, options: Any = None, **others: Any) -> grpc.Channel:
+        made.append(dict(options or ()))
+        return channel(target, options=options, **others)
+
+    monkeypatch.setattr(grpc, "insecure_channel", seen)
+    Pipeline([own.stage()]).open().close()
+    assert [options["grpc.keepalive_time_ms"] for options in made] == [2**31 - 1]
 
 
 URI_VARIABLE = """
