@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import queue
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ MIN_SECONDS = 0.05
 
 LITE_SUFFIX = ".db"
 
+_INSTEAD: Final = "; put the token (user:password, or an API key) in the environment variable that `token_env` names"
 _URI_VARIABLE: Final = "MILVUS_URI"
 
 Arguments = dict[str, Any]
@@ -37,23 +39,41 @@ def check_uri(uri: str) -> str:
     """The URI without blanks around it.
 
     Raises:
-        ValueError: pymilvus cannot connect to it, or it carries credentials.
+        ValueError: pymilvus cannot connect to it, or it carries credentials, or might. The message holds none of it.
     """
     uri = uri.strip()
     if is_lite(uri) or uri.startswith("unix:"):
         return uri
-    parts = urlsplit(uri)
-    if parts.scheme.lower() not in ("http", "https", "tcp") or not parts.hostname:
+    # No message repeats the URI, and no error of the parser, which does, is kept as a cause.
+    try:
+        parts = urlsplit(uri)
+        right = parts.scheme.lower() in ("http", "https", "tcp") and parts.hostname and parts.port != 0
+    except ValueError:
+        right = False
+    if not right:
         raise ValueError(
             "must be http://HOST:PORT, https://HOST:PORT, tcp://HOST:PORT, unix:PATH, or a path that ends in .db "
-            "(Milvus Lite)"
+            f"(Milvus Lite){_INSTEAD if '@' in uri else ''}"
         )
     if "@" in parts.netloc:
-        raise ValueError(
-            "must not hold user and password; put the token (user:password, or an API key) in the environment "
-            "variable that `token_env` names"
-        )
+        raise ValueError(f"must not hold user and password{_INSTEAD}")
+    if parts.query or parts.fragment:
+        raise ValueError(f"must end with the host, the port or the database, without `?` and `#`{_INSTEAD}")
     return uri
+
+
+def check_variable(name: str) -> str:
+    """The name of an environment variable.
+
+    Raises:
+        ValueError: it cannot be one. The message does not say what it is instead: most likely the token itself.
+    """
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name, re.ASCII):
+        raise ValueError(
+            "must be the name of an environment variable (letters, digits and underscores, no digit first), such as "
+            "MILVUS_TOKEN; write the name, not the token"
+        )
+    return name
 
 
 def is_lite(uri: str) -> bool:

@@ -25,7 +25,7 @@ from milvus_pipeline import (
 from milvus_stages.retrieve import failures, filters
 from milvus_stages.retrieve.answers import hits_of
 from milvus_stages.retrieve.batch import MAX_WINDOW, Job, jobs_of
-from milvus_stages.retrieve.connection import check_uri, is_lite
+from milvus_stages.retrieve.connection import check_uri, check_variable, is_lite
 from milvus_stages.retrieve.opening import LOAD_SECONDS, Opened, ensure_loaded, opened
 from milvus_stages.retrieve.params import numbered, problem
 from milvus_stages.retrieve.sharing import shared
@@ -123,6 +123,11 @@ class MilvusSearch(Stage):
     @classmethod
     def _uri_that_connects(cls, value: str) -> str:
         return check_uri(value)
+
+    @field_validator("token_env")
+    @classmethod
+    def _name_not_token(cls, value: str | None) -> str | None:
+        return None if value is None else check_variable(value)
 
     @field_validator("params")
     @classmethod

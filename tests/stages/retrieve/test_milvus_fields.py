@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +30,19 @@ HANG_SECONDS = 8.0
         ({"uri": "ftp://host:1"}, "uri: must be http://HOST:PORT"),
         ({"uri": "milvus"}, "uri: must be http://HOST:PORT"),
         ({"uri": "http://root:geheim@host:19530"}, "put the token (user:password, or an API key) in the environment"),
+        ({"uri": "http://geheim@host:19530"}, "must not hold user and password; put the token"),
+        ({"uri": "root:geheim@host:19530"}, "uri: must be http://HOST:PORT"),
+        ({"uri": "http://root:geheim"}, "uri: must be http://HOST:PORT"),
+        ({"uri": "http://root:geheim@[host"}, "uri: must be http://HOST:PORT"),
+        ({"uri": "http://root:geheim\u2100@host:1"}, "uri: must be http://HOST:PORT"),
+        ({"uri": "http://host:0"}, "uri: must be http://HOST:PORT"),
+        ({"uri": "http://host:70000"}, "uri: must be http://HOST:PORT"),
+        ({"uri": "http://host:19530?token=geheim"}, "without `?` and `#`; put the token"),
+        ({"uri": "https://host/db#geheim"}, "without `?` and `#`; put the token"),
+        ({"token_env": "root:geheim"}, "token_env: must be the name of an environment variable"),
+        ({"token_env": "1geheim"}, "write the name, not the token"),
+        ({"token_env": "geheim\n"}, "write the name, not the token"),
+        ({"token_env": ""}, "write the name, not the token"),
         ({"uri": "./x.db", "db_name": "other"}, "db_name: belongs to a server"),
         ({"params": {"nprobe": "many"}}, "params.nprobe: must be a whole number from 1 to 65536, is 'many'"),
         ({"params": {"nprobe": True}}, "params.nprobe: must be a whole number"),
@@ -49,7 +63,8 @@ def test_bad_fields(fields: dict, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         MilvusSearch(**{"collection": "things", **fields})
     assert said in str(caught.value)
-    assert "geheim" not in str(caught.value)
+    assert "geheim" not in "".join(traceback.format_exception(caught.value))
+    assert "geheim" not in repr(caught.value)
 
 
 def test_numeric_texts_become_numbers() -> None:
