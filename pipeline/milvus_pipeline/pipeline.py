@@ -143,10 +143,12 @@ class Pipeline:
             for position, stage in enumerate(self.stages):
                 try:
                     stage.open(self.timeout if timeout is None else timeout)
-                except Exception as error:
+                except BaseException as error:  # Ctrl-C too: nothing stays open
                     for done in reversed(opened):
                         with suppress(Exception):  # the first error is the one to tell
                             done.close()
+                    if not isinstance(error, Exception):
+                        raise
                     where = place(self.name, self.stages, position)
                     raise StageError(f"{where} cannot be opened: {told(error)}") from error
                 opened.append(stage)

@@ -64,6 +64,8 @@ def read_yaml(path: str | Path, environ: Mapping[str, str] | None = None) -> Sou
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; check the path, which is taken from {Path.cwd()}") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: is a folder; give the name of the YAML file in it") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
     except OSError as error:

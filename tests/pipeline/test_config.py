@@ -305,6 +305,12 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, make, says):
     assert str(path) in str(caught.value)
 
 
+def test_a_folder_is_no_configuration(tmp_path):
+    """A folder in place of a file is said to be one."""
+    with pytest.raises(ConfigError, match="is a folder; give the name of the YAML file in it"):
+        Pipeline.from_yaml(tmp_path)
+
+
 def test_the_json_schema_knows_every_stage():
     """Editors can complete and check a file: a good one fits the schema, a misspelt one does not."""
     import jsonschema

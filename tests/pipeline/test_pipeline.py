@@ -409,6 +409,14 @@ def test_an_error_in_closing_does_not_hide_the_error_in_opening():
     assert not any(stage.is_open for stage in stages)
 
 
+def test_an_interrupted_opening_leaves_nothing_open():
+    """Ctrl-C while a model loads passes through, after the stages before it are closed."""
+    search = ListedSearch()
+    with pytest.raises(KeyboardInterrupt):
+        Pipeline([search, Faulty(how="interrupt")]).open()
+    assert not search.is_open
+
+
 def test_threads_that_call_a_closed_reranker_open_it_once():
     """Six threads count as one opening, so that one close is enough."""
     reranker = WordOverlap()

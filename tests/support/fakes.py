@@ -60,6 +60,8 @@ class Faulty(Stage):
     returned: Any = None
 
     def setup(self) -> None:
+        if self.how == "interrupt":
+            raise KeyboardInterrupt
         if self.how == "setup":
             raise OSError("no such device")
 
