@@ -6,7 +6,8 @@ many things: so the class is looked at first, then the gRPC status, then the cod
 
 from __future__ import annotations
 
-from milvus_pipeline import PipelineError, StageError, told
+from milvus_pipeline import PipelineError, StageError
+from milvus_stages.retrieve.filters import without_values
 
 _TRANSIENT_STATUS = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED"})
 _REFUSED_STATUS = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED"})
@@ -67,22 +68,23 @@ def is_too_large(error: BaseException) -> bool:
     return status(error) == "RESOURCE_EXHAUSTED"
 
 
-def explained(error: BaseException, where: str, token_env: str | None = None) -> StageError:
+def explained(error: BaseException, where: str, token_env: str | None = None, expression: str = "") -> StageError:
     """The error as one of ours, with the next step.
 
     Args:
         error: what a call raised; returned as it is where it is ours already.
         where: the collection and its server, for the message; without credentials.
         token_env: name of the variable that holds the token.
+        expression: the filter of the call, which is not repeated: it may hold private values.
     """
     if isinstance(error, StageError):
         return error
-    explanation = StageError(f"{where}: {_meaning(error, token_env)}")
+    explanation = StageError(f"{where}: {_meaning(error, token_env, expression)}")
     explanation.__cause__ = error
     return explanation
 
 
-def _meaning(error: BaseException, token_env: str | None) -> str:
+def _meaning(error: BaseException, token_env: str | None, expression: str) -> str:
     names = {status(error), status(error.__cause__) if error.__cause__ else None}
     if names & _REFUSED_STATUS:
         variable = f"the environment variable {token_env}" if token_env else "`token_env`"
@@ -94,21 +96,21 @@ def _meaning(error: BaseException, token_env: str | None) -> str:
     if is_too_large(error):
         return "the answer to one query is over the size of a message; lower `limit` or ask for fewer output_fields"
     if "UNAVAILABLE" in names or code(error) in {2, *_TRANSIENT_CODES}:
-        return f"cannot be reached ({_said(error)}); check that the server runs and that `uri` is right"
+        return f"cannot be reached ({_said(error, expression)}); check that the server runs and that `uri` is right"
     if is_not_loaded(error):
         return "the collection is not loaded; load it, or set `load: true`"
     if code(error) == _NOT_FOUND:
         return "the collection is gone; make it with `milvus-pipeline ingest`"
     if code(error) == _FILTER_REFUSED or any(words in str(error) for words in _FILTER_WORDS):
-        return f"Milvus cannot read the filter: {_said(error)}"
-    return f"Milvus refused the call: {_said(error)}"
+        return f"Milvus cannot read the filter: {_said(error, expression)}"
+    return f"Milvus refused the call: {_said(error, expression)}"
 
 
-def _said(error: BaseException) -> str:
-    """The first line of what an error says, without the frame that pymilvus puts around it."""
+def _said(error: BaseException, expression: str) -> str:
+    """The first line of what an error says, without pymilvus's frame around it and without a filter's values."""
     message = getattr(error, "message", None) or getattr(error, "details", None)
     text = message() if callable(message) else message
     if not isinstance(text, str) or not text.strip():
-        return told(error)
-    line = text.strip().splitlines()[0]
+        text = f"{type(error).__name__}: {error}" if str(error).strip() else type(error).__name__
+    line = without_values(text, expression).strip().splitlines()[0]
     return line if len(line) <= 300 else line[:299] + "…"

@@ -29,6 +29,9 @@ _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\
 
 _INT64 = 2**63
 
+_LITERAL = re.compile(r"""("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|(?<!\w)\d[\w.]*)""", re.DOTALL)
+_POSITION = r"line \d+:\d+|column \d+"
+
 
 def joined(expressions: Iterable[str | None], values: Mapping[str, Any], must_use: Iterable[str] = ()) -> str:
     """The expressions that are not blank, joined by ``and``, with the values at their ``{name}`` places.
@@ -72,6 +75,31 @@ def check(expression: str | None, values: Mapping[str, Any]) -> None:
     if expression is not None:
         later = {match["name"]: "" for match in _TOKEN.finditer(expression) if match["name"]}
         joined([expression], {**later, **values})
+
+
+def without_values(message: str, expression: str) -> str:
+    """What an engine says about an expression, without the expression and the values in it, which may be private.
+
+    Args:
+        message: may quote the expression whole, or parts of it, with or without the blanks between them.
+        expression: as ``joined`` made it; empty for none.
+    """
+    if not expression:
+        return message
+    message = message.replace(expression, "…")
+    forms = sorted({form for found in _LITERAL.findall(expression) for form in _forms(found)}, reverse=True)
+    # A form that begins with another one comes before it. Positions in the expression look like numbers, and stay.
+    message = re.sub("|".join([f"({_POSITION})", *forms]), lambda found: found[1] or "…", message)
+    # Only values stand in double quotes, maybe with other escapes than ours.
+    return re.sub(r'"[^"]*(?:"|$)', "…", message)
+
+
+def _forms(literal: str) -> list[str]:
+    """Patterns of the ways in which messages quote a literal."""
+    if literal[0] not in "\"'":
+        return [rf"(?<![\d.])(?<!Int){re.escape(literal)}(?![\w.])"]  # grown together with the word before it, maybe
+    whole = [re.escape(literal), re.escape(repr(literal)[1:-1])]
+    return [*whole, rf"(?<!\w){re.escape(literal[1:-1])}(?!\w)"] if literal[1:-1].strip() else whole
 
 
 def _filled(text: str, values: Mapping[str, Any], used: set[str]) -> str:

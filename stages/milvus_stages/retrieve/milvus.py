@@ -285,12 +285,13 @@ class MilvusSearch(Stage):
         if failures.is_too_large(error) and len(job.positions) > 1:
             jobs.extendleft(reversed(job.halves()))
             return
+        explained = failures.explained(error, self.where, self.token_env, job.expression)
         if isinstance(error, TimeoutError) or failures.is_transient(error):
             jobs.clear()  # the others would wait for the same server
             context.deadline.check()
-            raise failures.explained(error, self.where, self.token_env)
+            raise explained
         for position in job.positions:
-            context.fail(position, failures.explained(error, self.where, self.token_env))
+            context.fail(position, explained)
 
     def _read(self, answers: Any, job: Job, state: Opened, hits: dict[int, list[Hit]], context: Context) -> None:
         """Turn the answers of a call into hits, and report on each query."""

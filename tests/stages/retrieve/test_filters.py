@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milvus_pipeline import QueryError
-from milvus_stages.retrieve.filters import joined
+from milvus_stages.retrieve.filters import joined, without_values
 
 
 def test_nothing_filters() -> None:
@@ -90,6 +90,27 @@ def test_values_that_must_have_a_place() -> None:
     with pytest.raises(QueryError, match=r"no filter has a place \{yaer\} for the value 'yaer'; the places are year"):
         joined(["year > {year}"], {"year": 1, "yaer": 2}, must_use=["yaer"])
     assert joined(["year > {year}"], {"year": 1, "other": 2}) == "year >  1"
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (
+            'cannot parse expression: t == "geheim 1" and n == 4711 oops, error: x',
+            "cannot parse expression: …, error: x",
+        ),
+        ("no viable alternative at input 'in\"geheim 1\"'", "no viable alternative at input 'in…'"),
+        ("unexpected token 'geheim 1' at column 11", "unexpected token '…' at column 11"),
+        ("line 1:4711 mismatched input '4711' expecting text", "line 1:4711 mismatched input '…' expecting text"),
+        ('value "geheim\\u0020" cannot be cast to Int64', "value … cannot be cast to Int64"),
+        ('value "geh', "value …"),
+        ("field n is Int64", "field n is Int64"),
+    ],
+)
+def test_messages_without_the_values_of_a_filter(message: str, said: str) -> None:
+    """What an engine objects to stays; what it quotes of the values goes."""
+    assert without_values(message, 't == "geheim 1" and n == 4711 oops') == said
+    assert without_values(message, "") == message
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))

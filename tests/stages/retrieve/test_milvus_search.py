@@ -108,6 +108,22 @@ def test_filter_that_milvus_cannot_read_fails_alone(engine: Engine) -> None:
     assert "cannot read the filter" in str(bad.error)
 
 
+BROKEN = ("tag ==== {t}", "tag == {t} {t}", "year == {t}", "tag in {t}", "year in [{t}, 3]", "tag + {t}", "{t}")
+
+
+def test_a_broken_filter_is_explained_without_its_values(engine: Engine) -> None:
+    """Neither a value nor the expression it stands in is in the message, which still says what is wrong."""
+    values = ("geheim", 'ge"heim \\ geheim', "two\nlines geheim", 47114711, ["geheim", "b"])
+    queries = [engine.query(0, filter=text, filter_params={"t": value}) for text in BROKEN for value in values]
+    with Pipeline([engine.stage()]) as pipeline:
+        errors = [str(r.error) for r in pipeline.run_batch(queries, return_errors=True) if r.error is not None]
+    assert len(errors) > len(queries) * 2 // 3
+    for error in errors:
+        assert "cannot read the filter: " in error
+        assert "heim" not in error.replace(engine.uri, "")
+        assert "4711" not in error.replace(engine.uri, "")
+
+
 def test_partitions(engine: Engine) -> None:
     """Only the named partitions are searched."""
     with Pipeline([engine.stage(partition_names=["odd"], limit=300)]) as pipeline:
