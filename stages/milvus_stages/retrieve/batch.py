@@ -67,6 +67,8 @@ def jobs_of(results: Sequence[SearchResult], state: Opened, context: Context) ->
         except Exception as error:  # whatever is wrong with one query, the others go on
             context.fail(position, error)
             continue
+        if stage.metric_type != "L2" and not vector.any():
+            context.warn("the query's vector is all zeros, so every score is 0; check its encoder", position)
         _, _, positions, vectors = groups.setdefault(key, (expression, params, [], []))
         positions.append(position)
         vectors.append(vector)

@@ -75,15 +75,16 @@ class Opened:
         return params
 
     def shortfall(self, returned: int, params: Mapping[str, Any], filtered: bool) -> str | None:
-        """A warning where fewer hits than asked for came back although there may be more."""
-        stage = self.stage
+        """A warning where fewer hits than asked for came back although lists that were left out may hold more."""
+        stage, rows, nprobe = self.stage, self.info.rows, params.get("nprobe")
         narrowed = filtered or "radius" in params or stage.partition_names or stage.group_by_field
-        everything = not narrowed and returned + stage.offset >= self.info.rows
-        nprobe, nlist = params.get("nprobe"), self.index.nlist
-        if returned >= stage.limit or everything or nprobe is None or nprobe == nlist:
+        everything = not narrowed and returned + stage.offset >= rows
+        # There are no more lists than rows; a server may count no rows until it has written them out.
+        lists = min((bound for bound in (self.index.nlist, rows) if bound), default=None)
+        if returned >= stage.limit or everything or nprobe is None or (lists and nprobe >= lists):
             return None
-        lists = f"{nprobe} of the index's {nlist} lists" if nlist else f"{nprobe} of the index's lists"
-        return f"{returned} of {stage.limit} hits came back, from {lists}; raise params.nprobe to look further"
+        found = f"{returned} of {stage.limit} hits came back, from {nprobe} of the index's "
+        return f"{found}{f'{lists} ' if lists else ''}lists; raise params.nprobe to look further"
 
 
 def connected(stage: MilvusSearch, deadline: Deadline) -> Connection:

@@ -70,7 +70,7 @@ def unit(vectors: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
 
 
-def make_things(uri: str, name: str, vectors: npt.NDArray[np.float32], metric: str = "IP") -> None:
+def make_things(uri: str, name: str, vectors: npt.NDArray[np.float32], metric: str = "IP", nlist: int = NLIST) -> None:
     """The collection: even keys in partition `even`, odd ones in `odd`; `year` 1900 + key; nasty tags first."""
     from pymilvus import DataType, MilvusClient
 
@@ -98,7 +98,7 @@ def make_things(uri: str, name: str, vectors: npt.NDArray[np.float32], metric: s
         client.insert(name, rows, partition_name=partition, timeout=60)
     client.flush(name, timeout=60)
     index = client.prepare_index_params()
-    index.add_index("vector", index_type="IVF_FLAT", metric_type=metric, params={"params": {"nlist": NLIST}})
+    index.add_index("vector", index_type="IVF_FLAT", metric_type=metric, params={"params": {"nlist": nlist}})
     client.create_index(name, index, timeout=60)
     client.load_collection(name, timeout=60)
     client.close()

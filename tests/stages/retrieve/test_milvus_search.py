@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from milvus_pipeline import Pipeline, Query, QueryError, StageError
+from milvus_stages import MilvusSearch
 
-from .conftest import NASTY, NLIST, ROWS, Engine
+from .conftest import DIM, NASTY, NLIST, ROWS, Engine, make_things, unit
 
 
 def ids(result):
@@ -189,6 +191,35 @@ def test_few_hits_are_reported_with_advice(lite: Engine) -> None:
     assert report.details["requested"] == 300
     assert 0 < report.details["returned"] < 300
     assert f"of 300 hits came back, from 1 of the index's {NLIST} lists; raise params.nprobe" in report.warnings[0]
+
+
+def test_no_advice_where_all_lists_are_probed(tmp_path: Path) -> None:
+    """Four rows make four lists at most, whatever the index was asked for: there is nothing further to look at."""
+    uri = str(tmp_path / "four.db")
+    make_things(uri, "things", unit(np.random.default_rng(0).normal(size=(4, DIM))), nlist=128)
+    stage = MilvusSearch(uri=uri, collection="things", filter="id >= 2")
+    query = Query("q", vector=np.ones(DIM))
+    with Pipeline([stage]) as pipeline:
+        result = pipeline.run(query)
+        assert (len(result), result.warnings) == (2, [])
+        assert (
+            "from 3 of the index's 4 lists" in pipeline.run(Query("q", query.vector, params={"nprobe": 3})).warnings[0]
+        )
+
+
+@pytest.mark.parametrize("metric", ["IP", "COSINE", "L2"])
+def test_a_vector_of_zeros_is_said(tmp_path: Path, vectors: np.ndarray, metric: str) -> None:
+    """Its inner products and cosines are all 0, so the order of the hits means nothing; its distances do."""
+    uri = str(tmp_path / "zeros.db")
+    make_things(uri, "things", vectors[:50], metric)
+    with Pipeline([MilvusSearch(uri=uri, collection="things", metric_type=metric, params={"nprobe": 8})]) as pipeline:
+        zeros, ones = pipeline.run_batch([Query("zeros", np.zeros(DIM)), Query("ones", np.ones(DIM))])
+    said = (
+        ["milvus_search: the query's vector is all zeros, so every score is 0; check its encoder"]
+        if metric != "L2"
+        else []
+    )
+    assert (zeros.warnings, ones.warnings) == (said, [])
 
 
 def test_all_rows_are_no_shortfall(engine: Engine) -> None:
