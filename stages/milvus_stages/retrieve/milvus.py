@@ -14,6 +14,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 from milvus_pipeline import (
     CollectionSpec,
     Context,
+    Deadline,
     Hit,
     RetrySettings,
     SearchResult,
@@ -43,6 +44,9 @@ class MilvusSearch(Stage):
 
     The stage checks when it opens that the collection fits (fields, dimension, metric, index, load state), and every
     query before it is sent, since the engines accept much that makes their answers wrong.
+
+    Without a ``timeout``, neither here nor at the pipeline nor at the call, a server has 30 seconds to answer one
+    search with all of its repetitions; waiting for a collection that is being loaded does not count.
     """
 
     type: ClassVar[str] = "milvus_search"
@@ -202,8 +206,9 @@ class MilvusSearch(Stage):
         while jobs:
             job = jobs.popleft()
             try:
-                policy = retrying(self.retry, context.deadline, state.retryable)
-                answers: Any = policy(self._search, state, job, context)
+                deadline = state.search_deadline(context.deadline)
+                policy = retrying(self.retry, deadline, state.retryable)
+                answers: Any = policy(self._search, state, job, deadline, context)
             except Exception as error:
                 self._after(error, job, jobs, context)
             else:
@@ -220,8 +225,9 @@ class MilvusSearch(Stage):
             while jobs:
                 job = jobs.popleft()
                 try:
-                    policy = async_retrying(self.retry, context.deadline, state.retryable)
-                    answers: Any = await policy(self._asearch, state, job, context)
+                    deadline = state.search_deadline(context.deadline)
+                    policy = async_retrying(self.retry, deadline, state.retryable)
+                    answers: Any = await policy(self._asearch, state, job, deadline, context)
                 except Exception as error:
                     self._after(error, job, jobs, context)
                 else:
@@ -256,25 +262,25 @@ class MilvusSearch(Stage):
             arguments["group_by_field"] = self.group_by_field
         return arguments
 
-    def _search(self, state: Opened, job: Job, context: Context) -> Any:
+    def _search(self, state: Opened, job: Job, deadline: Deadline, context: Context) -> Any:
         arguments = self._arguments(state, job)
         try:
-            return state.connection.search(arguments, context.deadline)
+            return state.connection.search(arguments, deadline)
         except Exception as error:
             if not failures.is_not_loaded(error):
                 raise
         self._load_again(state, context)
-        return state.connection.search(arguments, context.deadline)
+        return state.connection.search(arguments, state.search_deadline(context.deadline))
 
-    async def _asearch(self, state: Opened, job: Job, context: Context) -> Any:
+    async def _asearch(self, state: Opened, job: Job, deadline: Deadline, context: Context) -> Any:
         arguments = self._arguments(state, job)
         try:
-            return await state.connection.asearch(arguments, context.deadline)
+            return await state.connection.asearch(arguments, deadline)
         except Exception as error:
             if not failures.is_not_loaded(error):
                 raise
         await asyncio.to_thread(self._load_again, state, context)
-        return await state.connection.asearch(arguments, context.deadline)
+        return await state.connection.asearch(arguments, state.search_deadline(context.deadline))
 
     def _load_again(self, state: Opened, context: Context) -> None:
         """Load a collection that was released under us, or wait for one that a restarted server still loads."""

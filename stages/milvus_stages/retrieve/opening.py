@@ -17,7 +17,7 @@ from milvus_stages.retrieve.checks import (
     unknown_field,
     vector_field,
 )
-from milvus_stages.retrieve.connection import CONNECT_SECONDS, MIN_SECONDS, Connection, is_lite
+from milvus_stages.retrieve.connection import CALL_SECONDS, CONNECT_SECONDS, MIN_SECONDS, Connection, is_lite
 from milvus_stages.retrieve.lite import check_present
 from milvus_stages.retrieve.params import DEFAULT_NPROBE, MAX_NPROBE, problem
 from milvus_stages.retrieve.sharing import shared
@@ -58,6 +58,13 @@ class Opened:
     def retryable(self, error: BaseException) -> bool:
         """Whether a search that failed so may be made again. In Milvus Lite only loading is a passing state."""
         return failures.is_not_loaded(error) if self.connection.is_lite else failures.is_transient(error)
+
+    def search_deadline(self, given: Deadline) -> Deadline:
+        """When a search and its repetitions must be done: as given, or else soon, so that no server is waited for long.
+
+        A search of Milvus Lite is work of this process and no waiting, so it is not bounded here.
+        """
+        return given if given.at is not None or self.connection.is_lite else Deadline.after(CALL_SECONDS)
 
     def search_params(self, own: Mapping[str, Any]) -> dict[str, Any]:
         """The stage's parameters, overridden by a query's own.

@@ -15,6 +15,7 @@ from milvus_pipeline import Deadline, Pipeline, StageError
 from milvus_pipeline.retry import RetrySettings
 from milvus_stages import MilvusSearch
 from milvus_stages.retrieve import failures
+from milvus_stages.retrieve.connection import CALL_SECONDS
 
 from .conftest import Engine
 
@@ -122,9 +123,11 @@ class Troubled:
         self.real = real
         self.trouble = trouble
         self.sizes: list[int] = []
+        self.deadlines: list[Deadline] = []
 
     def search(self, arguments: dict[str, Any], deadline: Deadline) -> Any:
         self.sizes.append(len(arguments["data"]))
+        self.deadlines.append(deadline)
         if error := self.trouble(len(self.sizes), self.sizes[-1]):
             raise error
         return self.real.search(arguments, deadline)
@@ -188,6 +191,17 @@ def test_passing_failures_are_ridden_out(lite: Engine, quick: Pipeline, run_batc
     connection = troubled(quick.stages[0], lambda call, size: lost if call < 3 else None)
     assert [len(result) for result in run_batch(quick, [lite.query(0)])] == [10]
     assert connection.sizes == [1, 1, 1]
+
+
+@pytest.mark.parametrize("timeout", [None, 60.0])
+def test_all_attempts_share_one_deadline(lite: Engine, quick: Pipeline, run_batch: Any, timeout: float | None) -> None:
+    """Where no time is given either, a frozen server does not hold a search for the sum of its attempts."""
+    lost = MilvusException(code=2, message="lost")
+    connection = troubled(quick.stages[0], lambda call, size: lost if call < 3 else None)
+    run_batch(quick, [lite.query(0)], timeout=timeout)
+    assert len(connection.deadlines) == 3
+    assert {deadline.budget for deadline in connection.deadlines} == {timeout or CALL_SECONDS}
+    assert len({deadline.at for deadline in connection.deadlines}) == 1
 
 
 def test_failures_that_stay_end_the_batch(lite: Engine, quick: Pipeline, run_batch: Any) -> None:
