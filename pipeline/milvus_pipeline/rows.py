@@ -84,17 +84,18 @@ class RowMaker:
     def _value(self, record: Mapping[str, Any], field: FieldSpec, place: str) -> Any:
         """The value of a field; None for a vector that is to be made, or a value that may be missing."""
         keys = self._sources[field.name]
-        place = f"{place}: {' + '.join(map(repr, keys))}"
-        present = [record[key] for key in keys if record.get(key) is not None]
+        named = f"{place}: {' + '.join(map(repr, keys))}"
+        present = {key: record[key] for key in keys if record.get(key) is not None}
         if not present:
             if field.nullable or field.dtype == "FLOAT_VECTOR":
                 return None
             raise IngestError(
-                f"{place} is missing, but the field {field.name!r} needs it; the record has {_has(record)}"
+                f"{named} is missing, but the field {field.name!r} needs it; the record has {_has(record)}"
             )
-        if len(keys) > 1:
-            present = [" ".join(str(part) for part in present if str(part).strip())]
-        return _fitted(present[0], field, place)
+        if len(keys) == 1:
+            return _fitted(present[keys[0]], field, named)
+        parts = [_part(value, f"{place}: {key!r}") for key, value in present.items()]
+        return _fitted(" ".join(part for part in parts if part.strip()), field, named)
 
     def _check_key(self, row: Mapping[str, Any], number: int) -> None:
         primary = self._spec.primary
@@ -174,6 +175,15 @@ def _fitted(value: Any, field: FieldSpec, place: str) -> Any:
     elif dtype == "JSON":
         return _json(value, place)
     return value
+
+
+def _part(value: Any, place: str) -> str:
+    """A value as a part of a text that is joined from several."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise IngestError(f"{place} must be text or a finite number to be joined with others, is {_kind(value)}")
+    return str(value)
 
 
 def _text(value: Any, most: int, place: str) -> str:

@@ -112,6 +112,13 @@ def test_ingest_and_search_on_a_server(milvus_server: str) -> None:
         (record(3, year=True), "record 4: 'year' must be a whole number"),
         (record(3, year=None), "record 4: 'year' is missing, but the field 'year' needs it; the record has _id, text"),
         (record(3, text="ü" * 20), "record 4: 'title' + 'text' has 42 bytes of UTF-8, but its field holds 40"),
+        (
+            record(3, text=["secret"]),
+            "record 4: 'text' must be text or a finite number to be joined with others, is a",
+        ),
+        (record(3, title={"secret": 1}), "record 4: 'title' must be text or a finite number to be joined with others"),
+        (record(3, title=True), "record 4: 'title' must be text or a finite number to be joined with others, is True"),
+        (record(3, title=float("nan")), "record 4: 'title' must be text or a finite number to be joined"),
         (record(3, _id=7), "record 4: '_id' must be text, is 7"),
         (record(2), "record 4: has the same 'id' ('d2') as record 3"),
         (record(3, vector=[1.0] * 7), "record 4: 'vector' must have 8 numbers, but it has 7"),
@@ -127,6 +134,7 @@ def test_a_bad_record_stops_it(uri: str, bad: Any, said: str) -> None:
         ingest(pipeline_on(uri), [record(0), record(1), record(2), bad])
     assert said in str(caught.value)
     assert "text 3" not in str(caught.value)
+    assert "secret" not in str(caught.value)
     assert collections(uri) == []
 
 
@@ -163,6 +171,16 @@ def test_blank_texts_are_kept_and_counted(uri: str) -> None:
     assert report.warnings == ("2 records have a blank 'text'; kept, though a search can hardly find it",)
     with pipeline:
         assert {hit.id for hit in pipeline.run(Query("x", params={"nprobe": 4})).hits} == {"d0", "d1", "d2"}
+
+
+def test_numbers_are_joined_as_text(uri: str) -> None:
+    """A number among several sources is written out; what is missing or blank leaves no blanks behind."""
+    pipeline = pipeline_on(uri)
+    ingest(pipeline, [record(0, title=1984), record(1, title=" "), record(2, title=None), record(3, title=2.5)])
+    with pipeline:
+        hits = pipeline.run_batch([Query("x", params={"nprobe": 4}), Query("1984 text 0", params={"nprobe": 4})])
+    texts = {hit.text for result in hits for hit in result.hits}
+    assert texts == {"1984 text 0", "text 1", "text 2", "2.5 text 3"}
 
 
 def test_vectors_of_the_records_are_taken(uri: str) -> None:
