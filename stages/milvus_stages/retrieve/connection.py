@@ -145,8 +145,8 @@ class Connection:
         # pymilvus waits for its channel as long as it is told; zero would be an error of its own.
         left = max(MIN_SECONDS, deadline.remaining() or 0.0)
         # A connection of its own can be closed; pymilvus keeps shared ones until the process ends.
-        options = {"uri": uri, "token": token, "db_name": db_name, "timeout": left, "dedicated": True}
-        return cls(pymilvus.MilvusClient(**options), options)
+        options = {"uri": uri, "token": token, "db_name": db_name, "dedicated": True}
+        return cls(pymilvus.MilvusClient(**options, timeout=left), {**options, "timeout": timeout})
 
     def call(self, deadline: Deadline, method: str, *arguments: Any) -> Any:
         """Call a method of the client within the deadline and ``CALL_SECONDS``."""
@@ -163,7 +163,9 @@ class Connection:
         """``search`` on this event loop's own client."""
         deadline.check()
         with self._unless_closed():
-            client = await self._async_client()
+            async with asyncio.timeout(deadline.remaining(at_most=CALL_SECONDS)):
+                client = await self._async_client()
+            deadline.check()
             return await client.search(**arguments, timeout=deadline.remaining(at_most=CALL_SECONDS))
 
     @contextmanager

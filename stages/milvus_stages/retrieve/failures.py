@@ -89,7 +89,7 @@ def _meaning(error: BaseException, token_env: str | None, expression: str) -> st
     if names & _REFUSED_STATUS:
         variable = f"the environment variable {token_env}" if token_env else "`token_env`"
         return f"the server refused the credentials; put the right token (user:password, or an API key) in {variable}"
-    if "DEADLINE_EXCEEDED" in names or "Retry timeout" in str(error):
+    if isinstance(error, TimeoutError) or "DEADLINE_EXCEEDED" in names or "Retry timeout" in str(error):
         return "the server did not answer in time; check that it is well, or raise `timeout`"
     if "UNIMPLEMENTED" in names:
         return "the server does not know this call; check that `uri` names Milvus's gRPC port, or upgrade the server"

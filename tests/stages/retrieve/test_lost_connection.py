@@ -50,3 +50,17 @@ def test_a_connection_that_stays_lost(lite: Engine, forwarder: Forwarder) -> Non
         for run in (pipeline.run, lambda query: asyncio.run(pipeline.arun(query))):
             with pytest.raises(StageError, match=r"cannot be reached .* check that the server runs"):
                 run(lite.query(0))
+
+
+def test_a_frozen_server_is_not_waited_for_without_end(
+    lite: Engine, forwarder: Forwarder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without any timeout, a search and the connection of a new event loop share the bound of one call."""
+    for module in ("opening", "connection"):
+        monkeypatch.setattr(f"milvus_stages.retrieve.{module}.CALL_SECONDS", 0.5)
+    with Pipeline([MilvusSearch(uri=forwarder.uri, collection="things")]) as pipeline:
+        pipeline.run(lite.query(0))
+        forwarder.frozen.set()
+        for run in (pipeline.run, lambda query: asyncio.run(pipeline.arun(query))):
+            with pytest.raises(StageError, match="the server did not answer in time; check that it is well"):
+                run(lite.query(0))
