@@ -48,6 +48,26 @@ class Job:
         """Jobs of at most ``size`` queries that do this one's work."""
         return [self._part(slice(start, start + size)) for start in range(0, len(self.positions), size)]
 
+    def arguments(self, state: Opened) -> dict[str, Any]:
+        """Those of ``MilvusClient.search``."""
+        stage = state.stage
+        # Everything is said in words: the engines' defaults differ, for output_fields above all.
+        arguments: dict[str, Any] = {
+            "collection_name": stage.collection,
+            "data": list(self.vectors),
+            "anns_field": state.anns_field,
+            "limit": stage.limit,
+            "filter": self.expression,
+            "output_fields": state.requested_fields,
+            "search_params": {"metric_type": stage.metric_type, "params": dict(self.params), "offset": stage.offset},
+            "partition_names": stage.partition_names,
+        }
+        if stage.consistency_level is not None:
+            arguments["consistency_level"] = stage.consistency_level
+        if stage.group_by_field is not None:
+            arguments["group_by_field"] = stage.group_by_field
+        return arguments
+
     def _part(self, part: slice) -> Job:
         return replace(self, positions=self.positions[part], vectors=self.vectors[part])
 

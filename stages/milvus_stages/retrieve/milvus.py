@@ -244,26 +244,8 @@ class MilvusSearch(Stage):
             raise StageError(f"{self.name} is not open; call open() first, or run it in a pipeline")
         return self._opened
 
-    def _arguments(self, state: Opened, job: Job) -> dict[str, Any]:
-        # Everything is said in words: the engines' defaults differ, for output_fields above all.
-        arguments: dict[str, Any] = {
-            "collection_name": self.collection,
-            "data": list(job.vectors),
-            "anns_field": state.anns_field,
-            "limit": self.limit,
-            "filter": job.expression,
-            "output_fields": state.requested_fields,
-            "search_params": {"metric_type": self.metric_type, "params": dict(job.params), "offset": self.offset},
-            "partition_names": self.partition_names,
-        }
-        if self.consistency_level is not None:
-            arguments["consistency_level"] = self.consistency_level
-        if self.group_by_field is not None:
-            arguments["group_by_field"] = self.group_by_field
-        return arguments
-
     def _search(self, state: Opened, job: Job, deadline: Deadline, context: Context) -> Any:
-        arguments = self._arguments(state, job)
+        arguments = job.arguments(state)
         try:
             return state.connection.search(arguments, deadline)
         except Exception as error:
@@ -273,7 +255,7 @@ class MilvusSearch(Stage):
         return state.connection.search(arguments, state.search_deadline(context.deadline))
 
     async def _asearch(self, state: Opened, job: Job, deadline: Deadline, context: Context) -> Any:
-        arguments = self._arguments(state, job)
+        arguments = job.arguments(state)
         try:
             return await state.connection.asearch(arguments, deadline)
         except Exception as error:
