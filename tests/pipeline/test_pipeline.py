@@ -1,8 +1,6 @@
-"""The pipeline: composition, life, the loop over stages, and what failure does to a result."""
+"""The pipeline: composition, the loop over stages, and what failure does to a result."""
 
 import asyncio
-import threading
-import time
 
 import pytest
 
@@ -10,12 +8,11 @@ from milvus_pipeline import (
     ConfigError,
     DeadlineError,
     Pipeline,
-    PipelineError,
     Query,
     QueryError,
     StageError,
 )
-from support.fakes import Faulty, FirstOnly, GivenScores, ListedSearch, NeedsOpen, Slow, WordOverlap
+from support.fakes import Faulty, FirstOnly, GivenScores, ListedSearch, Slow, WordOverlap
 
 
 def words(**fields):
@@ -322,150 +319,3 @@ def test_a_blocking_stage_that_is_late_says_so():
     """What cannot be cut short is kept when it comes, with a warning."""
     result = Pipeline([ListedSearch(), Slow(seconds=0.05, timeout=0.01)]).run("red")
     assert result.warnings == ["slow: finished after the time given (0.01 s)"]
-
-
-# -- life --------------------------------------------------------------------------------------------------------
-
-
-def test_a_context_manager_opens_and_closes_every_stage():
-    """`with` leaves nothing open."""
-    search, rerank = ListedSearch(), WordOverlap()
-    with Pipeline([search, rerank]):
-        assert search.is_open and rerank.is_open
-    assert not search.is_open and not rerank.is_open
-
-
-def test_an_async_context_manager_opens_and_closes_every_stage():
-    """`async with` leaves nothing open either."""
-    search = ListedSearch()
-
-    async def run():
-        async with Pipeline([search]) as pipeline:
-            assert search.is_open
-            return await pipeline.arun("red")
-
-    assert len(asyncio.run(run()).hits) == 4
-    assert not search.is_open
-
-
-def test_two_pipelines_share_a_stage():
-    """A stage stays open until the last of its pipelines lets go."""
-    search = ListedSearch()
-    one, two = Pipeline([search]), Pipeline([search, WordOverlap()])
-    one.run("a")
-    two.run("a")
-    one.close()
-    one.close()
-    assert search.is_open
-    assert two.run("a").status == "ok"
-    two.close()
-    assert not search.is_open
-
-
-def test_closing_waits_for_the_runs_in_flight():
-    """A query that is under way when another thread closes the pipeline gets its answer; then all is closed."""
-    search, slow = ListedSearch(), Slow(seconds=0.2)
-    pipeline = Pipeline([search, slow, NeedsOpen()])
-    answers = []
-    thread = threading.Thread(target=lambda: answers.append(pipeline.run("red")))
-    thread.start()
-    while not slow.is_open:
-        time.sleep(0.005)
-    pipeline.close()
-    thread.join()
-    assert answers[0].status == "ok"
-    assert not any(stage.is_open for stage in pipeline.stages)
-
-
-def test_closing_waits_for_the_tasks_in_flight():
-    """The same for an event loop: no task of a closed pipeline fails or is cancelled."""
-    pipeline = Pipeline([ListedSearch(), Slow(seconds=0.1), NeedsOpen()])
-
-    async def run():
-        await pipeline.aopen()
-        tasks = [asyncio.create_task(pipeline.arun("red")) for _ in range(20)]
-        await asyncio.sleep(0.02)
-        await pipeline.aclose()
-        return await asyncio.gather(*tasks)
-
-    assert [result.status for result in asyncio.run(run())] == ["ok"] * 20
-    assert not any(stage.is_open for stage in pipeline.stages)
-
-
-def test_a_stage_that_cannot_close_does_not_keep_the_others_open():
-    """Every stage is closed, then the error is told, with the stage's name."""
-    first, last = ListedSearch(), WordOverlap()
-    pipeline = Pipeline([first, Faulty(how="teardown"), last], name="papers").open()
-    with pytest.raises(StageError, match=r"papers: stages\[1\] \(faulty\) cannot be closed: OSError: stuck"):
-        pipeline.close()
-    assert not any(stage.is_open for stage in pipeline.stages)
-
-
-def test_an_error_in_closing_does_not_hide_the_error_in_opening():
-    """What is told is why the pipeline could not open."""
-    stages = [ListedSearch(), Faulty(how="teardown"), Faulty(how="setup", name="broken")]
-    with pytest.raises(StageError, match=r"stages\[2\] \(broken\) cannot be opened: OSError: no such device"):
-        Pipeline(stages).open()
-    assert not any(stage.is_open for stage in stages)
-
-
-def test_an_interrupted_opening_leaves_nothing_open():
-    """Ctrl-C while a model loads passes through, after the stages before it are closed."""
-    search = ListedSearch()
-    with pytest.raises(KeyboardInterrupt):
-        Pipeline([search, Faulty(how="interrupt")]).open()
-    assert not search.is_open
-
-
-def test_threads_that_call_a_closed_reranker_open_it_once():
-    """Six threads count as one opening, so that one close is enough."""
-    reranker = WordOverlap()
-    threads = [threading.Thread(target=reranker, args=("red", ["red"])) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    reranker.close()
-    assert not reranker.is_open
-
-
-def test_a_closed_pipeline_opens_again():
-    """Running after close opens anew."""
-    pipeline = words()
-    pipeline.run("a")
-    pipeline.close()
-    assert pipeline.run("a").status == "ok"
-
-
-def test_threads_share_a_pipeline():
-    """Eight threads through one pipeline get what each asked for."""
-    pipeline = words(top_k=1)
-    asked = ["red plum", "blue", "green", "apple"] * 50
-    answers: list[tuple[str, int]] = []
-
-    def ask(part):
-        answers.extend((query, pipeline.run(query).hits[0].id) for query in part)
-
-    threads = [threading.Thread(target=ask, args=(asked[start::8],)) for start in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(answers) == 200
-    assert set(answers) == {("red plum", 1), ("blue", 2), ("green", 1), ("apple", 0)}
-
-
-def test_a_stage_is_found_by_its_name():
-    """`stage` gives the stage, or says which there are."""
-    pipeline = words()
-    assert pipeline.stage("word_overlap") is pipeline.stages[1]
-    with pytest.raises(KeyError, match="has no stage 'bge'"):
-        pipeline.stage("bge")
-
-
-def test_every_error_is_a_pipeline_error():
-    """A caller needs one `except` for all that the framework raises on purpose."""
-    for kind in (ConfigError, QueryError, StageError, DeadlineError):
-        assert issubclass(kind, PipelineError)
-    assert issubclass(ConfigError, ValueError)
-    assert issubclass(DeadlineError, TimeoutError)
