@@ -256,7 +256,7 @@ class Pipeline:
             PipelineError: the first failed query's error, unless ``return_errors``.
         """
         seconds = self._seconds(timeout)
-        self._enter(timeout)
+        self._enter(seconds)
         try:
             loop = steps(self.name, self.stages, started(queries), Deadline.after(seconds))
             call = next(loop)
@@ -282,10 +282,8 @@ class Pipeline:
     ) -> list[SearchResult]:
         """``run_batch`` for an event loop."""
         seconds = self._seconds(timeout)
-        if self._open:
-            self._enter(timeout)  # nothing to open: counting users takes no time
-        else:
-            await asyncio.to_thread(self._enter, timeout)
+        await self.aopen(seconds)
+        self._enter(seconds)  # nothing is left to open: counting users takes no time, and cannot be cancelled half way
         try:
             loop = steps(self.name, self.stages, started(queries), Deadline.after(seconds))
             call = next(loop)

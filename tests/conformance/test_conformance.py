@@ -43,16 +43,17 @@ def world(tmp_path_factory, minilm):
 @pytest.fixture(params=NAMES)
 def stage(request, world):
     """A closed stage of each registered type; closed again when the test is over."""
-    made = specimen(request.param, world)
-    yield made
-    while made.is_open:
-        made.close()
+    yield from closed_again(specimen(request.param, world))
 
 
 @pytest.fixture(params=RERANKERS)
 def reranker(request, world):
     """A closed reranker of each registered type; closed again when the test is over."""
-    made = specimen(request.param, world)
+    yield from closed_again(specimen(request.param, world))
+
+
+def closed_again(made: Stage):
+    """The stage; afterwards it is closed, however many users it still has."""
     yield made
     while made.is_open:
         made.close()

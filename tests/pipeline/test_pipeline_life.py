@@ -79,6 +79,24 @@ def test_closing_waits_for_the_tasks_in_flight():
     assert not any(stage.is_open for stage in pipeline.stages)
 
 
+def test_a_call_that_is_cancelled_while_it_opens_holds_nothing():
+    """The opening goes on in its thread; closing the pipeline then leaves no stage with a user that is gone."""
+    slow = Slow(setup_seconds=0.1)
+    pipeline = Pipeline([ListedSearch(), slow])
+
+    async def run():
+        task = asyncio.create_task(pipeline.arun("red"))
+        await asyncio.sleep(0.02)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await pipeline.aopen()
+        await pipeline.aclose()
+
+    asyncio.run(run())
+    assert not any(stage.is_open for stage in pipeline.stages)
+
+
 def test_a_stage_that_cannot_close_does_not_keep_the_others_open():
     """Every stage is closed, then the error is told, with the stage's name."""
     first, last = ListedSearch(), WordOverlap()

@@ -89,6 +89,10 @@ class Slow(Stage):
     """Sleeps."""
 
     seconds: float = 0.2
+    setup_seconds: float = 0.0
+
+    def setup(self) -> None:
+        time.sleep(self.setup_seconds)
 
     def process(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
         time.sleep(self.seconds)
