@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -114,13 +115,13 @@ def on_terminal(start, *arguments, **given):
     """Exit code of a process whose stdin, stdout and stderr are a terminal, and what the terminal showed."""
     ours, theirs = pty.openpty()
     process = start(*arguments, stdin=theirs, stdout=theirs, stderr=theirs, env={"TERM": "xterm", "COLUMNS": "100"})
-    os.close(theirs)
     seen = b""
-    try:
-        while part := os.read(ours, 65536):
-            seen += part
-    except OSError:  # what Linux says when the other end is closed
-        pass
+    # Our copy of the other end stays open until all is read: where the last copy is closed, Linux may drop what is
+    # still on its way.
+    while process.poll() is None or select.select([ours], [], [], 0.2)[0]:
+        if select.select([ours], [], [], 0.05)[0]:
+            seen += os.read(ours, 65536)
+    os.close(theirs)
     os.close(ours)
     return process.wait(timeout=60), seen.decode()
 
