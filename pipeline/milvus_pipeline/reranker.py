@@ -17,10 +17,14 @@ from milvus_pipeline.stage import Context, Stage
 
 
 class RerankJob(NamedTuple):
-    """One query with the texts to score for it."""
+    """One query with the texts to score for it, of which the best ``top_k`` are wanted; all of them where it is None.
+
+    A reranker may leave a text unscored that is not among the best ``top_k``.
+    """
 
     query: str
     texts: Sequence[str]
+    top_k: int | None = None
 
 
 class Reranker(Stage):
@@ -95,7 +99,7 @@ class Reranker(Stage):
                 )
             if texts:
                 positions.append(position)
-                jobs.append(RerankJob(result.query.text, texts))
+                jobs.append(RerankJob(result.query.text, texts, self.top_k))
         return positions, jobs
 
     def _merged(
@@ -155,15 +159,16 @@ class Reranker(Stage):
         with self._lock:  # of several threads one opens
             if not self.is_open:
                 self.open()
+        top_k = top_k or self.top_k
         context = Context(Deadline.after(self.timeout), 1)
-        scores = self.score_batch([RerankJob(query, documents)], context)
+        scores = self.score_batch([RerankJob(query, documents, top_k)], context)
         for error in context.failures.values():
             raise error
         if len(scores) != 1:
             raise StageError(f"{self.name}: one query was to be scored, but {len(scores)} lists of scores came back")
         pairs = list(enumerate(checked_scores(scores[0], len(documents))))
         pairs.sort(key=_falling)
-        return [RerankResult(documents[index], score, index) for index, score in pairs[: top_k or self.top_k]]
+        return [RerankResult(documents[index], score, index) for index, score in pairs[:top_k]]
 
 
 def _falling(pair: tuple[object, float | None]) -> tuple[bool, float]:
