@@ -27,6 +27,47 @@ class DeadlineError(StageError, TimeoutError):
     """The time given to a query was used up."""
 
 
+class ServiceError(StageError):
+    """A service that a stage calls refused a request, answered wrongly, or did not answer.
+
+    Where a stage fails in a pipeline, this is the ``__cause__`` of the error that says so.
+
+    Attributes:
+        status: HTTP status of the reply; None where there was none.
+        code: the service's own word for the error.
+        request_id: by which the service knows the request.
+        retry_after: seconds that the service asked to be left alone.
+        retryable: whether the same request may succeed later.
+        attempts: how often it was sent, the last included.
+        waited: seconds of the last wait between attempts.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        code: str | None = None,
+        request_id: str | None = None,
+        retry_after: float | None = None,
+        retryable: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.request_id = request_id
+        self.retry_after = retry_after
+        self.retryable = retryable
+        self.attempts = 1
+        self.waited = 0.0
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        if self.attempts == 1:
+            return message
+        return f"{message} ({self.attempts} attempts, the last after a wait of {self.waited:.1f} s)"
+
+
 class IngestError(PipelineError):
     """Records could not be written into a collection."""
 

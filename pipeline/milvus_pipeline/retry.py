@@ -1,13 +1,17 @@
 """The one retry policy: how often a failed call is tried again, and how long to wait before it is.
 
-Which errors are worth another attempt the caller says; this module knows no client library.
+Which errors are worth another attempt the caller says; this module knows no client library. For services on HTTP it
+knows which statuses pass by themselves, and how a reply asks for a wait.
 """
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Callable
-from typing import Annotated, Any, Self
+import time
+from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
+from typing import Annotated, Any, Final, Self
 
 import tenacity
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -19,6 +23,16 @@ Retryable = Callable[[BaseException], bool]
 
 WaitHint = Callable[[BaseException], float | None]
 """The seconds that a service asked to be left alone (``Retry-After``); None where it asked for nothing."""
+
+
+OnWait = Callable[[BaseException, float], None]
+"""Told of each wait before it begins: the error that ended the attempt, and the seconds."""
+
+PASSING_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504, 529})
+"""HTTP statuses of failures that pass by themselves. A request that is refused with another is refused again."""
+
+_CROWD: Final = 0.1
+"""Those whom a service sent away together shall not come back together: a wait asked for is longer by up to this."""
 
 
 class RetrySettings(BaseModel):
@@ -50,8 +64,45 @@ class RetrySettings(BaseModel):
         return self
 
 
+def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
+    """The seconds that a reply asks to be left alone: by ``retry-after-ms``, else by ``Retry-After``.
+
+    Args:
+        headers: of the reply; looked up by lower-case names.
+        now: the time in seconds since 1970, by which a date is turned into seconds.
+
+    Returns:
+        At least 0; None where the reply does not ask, or not in a way that can be read (RFC 9110, section 10.2.3,
+        with fractions of a second allowed).
+    """
+    milliseconds = _seconds(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return milliseconds / 1000
+    given = headers.get("retry-after")
+    seconds = _seconds(given)
+    if seconds is not None or given is None:
+        return seconds
+    try:
+        date = parsedate_to_datetime(given)
+        return max(0.0, date.timestamp() - (time.time() if now is None else now))
+    except (ValueError, TypeError, OverflowError, OSError):
+        return None
+
+
+def _seconds(text: str | None) -> float | None:
+    try:
+        value = float(text) if text is not None else math.nan
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value >= 0 else None
+
+
 def retrying(
-    settings: RetrySettings, deadline: Deadline, retryable: Retryable, wait_hint: WaitHint | None = None
+    settings: RetrySettings,
+    deadline: Deadline,
+    retryable: Retryable,
+    wait_hint: WaitHint | None = None,
+    on_wait: OnWait | None = None,
 ) -> tenacity.Retrying:
     """The policy for blocking calls: ``retrying(...)(function, *arguments)``.
 
@@ -60,30 +111,43 @@ def retrying(
         deadline: of the query; an attempt that would begin after it is not made.
         retryable: whether an error is worth another attempt.
         wait_hint: the wait that a service asked for; it replaces the backoff where it is longer.
+        on_wait: told of each wait.
 
     Returns:
         A callable that runs a function under the policy. The last attempt's own exception is raised.
     """
-    return tenacity.Retrying(**_policy(settings, deadline, retryable, wait_hint))
+    return tenacity.Retrying(**_policy(settings, deadline, retryable, wait_hint, on_wait))
 
 
 def async_retrying(
-    settings: RetrySettings, deadline: Deadline, retryable: Retryable, wait_hint: WaitHint | None = None
+    settings: RetrySettings,
+    deadline: Deadline,
+    retryable: Retryable,
+    wait_hint: WaitHint | None = None,
+    on_wait: OnWait | None = None,
 ) -> tenacity.AsyncRetrying:
     """The same for coroutine functions, whose waits do not block the event loop."""
-    return tenacity.AsyncRetrying(**_policy(settings, deadline, retryable, wait_hint))
+    return tenacity.AsyncRetrying(**_policy(settings, deadline, retryable, wait_hint, on_wait))
 
 
 def _policy(
-    settings: RetrySettings, deadline: Deadline, retryable: Retryable, wait_hint: WaitHint | None
+    settings: RetrySettings,
+    deadline: Deadline,
+    retryable: Retryable,
+    wait_hint: WaitHint | None,
+    on_wait: OnWait | None,
 ) -> dict[str, Any]:
     def hint(state: tenacity.RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome else None
+        error = _error(state)
         return (wait_hint(error) if wait_hint and error else None) or 0.0
 
     def wait(state: tenacity.RetryCallState) -> float:
         ceiling = min(settings.max_wait, settings.min_wait * 2.0 ** (state.attempt_number - 1))
-        return max(random.uniform(ceiling / 2, ceiling), hint(state))  # noqa: S311 - spreads load, hides nothing
+        backoff = random.uniform(ceiling / 2, ceiling)  # noqa: S311 - spreads load, hides nothing
+        asked = hint(state)
+        if asked > settings.max_wait:
+            return asked  # too long: `stop` ends it
+        return max(backoff, min(settings.max_wait, asked * random.uniform(1, 1 + _CROWD)))  # noqa: S311
 
     def stop(state: tenacity.RetryCallState) -> bool:
         left = deadline.remaining()
@@ -93,6 +157,15 @@ def _policy(
             or (left is not None and state.upcoming_sleep >= left)
         )
 
+    def told(state: tenacity.RetryCallState) -> None:
+        error = _error(state)
+        if on_wait and error:
+            on_wait(error, state.upcoming_sleep)
+
     # Exception, not BaseException: neither Ctrl-C nor the cancellation of a task is ever swallowed.
     retry = tenacity.retry_if_exception(lambda error: isinstance(error, Exception) and retryable(error))
-    return {"stop": stop, "wait": wait, "retry": retry, "reraise": True}
+    return {"stop": stop, "wait": wait, "retry": retry, "reraise": True, "before_sleep": told}
+
+
+def _error(state: tenacity.RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
