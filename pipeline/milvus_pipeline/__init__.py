@@ -25,6 +25,7 @@ from milvus_pipeline.registry import register, registry
 from milvus_pipeline.reranker import Reranker, RerankJob
 from milvus_pipeline.retry import RetrySettings, async_retrying, retrying
 from milvus_pipeline.stage import Context, Stage
+from milvus_pipeline.usage import total_planned, total_usage
 
 __all__ = [
     "CollectionSpec",
@@ -62,4 +63,6 @@ __all__ = [
     "retrying",
     "shown",
     "told",
+    "total_planned",
+    "total_usage",
 ]

@@ -6,6 +6,7 @@ changes a record; it returns new ones, so that the input of a failed stage is st
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -111,7 +112,8 @@ class StageReport:
         status: "ok", "skipped" (it failed and the pipeline went on without it) or "failed".
         reason: why it was skipped or failed.
         warnings: what the reader of the result should know.
-        details: figures of the stage's own, such as the tokens that a truncation cut.
+        details: figures of the stage's own, such as the tokens that a truncation cut; ``usage`` and ``planned``
+            among them.
         batch_size: number of queries that shared ``seconds``.
     """
 
@@ -125,6 +127,20 @@ class StageReport:
     warnings: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
     batch_size: int = field(default=1, compare=False)
+
+    @property
+    def usage(self) -> Mapping[str, int | float]:
+        """What the query cost at the stage's service, in the provider's own words; empty where it cost nothing."""
+        return _figures(self.details.get("usage"))
+
+    @property
+    def planned(self) -> Mapping[str, int | float]:
+        """What a dry run found that the stage would send: ``requests``, ``documents``, ``tokens``; else empty.
+
+        Tokens are an estimate: the service counts with a tokenizer of its own, which is not at hand, and may count
+        the query once for every document. Its price list and ``usage`` after a real run tell the truth.
+        """
+        return _figures(self.details.get("planned"))
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data, in the shape of the JSONL output."""
@@ -180,6 +196,11 @@ class SearchResult:
         """The warnings of all stages, each led by its stage's name."""
         return [f"{report.stage}: {warning}" for report in self.reports for warning in report.warnings]
 
+    @property
+    def usage(self) -> dict[str, Mapping[str, int | float]]:
+        """What the query cost, by stage: ``{"cohere": {"requests": 1, "search_units": 1}}``; also where it failed."""
+        return {report.stage: report.usage for report in self.reports if report.usage}
+
     def report(self, stage: str) -> StageReport:
         """The report of the named stage. KeyError where no such stage ran."""
         for report in self.reports:
@@ -227,3 +248,14 @@ class RerankResult:
     def to_dict(self) -> dict[str, Any]:
         """The members as a dict."""
         return {"text": self.text, "score": self.score, "index": self.index}
+
+
+def _figures(noted: object) -> dict[str, int | float]:
+    """The finite numbers of what a stage noted. A plugin may have noted anything, and a sum must not trip over it."""
+    if not isinstance(noted, Mapping):
+        return {}
+    return {
+        str(word): number
+        for word, number in noted.items()
+        if isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number)
+    }

@@ -38,6 +38,7 @@ class Reranker(Stage):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"query_text", "hits", "text"})
+    dry_run_opens: ClassVar[bool] = False
 
     top_k: Annotated[
         int | None,
@@ -83,6 +84,30 @@ class Reranker(Stage):
         part = context.part(positions)
         scores = await self.ascore_batch(jobs, part) if jobs else []
         return self._merged(results, positions, jobs, scores, part, context)
+
+    def dry_run(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
+        """Find what ``process`` would send, without sending it; the hits keep their order and are cut to ``top_k``.
+
+        No model is loaded and no key is needed, and no hit is given a score. Which hits this reranker would have put
+        first is not known, so a stage behind it is shown those that were first before.
+        """
+        positions, jobs = self._jobs(results, context)
+        part = context.part(positions)
+        if jobs:
+            self.dry_run_batch(jobs, part)
+        context.merge(part, positions)
+        return [
+            result if position in context.failures else result.with_hits(result.hits[: self.top_k])
+            for position, result in enumerate(results)
+        ]
+
+    def dry_run_batch(self, jobs: Sequence[RerankJob], context: Context) -> None:
+        """Note what ``score_batch`` would send: ``context.note(position, planned={...})``, see ``Context.note``.
+
+        A reranker that sends texts to a service overrides this, and is known by it. The usual words are
+        ``requests``, ``documents`` and ``tokens``. Tokens are an estimate: what counts is the service's own
+        tokenizer, which is not at hand. The stage may be closed.
+        """
 
     def _jobs(self, results: Sequence[SearchResult], context: Context) -> tuple[list[int], list[RerankJob]]:
         """The work that there is, and the position of each piece in the batch."""

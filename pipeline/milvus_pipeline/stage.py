@@ -50,7 +50,14 @@ class Context:
                 warnings.append(message)
 
     def note(self, position: int | None = None, /, **details: Any) -> None:
-        """Add plain-data figures to the report of the query at ``position``, or of every query."""
+        """Add plain-data figures to the report of the query at ``position``, or of every query.
+
+        Two of them are known to everyone, and each maps words to numbers. ``usage`` is what the query cost at a
+        service, in the provider's own words, whether it was answered or not:
+        ``note(position, usage={"requests": 3, "search_units": 3})``. ``planned`` is what a dry run finds that it
+        would cost: ``note(position, planned={"requests": 3, "documents": 250, "tokens": 61_000})``. The last word on
+        a figure replaces those before it, so say the whole of it.
+        """
         for own in self.details if position is None else (self.details[position],):
             own.update(details)
 
@@ -59,15 +66,18 @@ class Context:
         self.failures.setdefault(position, error)
 
     def part(self, positions: Sequence[int]) -> Context:
-        """A context for some queries of the batch; what it gathers is brought back by ``merge``."""
-        return Context(self.deadline, len(positions))
+        """A context for some queries of the batch; its failures are brought back by ``merge``.
+
+        Warnings and details are those of this context itself: what a request cost must be told, too, where an
+        exception or a cancellation keeps the rest from being merged.
+        """
+        part = Context(self.deadline, len(positions))
+        part.warnings = [self.warnings[position] for position in positions]
+        part.details = [self.details[position] for position in positions]
+        return part
 
     def merge(self, part: Context, positions: Sequence[int]) -> None:
-        """Take over what a ``part`` gathered for these positions."""
-        for inner, outer in enumerate(positions):
-            for warning in part.warnings[inner]:
-                self.warn(warning, outer)
-            self.details[outer].update(part.details[inner])
+        """Take over the failures of the ``part`` that was made for these positions."""
         for inner, error in part.failures.items():
             self.fail(positions[inner], error)
 
@@ -82,6 +92,7 @@ class Stage(BaseModel):
         gives: what they carry afterwards in addition.
         instant: the work takes no time to speak of (no server, no model), so it is done even when the time given to
             the query is used up.
+        dry_run_opens: ``dry_run`` needs what ``setup`` opens. Where it does not, a dry run leaves the stage closed.
     """
 
     model_config = ConfigDict(
@@ -97,6 +108,7 @@ class Stage(BaseModel):
     needs: ClassVar[frozenset[str]] = frozenset()
     gives: ClassVar[frozenset[str]] = frozenset()
     instant: ClassVar[bool] = False
+    dry_run_opens: ClassVar[bool] = True
 
     name: Annotated[str, Field(description="Name in reports and scores; the type by default.")] = ""
     timeout: Annotated[
@@ -233,6 +245,14 @@ class Stage(BaseModel):
     async def aprocess(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
         """``process`` for an event loop; runs it in a thread unless a stage knows better."""
         return await asyncio.to_thread(self.process, results, context)
+
+    def dry_run(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
+        """What a dry run does in place of ``process``; ``process`` itself unless a stage knows better.
+
+        Retrieval runs truly, since what it finds is what would be sent. A stage that sends to a service that is paid
+        for, or works on what such a stage gives, overrides this. Arguments and outcome are those of ``process``.
+        """
+        return self.process(results, context)
 
 
 def check_names(stages: Iterable[Stage]) -> list[Problem]:
