@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,15 +15,15 @@ from pydantic import ValidationError
 from milvus_pipeline import config as _config
 from milvus_pipeline.collection import CollectionSpec
 from milvus_pipeline.deadline import Deadline
-from milvus_pipeline.errors import ConfigError, QueryError, StageError, shown, told
+from milvus_pipeline.dry_run import DryRun
+from milvus_pipeline.errors import ConfigError, shown
+from milvus_pipeline.life import Life, unclosed_told
 from milvus_pipeline.problems import describe
 from milvus_pipeline.records import Query, SearchResult
-from milvus_pipeline.running import place, settled, started, steps
+from milvus_pipeline.running import allowed, driven, is_number, settled, started, steps
 from milvus_pipeline.stage import Stage, check_chain, check_names
 
 AnyQuery = str | Query
-
-logger = logging.getLogger(__name__)
 
 
 class Pipeline:
@@ -59,7 +58,7 @@ class Pipeline:
             raise ConfigError("stages: a pipeline needs at least one stage")
         if not isinstance(name, str) or not name:
             raise ConfigError(f"name: must be a text that is not empty, is {shown(name)}")
-        if timeout is not None and (not _is_number(timeout) or timeout <= 0):
+        if timeout is not None and (not is_number(timeout) or timeout <= 0):
             raise ConfigError(f"timeout: must be a number of seconds above 0, is {shown(timeout)}")
         if problems := check_names(stages) + check_chain(stages):
             raise ConfigError("\n".join(map(str, problems)))
@@ -67,6 +66,7 @@ class Pipeline:
         self.name = name
         self.timeout = timeout
         self.collection = _collection(collection)
+        self._life = Life(name, self.stages)
         self._lock = threading.RLock()
         self._open = False
 
@@ -139,19 +139,7 @@ class Pipeline:
         with self._lock:
             if self._open:
                 return self
-            opened: list[Stage] = []
-            for position, stage in enumerate(self.stages):
-                try:
-                    stage.open(self.timeout if timeout is None else timeout)
-                except BaseException as error:  # Ctrl-C too: nothing stays open
-                    for done in reversed(opened):
-                        with suppress(Exception):  # the first error is the one to tell
-                            done.close()
-                    if not isinstance(error, Exception):
-                        raise
-                    where = place(self.name, self.stages, position)
-                    raise StageError(f"{where} cannot be opened: {told(error)}") from error
-                opened.append(stage)
+            self._life.open(self.stages, self.timeout if timeout is None else timeout)
             self._open = True
         return self
 
@@ -161,7 +149,7 @@ class Pipeline:
         Raises:
             StageError: a stage could not be closed; the others are.
         """
-        self._leave(self._taken())
+        self._life.close(self._taken())
 
     async def aopen(self, timeout: float | None = None) -> Self:
         """``open`` without blocking the event loop."""
@@ -169,7 +157,7 @@ class Pipeline:
 
     async def aclose(self) -> None:
         """``close`` without blocking the event loop."""
-        await self._aleave(self._taken())
+        await self._life.aclose(self._taken())
 
     def _taken(self) -> tuple[Stage, ...]:
         """The stages to close, which only the first of several callers gets."""
@@ -183,32 +171,6 @@ class Pipeline:
             self.open(timeout)
             for stage in self.stages:
                 stage.open()
-
-    def _leave(self, stages: Sequence[Stage]) -> None:
-        """Give every stage back, also where one of them fails to close."""
-        errors = []
-        for stage in reversed(stages):
-            try:
-                stage.close()
-            except Exception as error:
-                errors.append((stage, error))
-        self._raise_unclosed(errors)
-
-    async def _aleave(self, stages: Sequence[Stage]) -> None:
-        """``_leave`` for an event loop; leaves it for a thread only where a stage is really closed."""
-        errors = []
-        for stage in reversed(stages):
-            try:
-                if not stage.release():
-                    await stage.aclose()
-            except Exception as error:
-                errors.append((stage, error))
-        self._raise_unclosed(errors)
-
-    def _raise_unclosed(self, errors: list[tuple[Stage, Exception]]) -> None:
-        for stage, error in errors:
-            where = place(self.name, self.stages, self.stages.index(stage))
-            raise StageError(f"{where} cannot be closed: {told(error)}") from error
 
     def __enter__(self) -> Self:
         return self.open()
@@ -255,23 +217,15 @@ class Pipeline:
         Raises:
             PipelineError: the first failed query's error, unless ``return_errors``.
         """
-        seconds = self._seconds(timeout)
+        seconds = allowed(timeout, self.timeout)
         self._enter(seconds)
         try:
             loop = steps(self.name, self.stages, started(queries), Deadline.after(seconds))
-            call = next(loop)
-            while True:
-                try:
-                    outcome = call.stage.process(call.results, call.context)
-                except Exception as error:
-                    call = loop.throw(error)
-                else:
-                    call = loop.send(outcome)
-        except StopIteration as done:
-            return settled(done.value, return_errors)
+            results = driven(loop, lambda call: call.stage.process(call.results, call.context))
         finally:
-            with _told():
-                self._leave(self.stages)
+            with unclosed_told():
+                self._life.close(self.stages)
+        return settled(results, return_errors)
 
     async def arun(self, query: AnyQuery, *, timeout: float | None = None) -> SearchResult:
         """``run`` for an event loop. Cancelling it ends its waits at once."""
@@ -281,7 +235,7 @@ class Pipeline:
         self, queries: Sequence[AnyQuery], *, timeout: float | None = None, return_errors: bool = False
     ) -> list[SearchResult]:
         """``run_batch`` for an event loop."""
-        seconds = self._seconds(timeout)
+        seconds = allowed(timeout, self.timeout)
         await self.aopen(seconds)
         self._enter(seconds)  # nothing is left to open: counting users takes no time, and cannot be cancelled half way
         try:
@@ -298,27 +252,17 @@ class Pipeline:
         except StopIteration as done:
             return settled(done.value, return_errors)
         finally:
-            with _told():
-                await self._aleave(self.stages)
+            with unclosed_told():
+                await self._life.aclose(self.stages)
 
-    def _seconds(self, timeout: float | None) -> float | None:
-        """The time a call has: its own, else the pipeline's."""
-        if timeout is not None and not _is_number(timeout):
-            raise QueryError(f"timeout: must be a number of seconds, is {shown(timeout)}")
-        return self.timeout if timeout is None else timeout
+    def dry_run(self, *, timeout: float | None = None) -> DryRun:
+        """What a job would send to hosted rerankers, found out without sending it; see ``DryRun``.
 
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """A run whose pipeline was closed meanwhile closes the stages; if that fails, its answer is good all the same."""
-    try:
-        yield
-    except StageError as error:
-        logger.warning("%s", error)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+        Args:
+            timeout: seconds that servers have to answer when stages open, and that a batch may take; the pipeline's
+                own by default.
+        """
+        return DryRun(self.name, self.stages, timeout=allowed(timeout, self.timeout))
 
 
 def _collection(given: CollectionSpec | Mapping[str, Any] | None) -> CollectionSpec | None:

@@ -1,17 +1,18 @@
 """One run through the stages: order, timing, deadline, and what a failure does to a result.
 
 The loop is a generator that yields calls and is sent their outcomes, so that it is written once: a blocking driver
-calls, an event loop's driver awaits.
+calls, an event loop's driver awaits, and that of a dry run calls something else.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import NamedTuple, TypeAlias, cast
 
 from milvus_pipeline.deadline import Deadline
-from milvus_pipeline.errors import DeadlineError, PipelineError, QueryError, StageError, told
+from milvus_pipeline.errors import DeadlineError, PipelineError, QueryError, StageError, shown, told
+from milvus_pipeline.life import place
 from milvus_pipeline.records import Query, SearchResult, StageReport, Status
 from milvus_pipeline.stage import Context, Stage
 
@@ -35,6 +36,18 @@ def started(queries: Sequence[str | Query]) -> list[SearchResult]:
     if isinstance(queries, str | Query):
         raise QueryError("run_batch takes a list of queries; for a single one call run")
     return [_started(query, position) for position, query in enumerate(queries)]
+
+
+def allowed(timeout: float | None, default: float | None) -> float | None:
+    """The seconds that a call has: its own, else the pipeline's. QueryError where they are no number."""
+    if timeout is not None and not is_number(timeout):
+        raise QueryError(f"timeout: must be a number of seconds, is {shown(timeout)}")
+    return default if timeout is None else timeout
+
+
+def is_number(value: object) -> bool:
+    """True for a number; a truth value is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def settled(results: list[SearchResult], return_errors: bool) -> list[SearchResult]:
@@ -71,9 +84,19 @@ def steps(name: str, stages: Sequence[Stage], results: list[SearchResult], deadl
     return results
 
 
-def place(name: str, stages: Sequence[Stage], position: int) -> str:
-    """Pipeline and stage, to lead a message."""
-    return f"{name}: stages[{position}] ({stages[position].name})"
+def driven(loop: Steps, work: Callable[[Call], Sequence[SearchResult]]) -> list[SearchResult]:
+    """The outcome of the loop, each of whose calls is done by ``work``."""
+    try:
+        call = next(loop)
+        while True:
+            try:
+                outcome = work(call)
+            except Exception as error:
+                call = loop.throw(error)
+            else:
+                call = loop.send(outcome)
+    except StopIteration as done:
+        return cast("list[SearchResult]", done.value)
 
 
 def _started(query: object, position: int) -> SearchResult:
