@@ -7,12 +7,14 @@ transformers, pymilvus and httpx: a stage imports what it needs when it opens.
 from milvus_pipeline.collection import CollectionSpec, FieldSpec, IndexSpec
 from milvus_pipeline.config import PipelineConfig, json_schema
 from milvus_pipeline.deadline import Deadline
+from milvus_pipeline.dry_run import DryRun
 from milvus_pipeline.errors import (
     ConfigError,
     DeadlineError,
     IngestError,
     PipelineError,
     QueryError,
+    ServiceError,
     StageError,
     shown,
     told,
@@ -23,11 +25,12 @@ from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.records import Hit, Query, RerankResult, SearchResult, StageReport
 from milvus_pipeline.registry import register, registry
 from milvus_pipeline.reranker import Reranker, RerankJob
-from milvus_pipeline.retry import RetrySettings, async_retrying, retrying
+from milvus_pipeline.retry import PASSING_STATUSES, RetrySettings, async_retrying, retry_after, retrying
 from milvus_pipeline.stage import Context, Stage
 from milvus_pipeline.usage import total_planned, total_usage
 
 __all__ = [
+    "PASSING_STATUSES",
     "CollectionSpec",
     "CollectionStore",
     "CollectionWriter",
@@ -35,6 +38,7 @@ __all__ = [
     "Context",
     "Deadline",
     "DeadlineError",
+    "DryRun",
     "Embedder",
     "FieldSpec",
     "Hit",
@@ -51,6 +55,7 @@ __all__ = [
     "Reranker",
     "RetrySettings",
     "SearchResult",
+    "ServiceError",
     "Stage",
     "StageError",
     "StageReport",
@@ -60,6 +65,7 @@ __all__ = [
     "register",
     "registry",
     "require",
+    "retry_after",
     "retrying",
     "shown",
     "told",
