@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from milvus_pipeline.cli.faults import printable
+from milvus_pipeline.cli.figures import figures_said
 from milvus_pipeline.records import Hit, SearchResult, StageReport
 
 _ID_WIDTH = 24
@@ -129,6 +130,9 @@ def _footer(result: SearchResult) -> list[Text]:
         shared = max(report.batch_size for report in result.reports)
         times = " · ".join(_time(report) for report in result.reports)
         lines.append(Text(times + (f"  (for {shared} queries together)" if shared > 1 else ""), style="dim"))
+    if result.usage:
+        costs = (f"{stage} {figures_said(figures)}" for stage, figures in result.usage.items())
+        lines.append(Text(shown(" · ".join(costs)), style="dim"))
     lines += [
         Text(f"{report.stage} was skipped: {shown(report.reason or '')}", style="red")
         for report in result.reports

@@ -1,0 +1,31 @@
+"""Figures of usage in words: ``12 requests, 1 retry, 48,210 total tokens``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_FIRST = ("requests", "retries")
+"""What every service has comes before its own words."""
+
+
+def figures_said(figures: Mapping[str, int | float]) -> str:
+    """The figures that are not 0, on one line; the first of them where all are."""
+    words = sorted(figures, key=lambda word: _FIRST.index(word) if word in _FIRST else len(_FIRST))
+    return ", ".join(_said(figures[word], word) for word in words if figures[word] or not any(figures.values()))
+
+
+def number_said(number: int | float) -> str:
+    """The number with its thousands apart, and no more decimals than a reader has use for."""
+    if number == int(number):
+        return f"{int(number):,}"
+    return f"{number:,.2f}" if abs(number) >= 1 else f"{number:.3g}"
+
+
+def _said(number: int | float, word: str) -> str:
+    return f"{number_said(number)} {(_singular(word) if number == 1 else word).replace('_', ' ')}"
+
+
+def _singular(word: str) -> str:
+    if word.endswith("ies"):
+        return word.removesuffix("ies") + "y"
+    return word.removesuffix("s")

@@ -1,0 +1,97 @@
+"""What became of the queries of a run, told on stderr when it is over."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections import Counter
+from pathlib import Path
+
+from milvus_pipeline.cli.faults import tell
+from milvus_pipeline.cli.figures import figures_said
+from milvus_pipeline.cli.outputs import OutputError
+from milvus_pipeline.records import SearchResult
+from milvus_pipeline.usage import Totals
+
+_SHOWN = 10
+"""Failures and warnings told one by one on stderr; the rest is counted, and stands in the results."""
+
+
+class Tally:
+    """Counts what became of the queries and what they cost, and tells about it on stderr.
+
+    Args:
+        name: the pipeline's.
+        opened_in: seconds it took to open.
+        told: tell failures and warnings as well; without it only the counts.
+        kept: the results are written somewhere, with their errors and warnings.
+    """
+
+    def __init__(self, name: str, *, opened_in: float, told: bool, kept: bool = True) -> None:
+        self._name = name
+        self._opened_in = opened_in
+        self._told = told
+        self._kept = kept
+        self._started = time.perf_counter()
+        self._states: Counter[str] = Counter()
+        self._usage = Totals()
+        self._lines: list[str] = []
+        self._untold = 0
+
+    @property
+    def count(self) -> int:
+        """Number of queries."""
+        return self._states.total()
+
+    @property
+    def failed(self) -> int:
+        """Number of queries that failed."""
+        return self._states["failed"]
+
+    @property
+    def others(self) -> str:
+        """The counts of queries that did not end well: ``, 1 degraded, 2 failed``; empty where all did."""
+        return "".join(f", {self._states[state]} {state}" for state in sorted(self._states) if state != "ok")
+
+    def add(self, result: SearchResult, unwritten: OutputError | None = None, *, debug: bool) -> None:
+        """Count a result; ``unwritten`` says why it could not be written, ``debug`` shows tracebacks at once."""
+        if debug and result.error is not None:
+            traceback.print_exception(result.error)
+        error = unwritten or result.error
+        self._states["failed" if error else result.status] += 1
+        for stage, figures in result.usage.items():
+            self._usage.add(stage, figures)
+        lines = [f"error: query {result.query.id}: {error}"] if error else []
+        lines += [f"warning: query {result.query.id}: {warning}" for warning in result.warnings]
+        # A table shows a failed query where it stands; one that could not be written shows nowhere.
+        for line in lines if self._told or unwritten else ():
+            if len(self._lines) < _SHOWN:
+                self._lines.append(line)
+            else:
+                self._untold += 1
+
+    def summarize(self, output: Path | None, *, cut_short: bool = False) -> None:
+        """Write the failures, the warnings, the counts and the usage to stderr.
+
+        Args:
+            output: where the results stand.
+            cut_short: the run ended before its queries did, so that some may have cost what is not known here.
+        """
+        for line in self._lines:
+            tell(line)
+        if self._untold:
+            tell(f"{self._untold} more errors and warnings{'; every result carries its own' if self._kept else ''}")
+        if not self._states:
+            return
+        where = f"; written to {output}" if output else ""
+        seconds = time.perf_counter() - self._started
+        opened_in = f"opened in {self._opened_in:.2f} s"
+        tell(f"{self._name}: {opened_in}; {counted(self.count)} in {seconds:.2f} s{self.others}{where}")
+        unknown = "; queries that were under way are not counted" if cut_short else ""
+        for stage, figures in self._usage.as_dict().items():
+            tell(f"{stage}: {figures_said(figures)}{unknown}")
+
+
+def counted(queries: int) -> str:
+    """The number of queries: ``1 query``, ``225 queries``."""
+    return "1 query" if queries == 1 else f"{queries} queries"
