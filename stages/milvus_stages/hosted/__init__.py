@@ -1,0 +1,10 @@
+"""What a reranker on HTTP is made of; the public face for plugins that are one.
+
+Subclass ``HostedReranker``, name the endpoint and the key, and write ``payload``.
+"""
+
+from milvus_stages.hosted.plan import Limits
+from milvus_stages.hosted.replies import BadReply, Received, Reply, counted, listed, members
+from milvus_stages.hosted.reranker import HostedReranker, HostedRetry
+
+__all__ = ["BadReply", "HostedReranker", "HostedRetry", "Limits", "Received", "Reply", "counted", "listed", "members"]

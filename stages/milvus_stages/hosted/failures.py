@@ -1,0 +1,173 @@
+"""Failures: what an error of a service says, without what must not be repeated."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from milvus_pipeline import PASSING_STATUSES, ServiceError, retry_after
+from milvus_stages._secrets import repeats, without_secrets
+from milvus_stages.hosted.replies import Received, members
+
+_LONGEST: Final = 300
+"""Characters of a service's text that are repeated."""
+
+_RAW: Final = 200
+"""Characters of a body that has no known shape."""
+
+_ID_HEADERS: Final = ("x-debug-trace-id", "x-typesafe-request-id", "x-request-id", "request-id")
+_ID_MEMBERS: Final = ("request_id", "id")
+
+_NEXT: Final = {
+    401: "check the API key",
+    402: "check the account's balance and billing",
+    403: "check the API key, and the account's balance and permissions",
+    404: "check model and base_url",
+    405: "check base_url",
+    407: "check the proxy",
+    413: "lower max_documents, or shorten the documents",
+    429: "set requests_per_minute or tokens_per_minute to what your plan allows, or lower max_concurrency",
+}
+
+
+@dataclass(frozen=True)
+class Private:
+    """What no message may repeat.
+
+    Args:
+        secrets: keys and the like.
+        texts: gives the texts of the request, query and documents, when they are wanted.
+    """
+
+    secrets: tuple[str, ...]
+    texts: Callable[[], Iterator[str]]
+
+    def clean(self, message: str) -> str:
+        """The message without pieces of a key, or a word in its place where it repeats a text."""
+        message = _printable(without_secrets(message[:_LONGEST], self.secrets))
+        if repeats(message, self.texts()):
+            return "(the service's message repeats a text of the request and is left out)"
+        return message
+
+
+def refused(
+    received: Received, service: str, request: str, private: Private, key_names: tuple[str, ...]
+) -> ServiceError:
+    """The error for a reply whose status is not 200.
+
+    Args:
+        received: the reply.
+        service: the stage's type, to lead the message.
+        request: method and URL.
+        private: what the message must not repeat.
+        key_names: environment variables that the key was looked for in.
+    """
+    data = _data(received)
+    text, code = _text(received, data), _code(data)
+    request_id = _request_id(received.headers, data)
+    code, request_id = (value and private.clean(value) for value in (code, request_id))
+    said = private.clean(text) if text else ""
+    message = f"{service}: {request} answered {received.status}"
+    if code and code not in said:
+        message += f" {code}"
+    if said:
+        message += f": {said}"
+    if request_id:
+        message += f" (request {request_id})"
+    wait = retry_after(received.headers)
+    if wait is not None:
+        message += f", and asks for a wait of {wait:.3g} s"
+    if step := _next_step(received, key_names):
+        message += f"; {step}"
+    return ServiceError(
+        message,
+        status=received.status,
+        code=code,
+        request_id=request_id,
+        retry_after=wait,
+        retryable=received.status in PASSING_STATUSES,
+    )
+
+
+def _next_step(received: Received, key_names: tuple[str, ...]) -> str:
+    if 300 <= received.status < 400:
+        return "redirects are not followed; set base_url to the address that the service has now"
+    step = _NEXT.get(received.status, "")
+    if received.status in (401, 403) and key_names:
+        return step.replace("the API key", f"the API key in {' or '.join(key_names)}")
+    return step
+
+
+def _data(received: Received) -> Any:
+    try:
+        return json.loads(received.content)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _text(received: Received, data: Any) -> str:
+    """What the service says, from the shapes that services of this kind use."""
+    error = members(data, "error")
+    detail = members(data, "detail")
+    for candidate in (error, members(error, "message"), members(data, "message"), detail, members(detail, "message")):
+        if isinstance(candidate, str) and candidate.strip():
+            return candidate
+    complaints = detail if isinstance(detail, list) else members(data, "errors")
+    if isinstance(complaints, list):
+        # Only place and message: the entry's `input` is the document that was complained of.
+        return "; ".join(filter(None, map(_complaint, complaints[:3])))
+    if isinstance(data, str):
+        return data[:_RAW]
+    return _raw_text(received) if data is None else ""
+
+
+def _complaint(entry: Any) -> str:
+    place = members(entry, "loc") or members(entry, "field")
+    said = members(entry, "msg") or members(entry, "message")
+    if isinstance(place, list):
+        place = ".".join(map(str, place))
+    return ": ".join(part for part in (place, said) if isinstance(part, str) and part)
+
+
+def _raw_text(received: Received) -> str:
+    body = received.content[: 20 * _RAW].decode("utf-8", "replace").strip()
+    if not body or body == "null":
+        return "no text" if not body else ""
+    if body.startswith("<"):
+        title = re.search(r"<title[^>]*>(.*?)</title>", body, re.IGNORECASE | re.DOTALL)
+        return f"an HTML page: {html.unescape(title[1])}" if title else "an HTML page"
+    return body[:_RAW]
+
+
+def _code(data: Any) -> str | None:
+    places = (
+        ("code",),
+        ("error_type",),
+        ("detail", "error_type"),
+        ("error", "code"),
+        ("error", "type"),
+        ("type",),
+    )
+    for place in places:
+        if isinstance(found := members(data, *place), str) and found.strip():
+            return found
+    return None
+
+
+def _request_id(headers: Mapping[str, str], data: Any) -> str | None:
+    for name in _ID_HEADERS:
+        if found := headers.get(name):
+            return found
+    for name in _ID_MEMBERS:
+        if isinstance(found := members(data, name), str) and found.strip():
+            return found
+    return None
+
+
+def _printable(text: str) -> str:
+    """The text on one line, without control characters."""
+    return "".join(letter if letter.isprintable() else "�" for letter in " ".join(text.split()))

@@ -1,0 +1,161 @@
+"""The request planner: which documents of a query go into which request."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+from milvus_pipeline import RerankJob, StageError
+
+BYTES_PER_TOKEN: Final = 3
+"""Bytes of UTF-8 that count as a token. English has about four, Chinese and Japanese about three: an estimate that is
+rather too high, since a request that is too large is refused as a whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a service takes in one request.
+
+    Args:
+        documents: number of documents, at most; None for any number.
+        tokens: estimated tokens, at most; None for any number. A single document is sent however long it is.
+        document_tokens: the service cuts a document at so many tokens, so that what is longer counts no more.
+        query_repeats: the service counts the query once for each document, not once a request.
+        listwise: the documents of a request see each other, so that scores of two requests cannot be compared.
+    """
+
+    documents: int | None = None
+    tokens: int | None = None
+    document_tokens: int | None = None
+    query_repeats: bool = True
+    listwise: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The documents of one request.
+
+    Args:
+        places: positions of the documents among the texts of the job.
+        tokens: estimated tokens of the request.
+        top_k: how many of the best are wanted; at least 1, at most the number of documents.
+    """
+
+    places: tuple[int, ...]
+    tokens: int
+    top_k: int
+
+    def texts(self, job: RerankJob) -> list[str]:
+        """The documents, as they are sent."""
+        return [sendable(job.texts[place]) for place in self.places]
+
+    def halves(self) -> tuple[Part, Part]:
+        """Two requests in place of this one, which has at least two documents."""
+        middle = len(self.places) // 2
+        return self._half(self.places[:middle]), self._half(self.places[middle:])
+
+    def _half(self, places: tuple[int, ...]) -> Part:
+        return Part(places, self.tokens // 2, min(self.top_k, len(places)))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The requests for one query.
+
+    Args:
+        parts: none where every document is blank.
+        blank: number of documents that are left out, having nothing but white space.
+        warnings: what the reader of the result should know.
+    """
+
+    parts: tuple[Part, ...]
+    blank: int
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def figures(self) -> dict[str, int]:
+        """Requests, documents and estimated tokens."""
+        return {
+            "requests": len(self.parts),
+            "documents": sum(len(part.places) for part in self.parts),
+            "tokens": sum(part.tokens for part in self.parts),
+        }
+
+
+def plan(job: RerankJob, limits: Limits, service: str) -> Plan:
+    """Leave out blank documents, and split the others into requests within the limits.
+
+    Raises:
+        StageError: the list would have to be split, but the model is listwise.
+    """
+    places = [place for place, text in enumerate(job.texts) if text.strip()]
+    blank = len(job.texts) - len(places)
+    query = estimated_tokens(job.query)
+    sizes = {place: _size(job.texts[place], query, limits) for place in places}
+    once = 0 if limits.query_repeats else query
+    warnings = [f"{blank} of {len(job.texts)} documents are blank; ranked last, without a score"] if blank else []
+    if limits.listwise:
+        warnings += _listwise_check(len(places), once + sum(sizes.values()), limits, service)
+        limits = Limits()
+    parts = [
+        Part(tuple(group), once + sum(sizes[place] for place in group), min(job.top_k or len(group), len(group)))
+        for group in _groups(places, sizes, limits, once)
+    ]
+    return Plan(tuple(parts), blank, tuple(warnings))
+
+
+def _listwise_check(count: int, tokens: int, limits: Limits, service: str) -> list[str]:
+    """The warning that a list is long for one request; StageError where it cannot be sent at all."""
+    if limits.documents is not None and count > limits.documents:
+        raise StageError(
+            f"{service} ranks the documents of a request against each other, so {count} of them cannot be split into "
+            f"requests of {limits.documents}; retrieve fewer (`limit`), or take a model that scores pairs"
+        )
+    if limits.tokens is not None and tokens > limits.tokens:
+        return [
+            f"about {tokens:,} tokens in one request, where {service} reads {limits.tokens:,}; not split, since scores "
+            "of two requests cannot be compared; retrieve fewer, or shorten the documents"
+        ]
+    return []
+
+
+def _groups(places: Sequence[int], sizes: dict[int, int], limits: Limits, once: int) -> Iterator[list[int]]:
+    """Neighbours, as even in number as the limit of documents allows, and each group within the limit of tokens."""
+    if not places:
+        return
+    requests = math.ceil(len(places) / (limits.documents or len(places)))
+    bounds = [round(len(places) * number / requests) for number in range(requests + 1)]
+    for first, end in pairwise(bounds):
+        group: list[int] = []
+        tokens = once
+        for place in places[first:end]:
+            if group and limits.tokens is not None and tokens + sizes[place] > limits.tokens:
+                yield group
+                group, tokens = [], once
+            group.append(place)
+            tokens += sizes[place]
+        yield group
+
+
+def _size(text: str, query: int, limits: Limits) -> int:
+    tokens = estimated_tokens(text)
+    if limits.document_tokens is not None:
+        tokens = min(tokens, limits.document_tokens)
+    return tokens + (query if limits.query_repeats else 0)
+
+
+def estimated_tokens(text: str) -> int:
+    """About how many tokens a text has, by its length in UTF-8; at least 1."""
+    return max(1, math.ceil(len(text.encode("utf-8", "surrogatepass")) / BYTES_PER_TOKEN))
+
+
+def sendable(text: str) -> str:
+    """The text with halves of surrogate pairs, which UTF-8 cannot carry, replaced by U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

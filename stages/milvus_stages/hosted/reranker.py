@@ -1,0 +1,347 @@
+"""The base of the rerankers that are a service on HTTP, hosted or one's own."""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, ClassVar
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr
+
+from milvus_pipeline import (
+    PASSING_STATUSES,
+    Context,
+    Deadline,
+    Reranker,
+    RerankJob,
+    RetrySettings,
+    ServiceError,
+    StageError,
+)
+from milvus_stages._secrets import FromEnv, VariableName, names_a_secret, secret_from
+from milvus_stages.hosted.exchange import Exchange, Work
+from milvus_stages.hosted.plan import Limits, Plan, plan
+from milvus_stages.hosted.replies import Received, Reply, counted, listed, members
+from milvus_stages.hosted.throttle import Rate
+from milvus_stages.hosted.transport import Transport
+
+_USER_AGENT = "milvus-search-pipeline"
+
+_OWN_HEADERS = frozenset({"content-type", "content-length", "transfer-encoding", "connection", "host"})
+"""Headers that the transport writes."""
+
+_MARGIN = 0.05
+"""Seconds, at most, by which requests end before the deadline, so that the queries that were answered are kept."""
+
+
+class HostedRetry(RetrySettings):
+    """``RetrySettings`` for services whose windows of rate are a minute long."""
+
+    attempts: Annotated[int, Field(ge=1, le=100, description="Attempts in all; 1 for no repetition.")] = 4
+    min_wait: Annotated[
+        float, Field(gt=0, allow_inf_nan=False, description="Seconds before the second attempt, at most.")
+    ] = 0.5
+    max_wait: Annotated[
+        float,
+        Field(
+            gt=0,
+            allow_inf_nan=False,
+            description="Seconds before any attempt, at most; an error that asks for a longer wait is final.",
+        ),
+    ] = 60.0
+
+
+def _checked_url(url: str) -> str:
+    # No message repeats the URL, which may hold what must not be shown.
+    url = url.strip().rstrip("/")
+    try:
+        parts = urlsplit(url)
+        right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        right = False
+    if not right or not re.fullmatch(r"[!-~]+", url):
+        raise ValueError("must be http://HOST or https://HOST, with a port and a path if need be")
+    if "@" in parts.netloc:
+        raise ValueError("must not hold user and password; put the key in the variable that `api_key_env` names")
+    if parts.query or parts.fragment:
+        raise ValueError("must end with the host, the port or the path, without `?` and `#`")
+    return url
+
+
+def _checked_headers(headers: Any) -> Any:
+    if not isinstance(headers, Mapping):
+        return headers
+    checked: dict[str, str | FromEnv] = {}
+    for name, value in headers.items():
+        if not isinstance(name, str) or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
+            raise ValueError("a name must be letters, digits and dashes")
+        if name.lower() in _OWN_HEADERS:
+            raise ValueError(f"{name} is written by the transport and cannot be set")
+        if isinstance(value, FromEnv):
+            checked[name] = value
+        elif isinstance(value, Mapping):
+            if set(value) != {"env"} or not isinstance(value["env"], str):
+                raise ValueError(f"{name}: must be a text, or {{env: NAME}} with the name of an environment variable")
+            checked[name] = FromEnv(env=value["env"])
+        elif not isinstance(value, str) or not re.fullmatch(r"[ -~]*", value):
+            raise ValueError(f"{name}: must be a text of printable ASCII, or {{env: NAME}}")
+        elif names_a_secret(name):
+            raise ValueError(
+                f"{name}: looks like a secret; write {{env: NAME}} with the name of a variable that holds it"
+            )
+        else:
+            checked[name] = value
+    return checked
+
+
+BaseURL = Annotated[str, AfterValidator(_checked_url)]
+
+
+class HostedReranker(Reranker):
+    """A reranker that asks a service. Write ``payload``, and ``parse`` where the reply has a shape of its own.
+
+    This class reads the key, plans the requests, sends them from blocking callers and event loops, repeats what may
+    pass, keeps to the limits of concurrency and rate, checks the replies and counts the usage. It never trusts a text
+    that comes back: scores are taken by index.
+
+    Class attributes:
+        path: of the endpoint, put behind ``base_url`` as far as that does not end in it already.
+        default_url: the service's address; None where the user has to give it in ``base_url``.
+        key_names: environment variables that the key is looked for in, in this order; none where a service needs none.
+        takes_top_n: the service can be asked for fewer scores than it is given documents.
+        may_return_more: it may give more than it was asked for.
+    """
+
+    path: ClassVar[str] = "/rerank"
+    default_url: ClassVar[str | None] = None
+    key_names: ClassVar[tuple[str, ...]] = ()
+    takes_top_n: ClassVar[bool] = True
+    may_return_more: ClassVar[bool] = False
+
+    model: Annotated[
+        str | None, Field(min_length=1, description="The service's name of the model; its own choice by default.")
+    ] = None
+    api_key_env: Annotated[
+        VariableName | None,
+        Field(
+            description="Name of the environment variable that holds the API key; the service's usual one by default."
+        ),
+    ] = None
+    base_url: Annotated[
+        BaseURL | None, Field(description="Address of the service, or of a proxy; its public one by default.")
+    ] = None
+    headers: Annotated[
+        dict[str, str | FromEnv],
+        BeforeValidator(_checked_headers),
+        Field(description="Headers to add to each request; {env: NAME} takes a value from the environment."),
+    ] = {}
+    request_timeout: Annotated[
+        float, Field(gt=0, allow_inf_nan=False, description="Seconds that one attempt at a request may take.")
+    ] = 30.0
+    max_concurrency: Annotated[
+        int, Field(ge=1, le=1024, description="Requests of this stage under way at the same time, at most.")
+    ] = 8
+    requests_per_minute: Annotated[
+        int | None, Field(ge=1, description="Requests in any 60 seconds, at most; no limit by default.")
+    ] = None
+    tokens_per_minute: Annotated[
+        int | None, Field(ge=1, description="Estimated tokens sent in any 60 seconds, at most; no limit by default.")
+    ] = None
+    max_documents: Annotated[
+        int | None, Field(ge=1, description="Documents in one request, at most; what the service takes by default.")
+    ] = None
+    retry: Annotated[HostedRetry, Field(description="How failures that may pass are repeated.")] = HostedRetry()
+
+    _exchange: Exchange | None = PrivateAttr(default=None)
+
+    # -- what a provider says -----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def payload(self, query: str, texts: list[str], top_n: int) -> Mapping[str, Any]:
+        """The body of a request, as plain data.
+
+        Args:
+            query: not blank.
+            texts: at least one, none of them blank.
+            top_n: how many of the best are wanted; from 1 to the number of texts.
+        """
+
+    def parse(self, data: Any, headers: Mapping[str, str]) -> Reply:
+        """What a reply says, from its JSON.
+
+        Reads the shapes that most services share: a list under ``results`` or ``data``, or the list itself, of
+        objects with ``index`` and with ``relevance_score`` or ``score``; and the token counts under ``usage``.
+
+        Args:
+            data: the body.
+            headers: of the reply; looked up by lower-case names.
+
+        Raises:
+            BadReply: it is none of these.
+        """
+        return Reply(
+            listed(data), counted(members(data, "usage"), "prompt_tokens", "completion_tokens", "total_tokens")
+        )
+
+    def limits(self) -> Limits:
+        """What the service takes in one request."""
+        return Limits()
+
+    def address(self, key: str | None) -> str | None:
+        """The service's address where no ``base_url`` is given."""
+        return self.default_url
+
+    def too_large(self, error: ServiceError) -> bool:
+        """Whether the service may take fewer documents where it refused these."""
+        return error.status == 413
+
+    def passing(self, received: Received) -> bool:
+        """Whether the same request may succeed later where it got this reply."""
+        return received.status in PASSING_STATUSES
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    def setup(self) -> None:
+        """Read the key, and get ready to connect. Nothing is sent."""
+        headers, secrets = self._sent_headers()
+        key = None if "authorization" in headers else self._key()
+        if key is not None:
+            headers["authorization"] = f"Bearer {key}"
+            secrets += (key,)
+        base = self.base_url or self.address(key)
+        if base is None:
+            raise StageError(f"{self.type}: base_url is not set; give the address of your server")
+        url = joined(base, self.path)
+        self._exchange = Exchange(
+            self,
+            Transport(url, headers, self.max_concurrency, self.type),
+            secrets=secrets,
+            key_names=self._key_variables,
+            retry=self.retry,
+            max_concurrency=self.max_concurrency,
+            rate=Rate(self.requests_per_minute, self.tokens_per_minute),
+            request_timeout=self.request_timeout,
+        )
+
+    def teardown(self) -> None:
+        """Let go of connections and threads."""
+        if self._exchange is not None:
+            self._exchange.close()
+            self._exchange = None
+
+    async def aclose(self) -> None:
+        """``close`` without blocking the event loop; closes what was opened for this event loop alone first."""
+        if self._exchange is not None and self._users == 1:
+            await self._exchange.aclose_here()
+        await super().aclose()
+
+    @property
+    def _key_variables(self) -> tuple[str, ...]:
+        return self.key_names if self.api_key_env is None else (self.api_key_env,)
+
+    def _key(self) -> str | None:
+        names = self._key_variables
+        return secret_from(names, f"{self.type}: the API key") if names else None
+
+    def _sent_headers(self) -> tuple[dict[str, str], tuple[str, ...]]:
+        """The headers by lower-case names, and the values that are secret."""
+        headers, secrets = {"user-agent": _USER_AGENT}, []
+        for name, value in self.headers.items():
+            if isinstance(value, FromEnv):
+                value = secret_from([value.env], f"{self.type}: the header {name}", words=True)
+                secrets += [value, *value.split()]
+            headers[name.lower()] = value
+        return headers, tuple(secrets)
+
+    # -- work ---------------------------------------------------------------------------------------------------
+
+    def score(self, query: str, texts: Sequence[str]) -> Iterable[float | None]:
+        """The relevance of each text to the query, as the service gives it; None for a blank text."""
+        context = Context(Deadline.after(self.timeout), 1)
+        scores = self.score_batch([RerankJob(query, texts)], context)
+        for error in context.failures.values():
+            raise error
+        return scores[0]
+
+    def score_batch(self, jobs: Sequence[RerankJob], context: Context) -> list[list[float | None]]:
+        """Score several queries, whose requests overlap."""
+        works = self._works(jobs, context)
+        try:
+            self._opened.run(list(works.values()), _before(context.deadline))
+        finally:
+            scores = _reported(works, jobs, context)
+        return scores
+
+    async def ascore_batch(self, jobs: Sequence[RerankJob], context: Context) -> list[list[float | None]]:
+        """``score_batch`` for an event loop, without a thread."""
+        works = self._works(jobs, context)
+        try:
+            await self._opened.arun(list(works.values()), _before(context.deadline))
+        finally:
+            scores = _reported(works, jobs, context)
+        return scores
+
+    def dry_run_batch(self, jobs: Sequence[RerankJob], context: Context) -> None:
+        """Note what would be sent: requests, documents and estimated tokens."""
+        for position, planned in self._plans(jobs, context):
+            for warning in planned.warnings:
+                context.warn(warning, position)
+            context.note(position, planned=planned.figures)
+
+    @property
+    def _opened(self) -> Exchange:
+        if self._exchange is None:
+            raise StageError(f"{self.name} is not open; call open() first")
+        return self._exchange
+
+    def _works(self, jobs: Sequence[RerankJob], context: Context) -> dict[int, Work]:
+        return {position: Work(jobs[position], planned) for position, planned in self._plans(jobs, context)}
+
+    def _plans(self, jobs: Sequence[RerankJob], context: Context) -> Iterator[tuple[int, Plan]]:
+        limits = self._limits()
+        for position, job in enumerate(jobs):
+            try:
+                yield position, plan(job, limits, f"{self.type} ({self.model})" if self.model else self.type)
+            except StageError as error:
+                context.fail(position, error)
+
+    def _limits(self) -> Limits:
+        """The service's limits, or lower ones where the configuration says so."""
+        limits = self.limits()
+        tokens = [each for each in (limits.tokens, None if limits.listwise else self.tokens_per_minute) if each]
+        return Limits(
+            documents=self.max_documents or limits.documents,
+            tokens=min(tokens, default=None),
+            document_tokens=limits.document_tokens,
+            query_repeats=limits.query_repeats,
+            listwise=limits.listwise,
+        )
+
+
+def joined(base: str, path: str) -> str:
+    """The URL of an endpoint: the path behind the base, as far as the base does not end in it already."""
+    base = base.rstrip("/")
+    parts = path.strip("/").split("/")
+    for count in range(len(parts), 0, -1):
+        if urlsplit(base).path.endswith("/" + "/".join(parts[:count])):
+            return "/".join([base, *parts[count:]])
+    return "/".join([base, *parts])
+
+
+def _before(deadline: Deadline) -> Deadline:
+    """A little before the deadline."""
+    left = deadline.remaining()
+    if deadline.at is None or left is None:
+        return deadline
+    return Deadline(deadline.at - min(_MARGIN, left / 10), deadline.budget)
+
+
+def _reported(works: Mapping[int, Work], jobs: Sequence[RerankJob], context: Context) -> list[list[float | None]]:
+    """The scores of each query; its failure, warnings and usage go into the report."""
+    for position, work in works.items():
+        work.report(context, position)
+    return [
+        works[position].scores if position in works else [None] * len(job.texts) for position, job in enumerate(jobs)
+    ]

@@ -1,0 +1,165 @@
+"""What keeps a reranker from asking too much of its service: slots, and a limit of rate.
+
+Both are shared by the threads of blocking callers and by the tasks of any number of event loops, which neither
+``threading`` nor ``asyncio`` has a semaphore for, and both end waits by a deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, contextmanager
+from typing import Final, NamedTuple
+
+from milvus_pipeline import Deadline, DeadlineError
+
+_WINDOW: Final = 60.0
+"""Seconds that services count requests and tokens over."""
+
+
+class Slots:
+    """At most ``count`` holders at a time; who waits is served in order."""
+
+    def __init__(self, count: int) -> None:
+        self._lock = threading.Lock()
+        self._free = count
+        self._waiting: deque[Future[None]] = deque()
+
+    @contextmanager
+    def held(self, deadline: Deadline) -> Iterator[None]:
+        """Hold a slot.
+
+        Raises:
+            DeadlineError: none came free in time.
+        """
+        ticket = self._ticket()
+        try:
+            if not ticket.done():
+                ticket.result(deadline.remaining())
+        except BaseException as error:
+            self._give_up(ticket)
+            if isinstance(error, TimeoutError):
+                raise _no_slot(deadline) from None
+            raise
+        try:
+            yield
+        finally:
+            self._release()
+
+    @asynccontextmanager
+    async def aheld(self, deadline: Deadline) -> AsyncIterator[None]:
+        """``held`` for a task."""
+        ticket = self._ticket()
+        try:
+            if not ticket.done():
+                async with asyncio.timeout(deadline.remaining()):
+                    await asyncio.wrap_future(ticket)
+        except BaseException as error:
+            self._give_up(ticket)
+            if isinstance(error, TimeoutError):
+                raise _no_slot(deadline) from None
+            raise
+        try:
+            yield
+        finally:
+            self._release()
+
+    def _ticket(self) -> Future[None]:
+        ticket: Future[None] = Future()
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                ticket.set_result(None)
+            else:
+                self._waiting.append(ticket)
+        return ticket
+
+    def _give_up(self, ticket: Future[None]) -> None:
+        if not ticket.cancel():
+            self._release()  # the slot came at the last moment
+
+    def _release(self) -> None:
+        with self._lock:
+            while self._waiting:
+                ticket = self._waiting.popleft()
+                if ticket.set_running_or_notify_cancel():
+                    ticket.set_result(None)
+                    return
+            self._free += 1
+
+
+def _no_slot(deadline: Deadline) -> DeadlineError:
+    return DeadlineError(
+        f"no request could be begun in the time given ({deadline.budget:g} s), since `max_concurrency` others were "
+        "under way; raise it, raise `timeout`, or ask for less"
+    )
+
+
+class _Booking(NamedTuple):
+    at: float
+    tokens: int
+
+
+class Rate:
+    """At most so many requests, and so many estimated tokens, in any 60 seconds.
+
+    Requests are booked in the order they come, each for the first moment at which the limits allow it. A request of
+    more tokens than the limit has the minute to itself.
+
+    Args:
+        requests: in 60 seconds; None for any number.
+        tokens: in 60 seconds; None for any number.
+    """
+
+    def __init__(self, requests: int | None, tokens: int | None) -> None:
+        self._requests = requests
+        self._tokens = tokens
+        self._lock = threading.Lock()
+        self._booked: deque[_Booking] = deque()
+        self._booked_tokens = 0
+
+    def book(self, tokens: int, deadline: Deadline) -> float:
+        """Book a request.
+
+        Returns:
+            Seconds to wait before it is sent.
+
+        Raises:
+            DeadlineError: its turn comes only after the deadline. Nothing is booked.
+        """
+        if self._requests is None and self._tokens is None:
+            return 0.0
+        with self._lock:
+            now = time.monotonic()
+            start = max(now, self._booked[-1].at) if self._booked else now
+            count, total = len(self._booked), self._booked_tokens
+            past = 0
+            for booking in self._booked:
+                if not self._exceeded(count + 1, total + tokens) and booking.at > start - _WINDOW:
+                    break
+                start = max(start, booking.at + _WINDOW)
+                past, count, total = past + 1, count - 1, total - booking.tokens
+            left = deadline.remaining()
+            if left is not None and start - now >= left:
+                raise DeadlineError(
+                    f"the limit of rate ({self}) lets the next request begin in {start - now:.1f} s, after the time "
+                    f"given ({deadline.budget:g} s) is used up; raise `timeout`, or the limit if your plan allows it"
+                )
+            for _ in range(past):
+                self._booked_tokens -= self._booked.popleft().tokens
+            self._booked.append(_Booking(start, tokens))
+            self._booked_tokens += tokens
+            return start - now
+
+    def _exceeded(self, requests: int, tokens: int) -> bool:
+        return (self._requests is not None and requests > self._requests) or (
+            self._tokens is not None and tokens > self._tokens
+        )
+
+    def __str__(self) -> str:
+        limits = ((self._requests, "requests"), (self._tokens, "tokens"))
+        return " and ".join(f"{limit:,} {noun} a minute" for limit, noun in limits if limit is not None)

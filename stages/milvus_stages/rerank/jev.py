@@ -1,0 +1,66 @@
+"""TypeSafe's decision model Jev, as a reranker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from milvus_pipeline import ServiceError
+from milvus_stages.hosted import BadReply, HostedReranker, Limits, Reply, counted, members
+
+
+class Jev(HostedReranker):
+    """Scores with Jev, which answers yes-or-no questions: the probability, from 0 to 1, that a document is relevant.
+
+    One question a document, several in a request; the answers do not depend on each other. Models: ``jev-latest``, a
+    name that moves, or a version such as ``jev-1.13.0``.
+    """
+
+    type: ClassVar[str] = "jev"
+    path: ClassVar[str] = "/v1/systemone"
+    default_url: ClassVar[str | None] = "https://api.typesafe.ai"
+    key_names: ClassVar[tuple[str, ...]] = ("TYPESAFE_API_KEY",)
+    takes_top_n: ClassVar[bool] = False
+
+    model: Annotated[str, Field(min_length=1, description="The service's name of the model.")] = "jev-latest"
+    question: Annotated[str, Field(min_length=1, description="What is asked of each document.")] = (
+        "Is the document relevant to the query?"
+    )
+
+    def limits(self) -> Limits:
+        """64,000 tokens a request; the number of questions is kept to what others do."""
+        return Limits(documents=30, tokens=60_000, query_repeats=False)
+
+    def payload(self, query: str, texts: list[str], top_n: int) -> Mapping[str, Any]:
+        """The document stands in its question, so that no other question sees it."""
+        return {
+            "model": self.model,
+            "state": {"query": query},
+            "questions": {
+                f"d{index}": {"type": "noul", "instructions": {"task": self.question, "document": text}}
+                for index, text in enumerate(texts)
+            },
+        }
+
+    def parse(self, data: Any, headers: Mapping[str, str]) -> Reply:
+        """The answers are an object by name of the question, in any order."""
+        answers = members(data, "answers")
+        if not isinstance(answers, Mapping):
+            raise BadReply("the reply has no object 'answers'")
+        usage = counted(members(data, "usage"), "input_tokens", "output_tokens")
+        return Reply([_scored(name, answer) for name, answer in answers.items()], usage)
+
+    def too_large(self, error: ServiceError) -> bool:
+        """Nothing is cut: what is too long is refused."""
+        return super().too_large(error) or (error.status == 400 and error.code == "max_tokens_exceeded")
+
+
+def _scored(name: str, answer: Any) -> tuple[int, Any]:
+    number = name.removeprefix("d")
+    if not (number.isascii() and number.isdigit()) or name != f"d{int(number)}":
+        raise BadReply("an answer has a name that no question had")
+    if "noul" not in (answer if isinstance(answer, Mapping) else {}):
+        raise BadReply(f"the answer on document {number} has no 'noul'")
+    return int(number), answer["noul"]

@@ -1,0 +1,64 @@
+"""Jina AI's rerankers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Final
+
+from pydantic import Field
+
+from milvus_stages.hosted import HostedReranker, Limits, Reply, counted, listed, members
+
+_LISTWISE: Final = "jina-reranker-v3"
+_LISTWISE_TOKENS: Final = 131_000
+
+
+class Jina(HostedReranker):
+    """Scores with Jina AI's rerank API; from -1 to 1 with version 3 and later, which are cosines, else from 0 to 1.
+
+    Models: ``jina-reranker-v3.5``, ``jina-reranker-v3``, ``jina-reranker-m0``, ``jina-reranker-v2-base-multilingual``,
+    ``jina-reranker-v1-base-en``, ``jina-reranker-v1-turbo-en``, ``jina-reranker-v1-tiny-en``, ``jina-colbert-v2``,
+    ``jina-colbert-v1-en``. Those of version 3 are listwise: the documents of a request see each other, so a list is
+    never split.
+    """
+
+    type: ClassVar[str] = "jina"
+    path: ClassVar[str] = "/v1/rerank"
+    default_url: ClassVar[str | None] = "https://api.jina.ai"
+    key_names: ClassVar[tuple[str, ...]] = ("JINA_API_KEY", "JINAAI_API_KEY")
+
+    model: Annotated[str, Field(min_length=1, description="The service's name of the model.")] = "jina-reranker-v3.5"
+    max_concurrency: Annotated[
+        int,
+        Field(ge=1, le=1024, description="Requests of this stage under way at the same time; a free key has five."),
+    ] = 5
+    max_doc_length: Annotated[
+        int | None,
+        Field(ge=1, le=8192, description="Tokens of a document that are read, with version 3 and later."),
+    ] = None
+    truncation: Annotated[
+        bool | None, Field(description="Cut what is too long, with versions 1 and 2; the service's choice by default.")
+    ] = None
+
+    def limits(self) -> Limits:
+        """No number of documents is stated; what version 3 reads bounds the tokens of a list."""
+        if not self.model.startswith(_LISTWISE):
+            return Limits()
+        cut = self.max_doc_length or (8192 if self.model.startswith("jina-reranker-v3.5") else 2048)
+        return Limits(tokens=_LISTWISE_TOKENS, document_tokens=cut, query_repeats=False, listwise=True)
+
+    def payload(self, query: str, texts: list[str], top_n: int) -> Mapping[str, Any]:
+        """Echoes are the default of the service, so that they have to be declined."""
+        body: dict[str, Any] = {
+            "model": self.model,
+            "query": query,
+            "documents": texts,
+            "top_n": top_n,
+            "return_documents": False,
+        }
+        options = {"max_doc_length": self.max_doc_length, "truncation": self.truncation}
+        return body | {name: value for name, value in options.items() if value is not None}
+
+    def parse(self, data: Any, headers: Mapping[str, str]) -> Reply:
+        """``document`` comes in four shapes, and is not read."""
+        return Reply(listed(data, ["results"], ["relevance_score"]), counted(members(data, "usage"), "total_tokens"))

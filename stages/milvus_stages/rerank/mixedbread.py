@@ -1,0 +1,42 @@
+"""Mixedbread's rerankers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Final
+
+from pydantic import Field
+
+from milvus_stages.hosted import HostedReranker, Limits, Received
+
+_SAID: Final = {"true": True, "false": False}
+
+
+class Mixedbread(HostedReranker):
+    """Scores with Mixedbread's reranking API; its range is not documented.
+
+    Models: ``mixedbread-ai/mxbai-rerank-large-v2``, the service's own default, and others by the names they have there.
+    """
+
+    type: ClassVar[str] = "mixedbread"
+    path: ClassVar[str] = "/v1/reranking"
+    default_url: ClassVar[str | None] = "https://api.mixedbread.com"
+    key_names: ClassVar[tuple[str, ...]] = ("MXBAI_API_KEY",)
+
+    model: Annotated[str, Field(min_length=1, max_length=500, description="The service's name of the model.")] = (
+        "mixedbread-ai/mxbai-rerank-large-v2"
+    )
+    rewrite_query: Annotated[bool, Field(description="Let the service reword the query first.")] = False
+
+    def limits(self) -> Limits:
+        """1,000 documents; no bound of tokens is stated."""
+        return Limits(documents=1000)
+
+    def payload(self, query: str, texts: list[str], top_n: int) -> Mapping[str, Any]:
+        """The documents go by the name of ``input``."""
+        body = {"model": self.model, "query": query, "input": texts, "top_k": top_n, "return_input": False}
+        return body | ({"rewrite_query": True} if self.rewrite_query else {})
+
+    def passing(self, received: Received) -> bool:
+        """As the service itself says in ``x-should-retry``, else by the status."""
+        return _SAID.get(received.headers.get("x-should-retry", ""), super().passing(received))
