@@ -1,31 +1,69 @@
 """Stand-ins for hosted rerank services: HTTP/1.1 over real sockets, as strict as the services, with a script.
 
-    from support.standins import StandIn, Reply
+    from support.standins import StandIn, errors, late
 
-    with StandIn("cohere") as server:                 # cohere, voyage; further providers follow
-        stage = Cohere(base_url=server.url, ...)      # the key is server.key, an obviously false one
-        server.script(server.error(503), server.error(503))   # the next two replies; then the normal one
-        server.always(server.error(500))              # every one, until server.clear()
+    with StandIn("cohere") as server:       # or voyage, jina, tei, vllm, infinity, mixedbread, jev
+        reranker = Cohere(base_url=server.url, ...)            # the key is server.key, obviously a false one
+        server.script(server.error(503), server.error(503))    # the next two replies; then the normal one
+        server.always(server.error(500))                       # every one, until server.clear()
         ...
-        assert [r.path for r in server.requests] == ["/v2/rerank"] * 3
-        assert all(r.refused is None for r in server.requests)   # what was sent was right, whatever was scripted
-        assert server.requests[0].body["top_n"] == 2   # also: method, headers, key, raw, arrived, abandoned
+        assert [request.path for request in server.requests] == ["/v2/rerank"] * 3
+        assert all(request.refused is None for request in server.requests)
+        assert server.requests[0].body["top_n"] == 2
 
-What a request is checked for is the provider's (one small module each): a wrong request gets that service's own error.
-Limits are settings: ``StandIn("voyage", max_documents=5, max_total_tokens=100)``; ``locked``: whether a key is needed.
+A `Request` has method, path, headers (by lower-case name), key, body (JSON), raw (bytes), arrived (monotonic seconds),
+abandoned (the client left before it had the reply), and refused: why the service's rules forbid it, whatever the script
+said; None for a right one. What is checked is in each provider's module. Limits are its fields, and settings here:
+``StandIn("voyage", max_documents=5, max_total_tokens=100)``. ``locked`` says whether the key is needed; by default it
+is, but for tei, vllm and infinity.
 
-`relevance` (query, text) is the score that every stand-in gives; `ranking` orders texts by it. `tokens` counts.
+`relevance` (query, text) is the score that every stand-in gives, in (0, 1); jina's v3 models give 2 * relevance - 1.
+`ranking` orders texts by it, `tokens` counts.
 
 A scripted reply is a `Reply` (status, JSON body or bytes, headers, delay, pieces and pause, how the connection ends),
-or a function of the request and of the normal reply that returns one.
+or a function of the request and of the normal reply that returns one. There are catalogues of both by provider, from a
+name to the reply: `errors`, `rate_limits`, `variants` (unusual but right), `wrong` (status 200, and no result), and for
+all of them `FAULTS`, `late`, `dripping`, `closing`, `chunked`:
 
-Concurrency without sleeping: ``server.hold()``, start calls, ``server.wait_for(8)``, ``server.most_in_flight``,
-``server.release()``. ``server.latency = 0.05`` delays every reply; ``server.connections`` counts those accepted.
-After the block the thread and the sockets are gone, with requests in flight too.
+    @pytest.mark.parametrize("name", wrong("cohere"))
+    def test_a_wrong_reply_is_refused(name):
+        with StandIn("cohere") as server:
+            server.always(wrong("cohere")[name])
+
+``server.error(status, message, kind)`` is an error of any status in the provider's shape.
+
+Concurrency without sleeping: ``server.hold()``, start calls, ``server.wait_for(8)`` (requests),
+``server.most_in_flight``, ``server.release()``. ``server.latency = 0.05`` delays every reply; ``server.connections``
+counts those accepted, ``server.open_connections`` those open. After the block the thread and the sockets are gone, with
+requests in flight too.
+
+`standin_process` runs one in a process of its own.
 """
 
-from support.standins.messages import Reply, Request
+from support.standins.messages import Reply, Request, changed
+from support.standins.process import standin_process
+from support.standins.providers import PROVIDERS
 from support.standins.relevance import ranking, relevance, tokens
+from support.standins.replies import FAULTS, chunked, closing, dripping, errors, late, rate_limits, variants, wrong
 from support.standins.server import StandIn
 
-__all__ = ["Reply", "Request", "StandIn", "ranking", "relevance", "tokens"]
+__all__ = [
+    "FAULTS",
+    "PROVIDERS",
+    "Reply",
+    "Request",
+    "StandIn",
+    "changed",
+    "chunked",
+    "closing",
+    "dripping",
+    "errors",
+    "late",
+    "ranking",
+    "rate_limits",
+    "relevance",
+    "standin_process",
+    "tokens",
+    "variants",
+    "wrong",
+]

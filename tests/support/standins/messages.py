@@ -50,7 +50,7 @@ class Reply:
 
     Attributes:
         status: of HTTP.
-        body: bytes are sent as they are; anything else as JSON (None is the JSON ``null``).
+        body: bytes are sent as they are, without a content type; anything else as JSON (None is the JSON ``null``).
         headers: in addition to the content type and the length; they replace a default of the same name.
         delay: seconds before the first byte.
         chunked: without a length, in chunks.

@@ -124,13 +124,17 @@ class Provider(ABC):
 
     def _check_key(self, request: Request) -> None:
         """By the exact header, as the services do."""
-        if not (self.needs_key if self.locked is None else self.locked):
+        if not self.locks(request):
             return
         sent = request.headers.get("authorization")
         if not sent:
             refuse(self.missing_key(), "no key")
         if sent != f"Bearer {self.key}":
             refuse(self.bad_header() if not sent.startswith("Bearer ") else self.wrong_key(), "wrong key")
+
+    def locks(self, request: Request) -> bool:
+        """Whether a request needs the key."""
+        return self.needs_key if self.locked is None else self.locked
 
     def bad_header(self) -> Reply:
         """The refusal of an Authorization header that is not of the form ``Bearer <key>``."""

@@ -15,6 +15,7 @@ import h11
 
 from support.standins.messages import Refusal, Reply, Request, Scripted
 from support.standins.provider import Provider
+from support.standins.providers import make
 from support.standins.wire import Gone, Wire
 
 
@@ -29,8 +30,6 @@ class StandIn:
     """
 
     def __init__(self, provider: str, *, latency: float = 0.0, port: int = 0, **settings: Any) -> None:
-        from support.standins.providers import make
-
         self.provider: Provider = make(provider, **settings)
         self.latency = latency
         self._port = port

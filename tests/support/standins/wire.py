@@ -105,7 +105,7 @@ class Wire:
 
     @staticmethod
     def _head(reply: Reply, length: int) -> h11.Response:
-        headers = {"content-type": "application/json"}
+        headers = {} if isinstance(reply.body, bytes) else {"content-type": "application/json"}
         headers |= {"transfer-encoding": "chunked"} if reply.chunked else {"content-length": str(length)}
         headers |= {name.lower(): value for name, value in reply.headers.items()}
         if reply.ending == "close":
