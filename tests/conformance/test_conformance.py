@@ -36,8 +36,10 @@ QUERIES = ("where is the red plum?", "blue", "a question that none of the texts 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory, minilm):
-    """Small models and a small collection that stages can be made with."""
-    return World(tmp_path_factory.mktemp("world"), minilm)
+    """Small models, a small collection and services that stages can be made with."""
+    made = World(tmp_path_factory.mktemp("world"), minilm)
+    yield made
+    made.close()
 
 
 @pytest.fixture(params=NAMES)
@@ -71,6 +73,12 @@ def processed(stage: Stage, results: list[SearchResult]) -> tuple[list[SearchRes
     """What the stage makes of the results, and the context it was given."""
     context = Context(Deadline.after(120), len(results))
     return list(stage.process(results, context)), context
+
+
+def dry_run(stage: Stage, results: list[SearchResult]) -> tuple[list[SearchResult], Context]:
+    """What the stage makes of the results in a dry run, and the context it was given."""
+    context = Context(Deadline.after(120), len(results))
+    return list(stage.dry_run(results, context)), context
 
 
 def close_to(one: SearchResult, other: SearchResult) -> bool:
@@ -201,6 +209,19 @@ def test_it_opens_and_closes_more_than_once(stage, world):
     assert context.failures == {}
 
 
+def test_its_dry_run_leaves_its_input_alone(stage, world):
+    """A dry run gives as many results, new ones where they differ, and opens the stage only where it must."""
+    if stage.dry_run_opens:
+        with_stage_open(stage)
+    given = inputs(world)
+    before = copy.deepcopy(given)
+    results, context = dry_run(stage, given)
+    assert given == before
+    assert context.failures == {}
+    assert [result.query.id for result in results] == [result.query.id for result in given]
+    assert stage.is_open == stage.dry_run_opens
+
+
 def test_its_prints_hold_no_document(stage, world):
     """Neither repr nor str nor configuration of a stage that worked carries a text."""
     with_stage_open(stage)
@@ -235,6 +256,35 @@ def test_a_reranker_cuts_to_top_k_by_either_name(reranker, world):
         part, _ = processed(cut, inputs(world))
         cut.close()
         assert [result.hits for result in part] == [result.hits[:2] for result in whole]
+
+
+def test_a_reranker_sends_nothing_in_a_dry_run(reranker, world):
+    """Closed, it keeps hits, order and scores as they are, cuts to `top_k`, and plans in whole numbers."""
+    given = inputs(world)
+    whole, context = dry_run(reranker, given)
+    assert [result.hits for result in whole] == [result.hits for result in given]
+    cut = type(reranker)(**{**fields(reranker), "top_k": 2})
+    part, _ = dry_run(cut, given)
+    assert [result.hits for result in part] == [result.hits[:2] for result in given]
+    assert not reranker.is_open
+    sends = type(reranker).dry_run_batch is not Reranker.dry_run_batch
+    for details in context.details:
+        assert "usage" not in details
+        planned = details.get("planned", {})
+        assert ({"requests", "documents", "tokens"} <= planned.keys()) == sends
+        assert all(type(number) is int and number > 0 for number in planned.values())
+
+
+def test_a_reranker_tells_in_a_dry_run_what_it_cannot_rank(reranker, world):
+    """A blank query fails, alone, and hits without a text are left out, as in a run."""
+    blank, good = inputs(world, ["  ", "red plum"])
+    no_text = SearchResult(Query("red", id="2"), [Hit(1, None, 0.5)])
+    results, context = dry_run(reranker, [blank, good, no_text])
+    assert list(context.failures) == [0]
+    assert isinstance(context.failures[0], QueryError)
+    assert results[1].hits == good.hits
+    assert context.warnings[2] == ["1 of 1 hits have no text; ranked last, without a score"]
+    assert context.details[2] == {}
 
 
 def test_a_reranker_is_callable_alone(reranker, world):

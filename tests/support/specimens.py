@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import zlib
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,17 +13,34 @@ from typing import Any
 import numpy as np
 
 from milvus_pipeline import Stage, registry
+from support.standins import StandIn
 
 DIM = 16
 TEXTS = ("a red apple", "a green pear and a red plum", "the blue sky", "", "plum jam, where the red plum is")
 
 
 class World:
-    """What the stages of the suite are made with; each part is made when it is first asked for."""
+    """What the stages of the suite are made with; each part is made when it is first asked for, and ends with it."""
 
     def __init__(self, folder: Path, encoder: str) -> None:
         self.folder = folder
         self.encoder = encoder
+        self._services: dict[str, StandIn] = {}
+        self._ending = ExitStack()
+
+    def close(self) -> None:
+        """End the services, and take their keys out of the environment."""
+        self._services.clear()
+        self._ending.close()
+
+    def service(self, provider: str, **others: Any) -> dict[str, Any]:
+        """The arguments that lead to a stand-in for a rerank service, with others; one server for all that ask."""
+        variable = f"SPECIMEN_KEY_{provider.upper()}"
+        if provider not in self._services:
+            server = self._services[provider] = self._ending.enter_context(StandIn(provider))
+            os.environ[variable] = server.key
+            self._ending.callback(os.environ.pop, variable, None)
+        return {"base_url": self._services[provider].url, "api_key_env": variable, **others}
 
     def vector(self, text: str) -> np.ndarray:
         """A unit vector that depends on the text alone."""
@@ -69,10 +89,23 @@ MAKERS = {
     "cross_encoder": lambda world: {"model": world.bert, "device": "cpu"},
     "bge": lambda world: {"model": world.xlm_roberta, "device": "cpu"},
     "late_interaction": lambda world: {"model": world.encoder, "device": "cpu"},
+    "cohere": lambda world: world.service("cohere"),
+    "voyage": lambda world: world.service("voyage"),
+    "jina": lambda world: world.service("jina"),
+    "mixedbread": lambda world: world.service("mixedbread"),
+    "tei": lambda world: world.service("tei"),
+    "rerank_api": lambda world: world.service("vllm", options={"truncate_prompt_tokens": -1}),
+    "jev": lambda world: world.service("jev"),
     "truncate": lambda world: {"max_tokens": 12, "tokenizer": world.encoder},
 }
 
 
 def specimen(kind: str, world: World) -> Stage:
-    """A closed stage of the type; a type that is not listed is made without arguments."""
-    return registry.get(kind)(**MAKERS.get(kind, lambda world: {})(world))
+    """A closed stage of the type.
+
+    The arguments of a type that is not listed come from the variable ``SPECIMENS``, a JSON object by type, which is how
+    a third party brings them; where they are not there either, it is made without arguments.
+    """
+    others = json.loads(os.environ.get("SPECIMENS", "{}"))
+    arguments = MAKERS[kind](world) if kind in MAKERS else others.get(kind, {})
+    return registry.get(kind)(**arguments)
