@@ -1,0 +1,99 @@
+"""The PyMilvus model library: its rerank functions by name, and no packages installed by it on the side."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from difflib import get_close_matches
+from typing import Any, Final
+
+from milvus_pipeline import StageError, require
+from milvus_stages.retrieve.connection import pymilvus_for
+
+_EXTRA: Final = "pymilvus-model"
+
+
+def exported(function: str, wanted_by: str) -> Callable[..., Any]:
+    """The rerank function of that name.
+
+    Raises:
+        StageError: the library is not installed, or has none of that name.
+    """
+    pymilvus_for(wanted_by)
+    try:
+        library = require("pymilvus.model.reranker", extra=_EXTRA, wanted_by=wanted_by)
+        base = require("pymilvus.model.base", extra=_EXTRA, wanted_by=wanted_by).BaseRerankFunction
+        _stand_before_installer(require("pymilvus.model.utils", extra=_EXTRA, wanted_by=wanted_by))
+    except ModuleNotFoundError as error:
+        raise StageError(
+            f"{wanted_by}: pymilvus.model needs the package {error.name!r}, which is not installed; install what it "
+            f'needs with: pip install "milvus-search-pipeline[{_EXTRA}]"'
+        ) from error
+    found = {name: getattr(library, name, None) for name in library.__all__}
+    known = {name: own for name, own in found.items() if isinstance(own, type) and issubclass(own, base)}
+    if function not in known:
+        raise StageError(f"function: the PyMilvus model library has no {function!r}{_near(function, known)}")
+    return known[function]
+
+
+def check_names(function: str, found: Callable[..., Any], arguments: Collection[str]) -> None:
+    """Check the names of arguments against those that the function takes.
+
+    Raises:
+        StageError: one is not known, or one is missing.
+    """
+    parameters = inspect.signature(found).parameters.values()
+    named = [own for own in parameters if own.kind in (own.POSITIONAL_OR_KEYWORD, own.KEYWORD_ONLY)]
+    if len(named) == len(parameters):  # else it takes any
+        known = [own.name for own in named]
+        for name in arguments:
+            if name not in known:
+                raise StageError(f"arguments.{name}: {function} takes no such argument{_near(name, known)}")
+    for own in named:
+        if own.default is own.empty and own.name not in arguments:
+            raise StageError(f"arguments: {function} needs {own.name!r}; add it")
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    names = {name.lower(): name for name in known}
+    close = get_close_matches(word.lower(), names, n=1, cutoff=0.6)
+    return f"; did you mean {names[close[0]]!r}?" if close else f"; known are {', '.join(sorted(names.values()))}"
+
+
+_ours: ContextVar[bool] = ContextVar("_ours", default=False)
+_patching = threading.Lock()
+
+
+@contextmanager
+def without_installing() -> Iterator[None]:
+    """Keep the library from running pip for a package that a function lacks: ModuleNotFoundError instead.
+
+    What the rest of the process asks of the library is done as before. Importing the library installs nothing.
+    """
+    token = _ours.set(True)
+    try:
+        yield
+    finally:
+        _ours.reset(token)
+
+
+def _stand_before_installer(utils: Any) -> None:
+    with _patching:
+        install = getattr(utils, "prompt_install", None)
+        if not isinstance(install, _Installer):
+            utils.prompt_install = _Installer(install)
+
+
+class _Installer:
+    """Stands before the library's own installer, and turns our calls away."""
+
+    def __init__(self, install: Callable[..., Any] | None) -> None:
+        self._install = install
+
+    def __call__(self, package: str, *arguments: Any, **options: Any) -> Any:
+        if _ours.get() or self._install is None:
+            raise ModuleNotFoundError(f"{package} is not installed", name=package)
+        return self._install(package, *arguments, **options)

@@ -1,0 +1,377 @@
+"""The rerank functions of the PyMilvus model library, as they are."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from numbers import Integral
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Final, NamedTuple
+
+from pydantic import Field, PrivateAttr, field_validator
+
+from milvus_pipeline import Context, Deadline, DeadlineError, Reranker, RerankJob, StageError
+from milvus_stages._secrets import check_variable, names_a_secret, repeats, without_secrets
+from milvus_stages.rerank._pymilvus_library import check_names, exported, without_installing
+
+_VARIABLES: Final = {
+    "CohereRerankFunction": ("CO_API_KEY", "COHERE_API_KEY"),
+    "VoyageRerankFunction": ("VOYAGE_API_KEY_PATH", "VOYAGE_API_KEY"),
+    "JinaRerankFunction": ("JINAAI_API_KEY",),
+    "JevRerankFunction": ("TYPESAFE_API_KEY",),
+}
+"""Where the functions look for a key of their own."""
+
+_KEYS: Final = ("CO_API_KEY", "COHERE_API_KEY", "VOYAGE_API_KEY", "JINAAI_API_KEY", "TYPESAFE_API_KEY", "HF_TOKEN")
+_KEY_FILE: Final = "VOYAGE_API_KEY_PATH"
+_KEY_FILE_BYTES: Final = 10_000
+_STAGES: Final = {
+    "CohereRerankFunction": "cohere",
+    "VoyageRerankFunction": "voyage",
+    "JinaRerankFunction": "jina",
+    "TEIRerankFunction": "tei",
+    "JevRerankFunction": "jev",
+}
+"""The stages that do the work of the functions that call a service."""
+
+_MISREAD: Final = {
+    "CohereRerankFunction": "this function cannot run with today's SDK of Cohere",
+    "JinaRerankFunction": "this function reads only replies that repeat every document as an object",
+}
+_HARMLESS: Final = re.compile(r"tokeni[sz]\w*|keywords?", re.IGNORECASE)
+_SECRET_IN_URL: Final = re.compile(r"://[^/?#\s]*@|[?&][^=&]*(key|token|secret|passw|auth)[^=&]*=", re.IGNORECASE)
+
+_READ: Final = 600  # characters of a foreign message that are looked at
+_TOLD: Final = 300  # of which so many are told
+
+
+class _Opened(NamedTuple):
+    """A rerank function, and the keys that no message may repeat."""
+
+    function: Callable[..., Any]
+    keys: frozenset[str]
+
+
+class PymilvusModel(Reranker):
+    """Scores with a rerank function of the PyMilvus model library (``pymilvus.model.reranker``), of your choice.
+
+    For those who use one already: ``function`` is the name of its class, ``arguments`` what it is made with. It gets
+    all texts at once, save blank ones, and one query at a time. The functions have neither a timeout nor retries of
+    their own: a call under way ends when its service answers. Packages that a function needs are never installed on
+    its behalf, as the library would do; an error names them.
+
+    Keys are not written into ``arguments``. ``{env: NAME}`` in the place of a value, on any level, stands for the
+    environment variable NAME, which is read when the stage opens. Without an ``api_key``, the functions read variables
+    of their own:
+
+    - ``CohereRerankFunction``: CO_API_KEY, else COHERE_API_KEY
+    - ``VoyageRerankFunction``: VOYAGE_API_KEY_PATH (a file that holds the key), else VOYAGE_API_KEY
+    - ``JinaRerankFunction``: JINAAI_API_KEY (not JINA_API_KEY)
+    - ``JevRerankFunction``: TYPESAFE_API_KEY
+
+    ``TEIRerankFunction``, ``BGERerankFunction`` and ``CrossEncoderRerankFunction`` take no key.
+    """
+
+    type: ClassVar[str] = "pymilvus_model"
+
+    function: Annotated[str, Field(description="Class of pymilvus.model.reranker, such as BGERerankFunction.")]
+    arguments: Annotated[
+        dict[str, Any],
+        Field(description="What the function is made with. {env: NAME} stands for an environment variable."),
+    ] = {}
+
+    _opened: _Opened | None = PrivateAttr(default=None)
+    _calls: Any = PrivateAttr(default_factory=threading.Lock)
+
+    # What stands where a name or a mapping was meant may be a key, so these messages repeat nothing.
+
+    @field_validator("function", mode="before")
+    @classmethod
+    def _name_not_path(cls, value: Any) -> Any:
+        if not isinstance(value, str) or not value.isidentifier():
+            raise ValueError(
+                "must be the name of a class of pymilvus.model.reranker, such as BGERerankFunction, without a path"
+            )
+        return value
+
+    @field_validator("arguments", mode="before")
+    @classmethod
+    def _plain_and_without_keys(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            raise ValueError("must be a mapping of the function's argument names to values")
+        if not all(isinstance(name, str) and name.isidentifier() for name in value):
+            raise ValueError("the names must be those of arguments in Python, such as model_name")
+        return {name: _checked(own, name, _secret(name)) for name, own in value.items()}
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    def setup(self) -> None:
+        """Import the library, read the environment, and make the function, which loads its model."""
+        found = exported(self.function, self.name)
+        keys: set[str] = set()
+        arguments = {name: _resolved(value, f"arguments.{name}", keys) for name, value in self.arguments.items()}
+        check_names(self.function, found, arguments)
+        secrets = frozenset(keys | _keys_of_others())
+        try:
+            with without_installing():
+                self._opened = _Opened(found(**arguments), secrets)
+            return
+        except Exception as error:
+            missing = error.name if isinstance(error, ModuleNotFoundError) else None
+            step = f'; install it with: pip install "{missing}"' if missing else self._lack_of_key()
+            failure = self._failure("cannot be made", error, step, secrets, ())
+        raise failure  # here, where the foreign error is no context that a traceback would print
+
+    def teardown(self) -> None:
+        """Let go of the function, and of its model with it."""
+        self._opened = None
+
+    # -- work ---------------------------------------------------------------------------------------------------
+
+    def score(self, query: str, texts: Sequence[str]) -> Iterable[float | None]:
+        """The relevance of each text to the query; see ``score_batch``."""
+        context = Context(Deadline(), 1)
+        scores = self.score_batch([RerankJob(query, texts)], context)
+        for error in context.failures.values():
+            raise error
+        return scores[0]
+
+    def score_batch(self, jobs: Sequence[RerankJob], context: Context) -> list[list[float | None]]:
+        """Call the function once a query.
+
+        Raises:
+            DeadlineError: the time is up before the first call; where it is later, the queries that are left fail.
+        """
+        if self._opened is None:
+            raise StageError(f"{self.name} is not open; call open() first, or run it in a pipeline")
+        scores = []
+        for position, job in enumerate(jobs):
+            own: list[float | None] = [None] * len(job.texts)
+            try:
+                context.deadline.check()
+                self._score_into(own, self._opened, job, position, context)
+            except DeadlineError as error:
+                if position == 0:
+                    raise
+                context.fail(position, error)
+            except StageError as error:
+                context.fail(position, error)
+            scores.append(own)
+        return scores
+
+    def _score_into(
+        self, scores: list[float | None], opened: _Opened, job: RerankJob, position: int, context: Context
+    ) -> None:
+        kept = [place for place, text in enumerate(job.texts) if text.strip()]
+        if blank := len(job.texts) - len(kept):
+            context.warn(f"{blank} of {len(job.texts)} documents are blank; ranked last, without a score", position)
+            context.note(position, documents_blank=blank)
+        if not kept:
+            return
+        results = self._called(opened, job.query, [job.texts[place] for place in kept], context.deadline)
+        for index, score in self._scores_of(results, len(kept)):
+            scores[kept[index]] = score
+        if len(results) < len(kept):
+            why = "; the function cuts every answer to 5: use the stage `tei`" if "TEI" in self.function else ""
+            context.warn(
+                f"{self.function} returned {len(results)} of {len(kept)} documents; the others are ranked last, "
+                f"without a score{why}",
+                position,
+            )
+
+    def _called(self, opened: _Opened, query: str, texts: list[str], deadline: Deadline) -> list[Any]:
+        """What the function returns for these texts. One call at a time: none of them is known to be thread-safe."""
+        left = deadline.remaining()
+        if not self._calls.acquire(timeout=-1 if left is None else min(left, threading.TIMEOUT_MAX)):
+            raise DeadlineError(
+                f"the time given ({deadline.budget:g} s) passed while another call of {self.function} was under way, "
+                "which has no timeout; raise `timeout` or ask for less"
+            )
+        try:
+            deadline.check()
+            with without_installing():
+                return list(opened.function(query, texts, top_k=len(texts)))
+        except DeadlineError:
+            raise
+        except Exception as error:
+            failure = self._failure("failed", error, self._lack_of_key() or self._advice(error), opened.keys, texts)
+        finally:
+            self._calls.release()
+        raise failure
+
+    def _scores_of(self, results: Sequence[Any], count: int) -> Iterator[tuple[int, float]]:
+        """Index and score of every result.
+
+        Raises:
+            StageError: an index is no whole number from 0 to ``count - 1`` or stands twice, or a score is not finite.
+        """
+        seen = set()
+        for result in results:
+            index, score = getattr(result, "index", None), getattr(result, "score", None)
+            index = int(index) if isinstance(index, Integral) and not isinstance(index, bool) else -1
+            if not 0 <= index < count:
+                raise StageError(self._wrong(f"gave an index that is no whole number from 0 to {count - 1}"))
+            if index in seen:
+                raise StageError(self._wrong(f"gave the index {index} twice"))
+            seen.add(index)
+            try:
+                value = math.nan if isinstance(score, str | bytes | bool | None) else float(score)
+            except (TypeError, ValueError, OverflowError):
+                value = math.nan
+            if not math.isfinite(value):
+                raise StageError(self._wrong(f"gave document {index} a score that is not a finite number"))
+            yield index, value
+
+    def _wrong(self, what: str) -> str:
+        instead = _STAGES.get(self.function)
+        return f"{self.function} {what}; " + (f"try the stage `{instead}`" if instead else "check its model")
+
+    # -- failures -----------------------------------------------------------------------------------------------
+
+    def _failure(
+        self, did: str, error: Exception, step: str, keys: Collection[str], texts: Sequence[str]
+    ) -> StageError:
+        """The error that says what the function did, and the next step, without a key or a document.
+
+        The foreign error is its cause unless that carries any. Nothing is raised here, so that the caller can do so
+        where the foreign error is not the context.
+        """
+        spelt_keys, spelt_texts = _spellings(keys), _spellings(texts)
+        lines = str(error).strip()[:_READ].splitlines()
+        said = without_secrets(lines[0].rstrip(".") if lines else "", spelt_keys)
+        if repeats(said, spelt_texts):
+            said = "(its message repeats a document and is left out)"
+        said = said if len(said) <= _TOLD else f"{said[: _TOLD - 1]}…"
+        failure = StageError(f"{self.function} {did}: {type(error).__name__}{': ' if said else ''}{said}{step}")
+        if all(_clean(each, spelt_keys, spelt_texts) for each in _chain(error)):
+            failure.__cause__ = error
+        return failure
+
+    def _lack_of_key(self) -> str:
+        """What to do where the function has no key; empty where it has one, or needs none."""
+        variables = _VARIABLES.get(self.function, ())
+        if not variables or "api_key" in self.arguments or any(map(_environment, variables)):
+            return ""
+        return f"; set {' or '.join(variables)}, or give `arguments: {{api_key: {{env: NAME}}}}`"
+
+    def _advice(self, error: Exception) -> str:
+        """What is known of a function that fails, and the stage to take instead; empty for a local model."""
+        stage = _STAGES.get(self.function)
+        if stage is None:
+            return ""
+        what = "this function makes one attempt, without a timeout, and hides the status"
+        if isinstance(error, TypeError | LookupError | AttributeError):  # from its reading of the reply
+            what = _MISREAD.get(self.function, "this function does not know what the service replied")
+        return f"; {what}: use the stage `{stage}`"
+
+
+# -- configuration --------------------------------------------------------------------------------------------------
+
+
+def _checked(value: Any, place: str, secret: str | None) -> Any:
+    """A copy of an argument's value, of plain data.
+
+    Args:
+        value: of the argument, or of a part of it.
+        place: where it stands, for messages.
+        secret: the name that makes it a secret; None where none does.
+
+    Raises:
+        ValueError: it is no plain data, or a key. The message does not repeat it.
+    """
+    if isinstance(value, Mapping) and set(value) == {"env"}:
+        variable = value["env"]
+        if not isinstance(variable, str):
+            raise ValueError(f"{place}: env must be the name of an environment variable; write the name, not the key")
+        try:
+            return {"env": check_variable(variable)}
+        except ValueError as error:
+            raise ValueError(f"{place}: env {error}") from None
+    if isinstance(value, Mapping):
+        if not all(isinstance(name, str) for name in value):
+            raise ValueError(f"{place}: the keys of a mapping must be text")
+        return {name: _checked(own, f"{place}.{name}", _secret(name) or secret) for name, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [_checked(own, f"{place}[{number}]", secret) for number, own in enumerate(value)]
+    if value is None or isinstance(value, bool):
+        return value
+    if not isinstance(value, str | int | float) or (isinstance(value, float) and not math.isfinite(value)):
+        raise ValueError(f"{place}: must be plain data (text, finite numbers, true or false, lists, mappings)")
+    counted = not isinstance(value, str) and secret is not None and "tokens" in secret.lower()
+    if (secret is not None and not counted) or (isinstance(value, str) and _SECRET_IN_URL.search(value)):
+        raise ValueError(
+            f"{place}: looks like a secret, which is not written here; put it into an environment variable and write "
+            "{env: NAME} instead"
+        )
+    return value
+
+
+def _secret(name: str) -> str | None:
+    """The name, where what goes by it is most likely a secret."""
+    return name if names_a_secret(_HARMLESS.sub("", name)) else None
+
+
+def _resolved(value: Any, place: str, keys: set[str]) -> Any:
+    """A copy of a value with the environment's in it, which are gathered in ``keys``."""
+    if isinstance(value, dict) and set(value) == {"env"}:
+        given = _environment(value["env"])
+        if not given:
+            raise StageError(
+                f"{place}: the environment variable {value['env']} is not set, or blank; set it to the value that the "
+                "function needs"
+            )
+        keys.add(given)
+        return given
+    if isinstance(value, dict):
+        return {name: _resolved(own, f"{place}.{name}", keys) for name, own in value.items()}
+    if isinstance(value, list):
+        return [_resolved(own, f"{place}[{number}]", keys) for number, own in enumerate(value)]
+    return value
+
+
+def _environment(name: str) -> str:
+    """The value of an environment variable without blanks around it; empty where it is not set."""
+    return os.environ.get(name, "").strip()
+
+
+# -- what no message may carry --------------------------------------------------------------------------------------
+
+
+def _keys_of_others() -> set[str]:
+    """The keys that the functions find by themselves."""
+    keys = {os.environ[name] for name in _KEYS if _environment(name)}
+    try:
+        with Path(_environment(_KEY_FILE)).open(encoding="utf-8") as file:
+            keys.add(file.read(_KEY_FILE_BYTES))
+    except (OSError, ValueError):  # no file, so no key
+        pass
+    return {key for key in keys if key.strip()}
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error, and all that its traceback would print."""
+    waiting: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while waiting:
+        own = waiting.pop()
+        if own is not None and id(own) not in seen:
+            seen.add(id(own))
+            yield own
+            waiting += [own.__cause__, own.__context__]
+
+
+def _clean(error: BaseException, keys: Collection[str], texts: Collection[str]) -> bool:
+    said = f"{error}\n{error!r}"
+    return len(said) <= 4 * _READ and without_secrets(said, keys) == said and not repeats(said, texts)
+
+
+def _spellings(texts: Iterable[str]) -> list[str]:
+    """The texts as they are, and as a message may write them; the longest first."""
+    spelt: set[str] = set()
+    for text in texts:
+        spelt |= {text.strip(), repr(text)[1:-1], json.dumps(text)[1:-1]}
+    return sorted(spelt - {""}, key=len, reverse=True)
