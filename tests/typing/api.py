@@ -1,18 +1,23 @@
 """What a type checker must see of the public face; checked by mypy, never run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, assert_type
 
 from milvus_pipeline import (
     Context,
+    DryRun,
     Hit,
     Pipeline,
     Query,
     Reranker,
+    RerankJob,
     RerankResult,
     SearchResult,
     Stage,
+    StageReport,
     register,
+    total_planned,
+    total_usage,
 )
 from milvus_stages import BGE, CrossEncoder, Encode, LateInteraction, MilvusSearch, Truncate
 
@@ -26,6 +31,15 @@ class TypedReranker(Reranker):
     def score(self, query: str, texts: Sequence[str]) -> list[float]:
         """One score a text."""
         return [self.weight for _ in texts]
+
+
+class TypedService(TypedReranker):
+    """A reranker that sends texts somewhere says what it would send, and what it cost."""
+
+    def dry_run_batch(self, jobs: Sequence[RerankJob], context: Context) -> None:
+        """One request a job."""
+        for position, job in enumerate(jobs):
+            context.note(position, planned={"requests": 1, "documents": len(job.texts)}, usage={"requests": 0})
 
 
 class TypedStage(Stage):
@@ -49,6 +63,20 @@ def runs(pipeline: Pipeline) -> None:
     for hit in pipeline.run("text"):
         assert_type(hit, Hit)
         assert_type(hit.score, float)
+
+
+def costs(pipeline: Pipeline, results: list[SearchResult], report: StageReport) -> None:
+    """The types of what runs cost, and of what they would."""
+    assert_type(pipeline.dry_run(timeout=2.0), DryRun)
+    with pipeline.dry_run() as dry:
+        assert_type(dry, DryRun)
+        planned = dry.run_batch(["text", Query("text")], timeout=1.0, return_errors=True)
+    assert_type(planned, list[SearchResult])
+    assert_type(report.usage, Mapping[str, int | float])
+    assert_type(report.planned, Mapping[str, int | float])
+    assert_type(results[0].usage, dict[str, Mapping[str, int | float]])
+    assert_type(total_usage(result for result in results), dict[str, dict[str, int | float]])
+    assert_type(total_planned(planned), dict[str, dict[str, int | float]])
 
 
 async def awaits(pipeline: Pipeline) -> None:

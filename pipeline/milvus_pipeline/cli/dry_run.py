@@ -32,7 +32,7 @@ def planned(dry: DryRun, batches: Iterable[Batch], job: Job) -> int:
     The results' file is not written: whoever adds --dry-run to the command of a job wants the job to find it as it is.
     """
     if not dry.services:
-        tell(f"{dry.name}: no stage of it sends texts to a hosted reranker; nothing was run")
+        tell(f"{dry.name}: has no hosted reranker whose requests can be counted beforehand; nothing was run")
         return 0
     started = time.perf_counter()
     with dry:

@@ -18,8 +18,8 @@ class Truncate(Stage):
     The limits apply in this order:
 
     1. ``min_score``: hits whose score by the stage ``score_of`` is lower are dropped, and so are those without that
-       score. Where no hit of a result carries it (that stage was skipped), the threshold is skipped too, with a
-       warning.
+       score. Where no hit of a result carries it (that stage was skipped, or is a reranker in a dry run, which asks
+       none), the threshold is skipped too, with a warning.
     2. ``top_k``: the first so many stay.
     3. ``max_tokens`` and ``max_chars``: hits are taken in their order while they fit into both. The first that does
        not fit ends the list, so that no hit passes a better one for being shorter; ``cut`` says whether it is
