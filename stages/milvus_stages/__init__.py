@@ -11,6 +11,7 @@ from milvus_stages.rerank.jev import Jev
 from milvus_stages.rerank.jina import Jina
 from milvus_stages.rerank.late_interaction import LateInteraction
 from milvus_stages.rerank.mixedbread import Mixedbread
+from milvus_stages.rerank.pymilvus_model import PymilvusModel
 from milvus_stages.rerank.rerank_api import RerankAPI
 from milvus_stages.rerank.tei import TEI
 from milvus_stages.rerank.voyage import Voyage
@@ -28,6 +29,7 @@ __all__ = [
     "LateInteraction",
     "MilvusSearch",
     "Mixedbread",
+    "PymilvusModel",
     "RerankAPI",
     "Truncate",
     "Voyage",

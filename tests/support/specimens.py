@@ -56,10 +56,10 @@ class World:
 
     @cached_property
     def xlm_roberta(self) -> str:
-        """A small XLM-RoBERTa for sequence classification."""
+        """A small XLM-RoBERTa for sequence classification, in a folder of a name that FlagEmbedding knows."""
         from support.checkpoints import xlm_roberta_classifier
 
-        return str(xlm_roberta_classifier(self.folder / "xlm_roberta"))
+        return str(xlm_roberta_classifier(self.folder / "bge-reranker-base"))
 
     @cached_property
     def collection(self) -> dict[str, Any]:
@@ -96,6 +96,10 @@ MAKERS = {
     "tei": lambda world: world.service("tei"),
     "rerank_api": lambda world: world.service("vllm", options={"truncate_prompt_tokens": -1}),
     "jev": lambda world: world.service("jev"),
+    "pymilvus_model": lambda world: {
+        "function": "BGERerankFunction",
+        "arguments": {"model_name": world.xlm_roberta, "device": "cpu", "use_fp16": False},
+    },
     "truncate": lambda world: {"max_tokens": 12, "tokenizer": world.encoder},
 }
 
