@@ -72,7 +72,7 @@ class Plan:
         for report in result.reports:
             if report.planned:
                 self._totals.add(report.stage, report.planned)
-                self._queries[report.stage] += 1
+                self._queries[report.stage] += any(report.planned.values())
 
     def write(self, stream: TextIO, queries: str, output_format: Format | None) -> None:
         """As JSON lines where they are asked for, else as a table; ``queries`` says below it how many there were."""
