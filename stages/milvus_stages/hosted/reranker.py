@@ -216,7 +216,7 @@ class HostedReranker(Reranker):
         url = joined(base, self.path)
         self._exchange = Exchange(
             self,
-            Transport(url, headers, self.max_concurrency, self.type),
+            Transport(url, headers, self.type),
             secrets=secrets,
             key_names=self._key_variables,
             retry=self.retry,

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import ssl
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from milvus_pipeline import Deadline, ServiceError, StageError, require
@@ -35,28 +35,26 @@ class Transport:
     Args:
         url: where to.
         headers: of every request; may hold the key, so they are shown nowhere.
-        connections: kept at most, for blocking callers together, and for each event loop.
         service: the stage's type, to lead messages.
     """
 
-    def __init__(self, url: str, headers: Mapping[str, str], connections: int, service: str) -> None:
+    def __init__(self, url: str, headers: Mapping[str, str], service: str) -> None:
         self._httpx = require("httpx", extra="all", wanted_by=service)
         self.request = f"POST {url}"
         self._url = url
         self._service = service
-        limits = self._httpx.Limits(
-            max_connections=None, max_keepalive_connections=connections, keepalive_expiry=_KEPT_SECONDS
-        )
         self._options: dict[str, Any] = {
             "headers": {"content-type": "application/json", "accept": "application/json", **headers},
-            "limits": limits,
+            "limits": self._httpx.Limits(max_connections=1, keepalive_expiry=_KEPT_SECONDS),
             "verify": self._httpx.create_ssl_context(),
             "follow_redirects": False,
         }
         self._lock = threading.Lock()
         self._closed = False
-        self._client: httpx.Client = self._httpx.Client(**self._options)
-        self._async_clients: dict[asyncio.AbstractEventLoop, httpx.AsyncClient] = {}
+        # A client for each request under way, with one connection: at every request the pool of httpx looks, for each
+        # of its connections, at all of them, which for some dozens takes longer than all else together.
+        self._idle: list[httpx.Client] = []
+        self._async_idle: dict[asyncio.AbstractEventLoop, list[httpx.AsyncClient]] = {}
 
     # -- requests -----------------------------------------------------------------------------------------------
 
@@ -67,10 +65,8 @@ class Transport:
             ServiceError: no reply came, or not the whole of it.
         """
         deadline = Deadline.after(seconds)
-        with (
-            self._failures_told(seconds),
-            self._client.stream("POST", self._url, **self._asked(body, seconds)) as reply,
-        ):
+        asked = self._asked(body, seconds)
+        with self._failures_told(seconds), self._lent() as client, client.stream("POST", self._url, **asked) as reply:
             content = bytearray()
             # Each piece may take as long as the whole; that the whole does not is checked between them.
             for piece in reply.iter_bytes():
@@ -82,11 +78,12 @@ class Transport:
 
     async def asend(self, body: bytes, seconds: float) -> Received:
         """``send`` for a task; cancelling it ends the request."""
-        client = self._async_client()
+        asked = self._asked(body, seconds)
         with self._failures_told(seconds):
             async with (
                 asyncio.timeout(seconds),
-                client.stream("POST", self._url, **self._asked(body, seconds)) as reply,
+                self._alent() as client,
+                client.stream("POST", self._url, **asked) as reply,
             ):
                 content = bytearray()
                 async for piece in reply.aiter_bytes():
@@ -112,8 +109,6 @@ class Transport:
             waited = min(seconds, _CONNECT_SECONDS) if connecting else seconds
             raise self._error(f"{what} within {waited:.3g} s", "raise request_timeout, or ask for less") from error
         except self._httpx.RequestError as error:
-            if self._closed:
-                raise closed_error() from error
             if _untrusted(error):
                 raise self._error(
                     "the server's certificate cannot be verified",
@@ -126,44 +121,78 @@ class Transport:
             raise self._error(
                 f"the connection broke ({type(error).__name__})", "check that the service is well"
             ) from error
-        except RuntimeError as error:
-            if not self._closed:  # httpx says so of a client that is closed
-                raise
-            raise closed_error() from error
 
     def _error(self, what: str, step: str, *, passing: bool = True) -> ServiceError:
         return ServiceError(f"{self._service}: {self.request}: {what}; {step}", retryable=passing)
 
     # -- life ---------------------------------------------------------------------------------------------------
 
-    def _async_client(self) -> httpx.AsyncClient:
+    @contextmanager
+    def _lent(self) -> Iterator[httpx.Client]:
+        """A client that nobody else uses; the one that was used last, whose connection is likeliest to stand."""
+        with self._lock:
+            self._check_open()
+            client = self._idle.pop() if self._idle else None
+        client = client or self._httpx.Client(**self._options)
+        try:
+            yield client
+        finally:
+            with self._lock:
+                if not self._closed:
+                    self._idle.append(client)
+            if self._closed:
+                client.close()
+
+    @asynccontextmanager
+    async def _alent(self) -> AsyncIterator[httpx.AsyncClient]:
+        """``_lent`` for a task: a client of its event loop."""
         loop = asyncio.get_running_loop()
         with self._lock:
-            if self._closed:
-                raise closed_error()
-            if loop not in self._async_clients:
-                for ended in [each for each in self._async_clients if each.is_closed()]:
-                    del self._async_clients[ended]  # its client can be neither used nor closed any more
-                self._async_clients[loop] = self._httpx.AsyncClient(**self._options)
-            return self._async_clients[loop]
+            self._check_open()
+            if loop not in self._async_idle:
+                for ended in [each for each in self._async_idle if each.is_closed()]:
+                    del self._async_idle[ended]  # its clients can be neither used nor closed any more
+            idle = self._async_idle.setdefault(loop, [])
+            client = idle.pop() if idle else None
+        client = client or self._httpx.AsyncClient(**self._options)
+        try:
+            yield client
+        finally:
+            with self._lock:
+                # Another list where this loop's clients were closed meanwhile.
+                kept = self._async_idle.get(loop) is idle
+                if kept:
+                    idle.append(client)
+            if not kept:
+                await client.aclose()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise closed_error()
 
     async def aclose_here(self) -> None:
-        """Close the client of this event loop, if there is one. The next ``asend`` on it makes another."""
+        """Close the clients of this event loop. The next ``asend`` on it makes another."""
         with self._lock:
-            client = self._async_clients.pop(asyncio.get_running_loop(), None)
-        if client is not None:
-            await client.aclose()
+            clients = self._async_idle.pop(asyncio.get_running_loop(), [])
+        await _aclose(clients)
 
     def close(self) -> None:
-        """Close the connections; those of event loops that still run are closed by them."""
+        """Close the connections; those of event loops that still run are closed by them, those in use when done."""
         with self._lock:
             self._closed = True
-            clients, self._async_clients = self._async_clients, {}
-        for loop, client in clients.items():
+            idle, self._idle = self._idle, []
+            async_idle, self._async_idle = self._async_idle, {}
+        for loop, clients in async_idle.items():
             if loop.is_running():
                 with suppress(RuntimeError):  # it ended just now
-                    asyncio.run_coroutine_threadsafe(client.aclose(), loop)
-        self._client.close()
+                    asyncio.run_coroutine_threadsafe(_aclose(clients), loop)
+        for client in idle:
+            client.close()
+
+
+async def _aclose(clients: list[httpx.AsyncClient]) -> None:
+    for client in clients:
+        await client.aclose()
 
 
 def closed_error() -> StageError:
