@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
+from contextvars import copy_context
 from typing import TYPE_CHECKING
 
 import tenacity
@@ -157,16 +158,15 @@ class Exchange:
         self._secrets = secrets
         self._key_names = key_names
         self._retry = retry
+        self._max_concurrency = max_concurrency
         self._slots = Slots(max_concurrency)
         self._rate = rate
         self._request_timeout = request_timeout
-        self._threads = ThreadPoolExecutor(max_concurrency, thread_name_prefix=service.type)
         self._ended = threading.Event()
 
     def close(self) -> None:
-        """Let go of threads and connections."""
+        """Let go of the connections."""
         self._ended.set()
-        self._threads.shutdown(wait=False, cancel_futures=True)
         self._transport.close()
 
     async def aclose_here(self) -> None:
@@ -182,16 +182,25 @@ class Exchange:
         if len(tasks) == 1:
             self._converse(*tasks[0], deadline, given_up)
             return
+        waiting = deque(tasks)
+
+        def work_off() -> None:
+            with suppress(IndexError):  # nothing is left
+                while not given_up.is_set():
+                    self._converse(*waiting.popleft(), deadline, given_up)
+
+        # Daemons: after Ctrl-C the process shall end without waiting for replies.
+        threads = [
+            threading.Thread(target=copy_context().run, args=(work_off,), name=self._service.name, daemon=True)
+            for _ in range(min(len(tasks), self._max_concurrency))
+        ]
         try:
-            futures = [self._threads.submit(self._converse, *task, deadline, given_up) for task in tasks]
-        except RuntimeError as error:
-            raise closed_error() from error
-        try:
-            wait(futures)
-        except BaseException:  # Ctrl-C: what has not begun is not sent
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        except BaseException:  # what has not begun is not sent
             given_up.set()
-            for future in futures:
-                future.cancel()
             raise
 
     def _converse(self, work: Work, part: Part, deadline: Deadline, given_up: threading.Event) -> None:
