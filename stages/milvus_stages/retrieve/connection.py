@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import queue
-import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -60,20 +59,6 @@ def check_uri(uri: str) -> str:
     if parts.query or parts.fragment:
         raise ValueError(f"must end with the host, the port or the database, without `?` and `#`{_INSTEAD}")
     return uri
-
-
-def check_variable(name: str) -> str:
-    """The name of an environment variable.
-
-    Raises:
-        ValueError: it cannot be one. The message does not say what it is instead: most likely the token itself.
-    """
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name, re.ASCII):
-        raise ValueError(
-            "must be the name of an environment variable (letters, digits and underscores, no digit first), such as "
-            "MILVUS_TOKEN; write the name, not the token"
-        )
-    return name
 
 
 def is_lite(uri: str) -> bool:

@@ -23,10 +23,11 @@ from milvus_pipeline import (
     async_retrying,
     retrying,
 )
+from milvus_stages._secrets import check_variable
 from milvus_stages.retrieve import failures, filters
 from milvus_stages.retrieve.answers import hits_of
 from milvus_stages.retrieve.batch import MAX_WINDOW, Job, jobs_of
-from milvus_stages.retrieve.connection import check_uri, check_variable, is_lite
+from milvus_stages.retrieve.connection import check_uri, is_lite
 from milvus_stages.retrieve.opening import LOAD_SECONDS, Opened, ensure_loaded, opened
 from milvus_stages.retrieve.params import numbered, problem
 from milvus_stages.retrieve.sharing import shared
