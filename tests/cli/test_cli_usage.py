@@ -155,6 +155,19 @@ def test_a_query_that_would_send_nothing_is_none_of_a_service(invoke, make):
     assert invoke("run", config, "-q", "red", "--dry-run").exit_code == 0
 
 
+def test_a_dry_run_tells_equal_warnings_once(invoke, make, no_key):
+    """With the number of queries, so that they do not crowd out why a query failed."""
+    cut = "{type: truncate, min_score: 0.5, score_of: paid}"
+    config = make("a.yaml", PAID.replace("  - {type: paid, name", f"  - {cut}\n  - {{type: paid, name"))
+    done = invoke("run", config, "--queries", make("queries.txt", "red\n" * 30), "-q", " ", "--dry-run")
+    error, warning, summary = done.stderr.splitlines()
+    assert error.startswith("error: query 1: query '1' is empty")
+    assert warning == (
+        "warning: 30 queries: truncate: no hit carries a score by 'paid', so min_score 0.5 was not applied"
+    )
+    assert summary.startswith("papers (dry run): ")
+
+
 def test_a_dry_run_writes_no_results(invoke, config, make, tmp_path):
     """The file of the job that will be run is checked as for the job, and neither made nor changed."""
     out = tmp_path / "out.trec"

@@ -24,7 +24,8 @@ class Tally:
         name: the pipeline's.
         opened_in: seconds it took to open.
         told: tell failures and warnings as well; without it only the counts.
-        kept: the results are written somewhere, with their errors and warnings.
+        kept: the results are written somewhere, with their warnings. Where they are not, no one can look up a
+            query's own, so equal warnings are told once, with the number of queries.
     """
 
     def __init__(self, name: str, *, opened_in: float, told: bool, kept: bool = True) -> None:
@@ -36,6 +37,7 @@ class Tally:
         self._states: Counter[str] = Counter()
         self._usage = Totals()
         self._lines: list[str] = []
+        self._folded: Counter[str] = Counter()
         self._untold = 0
 
     @property
@@ -62,11 +64,21 @@ class Tally:
         for stage, figures in result.usage.items():
             self._usage.add(stage, figures)
         lines = [f"error: query {result.query.id}: {error}"] if error else []
-        lines += [f"warning: query {result.query.id}: {warning}" for warning in result.warnings]
+        if self._kept:
+            lines += [f"warning: query {result.query.id}: {warning}" for warning in result.warnings]
+        else:
+            self._fold(result.warnings)
         # A table shows a failed query where it stands; one that could not be written shows nowhere.
         for line in lines if self._told or unwritten else ():
             if len(self._lines) < _SHOWN:
                 self._lines.append(line)
+            else:
+                self._untold += 1
+
+    def _fold(self, warnings: list[str]) -> None:
+        for warning in warnings:
+            if warning in self._folded or len(self._folded) < _SHOWN:
+                self._folded[warning] += 1
             else:
                 self._untold += 1
 
@@ -79,6 +91,8 @@ class Tally:
         """
         for line in self._lines:
             tell(line)
+        for warning, count in self._folded.items():
+            tell(f"warning: {counted(count)}: {warning}")
         if self._untold:
             tell(f"{self._untold} more errors and warnings{'; every result carries its own' if self._kept else ''}")
         if not self._states:
