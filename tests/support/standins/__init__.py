@@ -33,11 +33,11 @@ all of them `FAULTS`, `late`, `dripping`, `closing`, `chunked`:
 ``server.error(status, message, kind)`` is an error of any status in the provider's shape.
 
 Concurrency without sleeping: ``server.hold()``, start calls, ``server.wait_for(8)`` (requests),
-``server.most_in_flight``, ``server.release()``. ``server.latency = 0.05`` delays every reply; ``server.connections``
-counts those accepted, ``server.open_connections`` those open. After the block the thread and the sockets are gone, with
-requests in flight too.
+``server.most_in_flight``, ``server.release()``, ``server.wait_until_idle()``. ``server.latency = 0.05`` delays every
+reply; ``server.connections`` counts those accepted, ``server.open_connections`` those open. After the block the thread
+and the sockets are gone, with requests in flight too.
 
-`standin_process` runs one in a process of its own.
+`standin_process` runs one in a process of its own. `support.standins.plain` has right bodies and a plain client.
 """
 
 from support.standins.messages import Reply, Request, changed

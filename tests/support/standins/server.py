@@ -106,6 +106,16 @@ class StandIn:
                 raise TimeoutError(f"{len(self._requests)} of {count} requests after {timeout:g} s")
             return list(self._requests)
 
+    def wait_until_idle(self, timeout: float = 10.0) -> None:
+        """Return once no request is in flight: each has its reply, or its client has left.
+
+        Raises:
+            TimeoutError: some still are, after ``timeout`` seconds.
+        """
+        with self._lock:
+            if not self._lock.wait_for(lambda: not self._in_flight, timeout):
+                raise TimeoutError(f"{self._in_flight} requests are in flight after {timeout:g} s")
+
     def __enter__(self) -> Self:
         ready = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(ready,), name=f"stand-in {self.provider.name}")
@@ -122,6 +132,10 @@ class StandIn:
         self._loop.call_soon_threadsafe(self._stop.set)
         if self._thread is not None:
             self._thread.join()
+        if self._failure is not None and error is None:
+            raise self._failure  # of a scripted function, for example: the client saw but a closed connection
+        if self._failure is not None:
+            error.add_note(f"and the stand-in failed: {self._failure!r}")
 
     def _run(self, ready: threading.Event) -> None:
         try:
@@ -162,6 +176,8 @@ class StandIn:
         except h11.RemoteProtocolError as error:
             with contextlib.suppress(ConnectionError, h11.LocalProtocolError):
                 await wire.send(Reply(error.error_status_hint, b"not HTTP", {"content-type": "text/plain"}))
+        except Exception as error:
+            self._failure = error  # raised at the end of the block
         except asyncio.CancelledError:
             writer.transport.abort()  # the server ends, with requests in flight perhaps
             raise
@@ -185,6 +201,7 @@ class StandIn:
             self.provider.leave(slots)
             with self._lock:
                 self._in_flight -= 1
+                self._lock.notify_all()
 
     def _take(self, head: h11.Request, raw: bytes) -> tuple[Request, Reply]:
         """Record a request, and choose its reply: the scripted one, or the service's own."""
