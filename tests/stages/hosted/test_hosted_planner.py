@@ -1,0 +1,237 @@
+"""What is sent for a list of documents: blank ones left out, long lists in parts, too large ones halved."""
+
+from __future__ import annotations
+
+import pytest
+
+from milvus_pipeline import RerankJob
+from milvus_stages.hosted import throttle
+from support.hosted_calls import QUERY, TEXTS, ask, both_ways, order, scored, sent
+from support.standins import Reply, StandIn, ranking, relevance, tokens
+
+BLANK = "3 of 7 documents are blank; ranked last, without a score"
+MANY = [f"plum number {number}{' red' * (number % 5)}{' where' * (number % 3)}" for number in range(23)]
+
+pytestmark = both_ways
+
+
+def test_scores_come_back_to_their_documents(way):
+    """Each text has the score that the service gave it, wherever it stood in the reply."""
+    with StandIn("cohere") as server:
+        outcome = ask(way, server)
+    assert outcome.scores == [[relevance(QUERY, text) for text in TEXTS]]
+    assert outcome.usage == {"requests": 1, "search_units": 1}
+    assert (outcome.warnings, outcome.failures) == ([], {})
+
+
+@pytest.mark.parametrize("provider", ["cohere", "voyage", "tei", "jev"])
+def test_blank_documents_are_left_out(way, provider):
+    """They are not sent, have no score, and the report says how many they were."""
+    texts = ["", TEXTS[0], " \n\t", TEXTS[1], TEXTS[2], "\N{NO-BREAK SPACE}\N{IDEOGRAPHIC SPACE}", TEXTS[3]]
+    with StandIn(provider) as server:
+        outcome = ask(way, server, texts)
+        (request,) = server.requests
+    assert request.refused is None
+    assert outcome.scores[0] == [relevance(QUERY, text) if text.strip() else None for text in texts]
+    assert outcome.warnings == [BLANK]
+    assert outcome.details["documents_blank"] == 3
+
+
+def test_nothing_is_sent_where_every_document_is_blank(way):
+    """There is nothing to ask, so nothing is asked, and nothing fails."""
+    with StandIn("cohere") as server:
+        outcome = ask(way, server, ["", "  "])
+        assert server.requests == []
+    assert outcome.scores == [[None, None]]
+    assert outcome.failures == {}
+    assert outcome.details == {"documents_blank": 2}
+
+
+def test_a_batch_without_documents_sends_nothing(way):
+    """Neither no queries, nor a query without texts."""
+    with StandIn("cohere") as server:
+        assert scored(way, server, []).scores == []
+        assert ask(way, server, []).scores == [[]]
+        assert server.requests == []
+
+
+def test_a_long_list_goes_in_even_parts(way):
+    """As few requests as the limit allows, of about the same size, merged by index."""
+    with StandIn("cohere", max_documents=10) as server:
+        outcome = ask(way, server, MANY, max_documents=10, max_concurrency=1)
+        parts = sent(server)
+    assert sorted(map(len, parts)) == [7, 8, 8]
+    assert sorted(text for part in parts for text in part) == sorted(MANY)
+    assert outcome.scores == [[relevance(QUERY, text) for text in MANY]]
+    assert outcome.usage == {"requests": 3, "search_units": 3}
+
+
+def test_a_list_is_split_by_tokens(way):
+    """A service that reads the query with every document is sent as many at a time as it takes."""
+    query = "where is the red plum? " * 500
+    texts = [f"{text} {number}" for number in range(60) for text in TEXTS]
+    with StandIn("voyage", max_total_tokens=600_000) as server:
+        outcome = ask(way, server, texts, query=query)
+        assert [len(part) for part in sorted(sent(server), key=len, reverse=True)] == [156, 84]
+        total = tokens(query) * len(texts) + sum(map(tokens, texts))
+    assert outcome.scores == [[relevance(query, text) for text in texts]]
+    assert outcome.usage == {"requests": 2, "total_tokens": total}
+
+
+def test_a_query_that_is_read_once_counts_once(way):
+    """Long documents stand alone where two together are too much."""
+    texts = ["plum " * 20_000, "red plum " * 10_000, *TEXTS]
+    with StandIn("jev") as server:
+        outcome = ask(way, server, texts)
+        assert [request.refused for request in server.requests] == [None, None]
+    assert outcome.scores == [[relevance(QUERY, text) for text in texts]]
+
+
+def test_tokens_a_minute_bound_a_request(way, monkeypatch):
+    """No more than a minute's tokens are in one request, but for a single document that is longer than that."""
+    monkeypatch.setattr(throttle, "_WINDOW", 0.05)  # the minute
+    texts = ["plum " * 20, "red " * 20, "x" * 900]
+    with StandIn("cohere") as server:
+        outcome = ask(way, server, texts, tokens_per_minute=100)
+        assert sorted(sent(server), key=len) == [texts[2:], texts[:2]]
+    assert outcome.scores == [[relevance(QUERY, text) for text in texts]]
+
+
+def test_texts_that_repeat_have_a_score_each(way):
+    """Three times the same text is three documents, also in requests of their own."""
+    texts = [TEXTS[1], TEXTS[0], TEXTS[1], TEXTS[1]]
+    for most in (None, 1, 2):
+        with StandIn("cohere") as server:
+            outcome = ask(way, server, texts, max_documents=most)
+            assert sum(map(len, sent(server))) == 4
+        assert outcome.scores == [[relevance(QUERY, text) for text in texts]]
+
+
+@pytest.mark.parametrize("top_k", [1, 3, 10, 23, 99])
+@pytest.mark.parametrize("provider", ["cohere", "voyage", "mixedbread"])
+def test_the_best_of_the_parts_are_the_best_of_all(way, provider, top_k):
+    """The limit is clamped in each part, and what is ranked is what one request would have ranked."""
+    with StandIn(provider) as server:
+        outcome = ask(way, server, MANY, top_k=top_k, max_documents=5)
+        parts = sent(server)
+        limits = [request.body.get("top_n", request.body.get("top_k")) for request in server.requests]
+    assert limits == [min(top_k, len(part)) for part in parts]
+    whole = [place for place, _ in ranking(QUERY, MANY, top_k)]
+    assert order(outcome.scores[0])[:top_k] == whole
+
+
+@pytest.mark.parametrize("kind", ["plain", "validation", "Validation"])
+def test_what_is_too_large_is_halved(way, kind):
+    """TEI says so in three ways, by its version; the list is halved until it fits, and scored as a whole."""
+    most = {"validation_status": 413 if kind == "validation" else 422, "max_texts": 3}
+    settings = {"max_bytes": 400} if kind == "plain" else most
+    with StandIn("tei", **settings) as server:
+        outcome = ask(way, server, MANY, max_concurrency=1)
+        taken = [request.body["texts"] for request in server.requests if request.refused is None]
+    assert sorted(text for part in taken for text in part) == sorted(MANY)
+    assert outcome.scores == [[relevance(QUERY, text) for text in MANY]]
+    assert outcome.usage["requests"] == len(server.requests) > len(taken)
+    assert "retries" not in outcome.usage
+    assert outcome.warnings == []
+
+
+def test_too_many_tokens_are_halved(way):
+    """Jev refuses with a 400 and no message what others refuse with a 413."""
+    with StandIn("jev", max_tokens=120) as server:
+        outcome = ask(way, server, MANY)
+        assert any(request.refused for request in server.requests)
+    assert outcome.scores == [[relevance(QUERY, text) for text in MANY]]
+
+
+def test_the_limit_of_halves_is_clamped(way):
+    """Half of a request cannot be asked for more scores than it has documents."""
+    with StandIn("cohere") as server:
+        server.script(server.error(413))
+        outcome = ask(way, server, MANY, top_k=15)
+        whole, *halves = server.requests
+    assert whole.body["top_n"] == 15
+    assert [half.body["top_n"] for half in halves] == [11, 12]
+    assert order(outcome.scores[0])[:15] == [place for place, _ in ranking(QUERY, MANY, 15)]
+
+
+def test_a_single_document_that_is_too_large_is_left_unscored(way):
+    """The others are scored, and the report says that one is not."""
+    texts = [*TEXTS[:2], "long " * 200, *TEXTS[2:]]
+    with StandIn("tei", max_bytes=500) as server:
+        outcome = ask(way, server, texts)
+    assert outcome.scores[0] == [None if text.startswith("long") else relevance(QUERY, text) for text in texts]
+    assert outcome.warnings == ["1 of 5 documents are larger than the service takes; ranked last, without a score"]
+    assert outcome.details["documents_too_large"] == 1
+    assert outcome.failures == {}
+
+
+def test_another_400_is_not_halved(way):
+    """Only what may fit in parts is sent in parts."""
+    with StandIn("jev") as server:
+        server.always(server.error(400, "unknown model"))
+        outcome = ask(way, server, MANY)
+        assert len(server.requests) == 1
+    assert outcome.error().status == 400
+
+
+def test_a_listwise_list_is_refused_beyond_the_documents(way):
+    """Nothing is sent; the message says what to do, and the queries beside it go on."""
+    with StandIn("jina") as server:
+        jobs = [RerankJob(QUERY, TEXTS), RerankJob(QUERY, TEXTS[:3])]
+        outcome = scored(way, server, jobs, model="jina-reranker-v3", max_documents=3)
+        assert len(server.requests) == 1
+    assert list(outcome.failures) == [0]
+    assert "jina (jina-reranker-v3) ranks the documents of a request against each other" in str(outcome.failures[0])
+    assert outcome.scores[0] == [None] * 4
+    assert None not in outcome.scores[1]
+
+
+def test_a_listwise_list_is_sent_whole_beyond_the_tokens(way):
+    """Scores of two requests could not be compared; the report says that the model may not have read it all."""
+    texts = ["plum " * 5_000] * 20
+    with StandIn("jina") as server:
+        outcome = ask(way, server, texts, tokens_per_minute=10**9)
+        assert [len(part) for part in sent(server)] == [20]
+    assert "not split, since scores of two requests cannot be compared" in outcome.warnings[0]
+
+
+def test_a_listwise_list_is_never_halved(way):
+    """Where it is too large it has failed, and no part of it is scored."""
+    with StandIn("jina") as server:
+        server.always(server.error(413, "too large", "TOO_LARGE"))
+        outcome = ask(way, server, model="jina-reranker-v3.5")
+        assert len(server.requests) == 1
+    assert outcome.error().status == 413
+    assert outcome.scores == [[None] * 4]
+
+
+@pytest.mark.parametrize("provider", ["cohere", "jev"])
+def test_halves_of_surrogate_pairs_are_sent_replaced(way, provider):
+    """JSON could not carry them; the rest of the text is scored."""
+    with StandIn(provider) as server:
+        outcome = ask(way, server, ["plum \ud83c cut", "\udf4e"], query="plum \ud83c?")
+        (request,) = server.requests
+    assert request.refused is None
+    assert "�" in request.raw.decode()
+    assert outcome.scores == [[relevance("plum �?", "plum � cut"), relevance("plum �?", "�")]]
+
+
+def test_text_is_sent_unescaped(way):
+    """Limits are counted in bytes of the text, so six characters for one would not do."""
+    with StandIn("cohere") as server:
+        ask(way, server, ["Pflaume 李子 \U0001f347"])
+        assert "Pflaume 李子 \U0001f347".encode() in server.requests[0].raw
+
+
+def test_a_service_that_gives_more_than_was_asked_for(way):
+    """What a server of the common kind gives beyond the limit is taken; others are held to it."""
+
+    def all_of_them(request, normal):
+        return Reply(200, {"results": [{"index": i, "relevance_score": i / 10} for i in range(4)]})
+
+    with StandIn("vllm") as server:
+        server.always(all_of_them)
+        assert ask(way, server, top_k=2).scores == [[0.0, 0.1, 0.2, 0.3]]
+    with StandIn("cohere") as server:
+        server.always(all_of_them)
+        assert "it gave 4 scores, but 2 were asked for" in str(ask(way, server, top_k=2).error())

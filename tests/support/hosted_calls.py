@@ -1,0 +1,154 @@
+"""Calls of hosted rerankers in tests: blocking and on an event loop, by one helper, against stand-ins."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from milvus_pipeline import Context, Deadline, RerankJob, ServiceError
+from milvus_stages.hosted import HostedReranker
+from support.hosted import STAGES
+from support.standins import StandIn
+
+both_ways = pytest.mark.parametrize("way", ["sync", "async"])
+
+QUERY = "where is the red plum?"
+TEXTS = ("a red apple", "a green pear and a red plum", "the blue sky", "plum jam, where the red plum is")
+
+QUICK = {"attempts": 3, "min_wait": 0.01, "max_wait": 0.02}
+"""Retries that take no time to speak of."""
+
+PATIENT = {"attempts": 3, "min_wait": 0.01, "max_wait": 60.0}
+"""The same, which keep a wait that is asked for."""
+
+KEY_VARIABLE = "STANDIN_API_KEY"
+
+
+@dataclass
+class Outcome:
+    """What a batch ended in: scores and context."""
+
+    scores: list[list[float | None]]
+    context: Context
+
+    @property
+    def warnings(self) -> list[str]:
+        """Of the first query."""
+        return self.context.warnings[0]
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """Of the first query."""
+        return self.context.details[0]
+
+    @property
+    def usage(self) -> dict[str, float]:
+        """Of the first query; empty where there is none."""
+        return self.details.get("usage", {})
+
+    @property
+    def failures(self) -> dict[int, Exception]:
+        """By position."""
+        return self.context.failures
+
+    def error(self, position: int = 0) -> ServiceError:
+        """The service's error that ended a query."""
+        error = self.failures[position]
+        assert isinstance(error, ServiceError), repr(error)
+        return error
+
+
+def stage(server: StandIn, **fields: Any) -> HostedReranker:
+    """The stage for a stand-in, not open yet. Its key is taken from `KEY_VARIABLE`; see `keyed`."""
+    fields = {"base_url": server.url, "retry": QUICK, **fields}
+    if server.provider.needs_key or server.provider.locked:
+        fields.setdefault("api_key_env", KEY_VARIABLE)
+    return STAGES[server.provider.name](**fields)
+
+
+@contextmanager
+def keyed(server: StandIn) -> Iterator[None]:
+    """The server's key stands in the environment."""
+    before = os.environ.get(KEY_VARIABLE)
+    os.environ[KEY_VARIABLE] = server.key
+    try:
+        yield
+    finally:
+        del os.environ[KEY_VARIABLE]
+        if before is not None:
+            os.environ[KEY_VARIABLE] = before
+
+
+def scored(
+    way: str, server: StandIn, jobs: Iterable[RerankJob], timeout: float | None = None, **fields: Any
+) -> Outcome:
+    """Open a stage for the stand-in, score the jobs in one batch, and close it again."""
+    return scored_by(way, stage(server, **fields), server, jobs, timeout)
+
+
+def scored_by(
+    way: str, reranker: HostedReranker, server: StandIn, jobs: Iterable[RerankJob], timeout: float | None = None
+) -> Outcome:
+    """``scored`` with a stage that is not open."""
+    jobs = list(jobs)
+    with keyed(server):
+        if way == "sync":
+            reranker.open()
+            try:
+                return batch(reranker, jobs, timeout)
+            finally:
+                reranker.close()
+
+        async def main() -> Outcome:
+            await reranker.aopen()
+            try:
+                return await abatch(reranker, jobs, timeout)
+            finally:
+                await reranker.aclose()
+
+        return asyncio.run(main())
+
+
+def batch(reranker: HostedReranker, jobs: Sequence[RerankJob], timeout: float | None = None) -> Outcome:
+    """Score in an open stage, blocking."""
+    context = Context(Deadline.after(timeout), len(jobs))
+    return Outcome(reranker.score_batch(jobs, context), context)
+
+
+async def abatch(reranker: HostedReranker, jobs: Sequence[RerankJob], timeout: float | None = None) -> Outcome:
+    """Score in an open stage, on this event loop."""
+    context = Context(Deadline.after(timeout), len(jobs))
+    return Outcome(await reranker.ascore_batch(jobs, context), context)
+
+
+def ask(
+    way: str,
+    server: StandIn,
+    texts: Sequence[str] = TEXTS,
+    *,
+    query: str = QUERY,
+    top_k: int | None = None,
+    timeout: float | None = None,
+    **fields: Any,
+) -> Outcome:
+    """``scored`` for one query."""
+    return scored(way, server, [RerankJob(query, list(texts), top_k)], timeout, **fields)
+
+
+def sent(server: StandIn) -> list[list[str]]:
+    """The documents of each request, in the order of arrival; each request was one that the service takes."""
+    requests = server.requests
+    assert [request.refused for request in requests] == [None] * len(requests)
+    return [request.body[server.provider.documents_key] for request in requests]
+
+
+def order(scores: Sequence[float | None]) -> list[int]:
+    """Positions, best first; those without a score are left out."""
+    found = [(place, score) for place, score in enumerate(scores) if score is not None]
+    return [place for place, score in sorted(found, key=lambda pair: -pair[1])]
