@@ -1,0 +1,151 @@
+"""What every hosted reranker must make of its service, whichever it is: the same ranking, and no trust."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from milvus_pipeline import ServiceError
+from support.hosted import KEY, QUERY, STAGES, TEXTS, ask, stage_for
+from support.standins import errors, ranking, relevance, variants, wrong
+
+PROVIDERS = sorted(STAGES)
+
+HALVED = {
+    ("tei", "413_too_large"),
+    ("tei", "413_validation_of_1_8"),
+    ("tei", "422_validation"),
+    ("jev", "400_overflow"),
+}
+"""Errors after which fewer documents are sent."""
+
+
+def catalogue(of) -> list[tuple[str, str]]:
+    """Each provider with each name of its catalogue."""
+    return [(provider, name) for provider in PROVIDERS for name in of(provider)]
+
+
+def with_key(provider: str) -> dict[str, str]:
+    """What makes a stage send the key where it does not by itself."""
+    return {} if STAGES[provider].key_names else {"api_key_env": KEY}
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_every_provider_gives_the_same_ranking(serve, way, provider):
+    """For the same texts the order is the same everywhere, ties in their order, and no request is refused."""
+    server = serve(provider)
+    answer = ask(stage_for(server), way)
+    assert answer.error is None
+    assert answer.order == [index for index, _ in ranking(QUERY, TEXTS)]
+    for index, score in answer.ranked:
+        expected = relevance(QUERY, TEXTS[index])
+        assert score == pytest.approx(2 * expected - 1 if provider == "jina" else expected, abs=1e-12)
+    assert [request.refused for request in server.requests] == [None]
+    assert answer.usage.pop("requests") == 1
+    assert all(type(figure) in (int, float) and figure >= 0 for figure in answer.usage.values())
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_every_provider_is_asked_for_no_more_than_is_wanted(serve, way, provider):
+    """With `top_k` the best are the same ones, and a service that can give fewer is asked for as many."""
+    server = serve(provider)
+    stage = stage_for(server, top_k=2)
+    assert ask(stage, way).order == [index for index, _ in ranking(QUERY, TEXTS, 2)]
+    (request,) = server.requests
+    asked = {key: value for key, value in request.body.items() if key in ("top_n", "top_k")}
+    assert list(asked.values()) == ([2] if stage.takes_top_n else [])
+    server.clear()
+    ask(stage_for(server, top_k=50), way)
+    assert server.requests[0].refused is None
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_every_provider_is_sent_what_it_reads(serve, way, provider):
+    """JSON by POST with the key as a bearer, and the texts as they are: no escapes, no blanks taken off."""
+    server = serve(provider, locked=True)
+    texts = [" blanks around ", "line\nbreak \t tab", "梅 \N{GRAPES}", "x"]
+    assert ask(stage_for(server, **with_key(provider)), way, " 梅? ", texts).error is None
+    (request,) = server.requests
+    assert request.method == "POST"
+    assert request.headers["authorization"] == f"Bearer {server.key}"
+    assert request.headers["content-type"] == "application/json"
+    assert request.headers["accept"] == "application/json"
+    assert request.headers["user-agent"] == "milvus-search-pipeline"
+    assert "梅 \N{GRAPES}".encode() in request.raw
+    if provider != "jev":
+        assert request.body[server.provider.documents_key] == texts
+        assert request.body["query"] == " 梅? "
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_blank_texts_are_never_sent(serve, way, provider):
+    """They rank last without a score, and the positions of the others are right."""
+    server = serve(provider)
+    texts = ["", *TEXTS[:2], " \n", *TEXTS[2:]]
+    answer = ask(stage_for(server), way, texts=texts)
+    kept = [index for index, text in enumerate(texts) if text.strip()]
+    expected = [kept[index] for index, _ in ranking(QUERY, [texts[index] for index in kept])]
+    assert answer.order == [*expected, 0, 3]
+    assert answer.scores[0] is answer.scores[3] is None
+    assert server.requests[0].refused is None
+
+
+@pytest.mark.parametrize(("provider", "name"), catalogue(variants))
+def test_an_unusual_reply_is_taken(serve, way, provider, name):
+    """Order, echoes of three shapes, unknown members, missing usage and scores of any range do no harm."""
+    server = serve(provider)
+    server.always(variants(provider)[name])
+    answer = ask(stage_for(server), way)
+    assert answer.error is None
+    assert answer.warnings == []
+    assert all(type(score) is float and math.isfinite(score) for score in answer.scores.values())
+    flat = name in ("tied", "whole_scores")
+    assert answer.order == list(range(len(TEXTS)) if flat else [index for index, _ in ranking(QUERY, TEXTS)])
+    if name == "negative_scores":
+        assert all(score < 0 for score in answer.scores.values())
+    if name == "without_usage":
+        assert answer.usage == {"requests": 1}
+
+
+@pytest.mark.parametrize(("provider", "name"), catalogue(wrong))
+def test_a_wrong_reply_is_no_result(serve, way, provider, name):
+    """What cannot be a ranking of the documents that were sent is an error that says so."""
+    server = serve(provider)
+    server.always(wrong(provider)[name])
+    answer = ask(stage_for(server, top_k=4), way)
+    if name == "one_more" and provider in ("vllm", "infinity"):
+        # Servers of this kind may give all they were sent, however many were wanted.
+        assert answer.error is None
+        assert len(answer.ranked) == 4
+        return
+    if name == "one_more" and provider == "tei":
+        assert "document 7" in str(answer.error)
+    assert isinstance(answer.error, ServiceError)
+    assert "answered wrongly" in str(answer.error)
+    assert answer.error.status == 200
+    assert not any(text in str(answer.error) for text in TEXTS)
+
+
+@pytest.mark.parametrize(("provider", "name"), catalogue(errors))
+def test_an_error_of_the_service_is_told(serve, way, provider, name):
+    """Status and place are said; neither a key nor a text is, whatever the service repeats."""
+    server = serve(provider, locked=True)
+    server.always(errors(provider)[name])
+    stage = stage_for(server, **with_key(provider))
+    answer = ask(stage, way)
+    if (provider, name) in HALVED:
+        assert answer.error is None
+        assert set(answer.scores.values()) == {None}
+        assert "7 of 7 documents are larger than the service takes" in answer.warnings[0]
+        return
+    error = answer.error
+    assert isinstance(error, ServiceError)
+    assert error.status == int(name[:3])
+    said = f"{stage.type}: POST {server.url}{server.provider.paths[0]} answered {name[:3]}"
+    assert str(error).startswith(said)
+    assert server.key[:8] not in str(error)
+    assert not any(text in str(error) or text in repr(error) for text in TEXTS)
+    assert len(str(error)) < 900
+    assert len(server.requests) == 1
+    assert answer.usage == {"requests": 1}

@@ -1,0 +1,146 @@
+"""The stage `voyage` and its service."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import voyageai
+
+from milvus_stages import Voyage
+from support.hosted import QUERY, TEXTS, ask, stage_for
+from support.standins import errors, ranking
+from support.standins.voyage import MODELS
+
+
+def test_the_request(serve, way):
+    """Exactly the members that the service knows; it refuses any other."""
+    server = serve("voyage")
+    ask(stage_for(server, top_k=3), way)
+    (request,) = server.requests
+    assert request.path == "/v1/rerank"
+    assert request.body == {
+        "model": "rerank-2.5",
+        "query": QUERY,
+        "documents": list(TEXTS),
+        "top_k": 3,
+        "truncation": True,
+    }
+
+
+def test_the_options(serve, way):
+    """Model and truncation are sent as given."""
+    server = serve("voyage")
+    ask(stage_for(server, model="rerank-2-lite", truncation=False), way)
+    body = server.requests[0].body
+    assert (body["model"], body["truncation"], body["top_k"]) == ("rerank-2-lite", False, len(TEXTS))
+
+
+def test_too_long_without_truncation_is_the_services_error(serve, way):
+    """The message of the service says what was too long."""
+    server = serve("voyage", max_pair_tokens=20)
+    answer = ask(stage_for(server, truncation=False), way, texts=[*TEXTS, "plum " * 50])
+    assert answer.error.status == 400
+    assert "more than 20 tokens" in str(answer.error)
+    assert ask(stage_for(server), way, texts=[*TEXTS, "plum " * 50]).error is None
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_documented_models(serve, model):
+    """Each documented model is accepted, and named in the docstring."""
+    server = serve("voyage")
+    assert ask(stage_for(server, model=model)).error is None
+    assert f"``{model}``" in Voyage.__doc__
+
+
+@pytest.mark.parametrize(
+    ("model", "tokens", "pair"),
+    [
+        ("rerank-3", 600_000, 32_000),
+        ("rerank-3-lite", 600_000, 32_000),
+        ("rerank-2.5", 600_000, 32_000),
+        ("rerank-2.5-lite", 600_000, 32_000),
+        ("rerank-2", 600_000, 16_000),
+        ("rerank-2-lite", 600_000, 8_000),
+        ("rerank-1", 300_000, 8_000),
+        ("rerank-lite-1", 300_000, 4_000),
+        ("rerank-4-of-2028", 600_000, 32_000),
+    ],
+)
+def test_the_limits_of_each_model(model, tokens, pair):
+    """A request's total, and where a document is cut; a model that is not known has those of the newest."""
+    limits = Voyage(model=model).limits()
+    assert (limits.documents, limits.tokens, limits.document_tokens) == (1000, tokens, pair)
+    assert Voyage(model=model, truncation=False).limits().document_tokens is None
+
+
+def test_more_than_a_thousand_documents_are_split(serve, way):
+    """1,001 become two requests, whose scores are put together."""
+    server = serve("voyage")
+    texts = [f"plum number {number}" for number in range(1001)]
+    answer = ask(stage_for(server), way, texts=texts)
+    assert sorted(len(request.body["documents"]) for request in server.requests) == [500, 501]
+    assert all(request.refused is None for request in server.requests)
+    assert answer.order == [index for index, _ in ranking(QUERY, texts)]
+
+
+def test_the_total_of_tokens_bounds_a_request(serve, way):
+    """A long query counts once a document, so that few documents fit; the service never has to refuse."""
+    server = serve("voyage")
+    query = "plum " * 4_000
+    texts = [f"red plum {number}" for number in range(200)]
+    answer = ask(stage_for(server), way, query, texts)
+    assert answer.error is None
+    assert all(request.refused is None for request in server.requests)
+    assert len(server.requests) == 3
+    assert answer.usage["requests"] == 3
+    assert answer.order == [index for index, _ in ranking(query, texts)]
+
+
+def test_long_documents_bound_a_request(serve, way):
+    """Documents count up to where the service cuts them, which their number in a request follows from."""
+    server = serve("voyage")
+    texts = [f"{number} red plum " + "plum " * 20_000 for number in range(20)]
+    answer = ask(stage_for(server), way, texts=texts)
+    assert answer.error is None
+    assert sorted(len(request.body["documents"]) for request in server.requests) == [2, 18]
+    assert all(request.refused is None for request in server.requests)
+
+
+def test_usage_adds_up(serve, way):
+    """Total tokens over all requests of the query, as the service counts them."""
+    server = serve("voyage")
+    one = ask(stage_for(server), way).usage
+    several = ask(stage_for(server, max_documents=2), way).usage
+    assert several == {"requests": 4, "total_tokens": one["total_tokens"]}
+
+
+@pytest.mark.parametrize("key", ["pa-0123456789", "al-0123456789"])
+def test_the_address_is_that_of_the_key(key):
+    """Keys of Atlas belong to another host."""
+    host = "https://ai.mongodb.com" if key.startswith("al-") else "https://api.voyageai.com"
+    assert Voyage().address(key) == host
+
+
+def test_its_errors_have_the_text_under_detail(serve, way):
+    """No id is known of this service, and none is made up."""
+    server = serve("voyage")
+    server.always(errors("voyage")["400_too_many_tokens"])
+    error = ask(stage_for(server), way).error
+    assert "the request has 700000 tokens" in str(error)
+    assert error.request_id is None
+
+
+def test_the_official_sdk_gives_the_same(serve, way):
+    """Voyage's own client finds the same order and the same scores."""
+    server = serve("voyage")
+    arguments = {"query": QUERY, "documents": list(TEXTS), "model": "rerank-2.5", "top_k": 4}
+    client = {"api_key": server.key, "base_url": f"{server.url}/v1"}
+    if way == "async":
+        theirs = asyncio.run(voyageai.AsyncClient(**client).rerank(**arguments))
+    else:
+        theirs = voyageai.Client(**client).rerank(**arguments)
+    ours = ask(stage_for(server, top_k=4), way)
+    assert [(item.index, item.relevance_score) for item in theirs.results] == ours.ranked
+    assert theirs.total_tokens == ours.usage["total_tokens"]
+    assert server.requests[0].body == server.requests[1].body
