@@ -165,7 +165,7 @@ def _placed(error: Exception | None, where: str, results: list[SearchResult]) ->
     """A stage's error for one query, led by where it happened."""
     if error is None or (isinstance(error, StageError) and str(error).startswith(where)):
         return error
-    kind = QueryError if isinstance(error, QueryError) else StageError
+    kind = next((kind for kind in (QueryError, DeadlineError) if isinstance(error, kind)), StageError)
     placed = kind(f"{where}: {_said(error, results)}")
     placed.__cause__ = error
     return placed

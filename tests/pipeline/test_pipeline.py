@@ -272,6 +272,16 @@ def test_a_used_up_deadline_ends_the_query_before_the_next_stage():
         pipeline.run("red")
 
 
+def test_a_query_of_a_batch_that_was_late_says_so_by_its_error():
+    """Whoever catches DeadlineError, or TimeoutError, gets it also where only some queries of a batch were late."""
+    pipeline = Pipeline([ListedSearch(), Faulty(how="word", word="unknown")])
+    with pytest.raises(DeadlineError, match=r"stages\[1\] \(faulty\): the time given is used up"):
+        pipeline.run("late")
+    late, right = pipeline.run_batch(["late", "red"], return_errors=True)
+    assert isinstance(late.error, TimeoutError)
+    assert right.status == "ok"
+
+
 def test_a_call_may_give_another_time():
     """The timeout of a call replaces the pipeline's."""
     pipeline = Pipeline([ListedSearch(), Slow(seconds=0.05), WordOverlap()], timeout=0.02)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from milvus_pipeline import Context, Hit, QueryError, Reranker, SearchResult, Stage, StageError, register
+from milvus_pipeline import Context, DeadlineError, Hit, QueryError, Reranker, SearchResult, Stage, StageError, register
 
 DOCUMENTS = ("red apple", "green pear and red plum", "blue sky", "")
 
@@ -80,6 +80,8 @@ class Faulty(Stage):
             for position, result in enumerate(results):
                 if self.word in result.query.text:
                     context.fail(position, QueryError("this word cannot be looked up"))
+                if "late" in result.query.text:
+                    context.fail(position, DeadlineError("the time given is used up"))
             return [result.with_hits(result.hits[:1]) for result in results]
         raise ZeroDivisionError("division by zero")
 
