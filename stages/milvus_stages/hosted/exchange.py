@@ -11,11 +11,9 @@ import json
 import threading
 from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from typing import TYPE_CHECKING
-
-import tenacity
 
 from milvus_pipeline import (
     Context,
@@ -32,7 +30,7 @@ from milvus_pipeline import (
 from milvus_stages.hosted.failures import Private, refused
 from milvus_stages.hosted.plan import Part, Plan, sendable
 from milvus_stages.hosted.replies import BadReply, Received, Reply, bad_reply_error, checked, read_json
-from milvus_stages.hosted.throttle import Rate, Slots
+from milvus_stages.hosted.throttle import Bell, Rate, Slots
 from milvus_stages.hosted.transport import Transport, closed_error
 
 if TYPE_CHECKING:
@@ -55,8 +53,9 @@ class Work:
         self.error: Exception | None = None
         self._usage: Counter[str] = Counter()
         self._warnings: list[str] = list(plan.warnings)
-        self._too_large = 0
+        self._too_large: list[ServiceError] = []
         self._lock = threading.Lock()
+        self.bell = Bell()
 
     def texts(self) -> Iterator[str]:
         """Everything that no message may repeat."""
@@ -76,18 +75,21 @@ class Work:
                 self.scores[part.places[index]] = score
             self._warnings += warnings
 
-    def leave_out(self) -> None:
-        """Count a document that the service does not take."""
+    def leave_out(self, error: ServiceError) -> None:
+        """Note a document that the service does not take, though it is alone in its request."""
         with self._lock:
-            self._too_large += 1
+            self._too_large.append(error)
 
     def fail(self, error: Exception) -> None:
-        """Mark the query as failed; the first error counts."""
+        """Mark the query as failed, and end its waits; the first error counts."""
         with self._lock:
             self.error = self.error or error
+        self.bell.ring()
 
     def report(self, context: Context, position: int) -> None:
         """Leave failure, warnings and usage where the result carries them."""
+        if self._too_large and all(score is None for score in self.scores):
+            self.fail(self._too_large[-1])  # it is not the documents: the query, say, is too long
         if self.error is not None:
             context.fail(position, self.error)
         for warning in self._warnings:
@@ -96,11 +98,11 @@ class Work:
             context.note(position, documents_blank=self.plan.blank)
         if self._too_large:
             context.warn(
-                f"{self._too_large} of {len(self.job.texts)} documents are larger than the service takes; ranked last, "
-                "without a score",
+                f"{len(self._too_large)} of {len(self.job.texts)} documents are larger than the service takes; "
+                "ranked last, without a score",
                 position,
             )
-            context.note(position, documents_too_large=self._too_large)
+            context.note(position, documents_too_large=len(self._too_large))
         if self._usage:
             context.note(position, usage=dict(self._usage))
 
@@ -122,7 +124,7 @@ def conversation(service: HostedReranker, work: Work, part: Part) -> Conversatio
             if service.limits().listwise or not service.too_large(error):
                 raise
             if len(current.places) == 1:
-                work.leave_out()
+                work.leave_out(error)
             else:
                 pending.extend(reversed(current.halves()))
 
@@ -162,11 +164,17 @@ class Exchange:
         self._slots = Slots(max_concurrency)
         self._rate = rate
         self._request_timeout = request_timeout
-        self._ended = threading.Event()
+        self._lock = threading.Lock()
+        self._works: set[Work] = set()
+        self._ended = False
 
     def close(self) -> None:
-        """Let go of the connections."""
-        self._ended.set()
+        """End all waits, and let go of the connections."""
+        with self._lock:
+            self._ended = True
+            works = list(self._works)
+        for work in works:
+            work.bell.ring()
         self._transport.close()
 
     async def aclose_here(self) -> None:
@@ -177,22 +185,23 @@ class Exchange:
 
     def run(self, works: Sequence[Work], deadline: Deadline) -> None:
         """Send the requests of all queries; what becomes of each stands in it."""
-        tasks = [(work, part) for work in works for part in work.plan.parts]
-        given_up = threading.Event()
-        if len(tasks) == 1:
-            self._converse(*tasks[0], deadline, given_up)
-            return
-        waiting = deque(tasks)
+        with self._known(works):
+            waiting = deque((work, part) for work in works for part in work.plan.parts)
+            if len(waiting) == 1:
+                self._converse(*waiting[0], deadline)
+            else:
+                self._run_threads(works, waiting, deadline)
 
+    def _run_threads(self, works: Sequence[Work], waiting: deque[tuple[Work, Part]], deadline: Deadline) -> None:
         def work_off() -> None:
             with suppress(IndexError):  # nothing is left
-                while not given_up.is_set():
-                    self._converse(*waiting.popleft(), deadline, given_up)
+                while True:
+                    self._converse(*waiting.popleft(), deadline)
 
         # Daemons: after Ctrl-C the process shall end without waiting for replies.
         threads = [
             threading.Thread(target=copy_context().run, args=(work_off,), name=self._service.name, daemon=True)
-            for _ in range(min(len(tasks), self._max_concurrency))
+            for _ in range(min(len(waiting), self._max_concurrency))
         ]
         try:
             for thread in threads:
@@ -200,18 +209,20 @@ class Exchange:
             for thread in threads:
                 thread.join()
         except BaseException:  # what has not begun is not sent
-            given_up.set()
+            waiting.clear()
+            for work in works:
+                work.fail(StageError("the call was given up"))
             raise
 
-    def _converse(self, work: Work, part: Part, deadline: Deadline, given_up: threading.Event) -> None:
-        def attempt(current: Part) -> None:
-            self._check(work, deadline, given_up)
+    def _converse(self, work: Work, part: Part, deadline: Deadline) -> None:
+        def attempt(current: Part, tries: _Tries) -> None:
+            self._check(work, deadline)
             with self._slots.held(deadline):
-                self._check(work, deadline, given_up)
+                self._check(work, deadline)
                 body = self._body(work, current)
-                given_up.wait(self._rate.book(current.tokens, deadline))
-                self._check(work, deadline, given_up)
-                work.count(requests=1)
+                work.bell.wait(self._rate.book(current.tokens, deadline))
+                self._check(work, deadline)
+                tries.begin()
                 received = self._transport.send(body, self._seconds(deadline))
             self._take(work, current, received)
 
@@ -222,7 +233,7 @@ class Exchange:
                 tries = _Tries(work)
                 policy = retrying(self._retry, deadline, tries.passing, _asked_wait, tries.waits)
                 try:
-                    policy.copy(sleep=tenacity.sleep_using_event(given_up))(attempt, current)
+                    policy.copy(sleep=work.bell.wait)(attempt, current, tries)
                 except ServiceError as error:
                     current = _thrown(talk, tries.told(error))
                 else:
@@ -233,22 +244,23 @@ class Exchange:
     async def arun(self, works: Sequence[Work], deadline: Deadline) -> None:
         """``run`` for an event loop; cancelling it ends the requests."""
         tasks = [(work, part) for work in works for part in work.plan.parts]
-        if len(tasks) == 1:
-            await self._aconverse(*tasks[0], deadline)
-            return
-        async with asyncio.TaskGroup() as group:
-            for task in tasks:
-                group.create_task(self._aconverse(*task, deadline))
+        with self._known(works):
+            if len(tasks) == 1:
+                await self._aconverse(*tasks[0], deadline)
+                return
+            async with asyncio.TaskGroup() as group:
+                for task in tasks:
+                    group.create_task(self._aconverse(*task, deadline))
 
     async def _aconverse(self, work: Work, part: Part, deadline: Deadline) -> None:
-        async def attempt(current: Part) -> None:
+        async def attempt(current: Part, tries: _Tries) -> None:
             self._check(work, deadline)
             async with self._slots.aheld(deadline):
                 self._check(work, deadline)
                 body = self._body(work, current)
-                await asyncio.sleep(self._rate.book(current.tokens, deadline))
+                await work.bell.asleep(self._rate.book(current.tokens, deadline))
                 self._check(work, deadline)
-                work.count(requests=1)
+                tries.begin()
                 received = await self._transport.asend(body, self._seconds(deadline))
             self._take(work, current, received)
 
@@ -259,7 +271,7 @@ class Exchange:
                 tries = _Tries(work)
                 policy = async_retrying(self._retry, deadline, tries.passing, _asked_wait, tries.waits)
                 try:
-                    await policy(attempt, current)
+                    await policy.copy(sleep=work.bell.asleep)(attempt, current, tries)
                 except ServiceError as error:
                     current = _thrown(talk, tries.told(error))
                 else:
@@ -267,14 +279,23 @@ class Exchange:
 
     # -- what both share ----------------------------------------------------------------------------------------
 
-    def _check(self, work: Work, deadline: Deadline, given_up: threading.Event | None = None) -> None:
+    @contextmanager
+    def _known(self, works: Sequence[Work]) -> Iterator[None]:
+        """``close`` knows the queries that are under way."""
+        with self._lock:
+            self._works.update(works)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._works.difference_update(works)
+
+    def _check(self, work: Work, deadline: Deadline) -> None:
         """Raise where there is no sense in sending any more."""
         if work.error is not None:
-            raise work.error
-        if self._ended.is_set():
+            raise _Stopped
+        if self._ended:
             raise closed_error()
-        if given_up is not None and given_up.is_set():
-            raise StageError("the call was given up")
         deadline.check()
 
     def _seconds(self, deadline: Deadline) -> float:
@@ -310,6 +331,10 @@ class Exchange:
         work.take(part, scores, reply, map(private.clean, reply.warnings))
 
 
+class _Stopped(Exception):  # noqa: N818 - no fault of its own
+    """A request is not sent, since its query has failed already."""
+
+
 class _kept:  # noqa: N801 - reads as a function
     """Keeps the error of a conversation with its query, so that the others go on; time that is up says so."""
 
@@ -323,6 +348,8 @@ class _kept:  # noqa: N801 - reads as a function
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
         if not isinstance(error, Exception):
             return False
+        if isinstance(error, _Stopped):
+            return True
         if isinstance(error, ServiceError) and self._deadline.expired:
             late = DeadlineError(f"{error}; the time given ({self._deadline.budget:g} s) is used up")
             late.__cause__ = error
@@ -348,20 +375,23 @@ class _Tries:
 
     def __init__(self, work: Work) -> None:
         self._work = work
-        self._attempts = 1
-        self._waited = 0.0
+        self._attempts = 0
+        self._waits = [0.0]
+
+    def begin(self) -> None:
+        """Count an attempt, now that it is sent."""
+        self._attempts += 1
+        self._work.count(requests=1, **({"retries": 1} if self._attempts > 1 else {}))
 
     def passing(self, error: BaseException) -> bool:
         """Whether another attempt makes sense: not for a query of which another request has failed for good."""
         return isinstance(error, ServiceError) and error.retryable and self._work.error is None
 
     def waits(self, error: BaseException, seconds: float) -> None:
-        """Count the attempt that follows a wait."""
-        self._attempts += 1
-        self._waited = seconds
-        self._work.count(retries=1)
+        """Keep the wait that follows an attempt."""
+        self._waits.append(seconds)
 
     def told(self, error: ServiceError) -> ServiceError:
         """The last attempt's error, with what went before it."""
-        error.attempts, error.waited = self._attempts, self._waited
+        error.attempts, error.waited = self._attempts, self._waits[self._attempts - 1]
         return error

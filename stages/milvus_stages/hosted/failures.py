@@ -80,7 +80,7 @@ def refused(
         message += f" (request {request_id})"
     wait = retry_after(received.headers)
     if wait is not None:
-        message += f", and asks for a wait of {wait:.3g} s"
+        message += f", and asks for a wait of {wait:.3g} s" if wait < 100 else f", and asks for a wait of {wait:,.0f} s"
     if step := _next_step(received, key_names):
         message += f"; {step}"
     return ServiceError(

@@ -1,7 +1,7 @@
-"""What keeps a reranker from asking too much of its service: slots, and a limit of rate.
+"""What keeps a reranker from asking too much of its service: slots, a limit of rate, and what ends waits for it.
 
-Both are shared by the threads of blocking callers and by the tasks of any number of event loops, which neither
-``threading`` nor ``asyncio`` has a semaphore for, and both end waits by a deadline.
+All are shared by the threads of blocking callers and by the tasks of any number of event loops, which neither
+``threading`` nor ``asyncio`` has a semaphore or an event for. Slots and rate end waits by a deadline.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final, NamedTuple
 
 from milvus_pipeline import Deadline, DeadlineError
@@ -97,6 +97,43 @@ def _no_slot(deadline: Deadline) -> DeadlineError:
         f"no request could be begun in the time given ({deadline.budget:g} s), since `max_concurrency` others were "
         "under way; raise it, raise `timeout`, or ask for less"
     )
+
+
+class Bell:
+    """Ends waits, of threads and of tasks of any event loop; who waits after it was rung does not wait."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._rung = threading.Event()
+        self._tasks: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
+
+    def ring(self) -> None:
+        """End all waits, those to come too."""
+        with self._lock:
+            self._rung.set()
+            tasks = list(self._tasks)
+        for loop, rung in tasks:
+            with suppress(RuntimeError):  # the event loop has ended
+                loop.call_soon_threadsafe(rung.set)
+
+    def wait(self, seconds: float) -> None:
+        """Wait so long, or until it rings."""
+        self._rung.wait(seconds)
+
+    async def asleep(self, seconds: float) -> None:
+        """``wait`` for a task."""
+        waiting = (asyncio.get_running_loop(), asyncio.Event())
+        with self._lock:
+            if seconds <= 0 or self._rung.is_set():
+                return
+            self._tasks.add(waiting)
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await waiting[1].wait()
+        finally:
+            with self._lock:
+                self._tasks.discard(waiting)
 
 
 class _Booking(NamedTuple):

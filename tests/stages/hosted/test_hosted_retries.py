@@ -1,0 +1,293 @@
+"""What is repeated, when, and how often; and what bounds it."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import time
+
+import pytest
+
+from milvus_pipeline import DeadlineError, RerankJob, ServiceError
+from support.hosted_calls import PATIENT, QUERY, QUICK, TEXTS, ask, both_ways, scored
+from support.standins import FAULTS, Reply, StandIn, closing, dripping, errors, late, rate_limits, relevance
+
+RIGHT = [[relevance(QUERY, text) for text in TEXTS]]
+HANGS = 30.0
+"""Seconds that a test would take at least where something is not bounded."""
+
+pytestmark = both_ways
+
+
+def gaps(server: StandIn) -> list[float]:
+    """Seconds between requests."""
+    return [after.arrived - before.arrived for before, after in itertools.pairwise(server.requests)]
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds"),
+    {
+        "retry_after_1": 1.0,
+        "retry_after_fraction": 0.2,
+        "retry_after_0": 0.0,
+        "retry_after_ms_200": 0.2,
+        "retry_after_ms_wins": 0.2,
+        "retry_after_date": 0.4,  # a date has whole seconds
+        "retry_after_past_date": 0.0,
+        "retry_after_garbage": 0.0,
+        "retry_after_negative": 0.0,
+        "retry_after_nan": 0.0,
+        "no_hint": 0.0,
+    }.items(),
+)
+def test_a_wait_that_is_asked_for_is_kept(way, name, seconds):
+    """In whatever form it comes; what cannot be read leaves it to the own backoff."""
+    with StandIn("cohere") as server:
+        server.script(rate_limits("cohere")[name])
+        outcome = ask(way, server, retry=PATIENT)
+        (gap,) = gaps(server)
+    assert outcome.scores == RIGHT
+    assert seconds <= gap < HANGS - 10
+    assert outcome.usage == {"requests": 2, "retries": 1, "search_units": 1}
+
+
+def test_a_wait_of_an_hour_ends_it(way):
+    """Who asks for more than `max_wait` is not asked again, and the message says how long it would be."""
+    with StandIn("cohere") as server:
+        server.always(rate_limits("cohere")["retry_after_3600"])
+        outcome = ask(way, server, retry=PATIENT)
+        assert len(server.requests) == 1
+    error = outcome.error()
+    assert (error.status, error.retry_after, error.attempts, error.retryable) == (429, 3600.0, 1, True)
+    assert "asks for a wait of 3,600 s; set requests_per_minute" in str(error)
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504, 529])
+def test_what_passes_is_repeated(way, status):
+    """Twice a status that passes, then the reply."""
+    with StandIn("cohere") as server:
+        server.script(server.error(status), server.error(status))
+        outcome = ask(way, server)
+        assert [request.body for request in server.requests] == [server.requests[0].body] * 3
+    assert outcome.scores == RIGHT
+    assert outcome.usage == {"requests": 3, "retries": 2, "search_units": 1}
+
+
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 405, 409, 413, 415, 422, 424, 498, 499, 501])
+def test_what_does_not_pass_is_not_repeated(way, status):
+    """A request that is refused for what it is would be refused again."""
+    with StandIn("voyage") as server:
+        server.always(server.error(status))
+        outcome = ask(way, server, TEXTS[:1])
+        assert len(server.requests) == 1
+    if status == 413:  # a single document that is too large
+        assert outcome.details["documents_too_large"] == 1
+        return
+    error = outcome.error()
+    assert (error.status, error.attempts, error.retryable) == (status, 1, False)
+    assert "attempts" not in str(error)
+    assert outcome.usage == {"requests": 1}
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirects_are_not_followed(way, status):
+    """Neither as a GET nor with the key to another address; the message says what to set."""
+    with StandIn("cohere") as server, StandIn("cohere") as elsewhere:
+        server.always(Reply(status, b"", {"location": f"{elsewhere.url}/v2/rerank"}))
+        outcome = ask(way, server)
+        assert (len(server.requests), elsewhere.connections) == (1, 0)
+    assert outcome.error().status == status
+    assert "redirects are not followed; set base_url" in str(outcome.error())
+
+
+def test_what_never_passes_ends(way):
+    """The last attempt's error says how many there were, and the last wait."""
+    with StandIn("cohere") as server:
+        server.always(server.error(500, "no luck"))
+        outcome = ask(way, server, retry={"attempts": 4, "min_wait": 0.05, "max_wait": 0.1})
+        assert len(server.requests) == 4
+    error = outcome.error()
+    assert (error.status, error.attempts, error.retryable) == (500, 4, True)
+    assert 0.05 <= error.waited <= 0.1
+    assert str(error).endswith("(4 attempts, the last after a wait of 0.1 s)")
+    assert outcome.usage == {"requests": 4, "retries": 3}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_connection_that_breaks_is_repeated(way, fault):
+    """Before the reply or inside of it, with a length or in chunks; in the end it succeeds, or says what happened."""
+    with StandIn("cohere") as server:
+        server.script(FAULTS[fault], FAULTS[fault])
+        assert ask(way, server).scores == RIGHT
+        server.clear()
+        server.always(FAULTS[fault])
+        outcome = ask(way, server)
+        assert len(server.requests) == 3
+    assert (outcome.error().status, outcome.error().attempts) == (None, 3)
+    assert "the connection broke" in str(outcome.error())
+    assert f"POST {server.url}/v2/rerank" in str(outcome.error())
+
+
+def test_a_connection_that_the_server_closes_is_replaced(way):
+    """In good order after each reply: no attempt is lost by it."""
+    with StandIn("cohere") as server:
+        server.always(closing())
+        jobs = [RerankJob(QUERY, TEXTS)] * 5
+        outcome = scored(way, server, jobs, max_concurrency=1)
+        assert server.connections == 5
+    assert outcome.scores == RIGHT * 5
+    assert all(details["usage"]["requests"] == 1 for details in outcome.context.details)
+
+
+@pytest.mark.parametrize("slow", [late(HANGS), dripping(0.15, 200)], ids=["late", "dripping"])
+def test_a_reply_that_takes_too_long_is_given_up(way, slow):
+    """`request_timeout` bounds an attempt from its beginning to the end of the reply, and another one is made."""
+    began = time.monotonic()
+    with StandIn("cohere") as server:
+        server.script(slow)
+        assert ask(way, server, request_timeout=0.3).scores == RIGHT
+        server.always(slow)
+        outcome = ask(way, server, request_timeout=0.3, retry={"attempts": 2, "min_wait": 0.01})
+        assert all(request.abandoned for request in server.requests[2:-1])
+    assert "no reply, or not the whole of it, within 0.3 s; raise request_timeout" in str(outcome.error())
+    assert (outcome.error().attempts, outcome.error().status) == (2, None)
+    assert time.monotonic() - began < HANGS
+
+
+def test_nobody_listens(way):
+    """A port without a server: repeated, then told with the address."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        with StandIn("cohere") as server:
+            outcome = ask(way, server, base_url=url)
+    error = outcome.error()
+    assert (error.attempts, error.retryable) == (3, True)
+    assert str(error).startswith(f"cohere: POST {url}/v2/rerank: cannot be reached (ConnectError")
+    assert "check base_url and the network" in str(error)
+
+
+def test_the_deadline_bounds_a_reply_that_does_not_come(way):
+    """What is left of the query's time bounds an attempt, and the error says that the time is used up."""
+    began = time.monotonic()
+    with StandIn("cohere") as server:
+        server.always(late(HANGS))
+        outcome = ask(way, server, timeout=0.4)
+        server.always(dripping(0.2, 200))
+        assert isinstance(ask(way, server, timeout=0.4).failures[0], DeadlineError)
+    error = outcome.failures[0]
+    assert isinstance(error, DeadlineError)
+    assert isinstance(error.__cause__, ServiceError)
+    assert "the time given (0.4 s) is used up" in str(error)
+    assert time.monotonic() - began < HANGS
+
+
+def test_the_deadline_bounds_waits_between_attempts(way):
+    """A wait that would end after it is not begun: the service's own error comes at once."""
+    began = time.monotonic()
+    with StandIn("cohere") as server:
+        server.always(server.error(503))
+        outcome = ask(way, server, timeout=5, retry={"attempts": 5, "min_wait": 60})
+        assert len(server.requests) == 1
+        server.always(server.error(429).but(headers={"retry-after": "40"}))
+        assert ask(way, server, timeout=5, retry=PATIENT).error().retry_after == 40
+        assert len(server.requests) == 2
+    assert outcome.error().status == 503
+    assert time.monotonic() - began < 5
+
+
+def test_the_deadline_bounds_the_wait_for_a_slot(way):
+    """The query that holds the only slot hangs; the other ones say what they waited for."""
+    began = time.monotonic()
+    with StandIn("cohere") as server:
+        server.always(late(HANGS))
+        outcome = scored(way, server, [RerankJob(QUERY, TEXTS)] * 3, timeout=0.5, max_concurrency=1)
+        assert len(server.requests) == 1
+    assert [type(error) for error in outcome.failures.values()] == [DeadlineError] * 3
+    assert time.monotonic() - began < HANGS
+
+
+def test_usage_is_told_of_failed_queries_too(way):
+    """They were paid for; so is what a query of several requests got before another of them failed."""
+    with StandIn("cohere") as server:
+        server.script(lambda request, normal: normal, server.error(403, "no more"))
+        outcome = ask(way, server, max_documents=2, max_concurrency=1)
+    assert outcome.error().status == 403
+    assert outcome.usage == {"requests": 2, "search_units": 1}
+
+
+def test_a_query_that_fails_spoils_no_other(way):
+    """Each has its own scores, its own failure and its own usage."""
+
+    def by_query(request, normal):
+        return server.error(500 if request.body["query"] == "five" else 404) if request.body["query"] in bad else normal
+
+    bad = ("four", "five")
+    with StandIn("cohere") as server:
+        server.always(by_query)
+        jobs = [RerankJob(query, TEXTS) for query in ("one", "four", "two", "five", "three")]
+        outcome = scored(way, server, jobs, max_concurrency=2)
+    assert {place: error.status for place, error in outcome.failures.items()} == {1: 404, 3: 500}
+    assert [scores == [None] * 4 for scores in outcome.scores] == [False, True, False, True, False]
+    usage = [details["usage"].get("requests") for details in outcome.context.details]
+    assert usage == [1, 1, 1, 3, 1]
+
+
+def test_a_query_stops_sending_when_it_has_failed(way):
+    """Of ten requests of one query the first fails for good; those under way end, no other is sent."""
+    with StandIn("cohere") as server:
+        server.always(server.error(403, "no"))
+        texts = [f"plum {number}" for number in range(40)]
+        outcome = ask(way, server, texts, max_documents=4, max_concurrency=2)
+        assert 1 <= len(server.requests) <= 4
+        server.clear()
+        server.always(server.error(500, "no"))
+        outcome = ask(way, server, texts, max_documents=4, max_concurrency=1, retry=QUICK)
+        assert len(server.requests) < 30
+    error = outcome.error()
+    assert (error.status, error.attempts) == (500, 3)
+    assert "(3 attempts" in str(error)
+
+
+def test_a_query_that_has_failed_does_not_wait_to_try_again(way):
+    """One request is told to come again in half a minute; when the other is refused, that wait ends."""
+
+    def reply(request, normal):
+        if "plum 0" in request.body["documents"]:
+            return server.error(429).but(headers={"retry-after": "30"})
+        return server.error(403).but(delay=0.3)
+
+    began = time.monotonic()
+    with StandIn("cohere") as server:
+        server.always(reply)
+        outcome = ask(way, server, [f"plum {number}" for number in range(8)], max_documents=4, retry=PATIENT)
+        assert len(server.requests) == 2
+    assert time.monotonic() - began < 20
+    assert (outcome.error().status, outcome.error().attempts) == (403, 1)
+    assert outcome.usage == {"requests": 2}
+
+
+@pytest.mark.parametrize("provider", ["cohere", "voyage", "jina", "mixedbread", "tei", "vllm", "infinity", "jev"])
+def test_every_documented_error_is_repeated_or_not(way, provider):
+    """Each error of the catalogue: as many requests as its status asks for."""
+    passing = {408, 429, 500, 502, 503, 504, 529}
+    with StandIn(provider) as server:
+        for name, reply in errors(provider).items():
+            status = int(name[:3])
+            if status == 413 or name in ("422_validation", "400_overflow"):
+                continue  # halved where the provider says so; see the planner's tests
+            server.clear()
+            server.always(reply)
+            outcome = ask(way, server, retry={"attempts": 2, "min_wait": 0.01, "max_wait": 2})
+            assert len(server.requests) == (2 if status in passing else 1), name
+            assert outcome.error().status == status, name
+
+
+@pytest.mark.parametrize(("said", "status", "requests"), [("true", 409, 2), ("false", 503, 1), ("perhaps", 503, 2)])
+def test_a_service_that_says_whether_to_come_again(way, said, status, requests):
+    """Mixedbread overrides its statuses by a header."""
+    with StandIn("mixedbread") as server:
+        server.always(server.error(status).but(headers={"x-should-retry": said}))
+        outcome = ask(way, server, retry={"attempts": 2, "min_wait": 0.01})
+        assert len(server.requests) == requests
+    assert outcome.error().attempts == requests
