@@ -316,18 +316,20 @@ class Exchange:
             error = refused(received, service.type, request, private, self._key_names)
             error.retryable = service.passing(received)
             raise error
+        bad: BadReply | None = None
         try:
             reply = service.parse(read_json(received), received.headers)
             wanted = part.top_k if service.takes_top_n else len(part.places)
             scores = checked(reply.scores, len(part.places), wanted, more=service.may_return_more)
-        except BadReply as error:
-            raise bad_reply_error(error, service.type, request) from None
         except PipelineError:
             raise
-        except Exception as error:
-            # A plugin's parse that trusted the reply. No cause is kept, which may carry the reply itself.
-            unlike = BadReply(f"the reply is not what was expected ({type(error).__name__})")
-            raise bad_reply_error(unlike, service.type, request) from None
+        except BadReply as error:
+            bad = error
+        except Exception as error:  # a plugin's parse that trusted the reply
+            bad = BadReply(f"the reply is not what was expected ({type(error).__name__})")
+        if bad is not None:
+            # Raised here, without a cause and a context, which may carry the reply itself.
+            raise bad_reply_error(bad, service.type, request)
         work.take(part, scores, reply, map(private.clean, reply.warnings))
 
 

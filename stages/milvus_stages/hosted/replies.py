@@ -13,6 +13,9 @@ from milvus_pipeline import ServiceError, shown
 _RESULTS: Final = ("results", "data")
 _SCORES: Final = ("relevance_score", "score")
 
+_MOST_COUNTED: Final = 2**53
+"""No service counts further; above it, sums in floating point are no longer exact."""
+
 
 @dataclass(frozen=True, slots=True)
 class Received:
@@ -126,13 +129,18 @@ def checked(pairs: Sequence[tuple[Any, Any]], count: int, wanted: int, *, more: 
     found: dict[int, float] = {}
     for index, score in pairs:
         if type(index) is not int or not 0 <= index < count:
-            raise BadReply(f"it scored document {shown(index)}, but {count} were sent, numbered from 0")
+            raise BadReply(f"it scored document {_number(index)}, but {count} were sent, numbered from 0")
         if index in found:
             raise BadReply(f"it scored document {index} more than once")
         found[index] = _finite(score, index)
     if len(found) < wanted or (len(found) > wanted and not more):
         raise BadReply(f"it gave {len(found)} scores, but {wanted} were asked for")
     return found
+
+
+def _number(index: Any) -> str:
+    """A number as it is; of all else the kind, since it may be a text of the request."""
+    return shown(index) if isinstance(index, int | float) else f"number {_kind(index)}"
 
 
 def _finite(score: Any, index: int) -> float:
@@ -161,7 +169,7 @@ def counted(usage: Any, *words: str) -> dict[str, float]:
 
 
 def _is_figure(value: Any) -> TypeGuard[float]:
-    return type(value) in (int, float) and math.isfinite(value) and value >= 0
+    return type(value) in (int, float) and 0 <= value <= _MOST_COUNTED  # NaN is not
 
 
 def members(data: Any, *path: str) -> Any:

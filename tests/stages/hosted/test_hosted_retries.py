@@ -80,9 +80,6 @@ def test_what_does_not_pass_is_not_repeated(way, status):
         server.always(server.error(status))
         outcome = ask(way, server, TEXTS[:1])
         assert len(server.requests) == 1
-    if status == 413:  # a single document that is too large
-        assert outcome.details["documents_too_large"] == 1
-        return
     error = outcome.error()
     assert (error.status, error.attempts, error.retryable) == (status, 1, False)
     assert "attempts" not in str(error)

@@ -1,0 +1,221 @@
+"""Replies: what is read from those that are right, however they look, and that no wrong one becomes a score."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from milvus_pipeline import RerankJob, ServiceError
+from milvus_stages.hosted import BadReply, HostedReranker, Received, Reply, counted, listed, members
+from milvus_stages.hosted.replies import checked, read_json
+from support import standins
+from support.hosted_calls import QUERY, TEXTS, ask, both_ways, keyed, order, scored_by, stage
+from support.standins import PROVIDERS, StandIn, chunked, ranking, relevance, variants, wrong
+
+JOB = RerankJob(QUERY, TEXTS)
+
+
+def beginning(value):
+    """Of a value, to name a test."""
+    return repr(value)[:12]
+
+
+def cases(catalogue):
+    """Pairs of a provider and a name of its catalogue."""
+    return [(provider, name) for provider in PROVIDERS for name in catalogue(provider)]
+
+
+@both_ways
+@pytest.mark.parametrize(("provider", "name"), cases(variants))
+def test_right_replies_are_taken(way, provider, name):
+    """Tied, shuffled, with foreign members or without usage, negative, with echoes nobody asked for: all scored."""
+    with StandIn(provider) as server:
+        server.always(variants(provider)[name])
+        outcome = ask(way, server)
+        assert [request.refused for request in server.requests] == [None]
+    assert outcome.failures == {}
+    assert None not in outcome.scores[0]
+    if name in ("tied", "whole_scores"):
+        assert outcome.scores[0] == [{"tied": 0.5, "whole_scores": 1.0}[name]] * 4
+    else:
+        assert order(outcome.scores[0]) == [place for place, _ in ranking(QUERY, TEXTS)]
+    assert all(type(score) is float for score in outcome.scores[0])
+
+
+@both_ways
+@pytest.mark.parametrize(("provider", "name"), cases(wrong))
+def test_wrong_replies_are_refused(way, provider, name):
+    """Whatever a reply with status 200 is: no score is made of it, and the error says whose it is and what is wrong."""
+    if provider in ("vllm", "infinity") and name == "one_more":
+        pytest.skip("servers of this kind may give more than was asked for")
+    top_k = 2 if name == "one_more" and provider not in ("tei", "jev") else None
+    with StandIn(provider) as server:
+        server.always(wrong(provider)[name])
+        outcome = ask(way, server, top_k=top_k, retry={"attempts": 2, "min_wait": 0.01})
+        sent = len(server.requests)
+    error = outcome.error()
+    assert outcome.scores == [[None] * 4]
+    assert error.status in (200, 204)
+    assert "answered wrongly: " in str(error)
+    assert str(error).startswith(f"{stage(server).type}: POST {server.url}/")
+    cut_short = name in ("empty_body", "broken_json", "no_content", "nested_too_deep", "not_utf8")
+    assert (sent, error.retryable) == ((2, True) if cut_short else (1, False))
+
+
+@both_ways
+def test_a_page_in_place_of_a_reply_names_the_address(way):
+    """A proxy's or a portal's page with status 200: most likely the address is wrong."""
+    with StandIn("cohere") as server:
+        server.always(wrong("cohere")["html"])
+        assert "answered wrongly: the reply is an HTML page; check base_url" in str(ask(way, server).error())
+        server.always(standins.Reply(200, b"hello"))
+        assert "answered wrongly: the reply is no JSON; check base_url" in str(ask(way, server).error())
+
+
+@both_ways
+def test_a_reply_in_chunks_is_read(way):
+    """Without a length it ends with its last chunk."""
+    with StandIn("cohere") as server:
+        server.always(chunked())
+        assert None not in ask(way, server).scores[0]
+
+
+@both_ways
+@pytest.mark.parametrize("index", ["the secret text of a document that came back", ["x" * 100], {"text": "y" * 100}])
+def test_no_message_repeats_what_stands_in_place_of_an_index(way, index):
+    """A service that mixes its members up may have put a document there."""
+    with StandIn("cohere") as server:
+        server.always(standins.Reply(200, {"results": [{"index": index, "relevance_score": 1}] * 4}))
+        message = str(ask(way, server).error())
+    assert "answered wrongly: it scored document" in message
+    assert not any(piece in message for piece in ("secret", "xxxxxxxx", "yyyyyyyy"))
+
+
+@both_ways
+@pytest.mark.parametrize("provider", ["cohere", "voyage", "mixedbread", "vllm", "jev"])
+@pytest.mark.parametrize(
+    "figure", [10**400, -3, float("nan"), float("inf"), "12", None, True, [1], {"a": 1}], ids=beginning
+)
+def test_usage_that_is_no_figure_spoils_no_scores(way, provider, figure):
+    """It is left out of the report; the ranking is what was asked for."""
+    words = ("search_units", "total_tokens", "prompt_tokens", "input_tokens", "output_tokens")
+    usage = dict.fromkeys(words, figure)
+    members = {"usage": usage, "meta": {"billed_units": usage, "warnings": figure}}
+    with StandIn(provider) as server:
+        server.always(standins.changed(lambda body, request: {**body, **members}))
+        outcome = ask(way, server)
+    assert outcome.failures == {}
+    assert None not in outcome.scores[0]
+    assert outcome.usage == {"requests": 1}
+
+
+@both_ways
+@pytest.mark.parametrize("tokens", ["9" * 20, "-1", "1.5", "many", ""])
+def test_a_header_that_is_no_figure_spoils_no_scores(way, tokens):
+    """TEI counts in a header."""
+    with StandIn("tei") as server:
+        server.always(lambda request, normal: normal.but(headers={"x-compute-tokens": tokens}))
+        outcome = ask(way, server)
+    assert outcome.scores == [[relevance(QUERY, text) for text in TEXTS]]
+    assert outcome.usage == {"requests": 1}
+
+
+class Trusting(HostedReranker):
+    """A plugin that trusts what comes."""
+
+    type = "trusting"
+    path = "/v2/rerank"
+    fault: str = ""
+
+    def payload(self, query: str, texts: list[str], top_n: int) -> Mapping[str, Any]:
+        """As Cohere's."""
+        return {"model": "rerank-v3.5", "query": query, "documents": texts, "top_n": top_n}
+
+    def parse(self, data: Any, headers: Mapping[str, str]) -> Reply:
+        """Fails in some way that repeats the reply."""
+        text = data["results"][0]["document"]
+        if self.fault == "key":
+            return data[text]
+        if self.fault == "value":
+            raise ValueError(f"cannot read {text}")
+        if self.fault == "type":
+            return Reply(text)
+        if self.fault == "bad":
+            raise BadReply("there is no such member")
+        return None
+
+
+@both_ways
+@pytest.mark.parametrize("fault", ["key", "value", "type", "none", "bad"])
+def test_a_plugins_parse_may_fail(way, fault):
+    """With any exception: the query fails with an error that says whose reply it was, and repeats none of it."""
+    text = "the text of a document"
+    with StandIn("cohere", locked=False) as server, keyed(server):
+        server.always(standins.Reply(200, {"results": [{"index": 0, "document": text}]}))
+        reranker = Trusting(base_url=server.url, fault=fault)
+        outcome = scored_by(way, reranker, server, [JOB])
+    error: BaseException | None = outcome.error()
+    assert isinstance(error, ServiceError)
+    assert "trusting: POST " in str(error)
+    assert "answered wrongly" in str(error)
+    while error is not None:
+        assert text not in str(error)
+        error = error.__cause__ or error.__context__
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["results", "data", "index", "score", "relevance_score", "usage", "x"]), inner, max_size=4
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(VALUES, st.integers(1, 4))
+def test_whatever_the_data_it_is_a_ranking_or_refused(data, count):
+    """Any JSON: scores for positions that were sent, as many as were asked for, all finite; or `BadReply`."""
+    try:
+        found = checked(listed(data), count, count)
+    except BadReply:
+        return
+    assert sorted(found) == list(range(count))
+    assert all(type(score) is float and abs(score) < float("inf") for score in found.values())
+
+
+@given(st.binary(max_size=60) | VALUES.map(lambda value: json.dumps(value).encode()))
+def test_whatever_the_body_it_is_data_or_refused(content):
+    """Any bytes."""
+    try:
+        read_json(Received(200, {}, content))
+    except BadReply as error:
+        assert str(error).startswith("the reply is ")
+
+
+def test_the_tolerant_reader_takes_the_shapes_that_services_share():
+    """The list itself or under two names, scores under two names, and nothing else is looked at."""
+    rows = [{"index": 1, "score": 0.5, "document": {"text": "x"}}, {"index": 0, "relevance_score": 2}]
+    assert listed(rows) == listed({"data": rows}) == listed({"results": rows, "data": None}) == [(1, 0.5), (0, 2)]
+    with pytest.raises(BadReply, match="the reply has no 'results' or 'data'"):
+        listed({"rows": rows})
+    with pytest.raises(BadReply, match="result 1 has no index"):
+        listed([rows[0], {"score": 1}])
+
+
+def test_figures_are_counted_tolerantly():
+    """Words that are missing or no figure are left out; what is no object has none."""
+    assert counted({"a": 1, "b": 2.5, "c": "3", "d": 10**400, "e": True}, "a", "b", "c", "d", "e", "f") == {
+        "a": 1,
+        "b": 2.5,
+    }
+    assert counted(None, "a") == counted([1], "a") == counted("a", "a") == {}
+    assert members({"a": {"b": 1}}, "a", "b") == 1
+    assert members({"a": [1]}, "a", "b") is None
