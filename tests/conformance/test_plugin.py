@@ -1,7 +1,6 @@
 """The README's plugin, taken from its very text: installed by its entry point, it passes the conformance suite."""
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,36 +8,13 @@ from pathlib import Path
 import pytest
 
 from milvus_pipeline import Context, Deadline, Hit, Pipeline, Query, SearchResult
-from support.readme import README, blocks
-
-ROOT = README.parent
+from support.readme import blocks, conformance, installed_plugin
 
 
 @pytest.fixture(scope="module")
 def plugin(tmp_path_factory) -> Path:
-    """A folder into which the README's package is installed, as pip installs any third party's."""
-    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("target")
-    (code,) = blocks("python", "Write your own reranker")
-    (project,) = blocks("toml", "Write your own reranker")
-    (source / "exact_words.py").write_text(code)
-    (source / "pyproject.toml").write_text(project)
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--no-deps",
-            "--no-build-isolation",
-            "--target",
-            target,
-            source,
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return target
+    """A folder into which the README's package is installed."""
+    return installed_plugin(tmp_path_factory.mktemp("plugin"), "exact_words", "Write your own reranker")
 
 
 def test_the_plugin_of_the_readme_is_short():
@@ -68,18 +44,7 @@ def test_the_installed_plugin_works_from_yaml(plugin):
 
 def test_the_installed_plugin_passes_the_conformance_suite(plugin):
     """The suite finds the plugin by its entry point and holds it to the same as the project's own stages."""
-    suite = "tests/conformance/test_conformance.py"
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "exact_words", suite],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(plugin)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout
-    passed = re.search(r"(\d+) passed", done.stdout)
-    assert passed is not None
-    assert int(passed[1]) > 20
+    assert conformance("exact_words", plugin) > 20
 
 
 def test_the_plugin_works_without_being_installed():
