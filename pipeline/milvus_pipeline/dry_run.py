@@ -83,4 +83,4 @@ class DryRun:
 
 def _sends(stage: Stage) -> bool:
     """True for a reranker that says what it would send."""
-    return isinstance(stage, Reranker) and type(stage).dry_run_batch is not Reranker.dry_run_batch
+    return isinstance(stage, Reranker) and stage.sends

@@ -23,6 +23,6 @@ def require(module: str, *, extra: str, wanted_by: str) -> Any:
         if missing != module.partition(".")[0]:
             raise  # installed, but something that it needs itself is not: that is another fault
         raise StageError(
-            f"{wanted_by} needs the package {module.partition('.')[0]!r}, which is not installed; "
+            f"{wanted_by} needs the package {error.name!r}, which is not installed; "
             f'install it with: pip install "{DISTRIBUTION}[{extra}]"'
         ) from error

@@ -101,6 +101,11 @@ class Reranker(Stage):
             for position, result in enumerate(results)
         ]
 
+    @property
+    def sends(self) -> bool:
+        """Whether texts go to a service: where ``dry_run_batch`` is overridden, unless a class says otherwise."""
+        return type(self).dry_run_batch is not Reranker.dry_run_batch
+
     def dry_run_batch(self, jobs: Sequence[RerankJob], context: Context) -> None:
         """Note what ``score_batch`` would send: ``context.note(position, planned={...})``, see ``Context.note``.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-from milvus_pipeline import RerankJob, StageError
+from milvus_pipeline import Context, RerankJob, StageError
 
 BYTES_PER_TOKEN: Final = 3
 """Bytes of UTF-8 that count as a token. English has about four, Chinese and Japanese about three: an estimate that is
@@ -83,6 +83,12 @@ class Plan:
             "documents": sum(len(part.places) for part in self.parts),
             "tokens": sum(part.tokens for part in self.parts),
         }
+
+    def note(self, context: Context, position: int) -> None:
+        """Leave the warnings, and the figures of a dry run, where the result carries them."""
+        for warning in self.warnings:
+            context.warn(warning, position)
+        context.note(position, planned=self.figures)
 
 
 def plan(job: RerankJob, limits: Limits, service: str) -> Plan:

@@ -286,9 +286,7 @@ class HostedReranker(Reranker):
     def dry_run_batch(self, jobs: Sequence[RerankJob], context: Context) -> None:
         """Note what would be sent: requests, documents and estimated tokens."""
         for position, planned in self._plans(jobs, context):
-            for warning in planned.warnings:
-                context.warn(warning, position)
-            context.note(position, planned=planned.figures)
+            planned.note(context, position)
 
     @property
     def _opened(self) -> Exchange:

@@ -16,6 +16,7 @@ from pydantic import Field, PrivateAttr, field_validator
 
 from milvus_pipeline import Context, Deadline, DeadlineError, Reranker, RerankJob, StageError
 from milvus_stages._secrets import check_variable, names_a_secret, repeats, without_secrets
+from milvus_stages.hosted.plan import Limits, plan
 from milvus_stages.rerank._pymilvus_library import check_names, exported, without_installing
 
 _VARIABLES: Final = {
@@ -162,6 +163,16 @@ class PymilvusModel(Reranker):
                 context.fail(position, error)
             scores.append(own)
         return scores
+
+    @property
+    def sends(self) -> bool:
+        """Whether the function calls a service."""
+        return self.function in _STAGES
+
+    def dry_run_batch(self, jobs: Sequence[RerankJob], context: Context) -> None:
+        """Note what a function that calls a service would send: one request a query, with all of its texts."""
+        for position, job in enumerate(jobs if self.sends else ()):
+            plan(job, Limits(), self.function).note(context, position)
 
     def _score_into(
         self, scores: list[float | None], opened: _Opened, job: RerankJob, position: int, context: Context

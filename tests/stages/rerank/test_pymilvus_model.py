@@ -8,8 +8,19 @@ import pytest
 from pymilvus.model import reranker as library
 from pymilvus.model.reranker import jev, jinaai
 
-from milvus_pipeline import Context, Deadline, DeadlineError, Hit, Query, RerankJob, SearchResult, StageError
+from milvus_pipeline import (
+    Context,
+    Deadline,
+    DeadlineError,
+    Hit,
+    Pipeline,
+    Query,
+    RerankJob,
+    SearchResult,
+    StageError,
+)
 from milvus_stages.rerank.pymilvus_model import PymilvusModel
+from support.fakes import ListedSearch
 from support.standins import Reply, StandIn, changed, ranking
 
 QUERY = "where is the red plum?"
@@ -282,3 +293,15 @@ def test_waiting_for_another_call_ends_with_the_deadline():
         finally:
             server.release()
         assert first.result(30) == [ranking(QUERY, ["plum"])[0][1]]
+
+
+def test_a_dry_run_tells_what_a_function_that_calls_a_service_would_send():
+    """One request a query, without opening the stage; a function that scores here sends nothing."""
+    service = PymilvusModel(function="JinaRerankFunction", top_k=1)
+    with Pipeline([ListedSearch(), service]).dry_run() as dry:
+        (result,) = dry.run_batch(["red"])
+    assert result.report("pymilvus_model").planned.keys() == {"requests", "documents", "tokens"}
+    assert result.report("pymilvus_model").planned["requests"] == 1
+    assert result.report("pymilvus_model").planned["documents"] == 3  # one of the four is blank
+    assert not PymilvusModel(function="BGERerankFunction").sends
+    assert not service.is_open
