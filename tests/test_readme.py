@@ -4,7 +4,8 @@ import re
 
 import yaml
 
-from milvus_pipeline import Pipeline, Query, registry
+from milvus_pipeline import Pipeline, Query, Reranker, registry
+from milvus_stages.hosted import HostedReranker
 from support.readme import README, blocks
 
 ROOT = README.parent
@@ -25,13 +26,56 @@ def test_the_readmes_query_is_one():
     assert query.filter_params == {"since": 2020}
 
 
-def test_the_table_of_stages_is_complete():
-    """Every stage of the project has its row, with its class."""
-    text = README.read_text(encoding="utf-8")
-    rows = dict(re.findall(r"^\| `(\w+)` \| `(\w+)` \|", text, re.MULTILINE))
+def rows() -> dict[str, list[str]]:
+    """The cells of each stage's row, its type the first; the columns of rerankers are more."""
+    lines = re.findall(r"^\| (`\w+` \| `\w+` \|.*) \|$", README.read_text(encoding="utf-8"), re.MULTILINE)
+    cells = [[cell.strip() for cell in line.split("|")] for line in lines]
+    return {row[0].strip("`"): row for row in cells}
+
+
+def test_the_tables_of_stages_are_complete():
+    """Every stage of the project has its row, with its class; rerankers have theirs in the second table."""
+    table = rows()
     project = {name for name in registry.names() if registry.get(name).__module__.startswith("milvus_stages.")}
-    assert set(rows) == project
-    assert all(registry.get(name).__name__ == cls for name, cls in rows.items())
+    assert set(table) == project
+    assert all(registry.get(name).__name__ == row[1].strip("`") for name, row in table.items())
+    rerankers = {name for name in project if issubclass(registry.get(name), Reranker)}
+    assert {name for name, row in table.items() if len(row) == 7} == rerankers
+
+
+def test_the_table_of_rerankers_has_their_defaults():
+    """The model's name is that of the class; where there is none, it is not the stage's to choose."""
+    for name, row in rows().items():
+        if issubclass(registry.get(name), Reranker):
+            field = registry.get(name).model_fields.get("model")
+            default = field.default if field else None
+            assert row[4] == (f"`{default}`" if default else row[4].replace("`", "")), name
+            assert row[4]
+
+
+def test_the_table_of_rerankers_has_what_services_ask_for():
+    """Variables of keys in their order, limits of documents and tokens, and whether the address is one's own."""
+    hosted = {name: registry.get(name) for name in rows() if issubclass(registry.get(name), HostedReranker)}
+    assert len(hosted) == 7
+    for name, stage in hosted.items():
+        where, keys, takes = rows()[name][2], rows()[name][3], rows()[name][5]
+        assert where == ("hosted" if stage.default_url else "your server"), name
+        assert keys == (", ".join(f"`{key}`" for key in stage.key_names) or "none, or `api_key_env`"), name
+        limits = stage().limits()
+        limited = [(limits.documents, "documents"), (limits.tokens, "tokens")]
+        said = ", ".join(f"{limit:,} {noun}" for limit, noun in limited if limit)
+        after = "more are sent whole, with a warning (listwise)" if limits.listwise else "more are split"
+        assert takes == f"{said}; {after}", name
+
+
+def test_the_hosted_stages_that_are_shown_are_valid():
+    """What stands under "Hosted rerankers", and what the document of that name shows, can be configured."""
+    shown = [*blocks("yaml", "Hosted rerankers"), *blocks("yaml", "Configure", ROOT / "docs" / "hosted_rerankers.md")]
+    stages = [stage for text in shown for stage in yaml.safe_load(text)]
+    assert len(stages) == 3
+    search = {"type": "milvus_search", "collection": "papers", "text_field": "text", "anns_field": "v"}
+    for stage in stages:
+        Pipeline.from_config({"stages": [{"type": "encode"}, search, stage]})
 
 
 def test_every_file_that_the_readme_names_is_there():
