@@ -14,8 +14,10 @@ from milvus_pipeline import StageError
 _SHORTEST: Final = 8
 """Characters of a secret or a text that give it away; shorter pieces are in any message by chance."""
 
-_WINDOW: Final = 16
-"""Characters of a document that a message may not share with it. Found in steps of half a window."""
+_WINDOW: Final = 14
+"""Letters and digits in a row of a document that a message may not share with it. Found in steps of half a window."""
+
+_ESCAPE: Final = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|x([0-9A-Fa-f]{2})|[nrtfv])")
 
 _SECRET_NAME: Final = re.compile(r"auth|cookie|credential|key|passw|secret|signature|token", re.IGNORECASE)
 
@@ -77,39 +79,56 @@ def secret_from(names: Sequence[str], purpose: str, *, words: bool = False) -> s
 
 
 def without_secrets(message: str, secrets: Iterable[str]) -> str:
-    """The message with every piece of a secret that gives it away replaced by ``[key]``."""
+    """The message with every piece of a secret that gives it away, however it is set, replaced by ``[key]``."""
     for secret in secrets:
         if len(secret) < _SHORTEST:
-            message = message.replace(secret, "[key]") if secret else message
+            message = re.sub(re.escape(secret), "[key]", message, flags=re.IGNORECASE) if secret else message
             continue
-        pieces = {secret[at : at + _SHORTEST] for at in range(len(secret) - _SHORTEST + 1)}
-        marked = [False] * len(message)
-        for at in range(len(message) - _SHORTEST + 1):
-            if message[at : at + _SHORTEST] in pieces:
-                marked[at : at + _SHORTEST] = [True] * _SHORTEST
-        kept = "".join("\0" if mark else letter for letter, mark in zip(message, marked, strict=True))
-        message = re.sub("\0+", "[key]", kept)
+        # Without blanks and in lower case; each character with its place in the message.
+        solid = [(letter, at) for at, letter in enumerate(message) if not letter.isspace()]
+        flat = "".join(letter.lower()[0] for letter, _ in solid)
+        known = "".join(letter.lower()[0] for letter in secret if not letter.isspace())
+        pieces = {known[at : at + _SHORTEST] for at in range(len(known) - _SHORTEST + 1)}
+        letters = list(message)
+        for first in range(len(flat) - _SHORTEST + 1):
+            if flat[first : first + _SHORTEST] in pieces:
+                start, end = solid[first][1], solid[first + _SHORTEST - 1][1] + 1
+                letters[start:end] = "\0" * (end - start)
+        message = re.sub("\0+", "[key]", "".join(letters))
     return message
 
 
 def repeats(message: str, texts: Iterable[str]) -> bool:
-    """Whether the message repeats one of the texts, or a part of it that is long enough to be no coincidence."""
-    message = " ".join(message.split()).lower()
-    step = _WINDOW // 2
-    windows = [message[at : at + step] for at in range(0, len(message) - step + 1, step)]
+    """Whether the message repeats one of the texts, or a part of it that is long enough to be no coincidence.
+
+    Blanks, punctuation and upper case do not count, nor do the escapes that quoting puts into a text.
+    """
+    messages = {_letters(message), _letters(_ESCAPE.sub(_unescaped, message))}
     for text in texts:
-        flat = " ".join(text.split()).lower()
-        if len(flat) >= _SHORTEST and flat in message:
+        flat = _letters(text)
+        if flat and len(" ".join(text.split())) >= _SHORTEST and any(flat in each for each in messages):
             return True
-        # A part of 16 characters that both share holds one of these pieces of 8; only then look closer.
-        for place, window in enumerate(windows):
-            if window in flat and _shared(message, flat, place * step):
-                return True
+        if any(_share(each, flat) for each in messages):
+            return True
     return False
 
 
-def _shared(message: str, text: str, at: int) -> bool:
-    """Whether a stretch of ``_WINDOW`` characters of the message that holds the piece at ``at`` is in the text."""
+def _letters(text: str) -> str:
+    return "".join(filter(str.isalnum, text)).lower()
+
+
+def _unescaped(escape: re.Match[str]) -> str:
+    code = escape[1] or escape[2]
+    return chr(int(code, 16)) if code else " "
+
+
+def _share(message: str, text: str) -> bool:
+    """Whether both have a stretch of ``_WINDOW`` characters in common."""
+    # It holds one of these pieces of half its length; only then look closer.
     step = _WINDOW // 2
-    starts = range(max(0, at - step), min(at, len(message) - _WINDOW) + 1)
-    return any(message[start : start + _WINDOW] in text for start in starts)
+    for at in range(0, len(message) - step + 1, step):
+        if message[at : at + step] in text:
+            starts = range(max(0, at - step), min(at, len(message) - _WINDOW) + 1)
+            if any(message[start : start + _WINDOW] in text for start in starts):
+                return True
+    return False

@@ -16,8 +16,8 @@ from milvus_stages.hosted.replies import Received, members
 _LONGEST: Final = 300
 """Characters of a service's text that are repeated."""
 
-_RAW: Final = 200
-"""Characters of a body that has no known shape."""
+_READ: Final = 2 * _LONGEST
+"""Characters that are looked at, so that nothing begins before the cut that is only known by what comes after."""
 
 _ID_HEADERS: Final = ("x-debug-trace-id", "x-typesafe-request-id", "x-request-id", "request-id")
 _ID_MEMBERS: Final = ("request_id", "id")
@@ -48,10 +48,13 @@ class Private:
 
     def clean(self, message: str) -> str:
         """The message without pieces of a key, or a word in its place where it repeats a text."""
-        message = _printable(without_secrets(message[:_LONGEST], self.secrets))
-        if repeats(message, self.texts()):
-            return "(the service's message repeats a text of the request and is left out)"
-        return message
+        kept = self.kept(message)
+        return "(the service's message repeats a text of the request and is left out)" if kept is None else kept
+
+    def kept(self, message: str | None) -> str | None:
+        """The beginning of the message without pieces of a key; None where it repeats a text."""
+        message = without_secrets(_printable((message or "")[:_READ]), self.secrets)
+        return None if not message or repeats(message, self.texts()) else message[:_LONGEST]
 
 
 def refused(
@@ -67,9 +70,8 @@ def refused(
         key_names: environment variables that the key was looked for in.
     """
     data = _data(received)
-    text, code = _text(received, data), _code(data)
-    request_id = _request_id(received.headers, data)
-    code, request_id = (value and private.clean(value) for value in (code, request_id))
+    text, code = _text(received, data), private.kept(_code(data))
+    request_id = private.kept(_request_id(received.headers, data))
     said = private.clean(text) if text else ""
     message = f"{service}: {request} answered {received.status}"
     if code and code not in said:
@@ -121,7 +123,7 @@ def _text(received: Received, data: Any) -> str:
         # Only place and message: the entry's `input` is the document that was complained of.
         return "; ".join(filter(None, map(_complaint, complaints[:3])))
     if isinstance(data, str):
-        return data[:_RAW]
+        return data
     return _raw_text(received) if data is None else ""
 
 
@@ -134,13 +136,13 @@ def _complaint(entry: Any) -> str:
 
 
 def _raw_text(received: Received) -> str:
-    body = received.content[: 20 * _RAW].decode("utf-8", "replace").strip()
+    body = received.content[: 10 * _READ].decode("utf-8", "replace").strip()
     if not body or body == "null":
         return "no text" if not body else ""
     if body.startswith("<"):
         title = re.search(r"<title[^>]*>(.*?)</title>", body, re.IGNORECASE | re.DOTALL)
         return f"an HTML page: {html.unescape(title[1])}" if title else "an HTML page"
-    return body[:_RAW]
+    return body
 
 
 def _code(data: Any) -> str | None:

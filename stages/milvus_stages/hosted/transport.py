@@ -64,9 +64,15 @@ class Transport:
         Raises:
             ServiceError: no reply came, or not the whole of it.
         """
+        try:
+            return self._exchanged(body, seconds)
+        except (self._httpx.RequestError, TimeoutError) as error:
+            failure = self._told(error, seconds)
+        raise failure
+
+    def _exchanged(self, body: bytes, seconds: float) -> Received:
         deadline = Deadline.after(seconds)
-        asked = self._asked(body, seconds)
-        with self._failures_told(seconds), self._lent() as client, client.stream("POST", self._url, **asked) as reply:
+        with self._lent() as client, client.stream("POST", self._url, **self._asked(body, seconds)) as reply:
             content = bytearray()
             # Each piece may take as long as the whole; that the whole does not is checked between them.
             for piece in reply.iter_bytes():
@@ -78,18 +84,21 @@ class Transport:
 
     async def asend(self, body: bytes, seconds: float) -> Received:
         """``send`` for a task; cancelling it ends the request."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._aexchanged(body, seconds)
+        except (self._httpx.RequestError, TimeoutError) as error:
+            failure = self._told(error, seconds)
+        raise failure
+
+    async def _aexchanged(self, body: bytes, seconds: float) -> Received:
         asked = self._asked(body, seconds)
-        with self._failures_told(seconds):
-            async with (
-                asyncio.timeout(seconds),
-                self._alent() as client,
-                client.stream("POST", self._url, **asked) as reply,
-            ):
-                content = bytearray()
-                async for piece in reply.aiter_bytes():
-                    content += piece
-                    self._check(content)
-                return Received(reply.status_code, reply.headers, bytes(content))
+        async with self._alent() as client, client.stream("POST", self._url, **asked) as reply:
+            content = bytearray()
+            async for piece in reply.aiter_bytes():
+                content += piece
+                self._check(content)
+            return Received(reply.status_code, reply.headers, bytes(content))
 
     def _asked(self, body: bytes, seconds: float) -> dict[str, Any]:
         return {"content": body, "timeout": self._httpx.Timeout(seconds, connect=min(seconds, _CONNECT_SECONDS))}
@@ -98,29 +107,26 @@ class Transport:
         if len(content) > _MOST_BYTES:
             raise ServiceError(f"{self._service}: {self.request}: the reply is larger than {_MOST_BYTES >> 20} MiB")
 
-    @contextmanager
-    def _failures_told(self, seconds: float) -> Iterator[None]:
-        """Tell httpx's errors as ours. Another attempt may succeed, except where the server cannot be trusted."""
-        try:
-            yield
-        except (self._httpx.TimeoutException, TimeoutError) as error:
+    def _told(self, error: Exception, seconds: float) -> ServiceError:
+        """What httpx says, as ours. Another attempt may succeed, except where the server cannot be trusted."""
+        if isinstance(error, self._httpx.TimeoutException | TimeoutError):
             connecting = isinstance(error, self._httpx.ConnectTimeout)
             what = "no connection" if connecting else "no reply, or not the whole of it,"
             waited = min(seconds, _CONNECT_SECONDS) if connecting else seconds
-            raise self._error(f"{what} within {waited:.3g} s", "raise request_timeout, or ask for less") from error
-        except self._httpx.RequestError as error:
-            if _untrusted(error):
-                raise self._error(
-                    "the server's certificate cannot be verified",
-                    "check base_url, or name the certificates to trust in SSL_CERT_FILE",
-                    passing=False,
-                ) from error
-            if isinstance(error, self._httpx.ConnectError | self._httpx.ProxyError):
-                raise self._error(f"cannot be reached ({_named(error)})", "check base_url and the network") from error
-            # What it says may hold pieces of the reply.
-            raise self._error(
-                f"the connection broke ({type(error).__name__})", "check that the service is well"
-            ) from error
+            failure = self._error(f"{what} within {waited:.3g} s", "raise request_timeout, or ask for less")
+        elif _untrusted(error):
+            failure = self._error(
+                "the server's certificate cannot be verified",
+                "check base_url, or name the certificates to trust in SSL_CERT_FILE",
+                passing=False,
+            )
+        elif isinstance(error, self._httpx.ConnectError | self._httpx.ProxyError):
+            failure = self._error(f"cannot be reached ({_named(error)})", "check base_url and the network")
+        else:
+            # What it says may hold pieces of the reply, so it is not even kept as the cause.
+            return self._error(f"the connection broke ({type(error).__name__})", "check that the service is well")
+        failure.__cause__ = error
+        return failure
 
     def _error(self, what: str, step: str, *, passing: bool = True) -> ServiceError:
         return ServiceError(f"{self._service}: {self.request}: {what}; {step}", retryable=passing)

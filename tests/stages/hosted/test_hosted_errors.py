@@ -1,0 +1,321 @@
+"""What errors say: status, code, id, text and the next step; and what they never say."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import threading
+import traceback
+from contextlib import contextmanager
+
+import pytest
+
+from milvus_pipeline import Pipeline, ServiceError
+from milvus_stages._secrets import repeats, without_secrets
+from support.fakes import ListedSearch
+from support.hosted_calls import KEY_VARIABLE, ask, both_ways, keyed, stage
+from support.standins import PROVIDERS, Reply, StandIn, errors
+
+DOCUMENT = "The Board met in secret on 12 March\nand chose Ms Ann Ufford as its next head, unseen by the press."
+SHORT = "Ann Ufford"
+ASKED = "who is to be the next head of the firm?"
+KEY = "FAKE-cohere-key-no-secret-0123456789"
+
+
+def shapes(text: str) -> dict[str, Reply]:
+    """A text in every place of a body from which a message may be taken."""
+    page = f"<html><head><title>{text}</title></head><body>{text}</body></html>"
+    return {
+        "message": Reply(400, {"message": text}),
+        "detail": Reply(400, {"detail": text}),
+        "error": Reply(400, {"error": text, "error_type": text}),
+        "nested": Reply(400, {"error": {"message": text, "type": text, "code": text}, "request_id": text}),
+        "list": Reply(422, {"detail": [{"loc": ["body", text], "msg": text, "input": text, "type": text}]}),
+        "errors": Reply(422, {"errors": [{"field": text, "message": text, "input": text}]}),
+        "code": Reply(400, {"code": text, "id": text}, {"x-debug-trace-id": "trace-1"}),
+        "string": Reply(400, text),
+        "plain": Reply(400, text.encode()),
+        "escaped": Reply(400, b"bad request: " + json.dumps({"documents": [text]}).encode()),
+        "repr": Reply(400, {"message": f"bad request: {[text]!r}"}),
+        "html": Reply(400, page.encode(), {"content-type": "text/html"}),
+        "led": Reply(400, {"message": "the request was refused, since " + text}),
+        "warnings": Reply(200, {"results": [], "meta": {"warnings": [text]}}),
+        "index": Reply(200, {"results": [{"index": text, "relevance_score": text}]}),
+    }
+
+
+def disguised(text: str) -> dict[str, str]:
+    """The text, whole and in parts, as services may repeat it."""
+    middle = text[len(text) // 4 : -len(text) // 4]
+    return {
+        "whole": text,
+        "beginning": text[: 2 * len(text) // 3],
+        "middle": middle,
+        "upper": text.upper(),
+        "lower": middle.lower(),
+        "spaced": "  ".join(text.split()),
+        "broken": text.replace(" ", "\n\t"),
+        "squeezed": "".join(text.split()),
+        "dotted": f"{text[: len(text) // 2]}...",
+    }
+
+
+def pieces(text: str, size: int) -> set[str]:
+    """Every run of so many letters and digits of a text, in lower case."""
+    flat = flattened(text)
+    return {flat[at : at + size] for at in range(len(flat) - size + 1)}
+
+
+def flattened(text: str) -> str:
+    """Letters and digits only, in lower case."""
+    return "".join(letter for letter in text.lower() if letter.isalnum())
+
+
+def said(error: BaseException) -> str:
+    """All that an error and those behind it say, in every form that they may be printed in."""
+    texts = ["".join(traceback.format_exception(error))]
+    waiting, seen = [error], set()
+    while waiting:
+        one = waiting.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        texts += [str(one), repr(one), repr(vars(one)), *map(str, one.args), *getattr(one, "__notes__", ())]
+        waiting += [one.__cause__, one.__context__]
+    return "\n".join(texts)
+
+
+def assert_unsaid(where: str, text: str, size: int) -> None:
+    """No run of ``size`` letters of the text is there."""
+    # Source lines in tracebacks, and the names of files, are not what is looked at.
+    lines = [line for line in where.splitlines() if not line.lstrip().startswith(("File ", "^"))]
+    found = [piece for piece in pieces(text, size) if piece in flattened("\n".join(lines))]
+    assert not found, found[:3]
+
+
+@both_ways
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_an_error_says_all_that_is_known(way, provider):
+    """For each documented error: service, address, status, and the service's own text or code."""
+    texts = {
+        "cohere": ("message", "message"), "voyage": ("detail",), "jina": ("detail",), "tei": ("error",),
+        "vllm": ("error", "message"), "infinity": ("error", "message"), "mixedbread": ("message",),
+        "jev": ("detail", "message"),
+    }  # fmt: skip
+    with StandIn(provider) as server:
+        server.always(server.error(400, "what the service says", "own_code"))
+        error = ask(way, server).error()
+        path = server.requests[0].path
+        name = stage(server).type
+    assert texts[provider]
+    assert str(error).startswith(f"{name}: POST {server.url}{path} answered 400")
+    assert "what the service says" in str(error)
+    assert (error.status, error.retryable, error.retry_after) == (400, False, None)
+
+
+CODES = {
+    "jina": ("401_wrong_key", "AUTH_INVALID_API_KEY"),
+    "tei": ("424_backend", "Backend"),
+    "vllm": ("404_unknown_model", "NotFoundError"),
+    "mixedbread": ("402_no_balance", "payment_required_error"),
+    "jev": ("401_wrong_key", "authentication_error"),
+}
+IDS = {"cohere": "trace-000001", "jina": "request-000001", "jev": "request-000001"}
+
+
+@both_ways
+@pytest.mark.parametrize("provider", CODES)
+def test_an_error_has_the_services_code(way, provider):
+    """In the message, where the text does not say it, and as an attribute."""
+    name, code = CODES[provider]
+    with StandIn(provider) as server:
+        server.always(errors(provider)[name])
+        error = ask(way, server).error()
+    assert error.code == code
+    assert code in str(error)
+
+
+@both_ways
+@pytest.mark.parametrize("provider", IDS)
+def test_an_error_has_the_id_of_the_request(way, provider):
+    """From the headers or from the body: what a service's support asks for."""
+    with StandIn(provider) as server:
+        server.always(lambda request, normal: server.provider.stamped(server.error(400), request))
+        error = ask(way, server).error()
+    assert error.request_id == IDS[provider]
+    assert f"(request {IDS[provider]})" in str(error)
+
+
+@both_ways
+@pytest.mark.parametrize(
+    ("status", "step"),
+    {
+        401: "check the API key in STANDIN_API_KEY",
+        402: "check the account's balance and billing",
+        403: "check the API key in STANDIN_API_KEY, and the account's balance and permissions",
+        404: "check model and base_url",
+        405: "check base_url",
+        407: "check the proxy",
+        429: "set requests_per_minute or tokens_per_minute to what your plan allows, or lower max_concurrency",
+    }.items(),
+)
+def test_an_error_names_the_next_step(way, status, step):
+    """What the reader can do about it."""
+    with StandIn("cohere") as server:
+        server.always(server.error(status))
+        assert str(ask(way, server, retry={"attempts": 1}).error()).endswith(f"; {step}")
+
+
+@both_ways
+def test_a_list_of_complaints_gives_place_and_message(way):
+    """Never its `input`, which is the document that was complained of."""
+    complaints = [
+        {"type": "too_long", "loc": ["body", "documents", 3], "msg": "at most 512 tokens", "input": DOCUMENT},
+        {"type": "missing", "loc": ["body", "model"], "msg": "field required", "input": {"documents": [DOCUMENT]}},
+    ]
+    with StandIn("infinity") as server:
+        server.always(Reply(422, {"detail": complaints}))
+        error = ask(way, server, [DOCUMENT]).error()
+    assert "answered 422: body.documents.3: at most 512 tokens; body.model: field required" in str(error)
+    assert_unsaid(said(error), DOCUMENT, 12)
+
+
+@both_ways
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        (Reply(502, b"<html><title>502 &amp; Bad\n Gateway</title>"), "answered 502: an HTML page: 502 & Bad Gateway"),
+        (Reply(502, b"<p>no"), "answered 502: an HTML page"),
+        (Reply(500, b""), "answered 500: no text"),
+        (Reply(500, None), "answered 500"),
+        (Reply(500, "out of order"), "answered 500: out of order"),
+        (Reply(500, ["no"]), "answered 500"),
+        (Reply(500, b"upstream\x00 \x1b[31mfailed\r\nX-Forged: 1"), "answered 500: upstream� �[31mfailed X-Forged: 1"),
+        (Reply(400, b"\xff\xfe"), "answered 400: ��"),
+        (Reply(400, {"message": "half \ud83c"}), "answered 400: half �"),
+        (Reply(400, {"message": "x" * 900}), "answered 400: " + "x" * 300),
+        (Reply(400, {"message": ["x"], "detail": 7, "code": 12, "id": None}), "answered 400"),
+    ],
+)  # fmt: skip
+def test_other_bodies_are_told_briefly(way, reply, expected):
+    """Pages by their title, text by its beginning, on one line and without control characters."""
+    with StandIn("voyage") as server:
+        server.always(reply)
+        error = ask(way, server, retry={"attempts": 1}).error()
+    assert str(error).endswith(f"/v1/rerank {expected}")
+    str(error).encode()
+
+
+@both_ways
+@pytest.mark.parametrize("shape", shapes(""))
+def test_no_error_repeats_a_document_a_query_or_a_key(way, shape, caplog):
+    """In whatever place and whatever dress a service repeats them; nor does anything behind the error, nor a log."""
+    caplog.set_level(logging.DEBUG)
+    for text, size in ((DOCUMENT, 14), (ASKED, 14), (KEY, 8), (SHORT, 9)):
+        for dress, dressed in disguised(text).items():
+            if text == SHORT and dress not in ("whole", "upper", "spaced", "broken", "squeezed"):
+                continue  # parts of a name may stand in any message
+            with StandIn("cohere") as server:
+                server.always(shapes(dressed)[shape])
+                outcome = ask(way, server, [DOCUMENT, SHORT, "x"], query=ASKED)
+                assert server.key == KEY
+            everything = said(outcome.failures[0]) + repr(outcome.details) + repr(outcome.warnings)
+            assert_unsaid(everything, text, size)
+    messages = "\n".join(record.getMessage() for record in caplog.records if record.name.partition(".")[0] != "asyncio")
+    for text, size in ((DOCUMENT, 14), (ASKED, 14), (KEY, 8), (SHORT, 9)):
+        assert_unsaid(messages, text, size)
+
+
+@both_ways
+def test_a_message_with_nothing_private_is_kept(way):
+    """Texts that are too short to be known by it do not hide what a service says."""
+    with StandIn("voyage") as server:
+        server.always(server.error(400, "model rerank-9 is not supported, see the list of models"))
+        error = ask(way, server, ["the", "of", "models", "", " "], query="list").error()
+    assert "model rerank-9 is not supported, see the list of models" in str(error)
+
+
+@both_ways
+def test_no_trace_of_a_query_in_a_pipelines_result(way, monkeypatch, caplog):
+    """Error, reason, report and what is written of a result; nor in what shows a stage or a pipeline."""
+    caplog.set_level(logging.DEBUG)
+    with StandIn("cohere") as server, keyed(server):
+        bad = {"message": f"{server.key}: {DOCUMENT} / {ASKED}", "id": server.key}
+        server.always(Reply(400, bad))
+        for on_error in ("raise", "skip"):
+            reranker = stage(server, on_error=on_error, headers={"x-gateway": {"env": KEY_VARIABLE}})
+            pipeline = Pipeline([ListedSearch(documents=(DOCUMENT, SHORT)), reranker])
+            with pipeline:
+                (result,) = pipeline.run_batch([ASKED], return_errors=True)
+                report = result.report("cohere").to_dict()
+                shown = [repr(report), repr(pipeline), repr(reranker), str(reranker), repr(reranker.config())]
+            shown += [Pipeline([ListedSearch(), reranker]).to_yaml(), reranker.model_dump_json()]
+            if on_error == "raise":
+                shown.append(said(result.error))
+                assert isinstance(result.error.__cause__, ServiceError)
+            for text in (DOCUMENT, ASKED, server.key):
+                assert_unsaid("\n".join(shown), text, 8 if text == server.key else 14)
+    messages = "\n".join(record.getMessage() for record in caplog.records)
+    for text in (DOCUMENT, ASKED, KEY):
+        assert_unsaid(messages, text, 8 if text == KEY else 14)
+
+
+@contextmanager
+def not_http(answer: bytes):
+    """A server whose every answer is these bytes; gives its URL."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ended = threading.Event()
+
+        def serve():
+            while not ended.is_set():
+                connection, _ = listener.accept()
+                with connection:
+                    if connection.recv(65536):
+                        connection.sendall(answer)
+                        connection.shutdown(socket.SHUT_WR)
+                        while connection.recv(65536):
+                            pass
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            ended.set()
+            socket.create_connection(listener.getsockname()).close()
+            thread.join()
+
+
+@both_ways
+@pytest.mark.parametrize("answer", ["{}", "HTTP/1.1 200 OK\r\n{}\r\n\r\n", "HTTP/1.1 {} OK\r\n\r\n", "SSH-2.0-{}\r\n"])
+def test_an_answer_that_is_not_http_is_not_repeated(way, answer):
+    """The library's error has the broken line in its text; nothing behind ours may repeat it."""
+    text = f"{KEY} {DOCUMENT.splitlines()[0]}"
+    with not_http(answer.format(text).encode()) as url, StandIn("cohere") as server:
+        outcome = ask(way, server, [DOCUMENT], base_url=url)
+    error = outcome.error()
+    assert "the connection broke (RemoteProtocolError); check that the service is well" in str(error)
+    assert_unsaid(said(error), KEY, 8)
+    assert_unsaid(said(error), DOCUMENT, 14)
+
+
+def test_pieces_of_a_secret_are_found():
+    """Eight characters in a row give it away, in upper or lower case, with blanks among them; fewer do not."""
+    secret = "abcd-1234-EFGH-5678"  # noqa: S105 - obviously false
+    assert without_secrets(f"no {secret}!", [secret]) == "no [key]!"
+    assert without_secrets(f"no {secret[3:12]}...", [secret]) == "no [key]..."
+    assert without_secrets(f"no {secret.upper()} or {secret.lower()}", [secret]) == "no [key] or [key]"
+    assert without_secrets("no abcd-1234\n-EFGH -5678.", [secret]) == "no [key]."
+    assert without_secrets("no abcd-12", [secret]) == "no abcd-12"
+    assert without_secrets("key abc", ["abc", ""]) == "key [key]"
+
+
+def test_pieces_of_a_text_are_found():
+    """The whole of a text of eight characters, or sixteen of a longer one; not what any message may hold."""
+    assert repeats("bad: RED  APPLES!", ["red apples"])
+    assert repeats("bad: redapples!", ["red apples"])
+    assert repeats("the longest river is the Nile", ["of the longest river is said"])
+    assert not repeats("the longest lake", ["of the longest river is said"])
+    assert not repeats("bad: apple", ["apple"])
+    assert not repeats("", ["", " ", "long enough to be found"])
