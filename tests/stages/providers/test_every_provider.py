@@ -60,6 +60,17 @@ def test_every_provider_is_asked_for_no_more_than_is_wanted(serve, way, provider
     assert server.requests[0].refused is None
 
 
+@pytest.mark.parametrize("size", [1, 3, 6])
+@pytest.mark.parametrize("provider", [name for name in PROVIDERS if name != "jina"])
+def test_however_a_list_is_split_the_ranking_is_the_same(serve, way, provider, size):
+    """Scores of several requests are put together by index; each is asked for no more than it was sent."""
+    server = serve(provider)
+    answer = ask(stage_for(server, max_documents=size, top_k=4), way)
+    assert answer.order == [index for index, _ in ranking(QUERY, TEXTS, 4)]
+    assert answer.usage["requests"] == len(server.requests) == -(-len(TEXTS) // size)
+    assert all(request.refused is None for request in server.requests)
+
+
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_every_provider_is_sent_what_it_reads(serve, way, provider):
     """JSON by POST with the key as a bearer, and the texts as they are: no escapes, no blanks taken off."""
