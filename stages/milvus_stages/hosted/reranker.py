@@ -85,8 +85,8 @@ def _checked_headers(headers: Any) -> Any:
             if set(value) != {"env"} or not isinstance(value["env"], str):
                 raise ValueError(f"{name}: must be a text, or {{env: NAME}} with the name of an environment variable")
             checked[name] = FromEnv(env=value["env"])
-        elif not isinstance(value, str) or not re.fullmatch(r"[ -~]*", value):
-            raise ValueError(f"{name}: must be a text of printable ASCII, or {{env: NAME}}")
+        elif not isinstance(value, str) or not re.fullmatch(r"[ -~]*", value) or value != value.strip():
+            raise ValueError(f"{name}: must be a text of printable ASCII without blanks around it, or {{env: NAME}}")
         elif names_a_secret(name):
             raise ValueError(
                 f"{name}: looks like a secret; write {{env: NAME}} with the name of a variable that holds it"
