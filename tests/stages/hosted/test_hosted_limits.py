@@ -1,0 +1,264 @@
+"""Concurrency and rate: what is kept to by all threads and event loops together, and what ends a wait."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from milvus_pipeline import Deadline, DeadlineError, RerankJob
+from milvus_stages.hosted import throttle
+from milvus_stages.hosted.throttle import Bell, Rate, Slots
+from support.hosted_calls import QUERY, TEXTS, abatch, ask, batch, both_ways, keyed, scored, stage
+from support.standins import StandIn, late
+
+JOBS = [RerankJob(QUERY, TEXTS)] * 6
+HANGS = 30.0
+
+
+@pytest.mark.parametrize(("threads", "loops"), [(1, 0), (0, 1), (3, 0), (0, 3), (2, 2)])
+def test_the_bound_of_concurrency_holds_for_all_together(threads, loops):
+    """For one batch, and for several in threads, on event loops, and both; no more than it, and no fewer."""
+    with StandIn("cohere") as server, keyed(server):
+        reranker = stage(server, max_concurrency=4)
+        reranker.open()
+        server.hold()
+        with ThreadPoolExecutor(threads + loops) as pool:
+            calls = [pool.submit(batch, reranker, JOBS) for _ in range(threads)]
+            calls += [pool.submit(asyncio.run, here(reranker)) for _ in range(loops)]
+            server.wait_for(4)
+            with pytest.raises(TimeoutError):
+                server.wait_for(5, timeout=0.2)
+            server.release()
+            outcomes = [call.result(HANGS) for call in calls]
+        reranker.close()
+        assert server.most_in_flight == 4
+        assert len(server.requests) == 6 * len(calls)
+    assert not any(outcome.failures for outcome in outcomes)
+    assert all(None not in scores for outcome in outcomes for scores in outcome.scores)
+
+
+async def here(reranker, jobs=JOBS):
+    """A batch on an event loop of its own, whose connections are closed with it."""
+    await reranker.aopen()
+    try:
+        outcome = await abatch(reranker, jobs)
+        await reranker._exchange.aclose_here()
+        return outcome
+    finally:
+        await reranker.aclose()
+
+
+@both_ways
+def test_connections_are_kept(way):
+    """As many as there are requests at a time, however many queries there are."""
+    with StandIn("cohere") as server:
+        scored(way, server, JOBS * 5, max_concurrency=3)
+        assert server.connections <= 3
+        assert len(server.requests) == 30
+
+
+def test_slots_are_given_in_order():
+    """Who waits longest is next."""
+    slots, order = Slots(1), []
+
+    async def take(name):
+        async with slots.aheld(Deadline()):
+            order.append(name)
+
+    async def main():
+        async with slots.aheld(Deadline()):
+            tasks = [asyncio.create_task(take(name)) for name in range(5)]
+            await asyncio.sleep(0)
+        await asyncio.gather(*tasks)
+
+    asyncio.run(main())
+    assert order == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("end", ["deadline", "cancel"])
+def test_a_waiting_place_that_is_given_up_is_free(end):
+    """By a deadline or a cancellation: the slot goes to the next, and none is lost or doubled."""
+    slots = Slots(1)
+
+    async def take(deadline):
+        async with slots.aheld(deadline):
+            return "held"
+
+    async def main():
+        async with slots.aheld(Deadline()):
+            task = asyncio.create_task(take(Deadline.after(0.05) if end == "deadline" else Deadline()))
+            await asyncio.sleep(0.01)
+            if end == "cancel":
+                task.cancel()
+            with pytest.raises(DeadlineError if end == "deadline" else asyncio.CancelledError):
+                await task
+            after = asyncio.create_task(take(Deadline()))
+            await asyncio.sleep(0.01)
+            assert not after.done()
+        assert await after == "held"
+        async with slots.aheld(Deadline.after(1)):
+            with pytest.raises(DeadlineError, match="`max_concurrency` others were under way"):
+                await take(Deadline.after(0.01))
+
+    asyncio.run(main())
+
+
+def test_a_thread_waits_for_a_slot_no_longer_than_its_deadline():
+    """And the slot is free for others afterwards."""
+    slots = Slots(1)
+    with slots.held(Deadline()), pytest.raises(DeadlineError), slots.held(Deadline.after(0.02)):
+        pass
+    with slots.held(Deadline.after(1)):
+        pass
+
+
+def test_a_bell_ends_waits():
+    """Of threads and of tasks, those to come too."""
+    bell = Bell()
+    began = time.monotonic()
+
+    async def main():
+        task = asyncio.create_task(bell.asleep(HANGS))
+        thread = threading.Thread(target=bell.wait, args=(HANGS,))
+        thread.start()
+        await bell.asleep(0.01)
+        await asyncio.to_thread(bell.ring)
+        await task
+        await asyncio.to_thread(thread.join)
+        await bell.asleep(HANGS)
+
+    asyncio.run(main())
+    bell.wait(HANGS)
+    assert time.monotonic() - began < HANGS
+
+
+BOOKINGS = st.lists(st.tuples(st.sampled_from([0, 0, 0.5, 7, 25, 61, 200]), st.integers(1, 60)), max_size=40)
+
+
+@given(bookings=BOOKINGS, requests=st.none() | st.integers(1, 6), tokens=st.none() | st.integers(20, 100))
+def test_no_minute_has_more_than_the_limit(bookings, requests, tokens):
+    """In any 60 seconds; each request begins as early as that and the order allow, and one too large stands alone."""
+    now, begun = 1000.0, []
+    rate = Rate(requests, tokens)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(throttle, "time", SimpleNamespace(monotonic=lambda: now))
+        for gap, size in bookings:
+            now += gap
+            begun.append((now + rate.book(size, Deadline()), size))
+            first = max([now, *(at for at, _ in begun[:-1])])
+            free = [first, *(at + 60 for at, _ in begun[:-1] if at + 60 > first)]
+            assert begun[-1][0] == pytest.approx(min(at for at in free if fits(begun, at, requests, tokens)))
+    for start, _ in begun:
+        assert fits_window([size for at, size in begun if start <= at < start + 60 - 1e-6], requests, tokens)
+
+
+def fits(begun, at, requests, tokens) -> bool:
+    """Whether the last request could begin then."""
+    window = [size for other, size in begun[:-1] if other > at - 60 + 1e-6] + [begun[-1][1]]
+    return fits_window(window, requests, tokens)
+
+
+def fits_window(sizes, requests, tokens) -> bool:
+    """Whether a minute may hold these."""
+    return len(sizes) <= (requests or 10**9) and (sum(sizes) <= (tokens or 10**9) or len(sizes) == 1)
+
+
+def test_a_wait_that_the_deadline_forbids_books_nothing():
+    """It fails at once, and the next one's turn is as if it had not been asked for."""
+    rate = Rate(2, None)
+    assert [rate.book(1, Deadline()), rate.book(1, Deadline())] == [0, 0]
+    for _ in range(5):
+        with pytest.raises(
+            DeadlineError, match=r"limit of rate \(2 requests a minute\) lets the next request begin in"
+        ):
+            rate.book(1, Deadline.after(30))
+    assert 59 < rate.book(1, Deadline()) <= 60
+    assert 59 < rate.book(1, Deadline()) <= 60
+    assert rate.book(1, Deadline()) > 119
+    assert Rate(None, None).book(10**9, Deadline.after(0)) == 0.0
+
+
+@both_ways
+@pytest.mark.parametrize("limit", [{"requests_per_minute": 2}, {"tokens_per_minute": 150}])
+def test_a_batch_that_the_rate_forbids_is_told_at_once(way, limit):
+    """What fits in the time is sent; what does not is not waited for."""
+    began = time.monotonic()
+    with StandIn("cohere") as server:
+        outcome = scored(way, server, JOBS, timeout=20, **limit)
+        assert len(server.requests) == 2
+    assert time.monotonic() - began < 10
+    assert len(outcome.failures) == 4
+    for error in outcome.failures.values():
+        assert isinstance(error, DeadlineError)
+        assert "a minute) lets the next request begin in" in str(error)
+
+
+@both_ways
+def test_the_rate_counts_repetitions(way):
+    """Each attempt is a request to the service."""
+    with StandIn("cohere") as server:
+        server.always(server.error(503))
+        outcome = ask(way, server, timeout=10, requests_per_minute=2, retry={"attempts": 5, "min_wait": 0.01})
+        assert len(server.requests) == 2
+    assert isinstance(outcome.failures[0], DeadlineError)
+    assert outcome.usage == {"requests": 2, "retries": 1}
+
+
+def test_a_rate_is_shared_by_threads_and_event_loops(monkeypatch):
+    """All calls of a stage are one customer of the service."""
+    monkeypatch.setattr(throttle, "_WINDOW", 0.6)  # the minute
+    with StandIn("cohere") as server, keyed(server):
+        reranker = stage(server, requests_per_minute=4)
+        reranker.open()
+        with ThreadPoolExecutor(2) as pool:
+            calls = [pool.submit(batch, reranker, JOBS), pool.submit(asyncio.run, here(reranker))]
+            assert not any(call.result(HANGS).failures for call in calls)
+        reranker.close()
+        times = [request.arrived for request in server.requests]
+    assert len(times) == 12
+    assert times[-1] - times[0] > 1.0  # twelve in three windows
+
+
+@pytest.mark.parametrize("where", ["in flight", "for a slot", "for the rate", "between attempts"])
+def test_cancelling_a_call_leaves_nothing_behind(where):
+    """Wherever it waits: connection, slot and place are free, the server sees the client leave, the next call works."""
+    with StandIn("cohere") as server, keyed(server):
+        fields = {"max_concurrency": 1, "retry": {"attempts": 3, "min_wait": HANGS}}
+        if where == "for the rate":
+            fields["requests_per_minute"] = 1
+        if where == "between attempts":
+            server.script(server.error(503))
+        elif where != "for the rate":
+            server.script(late(HANGS))
+        reranker = stage(server, **fields)
+
+        async def main():
+            await reranker.aopen()
+            if where == "for the rate":
+                await abatch(reranker, JOBS[:1])
+            count = {"for a slot": 3}.get(where, 1)
+            task = asyncio.create_task(abatch(reranker, JOBS[:count]))
+            await asyncio.to_thread(server.wait_for, 1)
+            await asyncio.sleep(0.2)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await asyncio.to_thread(server.wait_until_idle)
+            assert server.requests[0].abandoned == (where in ("in flight", "for a slot"))
+            if where != "for the rate":
+                assert None not in (await abatch(reranker, JOBS[:1], 10)).scores[0]
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+            assert reranker._exchange._slots._free == 1
+            assert not reranker._exchange._works
+            await reranker.aclose()
+
+        began = time.monotonic()
+        asyncio.run(main())
+        assert time.monotonic() - began < HANGS - 10
