@@ -76,6 +76,7 @@ def test_warnings_of_the_service_are_passed_on(serve, way):
     said = ["the model will be retired", f"too long: {TEXTS[2]}", 3]
     server.always(changed(lambda body, request: {**body, "meta": {"warnings": said}}))
     answer = ask(stage_for(server), way)
+    assert answer.error is None
     assert answer.warnings[0] == "the model will be retired"
     assert "repeats a text" in answer.warnings[1]
     assert len(answer.warnings) == 2
