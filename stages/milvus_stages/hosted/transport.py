@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -55,6 +55,7 @@ class Transport:
         # of its connections, at all of them, which for some dozens takes longer than all else together.
         self._idle: list[httpx.Client] = []
         self._async_idle: dict[asyncio.AbstractEventLoop, list[httpx.AsyncClient]] = {}
+        self._ends: dict[asyncio.AbstractEventLoop, AsyncGenerator[None, None]] = {}
 
     # -- requests -----------------------------------------------------------------------------------------------
 
@@ -155,11 +156,15 @@ class Transport:
         loop = asyncio.get_running_loop()
         with self._lock:
             self._check_open()
-            if loop not in self._async_idle:
-                for ended in [each for each in self._async_idle if each.is_closed()]:
-                    del self._async_idle[ended]  # its clients can be neither used nor closed any more
+            for ended in [each for each in self._ends if each.is_closed()]:
+                del self._ends[ended]
+                self._async_idle.pop(ended, None)  # its clients can be neither used nor closed any more
+            if new := loop not in self._ends:
+                self._ends[loop] = self._end_of_loop()
             idle = self._async_idle.setdefault(loop, [])
             client = idle.pop() if idle else None
+        if new:
+            await anext(self._ends[loop])
         client = client or self._httpx.AsyncClient(**self._options)
         try:
             yield client
@@ -175,6 +180,13 @@ class Transport:
     def _check_open(self) -> None:
         if self._closed:
             raise closed_error()
+
+    async def _end_of_loop(self) -> AsyncGenerator[None, None]:
+        """Closes the clients of an event loop that ends, which first ends the generators that were begun on it."""
+        try:
+            yield
+        finally:
+            await self.aclose_here()
 
     async def aclose_here(self) -> None:
         """Close the clients of this event loop. The next ``asend`` on it makes another."""
