@@ -305,8 +305,15 @@ class Exchange:
     def _body(self, work: Work, part: Part) -> bytes:
         payload = self._service.payload(work.query, part.texts(work.job), part.top_k)
         # Not escaped: the bytes that limits are counted in are those of the text.
-        text = json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        return text.encode("utf-8", "replace")
+        try:
+            text = json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+            return text.encode("utf-8", "replace")
+        except (TypeError, ValueError, RecursionError) as error:
+            kind = type(error).__name__
+        raise StageError(
+            f"{self._service.type}: the request cannot be written as JSON ({kind}); check the options, which may hold "
+            "texts, finite numbers, lists and mappings"
+        )
 
     def _take(self, work: Work, part: Part, received: Received) -> None:
         """Read a reply, check it, and keep what it says."""

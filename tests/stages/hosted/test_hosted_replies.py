@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import gzip
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -10,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from milvus_pipeline import RerankJob, ServiceError
-from milvus_stages.hosted import BadReply, HostedReranker, Received, Reply, counted, listed, members
+from milvus_pipeline import RerankJob, ServiceError, StageError
+from milvus_stages.hosted import BadReply, HostedReranker, Received, Reply, counted, listed, members, transport
 from milvus_stages.hosted.replies import checked, read_json
 from support import standins
 from support.hosted_calls import QUERY, TEXTS, ask, both_ways, keyed, order, scored_by, stage
@@ -123,6 +125,56 @@ def test_a_header_that_is_no_figure_spoils_no_scores(way, tokens):
         outcome = ask(way, server)
     assert outcome.scores == [[relevance(QUERY, text) for text in TEXTS]]
     assert outcome.usage == {"requests": 1}
+
+
+@both_ways
+def test_a_compressed_reply_is_read_or_refused(way):
+    """A gateway may compress; what does not decompress is a broken connection, and may be whole the next time."""
+    coded = {"content-encoding": "gzip"}
+    with StandIn("cohere") as server:
+        server.always(lambda request, normal: normal.but(body=gzip.compress(normal.content), headers=coded))
+        assert None not in ask(way, server).scores[0]
+        server.always(lambda request, normal: normal.but(body=normal.content, headers=coded))
+        error = ask(way, server).error()
+    assert "the connection broke (DecodingError)" in str(error)
+    assert error.attempts == 3
+
+
+@both_ways
+def test_a_reply_that_is_too_large_is_not_read_on(way, monkeypatch):
+    """It would fill the memory, and no ranking is as long; it is not asked for again."""
+    monkeypatch.setattr(transport, "_MOST_BYTES", 2**20)
+    with StandIn("cohere") as server:
+        server.always(standins.Reply(200, b"[" + b" " * 2**22 + b"]"))
+        error = ask(way, server).error()
+        assert len(server.requests) == 1
+    assert "the reply is larger than 1 MiB" in str(error)
+
+
+@both_ways
+def test_a_services_warnings_are_told(way):
+    """In the report, but for those that repeat a text or a key."""
+    said = ["rerank-v3.5 ends in 2027", f"cut: {TEXTS[3].upper()}", 7]
+
+    def warned(body, request):
+        return {**body, "meta": {"warnings": [*said, f"key {request.key} is old"]}}
+
+    with StandIn("cohere") as server:
+        server.always(standins.changed(warned))
+        outcome = ask(way, server)
+    kept = "(the service's message repeats a text of the request and is left out)"
+    assert outcome.warnings == [said[0], kept, "key [key] is old"]
+
+
+@both_ways
+@pytest.mark.parametrize("value", [float("nan"), datetime.date(2026, 11, 23), {1, 2}])
+def test_a_body_that_is_no_json_is_refused(way, value):
+    """Options of a configuration may be anything that YAML knows; nothing is sent."""
+    with StandIn("vllm") as server:
+        outcome = ask(way, server, options={"novelty": value})
+        assert server.requests == []
+    assert isinstance(outcome.failures[0], StageError)
+    assert "rerank_api: the request cannot be written as JSON" in str(outcome.failures[0])
 
 
 class Trusting(HostedReranker):

@@ -1,0 +1,85 @@
+"""The wait that a reply asks for, and what a wait becomes that is asked for."""
+
+from __future__ import annotations
+
+from email.utils import formatdate
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from milvus_pipeline import PASSING_STATUSES, Deadline, ServiceError
+from milvus_pipeline.retry import RetrySettings, retry_after, retrying
+
+NOW = 784_111_747.0
+"""Half a minute before the date of the HTTP standard's examples."""
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"retry-after": "0"}, 0),
+        ({"retry-after": "7"}, 7),
+        ({"retry-after": " 0.25 "}, 0.25),
+        ({"retry-after-ms": "200"}, 0.2),
+        ({"retry-after-ms": "200", "retry-after": "30"}, 0.2),
+        ({"retry-after-ms": "soon", "retry-after": "30"}, 30),
+        ({"retry-after-ms": "-1", "retry-after": "30"}, 30),
+        ({"retry-after": "Sun, 06 Nov 1994 08:49:37 GMT"}, 30),
+        ({"retry-after": "Sunday, 06-Nov-94 08:49:37 GMT"}, 30),
+        ({"retry-after": "Sun, 06 Nov 1994 03:49:37 -0500"}, 30),
+        ({"retry-after": "Sun, 06 Nov 1994 08:48:37 GMT"}, 0),
+        ({"retry-after": "Sun, 99 Nov 1994 08:49:37 GMT"}, None),
+        ({"retry-after": "-5"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "inf"}, None),
+        ({"retry-after": "1e999"}, None),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": ""}, None),
+    ],
+)
+def test_every_form_of_the_hint_is_read(headers, seconds):
+    """Seconds, with fractions, milliseconds, and the dates of HTTP; what cannot be read asks for nothing."""
+    assert retry_after(headers, now=NOW) == (None if seconds is None else pytest.approx(seconds))
+
+
+def test_a_date_counts_from_now():
+    """By the clock of this machine where no time is given."""
+    assert retry_after({"retry-after": formatdate(usegmt=True, timeval=None)}, now=NOW) > 50
+    assert retry_after({"retry-after": formatdate(usegmt=True)}) == 0.0
+
+
+@given(st.text(), st.text())
+def test_no_hint_breaks_anything(given, milliseconds):
+    """Whatever the text: a number of seconds that can be waited, or none."""
+    for headers in ({"retry-after": given}, {"retry-after-ms": milliseconds, "retry-after": given}):
+        seconds = retry_after(headers)
+        assert seconds is None or 0 <= seconds < float("inf")
+
+
+def test_which_statuses_pass():
+    """Those of a server that is busy or broken for a while; none of a request that is wrong."""
+    assert sorted(PASSING_STATUSES) == [408, 429, 500, 502, 503, 504, 529]
+
+
+@given(st.floats(0, 10), st.floats(0.1, 10))
+def test_a_wait_that_is_asked_for_is_kept_and_spread(asked, most):
+    """No shorter than asked, a tenth longer at most, never above `max_wait`; above that there is no other attempt."""
+    waits: list[float] = []
+    told: list[float] = []
+    settings = RetrySettings(attempts=2, min_wait=0.001, max_wait=most)
+
+    def fail():
+        raise ServiceError("busy", retryable=True)
+
+    policy = retrying(
+        settings, Deadline(), lambda error: True, lambda error: asked, lambda error, seconds: told.append(seconds)
+    )
+    with pytest.raises(ServiceError, match="busy"):
+        policy.copy(sleep=waits.append)(fail)
+    assert waits == told
+    if asked > most:
+        assert waits == []
+    else:
+        assert asked <= waits[0] <= min(most, max(asked * 1.1, 0.001))
