@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import Field
 
+from milvus_pipeline import ServiceError
 from milvus_stages.hosted import HostedReranker, Limits, Reply, counted, listed, members
 
 _LISTWISE: Final = "jina-reranker-v3"
@@ -62,3 +63,7 @@ class Jina(HostedReranker):
     def parse(self, data: Any, headers: Mapping[str, str]) -> Reply:
         """``document`` comes in four shapes, and is not read."""
         return Reply(listed(data, ["results"], ["relevance_score"]), counted(members(data, "usage"), "total_tokens"))
+
+    def too_large(self, error: ServiceError) -> bool:
+        """A document that a model of pairs does not read is refused with all the others, unless it is to be cut."""
+        return super().too_large(error) or (error.status == 400 and error.code == "INPUT_TOKEN_LIMIT_EXCEEDED")

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import Field
 
+from milvus_pipeline import ServiceError
 from milvus_stages.hosted import HostedReranker, Limits, Reply, counted, listed, members
 
 _ATLAS: Final = "https://ai.mongodb.com"
@@ -66,3 +67,7 @@ class Voyage(HostedReranker):
         """The list stands under ``data``."""
         usage = counted(members(data, "usage"), "total_tokens")
         return Reply(listed(data, ["data"], ["relevance_score"]), usage)
+
+    def too_large(self, error: ServiceError) -> bool:
+        """With ``truncation`` only the total can be too high, if it was estimated too low; the text alone says so."""
+        return super().too_large(error) or (self.truncation and error.status == 400 and "tokens" in str(error))

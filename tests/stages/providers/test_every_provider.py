@@ -17,6 +17,7 @@ HALVED = {
     ("tei", "413_validation_of_1_8"),
     ("tei", "422_validation"),
     ("jev", "400_overflow"),
+    ("voyage", "400_too_many_tokens"),
 }
 """Errors after which fewer documents are sent, until each was sent alone."""
 

@@ -109,6 +109,18 @@ def test_a_listwise_list_is_never_halved(serve, way):
     assert len(server.requests) == 1
 
 
+def test_a_document_too_long_for_a_model_of_pairs_is_left_unscored(serve, way):
+    """It costs the others nothing but a few requests; with `truncation` the service cuts it."""
+    server = serve("jina")
+    texts = [*TEXTS, "plum " * 1_000]
+    answer = ask(stage_for(server, model=PAIRWISE), way, texts=texts)
+    assert answer.error is None
+    assert answer.order == [*(index for index, _ in ranking(QUERY, TEXTS)), len(TEXTS)]
+    assert answer.scores[len(TEXTS)] is None
+    assert answer.warnings == ["1 of 8 documents are larger than the service takes; ranked last, without a score"]
+    assert ask(stage_for(server, model=PAIRWISE, truncation=True), way, texts=texts).warnings == []
+
+
 def test_a_model_of_pairs_is_split_where_wanted(serve, way):
     """No limit of documents is stated, so there is none unless one is set."""
     server = serve("jina")

@@ -107,6 +107,18 @@ def test_long_documents_bound_a_request(serve, way):
     assert all(request.refused is None for request in server.requests)
 
 
+def test_a_total_that_was_estimated_too_low_is_halved(serve, way):
+    """Where the service counts more tokens than were estimated, halves are sent until they fit."""
+    server = serve("voyage", max_total_tokens=60)
+    answer = ask(stage_for(server), way)
+    assert answer.error is None
+    assert answer.order == [index for index, _ in ranking(QUERY, TEXTS)]
+    assert any(request.refused for request in server.requests)
+    server.clear()
+    assert ask(stage_for(server, truncation=False), way).error.status == 400
+    assert len(server.requests) == 1
+
+
 def test_usage_adds_up(serve, way):
     """Total tokens over all requests of the query, as the service counts them."""
     server = serve("voyage")
