@@ -337,7 +337,7 @@ class Exchange:
         if bad is not None:
             # Raised here, without a cause and a context, which may carry the reply itself.
             raise bad_reply_error(bad, service.type, request)
-        work.take(part, scores, reply, map(private.clean, reply.warnings))
+        work.take(part, scores, reply, map(private.clean, filter(str.strip, reply.warnings)))
 
 
 class _Stopped(Exception):  # noqa: N818 - no fault of its own

@@ -51,10 +51,10 @@ class Private:
         kept = self.kept(message)
         return "(the service's message repeats a text of the request and is left out)" if kept is None else kept
 
-    def kept(self, message: str | None) -> str | None:
+    def kept(self, message: str) -> str | None:
         """The beginning of the message without pieces of a key; None where it repeats a text."""
-        message = without_secrets(_printable((message or "")[:_READ]), self.secrets)
-        return None if not message or repeats(message, self.texts()) else message[:_LONGEST]
+        message = without_secrets(_printable(message[:_READ]), self.secrets)
+        return None if repeats(message, self.texts()) else message[:_LONGEST]
 
 
 def refused(
@@ -70,8 +70,8 @@ def refused(
         key_names: environment variables that the key was looked for in.
     """
     data = _data(received)
-    text, code = _text(received, data), private.kept(_code(data))
-    request_id = private.kept(_request_id(received.headers, data))
+    text, code, request_id = _text(received, data), _code(data), _request_id(received.headers, data)
+    code, request_id = (value and private.kept(value) for value in (code, request_id))
     said = private.clean(text) if text else ""
     message = f"{service}: {request} answered {received.status}"
     if code and code not in said:
