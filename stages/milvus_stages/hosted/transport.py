@@ -7,10 +7,12 @@ turn a POST into a GET.
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from milvus_pipeline import Deadline, ServiceError, StageError, require
@@ -46,7 +48,7 @@ class Transport:
         self._options: dict[str, Any] = {
             "headers": {"content-type": "application/json", "accept": "application/json", **headers},
             "limits": self._httpx.Limits(max_connections=1, keepalive_expiry=_KEPT_SECONDS),
-            "verify": self._httpx.create_ssl_context(),
+            "verify": _certificates(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")),
             "follow_redirects": False,
         }
         self._lock = threading.Lock()
@@ -211,6 +213,18 @@ class Transport:
 async def _aclose(clients: list[httpx.AsyncClient]) -> None:
     for client in clients:
         await client.aclose()
+
+
+@lru_cache(maxsize=4)
+def _certificates(file: str | None, folder: str | None) -> ssl.SSLContext:
+    """The certificates to trust, which take longer to read than all else that opening does.
+
+    Args:
+        file: the value of SSL_CERT_FILE, which httpx reads itself; named here so that another value is read anew.
+        folder: the value of SSL_CERT_DIR, likewise.
+    """
+    context: ssl.SSLContext = require("httpx", extra="all", wanted_by="a hosted reranker").create_ssl_context()
+    return context
 
 
 def closed_error() -> StageError:
