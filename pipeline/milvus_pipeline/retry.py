@@ -10,6 +10,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Annotated, Any, Final, Self
 
@@ -84,6 +85,7 @@ def retry_after(headers: Mapping[str, str], now: float | None = None) -> float |
         return seconds
     try:
         date = parsedate_to_datetime(given)
+        date = date if date.tzinfo else date.replace(tzinfo=UTC)  # dates of HTTP are in UTC, said or not
         return max(0.0, date.timestamp() - (time.time() if now is None else now))
     except (ValueError, TypeError, OverflowError, OSError):
         return None

@@ -30,6 +30,7 @@ NOW = 784_111_747.0
         ({"retry-after": "Sunday, 06-Nov-94 08:49:37 GMT"}, 30),
         ({"retry-after": "Sun, 06 Nov 1994 03:49:37 -0500"}, 30),
         ({"retry-after": "Sun, 06 Nov 1994 08:48:37 GMT"}, 0),
+        ({"retry-after": "Sun Nov  6 08:49:37 1994"}, 30),
         ({"retry-after": "Sun, 99 Nov 1994 08:49:37 GMT"}, None),
         ({"retry-after": "-5"}, None),
         ({"retry-after": "nan"}, None),

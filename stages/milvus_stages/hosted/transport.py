@@ -15,8 +15,9 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
-from milvus_pipeline import Deadline, ServiceError, StageError, require
+from milvus_pipeline import ServiceError, StageError, require
 from milvus_stages.hosted.replies import Received
+from milvus_stages.hosted.watchdog import Line, Watchdog
 
 if TYPE_CHECKING:
     import httpx
@@ -55,7 +56,8 @@ class Transport:
         self._closed = False
         # A client for each request under way, with one connection: at every request the pool of httpx looks, for each
         # of its connections, at all of them, which for some dozens takes longer than all else together.
-        self._idle: list[httpx.Client] = []
+        self._idle: list[tuple[httpx.Client, Line]] = []
+        self._watchdog = Watchdog(service)
         self._async_idle: dict[asyncio.AbstractEventLoop, list[httpx.AsyncClient]] = {}
         self._ends: dict[asyncio.AbstractEventLoop, AsyncGenerator[None, None]] = {}
 
@@ -67,22 +69,25 @@ class Transport:
         Raises:
             ServiceError: no reply came, or not the whole of it.
         """
-        try:
-            return self._exchanged(body, seconds)
-        except (self._httpx.RequestError, TimeoutError) as error:
-            failure = self._told(error, seconds)
+        with self._lent() as (client, line):
+            try:
+                # httpx bounds each read, of which a reply may take any number.
+                with self._watchdog.over(seconds, line.sever):
+                    received = self._exchanged(client, line, body, seconds)
+                if not line.cut:
+                    return received
+                failure = self._told(TimeoutError(), seconds)  # cut, which can look like the end of a body
+            except (self._httpx.RequestError, TimeoutError) as error:
+                failure = self._told(TimeoutError() if line.cut else error, seconds)
         raise failure
 
-    def _exchanged(self, body: bytes, seconds: float) -> Received:
-        deadline = Deadline.after(seconds)
-        with self._lent() as client, client.stream("POST", self._url, **self._asked(body, seconds)) as reply:
+    def _exchanged(self, client: httpx.Client, line: Line, body: bytes, seconds: float) -> Received:
+        asked = self._asked(body, seconds)
+        with client.stream("POST", self._url, **asked, extensions={"trace": line.trace}) as reply:
             content = bytearray()
-            # Each piece may take as long as the whole; that the whole does not is checked between them.
             for piece in reply.iter_bytes():
                 content += piece
                 self._check(content)
-                if deadline.expired:
-                    raise self._httpx.ReadTimeout("the reply did not end in time")
             return Received(reply.status_code, reply.headers, bytes(content))
 
     async def asend(self, body: bytes, seconds: float) -> Received:
@@ -137,19 +142,20 @@ class Transport:
     # -- life ---------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _lent(self) -> Iterator[httpx.Client]:
+    def _lent(self) -> Iterator[tuple[httpx.Client, Line]]:
         """A client that nobody else uses; the one that was used last, whose connection is likeliest to stand."""
         with self._lock:
             self._check_open()
-            client = self._idle.pop() if self._idle else None
-        client = client or self._httpx.Client(**self._options)
+            lent = self._idle.pop() if self._idle else None
+        client, line = lent or (self._httpx.Client(**self._options), Line())
         try:
-            yield client
+            yield client, line
         finally:
             with self._lock:
-                if not self._closed:
-                    self._idle.append(client)
-            if self._closed:
+                kept = not self._closed and not line.cut
+                if kept:
+                    self._idle.append((client, line))
+            if not kept:
                 client.close()
 
     @asynccontextmanager
@@ -206,8 +212,9 @@ class Transport:
             if loop.is_running():
                 with suppress(RuntimeError):  # it ended just now
                     asyncio.run_coroutine_threadsafe(_aclose(clients), loop)
-        for client in idle:
+        for client, _ in idle:
             client.close()
+        self._watchdog.close()
 
 
 async def _aclose(clients: list[httpx.AsyncClient]) -> None:

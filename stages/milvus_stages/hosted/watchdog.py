@@ -1,0 +1,82 @@
+"""A bound on blocking requests as a whole, which httpx bounds only read by read."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+
+class Line:
+    """The connection of a blocking client, which another thread may cut.
+
+    Attributes:
+        cut: whether it was cut.
+    """
+
+    def __init__(self) -> None:
+        self.cut = False
+        self._socket: socket.socket | None = None
+
+    def trace(self, event: str, info: dict[str, Any]) -> None:
+        """Take note of the socket: httpx calls this where it has connected, and where TLS has taken the socket over."""
+        stream = info.get("return_value")
+        if event.endswith((".connect_tcp.complete", ".start_tls.complete")) and stream is not None:
+            self._socket = stream.get_extra_info("socket")
+
+    def sever(self) -> None:
+        """End whatever waits on the connection."""
+        self.cut = True
+        if self._socket is not None:
+            with suppress(OSError):  # it has ended by itself
+                # Not the method of a TLS socket, which would take its state from under the thread that reads.
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+
+class Watchdog:
+    """One thread that calls what is overdue; it lives from the first watch to ``close``."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._changed = threading.Condition()
+        self._watched: dict[object, tuple[float, Callable[[], None]]] = {}
+        self._wakes = float("inf")
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    @contextmanager
+    def over(self, seconds: float, end: Callable[[], None]) -> Iterator[None]:
+        """Call ``end`` if the block takes longer; it is not called any more once the block is left."""
+        mark, at = object(), time.monotonic() + seconds
+        with self._changed:
+            self._watched[mark] = (at, end)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._watch, name=f"{self._name}-watchdog", daemon=True)
+                self._thread.start()
+            elif at < self._wakes:  # seldom: requests mostly have the same time
+                self._changed.notify()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._watched.pop(mark, None)
+
+    def close(self) -> None:
+        """End the thread once nothing is watched any more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    def _watch(self) -> None:
+        with self._changed:
+            while self._watched or not self._closed:
+                now = time.monotonic()
+                for mark, (at, end) in list(self._watched.items()):
+                    if at <= now:
+                        del self._watched[mark]
+                        end()
+                self._wakes = min((at for at, _ in self._watched.values()), default=float("inf"))
+                self._changed.wait(None if self._wakes == float("inf") else max(0.0, self._wakes - time.monotonic()))
