@@ -3,8 +3,19 @@
 Subclass ``HostedReranker``, name the endpoint and the key, and write ``payload``.
 """
 
-from milvus_stages.hosted.plan import Limits
+from milvus_stages.hosted.plan import Limits, estimated_tokens
 from milvus_stages.hosted.replies import BadReply, Received, Reply, counted, listed, members
 from milvus_stages.hosted.reranker import HostedReranker, HostedRetry
 
-__all__ = ["BadReply", "HostedReranker", "HostedRetry", "Limits", "Received", "Reply", "counted", "listed", "members"]
+__all__ = [
+    "BadReply",
+    "HostedReranker",
+    "HostedRetry",
+    "Limits",
+    "Received",
+    "Reply",
+    "counted",
+    "estimated_tokens",
+    "listed",
+    "members",
+]

@@ -1,7 +1,6 @@
-"""The requests of a batch: sent within the limits, repeated where that may help, and their replies put together.
+"""The requests of a batch: sent within the limits, and repeated where that may help.
 
-What is said and what follows from an answer is written once, as a generator; a blocking driver sends, an event loop's
-driver awaits.
+The drivers of the conversation that each part of a query is (see ``work``): one blocks, one awaits.
 """
 
 from __future__ import annotations
@@ -9,18 +8,15 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections import Counter, deque
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from typing import TYPE_CHECKING
 
 from milvus_pipeline import (
-    Context,
     Deadline,
-    DeadlineError,
     PipelineError,
-    RerankJob,
     RetrySettings,
     ServiceError,
     StageError,
@@ -28,105 +24,14 @@ from milvus_pipeline import (
     retrying,
 )
 from milvus_stages.hosted.failures import Private, refused
-from milvus_stages.hosted.plan import Part, Plan, sendable
-from milvus_stages.hosted.replies import BadReply, Received, Reply, bad_reply_error, checked, read_json
-from milvus_stages.hosted.throttle import Bell, Rate, Slots
+from milvus_stages.hosted.plan import Part
+from milvus_stages.hosted.replies import BadReply, Received, bad_reply_error, checked, read_json
+from milvus_stages.hosted.throttle import Rate, Slots
 from milvus_stages.hosted.transport import Transport, closed_error
+from milvus_stages.hosted.work import Stopped, Tries, Work, conversation, kept, resumed
 
 if TYPE_CHECKING:
     from milvus_stages.hosted.reranker import HostedReranker
-
-
-class Work:
-    """One query's requests, and what came of them.
-
-    Args:
-        job: the query with its texts.
-        plan: its requests.
-    """
-
-    def __init__(self, job: RerankJob, plan: Plan) -> None:
-        self.job = job
-        self.plan = plan
-        self.query = sendable(job.query)
-        self.scores: list[float | None] = [None] * len(job.texts)
-        self.error: Exception | None = None
-        self._usage: Counter[str] = Counter()
-        self._warnings: list[str] = list(plan.warnings)
-        self._too_large: list[ServiceError] = []
-        self._lock = threading.Lock()
-        self.bell = Bell()
-
-    def texts(self) -> Iterator[str]:
-        """Everything that no message may repeat."""
-        yield self.job.query
-        yield from self.job.texts
-
-    def count(self, **figures: float) -> None:
-        """Add to the usage."""
-        with self._lock:
-            self._usage.update(figures)
-
-    def take(self, part: Part, scores: Mapping[int, float], reply: Reply, warnings: Iterable[str]) -> None:
-        """Keep what a reply said."""
-        self.count(**reply.usage)
-        with self._lock:
-            for index, score in scores.items():
-                self.scores[part.places[index]] = score
-            self._warnings += warnings
-
-    def leave_out(self, error: ServiceError) -> None:
-        """Note a document that the service does not take, though it is alone in its request."""
-        with self._lock:
-            self._too_large.append(error)
-
-    def fail(self, error: Exception) -> None:
-        """Mark the query as failed, and end its waits; the first error counts."""
-        with self._lock:
-            self.error = self.error or error
-        self.bell.ring()
-
-    def report(self, context: Context, position: int) -> None:
-        """Leave failure, warnings and usage where the result carries them."""
-        if self._too_large and all(score is None for score in self.scores):
-            self.fail(self._too_large[-1])  # it is not the documents: the query, say, is too long
-        if self.error is not None:
-            context.fail(position, self.error)
-        for warning in self._warnings:
-            context.warn(warning, position)
-        if self.plan.blank:
-            context.note(position, documents_blank=self.plan.blank)
-        if self._too_large:
-            context.warn(
-                f"{len(self._too_large)} of {len(self.job.texts)} documents are larger than the service takes; "
-                "ranked last, without a score",
-                position,
-            )
-            context.note(position, documents_too_large=len(self._too_large))
-        if self._usage:
-            context.note(position, usage=dict(self._usage))
-
-
-Conversation = Generator[Part, None, None]
-
-
-def conversation(service: HostedReranker, work: Work, part: Part) -> Conversation:
-    """Yields requests; is resumed when one has been answered, or thrown the error that it ended in.
-
-    A request that the service finds too large is halved. A single document that is too large is left out.
-    """
-    pending = [part]
-    while pending:
-        current = pending.pop()
-        try:
-            yield current
-        except ServiceError as error:
-            if service.limits().listwise or not service.too_large(error):
-                raise
-            if len(current.places) == 1:
-                work.leave_out(error)
-            else:
-                pending.extend(reversed(current.halves()))
 
 
 class Exchange:
@@ -215,7 +120,7 @@ class Exchange:
             raise
 
     def _converse(self, work: Work, part: Part, deadline: Deadline) -> None:
-        def attempt(current: Part, tries: _Tries) -> None:
+        def attempt(current: Part, tries: Tries) -> None:
             self._check(work, deadline)
             with self._slots.held(deadline):
                 self._check(work, deadline)
@@ -226,16 +131,16 @@ class Exchange:
                 received = self._transport.send(body, self._seconds(deadline))
             self._take(work, current, received)
 
-        with _kept(work, deadline):
+        with kept(work, deadline):
             talk = conversation(self._service, work, part)
             current = next(talk, None)
             while current is not None:
-                tries = _Tries(work)
+                tries = Tries(work)
                 policy = retrying(self._retry, deadline, tries.passing, _asked_wait, tries.waits)
                 try:
                     policy.copy(sleep=work.bell.wait)(attempt, current, tries)
                 except ServiceError as error:
-                    current = _thrown(talk, tries.told(error))
+                    current = resumed(talk, tries.told(error))
                 else:
                     current = next(talk, None)
 
@@ -253,7 +158,7 @@ class Exchange:
                     group.create_task(self._aconverse(*task, deadline))
 
     async def _aconverse(self, work: Work, part: Part, deadline: Deadline) -> None:
-        async def attempt(current: Part, tries: _Tries) -> None:
+        async def attempt(current: Part, tries: Tries) -> None:
             self._check(work, deadline)
             async with self._slots.aheld(deadline):
                 self._check(work, deadline)
@@ -264,16 +169,16 @@ class Exchange:
                 received = await self._transport.asend(body, self._seconds(deadline))
             self._take(work, current, received)
 
-        with _kept(work, deadline):
+        with kept(work, deadline):
             talk = conversation(self._service, work, part)
             current = next(talk, None)
             while current is not None:
-                tries = _Tries(work)
+                tries = Tries(work)
                 policy = async_retrying(self._retry, deadline, tries.passing, _asked_wait, tries.waits)
                 try:
                     await policy.copy(sleep=work.bell.asleep)(attempt, current, tries)
                 except ServiceError as error:
-                    current = _thrown(talk, tries.told(error))
+                    current = resumed(talk, tries.told(error))
                 else:
                     current = next(talk, None)
 
@@ -293,7 +198,7 @@ class Exchange:
     def _check(self, work: Work, deadline: Deadline) -> None:
         """Raise where there is no sense in sending any more."""
         if work.error is not None:
-            raise _Stopped
+            raise Stopped
         if self._ended:
             raise closed_error()
         deadline.check()
@@ -340,67 +245,5 @@ class Exchange:
         work.take(part, scores, reply, map(private.clean, filter(str.strip, reply.warnings)))
 
 
-class _Stopped(Exception):  # noqa: N818 - no fault of its own
-    """A request is not sent, since its query has failed already."""
-
-
-class _kept:  # noqa: N801 - reads as a function
-    """Keeps the error of a conversation with its query, so that the others go on; time that is up says so."""
-
-    def __init__(self, work: Work, deadline: Deadline) -> None:
-        self._work = work
-        self._deadline = deadline
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
-        if not isinstance(error, Exception):
-            return False
-        if isinstance(error, _Stopped):
-            return True
-        if isinstance(error, ServiceError) and self._deadline.expired:
-            late = DeadlineError(f"{error}; the time given ({self._deadline.budget:g} s) is used up")
-            late.__cause__ = error
-            error = late
-        self._work.fail(error)
-        return True
-
-
-def _thrown(talk: Conversation, error: ServiceError) -> Part | None:
-    """The next request after one that failed; the error again where the conversation does not know better."""
-    try:
-        return talk.throw(error)
-    except StopIteration:
-        return None
-
-
 def _asked_wait(error: BaseException) -> float | None:
     return error.retry_after if isinstance(error, ServiceError) else None
-
-
-class _Tries:
-    """The attempts at one request."""
-
-    def __init__(self, work: Work) -> None:
-        self._work = work
-        self._attempts = 0
-        self._waits = [0.0]
-
-    def begin(self) -> None:
-        """Count an attempt, now that it is sent."""
-        self._attempts += 1
-        self._work.count(requests=1, **({"retries": 1} if self._attempts > 1 else {}))
-
-    def passing(self, error: BaseException) -> bool:
-        """Whether another attempt makes sense: not for a query of which another request has failed for good."""
-        return isinstance(error, ServiceError) and error.retryable and self._work.error is None
-
-    def waits(self, error: BaseException, seconds: float) -> None:
-        """Keep the wait that follows an attempt."""
-        self._waits.append(seconds)
-
-    def told(self, error: ServiceError) -> ServiceError:
-        """The last attempt's error, with what went before it."""
-        error.attempts, error.waited = self._attempts, self._waits[self._attempts - 1]
-        return error

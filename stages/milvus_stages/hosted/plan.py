@@ -24,6 +24,7 @@ class Limits:
         tokens: estimated tokens, at most; None for any number. A single document is sent however long it is.
         document_tokens: the service cuts a document at so many tokens, so that what is longer counts no more.
         query_repeats: the service counts the query once for each document, not once a request.
+        document_extra: estimated tokens that are sent with each document (a question about it, say).
         listwise: the documents of a request see each other, so that scores of two requests cannot be compared.
     """
 
@@ -31,6 +32,7 @@ class Limits:
     tokens: int | None = None
     document_tokens: int | None = None
     query_repeats: bool = True
+    document_extra: int = 0
     listwise: bool = False
 
 
@@ -150,7 +152,7 @@ def _size(text: str, query: int, limits: Limits) -> int:
     tokens = estimated_tokens(text)
     if limits.document_tokens is not None:
         tokens = min(tokens, limits.document_tokens)
-    return tokens + (query if limits.query_repeats else 0)
+    return tokens + limits.document_extra + (query if limits.query_repeats else 0)
 
 
 def estimated_tokens(text: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -21,11 +22,12 @@ from milvus_pipeline import (
     StageError,
 )
 from milvus_stages._secrets import FromEnv, VariableName, names_a_secret, secret_from
-from milvus_stages.hosted.exchange import Exchange, Work
+from milvus_stages.hosted.exchange import Exchange
 from milvus_stages.hosted.plan import Limits, Plan, plan
 from milvus_stages.hosted.replies import Received, Reply, counted, listed, members
 from milvus_stages.hosted.throttle import Rate
 from milvus_stages.hosted.transport import Transport
+from milvus_stages.hosted.work import Work
 
 _USER_AGENT = "milvus-search-pipeline"
 
@@ -309,13 +311,7 @@ class HostedReranker(Reranker):
         """The service's limits, or lower ones where the configuration says so."""
         limits = self.limits()
         tokens = [each for each in (limits.tokens, None if limits.listwise else self.tokens_per_minute) if each]
-        return Limits(
-            documents=self.max_documents or limits.documents,
-            tokens=min(tokens, default=None),
-            document_tokens=limits.document_tokens,
-            query_repeats=limits.query_repeats,
-            listwise=limits.listwise,
-        )
+        return replace(limits, documents=self.max_documents or limits.documents, tokens=min(tokens, default=None))
 
 
 def joined(base: str, path: str) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import Field
 
 from milvus_pipeline import ServiceError
-from milvus_stages.hosted import BadReply, HostedReranker, Limits, Reply, counted, members
+from milvus_stages.hosted import BadReply, HostedReranker, Limits, Reply, counted, estimated_tokens, members
+
+_FRAME_TOKENS: Final = 25
+"""What the names of a question's members come to, by the same rule."""
 
 
 class Jev(HostedReranker):
@@ -31,7 +34,8 @@ class Jev(HostedReranker):
 
     def limits(self) -> Limits:
         """64,000 tokens a request; the number of questions is kept to what others do."""
-        return Limits(documents=30, tokens=60_000, query_repeats=False)
+        question = estimated_tokens(self.question) + _FRAME_TOKENS
+        return Limits(documents=30, tokens=60_000, query_repeats=False, document_extra=question)
 
     def payload(self, query: str, texts: list[str], top_n: int) -> Mapping[str, Any]:
         """The document stands in its question, so that no other question sees it."""

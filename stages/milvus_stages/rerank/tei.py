@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from milvus_pipeline import ServiceError
-from milvus_stages.hosted import HostedReranker, Limits, Reply, counted, listed
+from milvus_stages.hosted import HostedReranker, Limits, Reply, listed
 
 
 class TEI(HostedReranker):
@@ -43,7 +44,7 @@ class TEI(HostedReranker):
     def parse(self, data: Any, headers: Mapping[str, str]) -> Reply:
         """A bare list; tokens are counted in a header."""
         tokens = headers.get("x-compute-tokens", "")
-        usage = counted({"total_tokens": int(tokens)}, "total_tokens") if tokens.isascii() and tokens.isdigit() else {}
+        usage = {"total_tokens": int(tokens)} if re.fullmatch("[0-9]{1,15}", tokens) else {}
         return Reply(listed(data, [], ["score"]), usage)
 
     def too_large(self, error: ServiceError) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 
 import pytest
@@ -173,7 +174,15 @@ def test_a_dry_run_foretells_what_is_sent(provider, fields):
     # The query is read with each document, but by a model that is shown it once a request.
     repeated = figures["requests"] if provider == "jev" else figures["documents"]
     tokens = sum(map(estimated_tokens, MANY)) + estimated_tokens(QUERY) * repeated
-    assert figures["tokens"] == tokens
+    if provider == "jev":  # within a tenth of what is written: the question goes with each document
+        bodies = [
+            json.dumps(request.body, separators=(",", ":"))
+            for request in server.requests
+            if request.body["state"]["query"] == QUERY
+        ]
+        assert figures["tokens"] == pytest.approx(sum(map(estimated_tokens, bodies)), rel=0.1)
+    else:
+        assert figures["tokens"] == tokens
 
 
 def test_a_dry_run_tells_what_cannot_be_sent():
