@@ -35,11 +35,13 @@ class ServiceError(StageError):
     Attributes:
         status: HTTP status of the reply; None where there was none.
         code: the service's own word for the error.
+        detail: what the service said, without keys and texts of the request; empty where it said nothing.
         request_id: by which the service knows the request.
         retry_after: seconds that the service asked to be left alone.
         retryable: whether the same request may succeed later.
-        attempts: how often it was sent, the last included.
+        attempts: how often it was tried, the last included.
         waited: seconds of the last wait between attempts.
+        given_up: why it was not tried again, though it may succeed later.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class ServiceError(StageError):
         *,
         status: int | None = None,
         code: str | None = None,
+        detail: str = "",
         request_id: str | None = None,
         retry_after: float | None = None,
         retryable: bool = False,
@@ -55,17 +58,19 @@ class ServiceError(StageError):
         super().__init__(message)
         self.status = status
         self.code = code
+        self.detail = detail
         self.request_id = request_id
         self.retry_after = retry_after
         self.retryable = retryable
         self.attempts = 1
         self.waited = 0.0
+        self.given_up = ""
 
     def __str__(self) -> str:
         message = super().__str__()
-        if self.attempts == 1:
-            return message
-        return f"{message} ({self.attempts} attempts, the last after a wait of {self.waited:.1f} s)"
+        if self.attempts > 1:
+            message += f" ({self.attempts} attempts, the last after a wait of {self.waited:.1f} s)"
+        return f"{message}; not tried again: {self.given_up}" if self.given_up else message
 
 
 class IngestError(PipelineError):

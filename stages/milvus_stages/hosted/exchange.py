@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from milvus_pipeline import (
     Deadline,
+    DeadlineError,
     PipelineError,
     RetrySettings,
     ServiceError,
@@ -26,8 +27,8 @@ from milvus_pipeline import (
 from milvus_stages.hosted.failures import Private, refused
 from milvus_stages.hosted.plan import Part
 from milvus_stages.hosted.replies import BadReply, Received, bad_reply_error, checked, read_json
-from milvus_stages.hosted.throttle import Rate, Slots
-from milvus_stages.hosted.transport import Transport, closed_error
+from milvus_stages.hosted.throttle import Booking, Rate, Slots
+from milvus_stages.hosted.transport import Transport, Unsent, closed_error
 from milvus_stages.hosted.work import Stopped, Tries, Work, conversation, kept, resumed
 
 if TYPE_CHECKING:
@@ -122,25 +123,29 @@ class Exchange:
     def _converse(self, work: Work, part: Part, deadline: Deadline) -> None:
         def attempt(current: Part, tries: Tries) -> None:
             self._check(work, deadline)
+            self._rate.check(current.tokens, deadline)
             with self._slots.held(deadline):
                 self._check(work, deadline)
                 body = self._body(work, current)
-                work.bell.wait(self._rate.book(current.tokens, deadline))
-                self._check(work, deadline)
-                tries.begin()
-                received = self._transport.send(body, self._seconds(deadline))
+                with self._booked(current, deadline, tries) as booking:
+                    work.bell.wait(booking.wait)
+                    self._check(work, deadline)
+                    tries.begin(booking.wait)
+                    received = self._transport.send(body, *self._seconds(deadline))
             self._take(work, current, received)
 
         with kept(work, deadline):
             talk = conversation(self._service, work, part)
             current = next(talk, None)
             while current is not None:
-                tries = Tries(work)
+                tries = Tries(work, self._retry, deadline)
                 policy = retrying(self._retry, deadline, tries.passing, _asked_wait, tries.waits)
                 try:
                     policy.copy(sleep=work.bell.wait)(attempt, current, tries)
                 except ServiceError as error:
                     current = resumed(talk, tries.told(error))
+                except DeadlineError as late:
+                    raise tries.instead_of(late) from None
                 else:
                     current = next(talk, None)
 
@@ -160,25 +165,29 @@ class Exchange:
     async def _aconverse(self, work: Work, part: Part, deadline: Deadline) -> None:
         async def attempt(current: Part, tries: Tries) -> None:
             self._check(work, deadline)
+            self._rate.check(current.tokens, deadline)
             async with self._slots.aheld(deadline):
                 self._check(work, deadline)
                 body = self._body(work, current)
-                await work.bell.asleep(self._rate.book(current.tokens, deadline))
-                self._check(work, deadline)
-                tries.begin()
-                received = await self._transport.asend(body, self._seconds(deadline))
+                with self._booked(current, deadline, tries) as booking:
+                    await work.bell.asleep(booking.wait)
+                    self._check(work, deadline)
+                    tries.begin(booking.wait)
+                    received = await self._transport.asend(body, *self._seconds(deadline))
             self._take(work, current, received)
 
         with kept(work, deadline):
             talk = conversation(self._service, work, part)
             current = next(talk, None)
             while current is not None:
-                tries = Tries(work)
+                tries = Tries(work, self._retry, deadline)
                 policy = async_retrying(self._retry, deadline, tries.passing, _asked_wait, tries.waits)
                 try:
                     await policy.copy(sleep=work.bell.asleep)(attempt, current, tries)
                 except ServiceError as error:
                     current = resumed(talk, tries.told(error))
+                except DeadlineError as late:
+                    raise tries.instead_of(late) from None
                 else:
                     current = next(talk, None)
 
@@ -203,9 +212,29 @@ class Exchange:
             raise closed_error()
         deadline.check()
 
-    def _seconds(self, deadline: Deadline) -> float:
-        seconds = deadline.remaining(at_most=self._request_timeout)
-        return self._request_timeout if seconds is None else max(seconds, 0.001)
+    @contextmanager
+    def _booked(self, part: Part, deadline: Deadline, tries: Tries) -> Iterator[Booking]:
+        """A turn for a request, given back if it is not sent after all; else the request is counted."""
+        booking, sent = self._rate.book(part.tokens, deadline), tries.attempts
+        try:
+            yield booking
+        except Unsent:
+            self._rate.give_back(booking)
+            raise
+        except BaseException:
+            if tries.attempts == sent:
+                self._rate.give_back(booking)
+            else:
+                tries.sent()
+            raise
+        tries.sent()
+
+    def _seconds(self, deadline: Deadline) -> tuple[float, str]:
+        """The time that an attempt has, and the setting that bounds it."""
+        left = deadline.remaining()
+        if left is None or left >= self._request_timeout:
+            return self._request_timeout, "request_timeout"
+        return max(left, 0.001), "`timeout`"
 
     def _body(self, work: Work, part: Part) -> bytes:
         payload = self._service.payload(work.query, part.texts(work.job), part.top_k)
@@ -225,9 +254,7 @@ class Exchange:
         service, request = self._service, self._transport.request
         private = Private(self._secrets, work.texts)
         if not 200 <= received.status < 300:
-            error = refused(received, service.type, request, private, self._key_names)
-            error.retryable = service.passing(received)
-            raise error
+            raise refused(received, service, request, private, self._key_names)
         bad: BadReply | None = None
         try:
             reply = service.parse(read_json(received), received.headers)
@@ -241,7 +268,7 @@ class Exchange:
             bad = BadReply(f"the reply is not what was expected ({type(error).__name__})")
         if bad is not None:
             # Raised here, without a cause and a context, which may carry the reply itself.
-            raise bad_reply_error(bad, service.type, request)
+            raise bad_reply_error(bad, service.type, request, received.status)
         work.take(part, scores, reply, map(private.clean, filter(str.strip, reply.warnings)))
 
 

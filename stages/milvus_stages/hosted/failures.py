@@ -7,11 +7,14 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from milvus_pipeline import PASSING_STATUSES, ServiceError, retry_after
+from milvus_pipeline import ServiceError, retry_after
 from milvus_stages._secrets import repeats, without_secrets
 from milvus_stages.hosted.replies import Received, members
+
+if TYPE_CHECKING:
+    from milvus_stages.hosted.reranker import HostedReranker
 
 _LONGEST: Final = 300
 """Characters of a service's text that are repeated."""
@@ -23,14 +26,12 @@ _ID_HEADERS: Final = ("x-debug-trace-id", "x-typesafe-request-id", "x-request-id
 _ID_MEMBERS: Final = ("request_id", "id")
 
 _NEXT: Final = {
-    401: "check the API key",
     402: "check the account's balance and billing",
-    403: "check the API key, and the account's balance and permissions",
-    404: "check model and base_url",
     405: "check base_url",
     407: "check the proxy",
     413: "lower max_documents, or shorten the documents",
     429: "set requests_per_minute or tokens_per_minute to what your plan allows, or lower max_concurrency",
+    501: "check the model, which may not be a reranker",
 }
 
 
@@ -58,13 +59,13 @@ class Private:
 
 
 def refused(
-    received: Received, service: str, request: str, private: Private, key_names: tuple[str, ...]
+    received: Received, service: HostedReranker, request: str, private: Private, key_names: tuple[str, ...]
 ) -> ServiceError:
-    """The error for a reply whose status is not 200.
+    """The error for a reply whose status is none of success.
 
     Args:
         received: the reply.
-        service: the stage's type, to lead the message.
+        service: the stage that asked.
         request: method and URL.
         private: what the message must not repeat.
         key_names: environment variables that the key was looked for in.
@@ -73,7 +74,7 @@ def refused(
     text, code, request_id = _text(received, data), _code(data), _request_id(received.headers, data)
     code, request_id = (value and private.kept(value) for value in (code, request_id))
     said = private.clean(text) if text else ""
-    message = f"{service}: {request} answered {received.status}"
+    message = f"{service.type}: {request} answered {received.status}"
     if code and code not in said:
         message += f" {code}"
     if said:
@@ -83,25 +84,32 @@ def refused(
     wait = retry_after(received.headers)
     if wait is not None:
         message += f", and asks for a wait of {wait:.3g} s" if wait < 100 else f", and asks for a wait of {wait:,.0f} s"
-    if step := _next_step(received, key_names):
-        message += f"; {step}"
     return ServiceError(
-        message,
+        f"{message}; {_next_step(received.status, service, private, key_names)}",
         status=received.status,
         code=code,
+        detail=said,
         request_id=request_id,
         retry_after=wait,
-        retryable=received.status in PASSING_STATUSES,
+        retryable=service.passing(received),
     )
 
 
-def _next_step(received: Received, key_names: tuple[str, ...]) -> str:
-    if 300 <= received.status < 400:
+def _next_step(status: int, service: HostedReranker, private: Private, key_names: tuple[str, ...]) -> str:
+    if 300 <= status < 400:
         return "redirects are not followed; set base_url to the address that the service has now"
-    step = _NEXT.get(received.status, "")
-    if received.status in (401, 403) and key_names:
-        return step.replace("the API key", f"the API key in {' or '.join(key_names)}")
-    return step
+    if status in (401, 403):
+        if not key_names and not private.secrets:
+            return "no key was sent; name the environment variable that holds it in api_key_env"
+        key = f"the API key in {' or '.join(key_names)}" if key_names else "the secret in headers"
+        return f"check {key}" if status == 401 else f"check {key}, and the account's balance and permissions"
+    if status == 404:
+        return "check base_url" if service.model is None else "check model and base_url"
+    if step := _NEXT.get(status):
+        return step
+    if status >= 500 or status == 408:
+        return "the service is not well; try again later"
+    return "check the model, the options and the texts against what the service takes"
 
 
 def _data(received: Received) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -58,6 +58,11 @@ class Part:
         """Two requests in place of this one, which has at least two documents."""
         middle = len(self.places) // 2
         return self._half(self.places[:middle]), self._half(self.places[middle:])
+
+    def without(self, place: int) -> tuple[Part, Part | None]:
+        """One of its documents, and the others, if there are any."""
+        rest = tuple(other for other in self.places if other != place)
+        return self._half((place,)), self._half(rest) if rest else None
 
     def _half(self, places: tuple[int, ...]) -> Part:
         return Part(places, self.tokens // 2, min(self.top_k, len(places)))
@@ -130,22 +135,25 @@ def _listwise_check(count: int, tokens: int, limits: Limits, service: str) -> li
     return []
 
 
-def _groups(places: Sequence[int], sizes: dict[int, int], limits: Limits, once: int) -> Iterator[list[int]]:
-    """Neighbours, as even in number as the limit of documents allows, and each group within the limit of tokens."""
+def _groups(places: Sequence[int], sizes: dict[int, int], limits: Limits, once: int) -> list[list[int]]:
+    """Neighbours in as few groups as the limits allow, as even in number as can be where only documents are limited."""
     if not places:
-        return
+        return []
     requests = math.ceil(len(places) / (limits.documents or len(places)))
     bounds = [round(len(places) * number / requests) for number in range(requests + 1)]
-    for first, end in pairwise(bounds):
-        group: list[int] = []
-        tokens = once
-        for place in places[first:end]:
-            if group and limits.tokens is not None and tokens + sizes[place] > limits.tokens:
-                yield group
-                group, tokens = [], once
-            group.append(place)
-            tokens += sizes[place]
-        yield group
+    even = [list(places[first:end]) for first, end in pairwise(bounds)]
+    if limits.tokens is None or all(once + sum(map(sizes.__getitem__, group)) <= limits.tokens for group in even):
+        return even
+    groups: list[list[int]] = []
+    tokens = 0
+    for place in places:
+        full = bool(groups) and limits.documents is not None and len(groups[-1]) >= limits.documents
+        if not groups or full or tokens + sizes[place] > limits.tokens:
+            groups.append([])
+            tokens = once
+        groups[-1].append(place)
+        tokens += sizes[place]
+    return groups
 
 
 def _size(text: str, query: int, limits: Limits) -> int:

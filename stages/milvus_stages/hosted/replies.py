@@ -179,9 +179,9 @@ def members(data: Any, *path: str) -> Any:
     return data
 
 
-def bad_reply_error(error: BadReply, service: str, request: str) -> ServiceError:
-    """The error that a bad reply with status 200 ends in."""
-    return ServiceError(f"{service}: {request} answered wrongly: {error}", status=200, retryable=error.cut_short)
+def bad_reply_error(error: BadReply, service: str, request: str, status: int) -> ServiceError:
+    """The error that a bad reply with a status of success ends in."""
+    return ServiceError(f"{service}: {request} answered wrongly: {error}", status=status, retryable=error.cut_short)
 
 
 def _either(names: Sequence[str]) -> str:

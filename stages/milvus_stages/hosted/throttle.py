@@ -95,7 +95,7 @@ class Slots:
 def _no_slot(deadline: Deadline) -> DeadlineError:
     return DeadlineError(
         f"no request could be begun in the time given ({deadline.budget:g} s), since `max_concurrency` others were "
-        "under way; raise it, raise `timeout`, or ask for less"
+        "under way or had the next turns; raise it, raise `timeout`, or ask for less"
     )
 
 
@@ -136,9 +136,18 @@ class Bell:
                 self._tasks.discard(waiting)
 
 
-class _Booking(NamedTuple):
+class Booking(NamedTuple):
+    """The turn of a request.
+
+    Args:
+        at: ``time.monotonic`` seconds.
+        tokens: estimated tokens of the request.
+        wait: seconds from the booking.
+    """
+
     at: float
     tokens: int
+    wait: float
 
 
 class Rate:
@@ -156,41 +165,53 @@ class Rate:
         self._requests = requests
         self._tokens = tokens
         self._lock = threading.Lock()
-        self._booked: deque[_Booking] = deque()
+        self._booked: deque[Booking] = deque()
         self._booked_tokens = 0
 
-    def book(self, tokens: int, deadline: Deadline) -> float:
-        """Book a request.
+    def check(self, tokens: int, deadline: Deadline) -> None:
+        """Raise as ``book`` would, and book nothing: what cannot be in time need not wait for a slot first."""
+        with self._lock:
+            self._turn(tokens, deadline)
 
-        Returns:
-            Seconds to wait before it is sent.
+    def book(self, tokens: int, deadline: Deadline) -> Booking:
+        """Book a request, which is to be sent after the booking's wait, or given back.
 
         Raises:
             DeadlineError: its turn comes only after the deadline. Nothing is booked.
         """
-        if self._requests is None and self._tokens is None:
-            return 0.0
         with self._lock:
-            now = time.monotonic()
-            start = max(now, self._booked[-1].at) if self._booked else now
-            count, total = len(self._booked), self._booked_tokens
-            past = 0
-            for booking in self._booked:
-                if not self._exceeded(count + 1, total + tokens) and booking.at > start - _WINDOW:
-                    break
-                start = max(start, booking.at + _WINDOW)
-                past, count, total = past + 1, count - 1, total - booking.tokens
-            left = deadline.remaining()
-            if left is not None and start - now >= left:
-                raise DeadlineError(
-                    f"the limit of rate ({self}) lets the next request begin in {start - now:.1f} s, after the time "
-                    f"given ({deadline.budget:g} s) is used up; raise `timeout`, or the limit if your plan allows it"
-                )
+            booking, past = self._turn(tokens, deadline)
             for _ in range(past):
                 self._booked_tokens -= self._booked.popleft().tokens
-            self._booked.append(_Booking(start, tokens))
-            self._booked_tokens += tokens
-            return start - now
+            if self._requests is not None or self._tokens is not None:
+                self._booked.append(booking)
+                self._booked_tokens += tokens
+        return booking
+
+    def give_back(self, booking: Booking) -> None:
+        """Take back the booking of a request that was not sent."""
+        with self._lock, suppress(ValueError):  # it is past
+            self._booked.remove(booking)
+            self._booked_tokens -= booking.tokens
+
+    def _turn(self, tokens: int, deadline: Deadline) -> tuple[Booking, int]:
+        """The first turn that is free, and how many bookings are past by then."""
+        now = time.monotonic()
+        start = max(now, self._booked[-1].at) if self._booked else now
+        count, total = len(self._booked), self._booked_tokens
+        past = 0
+        for booking in self._booked:
+            if not self._exceeded(count + 1, total + tokens) and booking.at > start - _WINDOW:
+                break
+            start = max(start, booking.at + _WINDOW)
+            past, count, total = past + 1, count - 1, total - booking.tokens
+        left = deadline.remaining()
+        if start > now and left is not None and start - now >= left:
+            raise DeadlineError(
+                f"the limit of rate ({self}) lets the next request begin in {start - now:.1f} s, after the time "
+                f"given ({deadline.budget:g} s) is used up; raise `timeout`, or the limit if your plan allows it"
+            )
+        return Booking(start, tokens, start - now), past
 
     def _exceeded(self, requests: int, tokens: int) -> bool:
         return (self._requests is not None and requests > self._requests) or (

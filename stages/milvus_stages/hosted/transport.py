@@ -32,6 +32,10 @@ _KEPT_SECONDS: Final = 60.0
 """An idle connection is kept so long, so that a backend with a query now and then need not connect for each."""
 
 
+class Unsent(ServiceError):  # noqa: N818 - says what became of the request
+    """No connection was made, so that the service has seen nothing of the request."""
+
+
 class Transport:
     """Sends request bodies to one URL.
 
@@ -63,10 +67,16 @@ class Transport:
 
     # -- requests -----------------------------------------------------------------------------------------------
 
-    def send(self, body: bytes, seconds: float) -> Received:
+    def send(self, body: bytes, seconds: float, setting: str) -> Received:
         """Send a request, and wait for its reply at most ``seconds``.
 
+        Args:
+            body: of the request.
+            seconds: from now.
+            setting: what to raise for more time.
+
         Raises:
+            Unsent: there is no connection.
             ServiceError: no reply came, or not the whole of it.
         """
         with self._lent() as (client, line):
@@ -76,9 +86,9 @@ class Transport:
                     received = self._exchanged(client, line, body, seconds)
                 if not line.cut:
                     return received
-                failure = self._told(TimeoutError(), seconds)  # cut, which can look like the end of a body
+                failure = self._told(TimeoutError(), seconds, setting)  # cut, which can look like the end of a body
             except (self._httpx.RequestError, TimeoutError) as error:
-                failure = self._told(TimeoutError() if line.cut else error, seconds)
+                failure = self._told(TimeoutError() if line.cut else error, seconds, setting)
         raise failure
 
     def _exchanged(self, client: httpx.Client, line: Line, body: bytes, seconds: float) -> Received:
@@ -90,13 +100,13 @@ class Transport:
                 self._check(content)
             return Received(reply.status_code, reply.headers, bytes(content))
 
-    async def asend(self, body: bytes, seconds: float) -> Received:
+    async def asend(self, body: bytes, seconds: float, setting: str) -> Received:
         """``send`` for a task; cancelling it ends the request."""
         try:
             async with asyncio.timeout(seconds):
                 return await self._aexchanged(body, seconds)
         except (self._httpx.RequestError, TimeoutError) as error:
-            failure = self._told(error, seconds)
+            failure = self._told(error, seconds, setting)
         raise failure
 
     async def _aexchanged(self, body: bytes, seconds: float) -> Received:
@@ -115,29 +125,30 @@ class Transport:
         if len(content) > _MOST_BYTES:
             raise ServiceError(f"{self._service}: {self.request}: the reply is larger than {_MOST_BYTES >> 20} MiB")
 
-    def _told(self, error: Exception, seconds: float) -> ServiceError:
+    def _told(self, error: Exception, seconds: float, setting: str) -> ServiceError:
         """What httpx says, as ours. Another attempt may succeed, except where the server cannot be trusted."""
-        if isinstance(error, self._httpx.TimeoutException | TimeoutError):
-            connecting = isinstance(error, self._httpx.ConnectTimeout)
-            what = "no connection" if connecting else "no reply, or not the whole of it,"
-            waited = min(seconds, _CONNECT_SECONDS) if connecting else seconds
-            failure = self._error(f"{what} within {waited:.3g} s", "raise request_timeout, or ask for less")
-        elif _untrusted(error):
-            failure = self._error(
-                "the server's certificate cannot be verified",
-                "check base_url, or name the certificates to trust in SSL_CERT_FILE",
-                passing=False,
+        kind: type[ServiceError] = ServiceError
+        passing = True
+        cause: Exception | None = error
+        if isinstance(error, self._httpx.ConnectTimeout):
+            kind, what = Unsent, f"no connection within {min(seconds, _CONNECT_SECONDS):.3g} s"
+            step = "check base_url and the network"
+        elif isinstance(error, self._httpx.TimeoutException | TimeoutError):
+            what, step = (
+                f"no reply, or not the whole of it, within {seconds:.3g} s",
+                f"raise {setting}, or ask for less",
             )
+        elif _untrusted(error):
+            kind, passing, what = Unsent, False, "the server's certificate cannot be verified"
+            step = "check base_url, or name the certificates to trust in SSL_CERT_FILE"
         elif isinstance(error, self._httpx.ConnectError | self._httpx.ProxyError):
-            failure = self._error(f"cannot be reached ({_named(error)})", "check base_url and the network")
+            kind, what, step = Unsent, f"cannot be reached ({_named(error)})", "check base_url and the network"
         else:
             # What it says may hold pieces of the reply, so it is not even kept as the cause.
-            return self._error(f"the connection broke ({type(error).__name__})", "check that the service is well")
-        failure.__cause__ = error
+            what, step, cause = f"the connection broke ({type(error).__name__})", "check that the service is well", None
+        failure = kind(f"{self._service}: {self.request}: {what}; {step}", retryable=passing)
+        failure.__cause__ = cause
         return failure
-
-    def _error(self, what: str, step: str, *, passing: bool = True) -> ServiceError:
-        return ServiceError(f"{self._service}: {self.request}: {what}; {step}", retryable=passing)
 
     # -- life ---------------------------------------------------------------------------------------------------
 

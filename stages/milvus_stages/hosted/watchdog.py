@@ -26,10 +26,15 @@ class Line:
         stream = info.get("return_value")
         if event.endswith((".connect_tcp.complete", ".start_tls.complete")) and stream is not None:
             self._socket = stream.get_extra_info("socket")
+            if self.cut:  # the time was up before there was a connection
+                self._shut()
 
     def sever(self) -> None:
         """End whatever waits on the connection."""
         self.cut = True
+        self._shut()
+
+    def _shut(self) -> None:
         if self._socket is not None:
             with suppress(OSError):  # it has ended by itself
                 # Not the method of a TLS socket, which would take its state from under the thread that reads.

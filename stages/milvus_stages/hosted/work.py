@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from milvus_pipeline import Context, Deadline, DeadlineError, RerankJob, ServiceError
+from milvus_pipeline import Context, Deadline, DeadlineError, RerankJob, RetrySettings, ServiceError
 from milvus_stages.hosted.plan import Part, Plan, sendable
 from milvus_stages.hosted.replies import Reply
 from milvus_stages.hosted.throttle import Bell
@@ -59,6 +59,11 @@ class Work:
                 self.scores[part.places[index]] = score
             self._warnings += warnings
 
+    @property
+    def has_scores(self) -> bool:
+        """Whether any document has been scored."""
+        return any(score is not None for score in self.scores)
+
     def leave_out(self, error: ServiceError) -> None:
         """Note a document that the service does not take, though it is alone in its request."""
         with self._lock:
@@ -72,7 +77,7 @@ class Work:
 
     def report(self, context: Context, position: int) -> None:
         """Leave failure, warnings and usage where the result carries them."""
-        if self._too_large and all(score is None for score in self.scores):
+        if self._too_large and not self.has_scores:
             self.fail(self._too_large[-1])  # it is not the documents: the query, say, is too long
         if self.error is not None:
             context.fail(position, self.error)
@@ -97,20 +102,37 @@ Conversation = Generator[Part, None, None]
 def conversation(service: HostedReranker, work: Work, part: Part) -> Conversation:
     """Yields requests; is resumed when one has been answered, or thrown the error that it ended in.
 
-    A request that the service finds too large is halved. A single document that is too large is left out.
+    A request that the service finds too large is halved. A single document that is too large is left out. If it is the
+    first to be refused and nothing has been scored, the shortest is tried: where that is too large as well, the
+    documents are not to blame but the query, and the rest need not be tried one by one.
     """
     pending = [part]
+    probe: Part | None = None
     while pending:
         current = pending.pop()
         try:
             yield current
         except ServiceError as error:
-            if service.limits().listwise or not service.too_large(error):
+            if service.limits().listwise or not service.too_large(error) or current is probe:
                 raise
-            if len(current.places) == 1:
-                work.leave_out(error)
-            else:
+            if len(current.places) > 1:
                 pending.extend(reversed(current.halves()))
+                continue
+            work.leave_out(error)
+            if probe is None and pending and not work.has_scores:
+                probe = _shortest_first(pending, work.job)
+
+
+def _shortest_first(pending: list[Part], job: RerankJob) -> Part:
+    """Take the shortest document out of the pending requests, and put it before them in one of its own."""
+    shortest = min((place for part in pending for place in part.places), key=lambda place: len(job.texts[place]))
+    for position, part in enumerate(pending):
+        if shortest in part.places:
+            with_it, rest = part.without(shortest)
+            pending[position : position + 1] = [rest] if rest else []
+            pending.append(with_it)
+            return with_it
+    raise AssertionError("the shortest of the pending documents is pending")
 
 
 def resumed(talk: Conversation, error: ServiceError) -> Part | None:
@@ -134,34 +156,68 @@ def kept(work: Work, deadline: Deadline) -> Iterator[None]:
         pass
     except Exception as error:
         if isinstance(error, ServiceError) and deadline.expired:
-            late = DeadlineError(f"{error}; the time given ({deadline.budget:g} s) is used up")
+            up = "" if error.given_up else f"; the time given ({deadline.budget:g} s) is used up"
+            late = DeadlineError(f"{error}{up}")
             late.__cause__ = error
             error = late
         work.fail(error)
 
 
 class Tries:
-    """The attempts at one request."""
+    """The attempts at one request.
 
-    def __init__(self, work: Work) -> None:
+    Attributes:
+        attempts: how many were made.
+
+    Args:
+        work: the query that it is of.
+        settings: the policy.
+        deadline: of the query.
+    """
+
+    def __init__(self, work: Work, settings: RetrySettings, deadline: Deadline) -> None:
         self._work = work
-        self._attempts = 0
+        self._settings = settings
+        self._deadline = deadline
+        self.attempts = 0
         self._waits = [0.0]
+        self._last: ServiceError | None = None
 
-    def begin(self) -> None:
-        """Count an attempt, now that it is sent."""
-        self._attempts += 1
-        self._work.count(requests=1, **({"retries": 1} if self._attempts > 1 else {}))
+    def begin(self, wait: float) -> None:
+        """Count an attempt, now that it is made.
+
+        Args:
+            wait: seconds that it waited for its turn.
+        """
+        self._waits[self.attempts] += wait
+        self.attempts += 1
+
+    def sent(self) -> None:
+        """Count what the service has seen of it."""
+        self._work.count(requests=1, **({"retries": 1} if self.attempts > 1 else {}))
 
     def passing(self, error: BaseException) -> bool:
         """Whether another attempt makes sense: not for a query of which another request has failed for good."""
         return isinstance(error, ServiceError) and error.retryable and self._work.error is None
 
     def waits(self, error: BaseException, seconds: float) -> None:
-        """Keep the wait that follows an attempt."""
+        """Keep the wait that follows an attempt, and what the attempt ended in."""
         self._waits.append(seconds)
+        self._last = error if isinstance(error, ServiceError) else None
 
     def told(self, error: ServiceError) -> ServiceError:
-        """The last attempt's error, with what went before it."""
-        error.attempts, error.waited = self._attempts, self._waits[self._attempts - 1]
+        """The last attempt's error, with what went before it, and why there is no other."""
+        error.attempts, error.waited = self.attempts, self._waits[self.attempts - 1]
+        if self.passing(error) and self.attempts < self._settings.attempts and not error.given_up:
+            if (error.retry_after or 0.0) > self._settings.max_wait:
+                error.given_up = f"that is longer than retry.max_wait ({self._settings.max_wait:g} s)"
+            elif self._deadline.budget is not None and not self._deadline.expired:
+                error.given_up = f"the wait would outlast the time given ({self._deadline.budget:g} s)"
         return error
+
+    def instead_of(self, late: DeadlineError) -> Exception:
+        """What ended the attempt before, if there was one: more to the point than that there is no time for another."""
+        if self._last is None:
+            return late
+        self._last.given_up = str(late)
+        return self.told(self._last)

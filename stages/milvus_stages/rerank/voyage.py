@@ -70,4 +70,4 @@ class Voyage(HostedReranker):
 
     def too_large(self, error: ServiceError) -> bool:
         """With ``truncation`` only the total can be too high, if it was estimated too low; the text alone says so."""
-        return super().too_large(error) or (self.truncation and error.status == 400 and "tokens" in str(error))
+        return super().too_large(error) or (self.truncation and error.status == 400 and "tokens" in error.detail)
