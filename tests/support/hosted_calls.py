@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +14,11 @@ import pytest
 from milvus_pipeline import Context, Deadline, RerankJob, ServiceError
 from milvus_stages.hosted import HostedReranker
 from support.hosted import STAGES
-from support.standins import StandIn
+from support.standins import PROVIDERS, StandIn
+from support.standins.messages import Request
 
 both_ways = pytest.mark.parametrize("way", ["sync", "async"])
+each_provider = pytest.mark.parametrize("provider", PROVIDERS)
 
 QUERY = "where is the red plum?"
 TEXTS = ("a red apple", "a green pear and a red plum", "the blue sky", "plum jam, where the red plum is")
@@ -115,6 +117,33 @@ def scored_by(
         return asyncio.run(main())
 
 
+@contextmanager
+def opened(way: str, server: StandIn, **fields: Any) -> Iterator[Callable[..., Outcome]]:
+    """A stage that is open for as many calls as a test makes, on one event loop where it is not blocking.
+
+    Gives a function of the texts, the query, ``top_k`` and the timeout, as `ask` is.
+    """
+    reranker = stage(server, **fields)
+
+    def job(texts: Sequence[str] = TEXTS, query: str = QUERY, top_k: int | None = None) -> list[RerankJob]:
+        return [RerankJob(query, list(texts), top_k)]
+
+    with keyed(server):
+        if way == "sync":
+            reranker.open()
+            try:
+                yield lambda *texts, timeout=None, **given: batch(reranker, job(*texts, **given), timeout)
+            finally:
+                reranker.close()
+            return
+        with asyncio.Runner() as runner:
+            runner.run(reranker.aopen())
+            try:
+                yield lambda *texts, timeout=None, **given: runner.run(abatch(reranker, job(*texts, **given), timeout))
+            finally:
+                runner.run(reranker.aclose())
+
+
 def batch(reranker: HostedReranker, jobs: Sequence[RerankJob], timeout: float | None = None) -> Outcome:
     """Score in an open stage, blocking."""
     context = Context(Deadline.after(timeout), len(jobs))
@@ -139,6 +168,11 @@ def ask(
 ) -> Outcome:
     """``scored`` for one query."""
     return scored(way, server, [RerankJob(query, list(texts), top_k)], timeout, **fields)
+
+
+def asked_of(request: Request) -> str:
+    """The query of a request, wherever the service has it."""
+    return request.body["state"]["query"] if "state" in request.body else request.body["query"]
 
 
 def sent(server: StandIn) -> list[list[str]]:

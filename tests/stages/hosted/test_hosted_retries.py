@@ -9,8 +9,21 @@ import time
 import pytest
 
 from milvus_pipeline import DeadlineError, RerankJob, ServiceError
-from support.hosted_calls import PATIENT, QUERY, QUICK, TEXTS, ask, both_ways, scored
-from support.standins import FAULTS, Reply, StandIn, closing, dripping, errors, late, rate_limits, relevance
+from support.hosted_calls import (
+    PATIENT,
+    QUERY,
+    QUICK,
+    TEXTS,
+    ask,
+    asked_of,
+    both_ways,
+    each_provider,
+    opened,
+    scored,
+    scored_by,
+    stage,
+)
+from support.standins import FAULTS, PROVIDERS, Reply, StandIn, closing, dripping, late, rate_limits, relevance
 
 RIGHT = [[relevance(QUERY, text) for text in TEXTS]]
 HANGS = 30.0
@@ -24,37 +37,58 @@ def gaps(server: StandIn) -> list[float]:
     return [after.arrived - before.arrived for before, after in itertools.pairwise(server.requests)]
 
 
+SHORT_WAITS = {
+    "retry_after_fraction": 0.2,
+    "retry_after_0": 0.0,
+    "retry_after_ms_200": 0.2,
+    "retry_after_ms_wins": 0.2,
+    "retry_after_past_date": 0.0,
+    "retry_after_garbage": 0.0,
+    "retry_after_negative": 0.0,
+    "retry_after_nan": 0.0,
+    "no_hint": 0.0,
+}
+LONG_WAITS = {"retry_after_1": 1.0, "retry_after_date": 0.4}  # a date has whole seconds
+
+
 @pytest.mark.parametrize(
-    ("name", "seconds"),
-    {
-        "retry_after_1": 1.0,
-        "retry_after_fraction": 0.2,
-        "retry_after_0": 0.0,
-        "retry_after_ms_200": 0.2,
-        "retry_after_ms_wins": 0.2,
-        "retry_after_date": 0.4,  # a date has whole seconds
-        "retry_after_past_date": 0.0,
-        "retry_after_garbage": 0.0,
-        "retry_after_negative": 0.0,
-        "retry_after_nan": 0.0,
-        "no_hint": 0.0,
-    }.items(),
+    ("provider", "waits"),
+    [(provider, SHORT_WAITS) for provider in PROVIDERS] + [("cohere", LONG_WAITS)],
+    ids=[*PROVIDERS, "seconds"],
 )
-def test_a_wait_that_is_asked_for_is_kept(way, name, seconds):
-    """In whatever form it comes; what cannot be read leaves it to the own backoff."""
-    with StandIn("cohere") as server:
-        server.script(rate_limits("cohere")[name])
-        outcome = ask(way, server, retry=PATIENT)
-        (gap,) = gaps(server)
-    assert outcome.scores == RIGHT
-    assert seconds <= gap < HANGS - 10
-    assert outcome.usage == {"requests": 2, "retries": 1, "search_units": 1}
+def test_a_wait_that_is_asked_for_is_kept(way, provider, waits):
+    """In whatever form it comes, each at a query of its own; what cannot be read leaves it to the own backoff."""
+    hints, met = rate_limits(provider), set()
+
+    def hint_first(request, normal):
+        name = asked_of(request)
+        if name in met:
+            return normal
+        met.add(name)
+        hint = hints[name]
+        return hint(request, normal) if callable(hint) else hint
+
+    with StandIn(provider) as server:
+        server.always(hint_first)
+        jobs = [RerankJob(name, TEXTS) for name in waits]
+        outcome = scored(way, server, jobs, retry=PATIENT, max_concurrency=len(jobs))
+    assert outcome.scores == [[score(provider, name, text) for text in TEXTS] for name in waits]
+    for (name, seconds), details in zip(waits.items(), outcome.context.details, strict=True):
+        first, second = (request.arrived for request in server.requests if asked_of(request) == name)
+        assert seconds <= second - first < HANGS - 10, name
+        assert (details["usage"]["requests"], details["usage"]["retries"]) == (2, 1), name
 
 
-def test_a_wait_of_an_hour_ends_it(way):
+def score(provider: str, query: str, text: str) -> float:
+    """What the stand-in gives; the default model of Jina's scores from -1 to 1."""
+    return 2 * relevance(query, text) - 1 if provider == "jina" else relevance(query, text)
+
+
+@each_provider
+def test_a_wait_of_an_hour_ends_it(way, provider):
     """Who asks for more than `max_wait` is not asked again, and the message says how long it would be."""
-    with StandIn("cohere") as server:
-        server.always(rate_limits("cohere")["retry_after_3600"])
+    with StandIn(provider) as server:
+        server.always(rate_limits(provider)["retry_after_3600"])
         outcome = ask(way, server, retry=PATIENT)
         assert len(server.requests) == 1
     error = outcome.error()
@@ -62,15 +96,17 @@ def test_a_wait_of_an_hour_ends_it(way):
     assert "asks for a wait of 3,600 s; set requests_per_minute" in str(error)
 
 
-@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504, 529])
-def test_what_passes_is_repeated(way, status):
+@each_provider
+def test_what_passes_is_repeated(way, provider):
     """Twice a status that passes, then the reply."""
-    with StandIn("cohere") as server:
-        server.script(server.error(status), server.error(status))
-        outcome = ask(way, server)
-        assert [request.body for request in server.requests] == [server.requests[0].body] * 3
-    assert outcome.scores == RIGHT
-    assert outcome.usage == {"requests": 3, "retries": 2, "search_units": 1}
+    with StandIn(provider) as server, opened(way, server, retry={"attempts": 3, "min_wait": 0.001}) as call:
+        for status in (408, 429, 500, 502, 503, 504, 529):
+            server.clear()
+            server.script(server.error(status), server.error(status))
+            outcome = call()
+            assert [request.body for request in server.requests] == [server.requests[0].body] * 3, status
+            assert outcome.scores == [[score(provider, QUERY, text) for text in TEXTS]], status
+            assert (outcome.usage["requests"], outcome.usage["retries"]) == (3, 2), status
 
 
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 405, 409, 413, 415, 422, 424, 498, 499, 501])
@@ -110,19 +146,21 @@ def test_what_never_passes_ends(way):
     assert outcome.usage == {"requests": 4, "retries": 3}
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_connection_that_breaks_is_repeated(way, fault):
+@each_provider
+def test_a_connection_that_breaks_is_repeated(way, provider):
     """Before the reply or inside of it, with a length or in chunks; in the end it succeeds, or says what happened."""
-    with StandIn("cohere") as server:
-        server.script(FAULTS[fault], FAULTS[fault])
-        assert ask(way, server).scores == RIGHT
-        server.clear()
-        server.always(FAULTS[fault])
-        outcome = ask(way, server)
-        assert len(server.requests) == 3
-    assert (outcome.error().status, outcome.error().attempts) == (None, 3)
-    assert "the connection broke" in str(outcome.error())
-    assert f"POST {server.url}/v2/rerank" in str(outcome.error())
+    with StandIn(provider) as server, opened(way, server, retry={"attempts": 3, "min_wait": 0.001}) as call:
+        for name, fault in FAULTS.items():
+            server.clear()
+            server.script(fault, fault)
+            assert call().scores == [[score(provider, QUERY, text) for text in TEXTS]], name
+            server.clear()
+            server.always(fault)
+            error = call().error()
+            assert len(server.requests) == 3, name
+            assert (error.status, error.attempts) == (None, 3), name
+            assert "the connection broke" in str(error), name
+            assert f"POST {server.url}{server.requests[0].path}" in str(error), name
 
 
 def test_a_connection_that_the_server_closes_is_replaced(way):
@@ -151,16 +189,30 @@ def test_a_reply_that_takes_too_long_is_given_up(way, slow):
     assert time.monotonic() - began < HANGS
 
 
-def test_nobody_listens(way):
+@each_provider
+def test_a_late_reply_is_given_up(way, provider):
+    """Whichever service it is: another attempt is made, and the last one's error says what to raise."""
+    retry = {"attempts": 2, "min_wait": 0.001}
+    with StandIn(provider) as server, opened(way, server, request_timeout=0.1, retry=retry) as call:
+        server.always(late(HANGS))
+        error = call().error()
+        server.wait_until_idle()
+        assert [request.abandoned for request in server.requests] == [True, True]
+    assert "no reply, or not the whole of it, within 0.1 s; raise request_timeout" in str(error)
+    assert (error.attempts, error.status, error.retryable) == (2, None, True)
+
+
+@each_provider
+def test_nobody_listens(way, provider):
     """A port without a server: repeated, then told with the address."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        with StandIn("cohere") as server:
-            outcome = ask(way, server, base_url=url)
-    error = outcome.error()
+        with StandIn(provider) as server:
+            reranker = stage(server, base_url=url)
+            error = scored_by(way, reranker, server, [RerankJob(QUERY, TEXTS)]).error()
     assert (error.attempts, error.retryable) == (3, True)
-    assert str(error).startswith(f"cohere: POST {url}/v2/rerank: cannot be reached (ConnectError")
+    assert str(error).startswith(f"{reranker.type}: POST {url}{reranker.path}: cannot be reached (ConnectError")
     assert "check base_url and the network" in str(error)
 
 
@@ -262,21 +314,6 @@ def test_a_query_that_has_failed_does_not_wait_to_try_again(way):
     assert time.monotonic() - began < 20
     assert (outcome.error().status, outcome.error().attempts) == (403, 1)
     assert outcome.usage == {"requests": 2}
-
-
-@pytest.mark.parametrize("provider", ["cohere", "voyage", "jina", "mixedbread", "tei", "vllm", "infinity", "jev"])
-def test_every_documented_error_is_repeated_or_not(way, provider):
-    """Each error of the catalogue: as many requests as its status asks for."""
-    passing = {408, 429, 500, 502, 503, 504, 529}
-    with StandIn(provider) as server:
-        for name, reply in errors(provider).items():
-            status = int(name[:3])
-            server.clear()
-            server.always(reply)
-            # A single document: what may be too large is halved no further.
-            outcome = ask(way, server, TEXTS[:1], retry={"attempts": 2, "min_wait": 0.01, "max_wait": 2})
-            assert len(server.requests) == (2 if status in passing else 1), name
-            assert outcome.error().status == status, name
 
 
 @pytest.mark.parametrize(("said", "status", "requests"), [("true", 409, 2), ("false", 503, 1), ("perhaps", 503, 2)])
