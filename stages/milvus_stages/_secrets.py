@@ -1,11 +1,12 @@
-"""Secrets: taken from the environment, and kept out of messages."""
+"""Secrets: taken from the environment, and kept out of configurations and messages."""
 
 from __future__ import annotations
 
+import math
 import os
 import re
-from collections.abc import Iterable, Sequence
-from typing import Annotated, Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -20,6 +21,8 @@ _WINDOW: Final = 14
 _ESCAPE: Final = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|x([0-9A-Fa-f]{2})|[nrtfv])")
 
 _SECRET_NAME: Final = re.compile(r"auth|cookie|credential|key|passw|secret|signature|token", re.IGNORECASE)
+_HARMLESS: Final = re.compile(r"tokeni[sz]\w*|keywords?", re.IGNORECASE)
+_SECRET_IN_URL: Final = re.compile(r"://[^/?#\s]*@|[?&][^=&]*(key|token|secret|passw|auth)[^=&]*=", re.IGNORECASE)
 
 
 def check_variable(name: str) -> str:
@@ -76,6 +79,97 @@ def secret_from(names: Sequence[str], purpose: str, *, words: bool = False) -> s
             "not ASCII, so it cannot be what is meant; copy it again"
         )
     return value
+
+
+# -- plain data that a user writes for others to read ----------------------------------------------------------------
+
+
+def plain_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of arguments that are plain data, in which ``{env: NAME}`` stands for secrets, on any level.
+
+    Raises:
+        ValueError: one is no plain data, or a secret itself. The message says where it stands and does not repeat it.
+    """
+    return {name: _plain(value, name, _secret(name)) for name, value in arguments.items()}
+
+
+def resolved_arguments(
+    arguments: Mapping[str, Any], place: str, needed_by: str
+) -> tuple[dict[str, Any], frozenset[str]]:
+    """What ``plain_arguments`` gave with the values of environment variables in it, and those values.
+
+    Args:
+        arguments: plain data.
+        place: the field that holds them, to lead the message.
+        needed_by: who needs the values, to end the message: ``the server``.
+
+    Raises:
+        StageError: a variable is not set, or blank.
+    """
+    secrets: set[str] = set()
+    resolved = {name: _resolved(value, f"{place}.{name}", needed_by, secrets) for name, value in arguments.items()}
+    return resolved, frozenset(secrets)
+
+
+def environment(name: str) -> str:
+    """The value of an environment variable without blanks around it; empty where it is not set."""
+    return os.environ.get(name, "").strip()
+
+
+def _plain(value: Any, place: str, secret: str | None) -> Any:
+    """A copy of a value; ``secret`` is the name that makes it a secret, None where none does."""
+    if isinstance(value, FromEnv):
+        return {"env": value.env}
+    if isinstance(value, Mapping) and set(value) == {"env"}:
+        variable = value["env"]
+        if not isinstance(variable, str):
+            raise ValueError(f"{place}: env must be the name of an environment variable; write the name, not the key")
+        try:
+            return {"env": check_variable(variable)}
+        except ValueError as error:
+            raise ValueError(f"{place}: env {error}") from None
+    if isinstance(value, Mapping):
+        if not all(isinstance(name, str) for name in value):
+            raise ValueError(f"{place}: the keys of a mapping must be text")
+        return {name: _plain(own, f"{place}.{name}", _secret(name) or secret) for name, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(own, f"{place}[{number}]", secret) for number, own in enumerate(value)]
+    if value is None or isinstance(value, bool):
+        return value
+    if not isinstance(value, str | int | float) or (isinstance(value, float) and not math.isfinite(value)):
+        raise ValueError(f"{place}: must be plain data (text, finite numbers, true or false, lists, mappings)")
+    counted = not isinstance(value, str) and secret is not None and "tokens" in secret.lower()
+    if (secret is not None and not counted) or (isinstance(value, str) and _SECRET_IN_URL.search(value)):
+        raise ValueError(
+            f"{place}: looks like a secret, which is not written here; put it into an environment variable and write "
+            "{env: NAME} instead"
+        )
+    return value
+
+
+def _secret(name: str) -> str | None:
+    """The name, where what goes by it is most likely a secret."""
+    return name if names_a_secret(_HARMLESS.sub("", name)) else None
+
+
+def _resolved(value: Any, place: str, needed_by: str, secrets: set[str]) -> Any:
+    if isinstance(value, dict) and set(value) == {"env"}:
+        given = environment(value["env"])
+        if not given:
+            raise StageError(
+                f"{place}: the environment variable {value['env']} is not set, or blank; set it to the value that "
+                f"{needed_by} needs"
+            )
+        secrets.add(given)
+        return given
+    if isinstance(value, dict):
+        return {name: _resolved(own, f"{place}.{name}", needed_by, secrets) for name, own in value.items()}
+    if isinstance(value, list):
+        return [_resolved(own, f"{place}[{number}]", needed_by, secrets) for number, own in enumerate(value)]
+    return value
+
+
+# -- messages --------------------------------------------------------------------------------------------------------
 
 
 def without_secrets(message: str, secrets: Iterable[str]) -> str:

@@ -203,6 +203,14 @@ class HostedReranker(Reranker):
         """Whether the same request may succeed later where it got this reply."""
         return received.status in PASSING_STATUSES
 
+    def read_secrets(self) -> Iterable[str]:
+        """Further secrets, which ``payload`` wants: read them here, when the stage opens. No message repeats them.
+
+        Raises:
+            StageError: one is missing.
+        """
+        return ()
+
     # -- life ---------------------------------------------------------------------------------------------------
 
     def setup(self) -> None:
@@ -212,6 +220,7 @@ class HostedReranker(Reranker):
         if key is not None:
             headers["authorization"] = f"Bearer {key}"
             secrets += (key,)
+        secrets += tuple(self.read_secrets())
         base = self.base_url or self.address(key)
         if base is None:
             raise StageError(f"{self.type}: base_url is not set; give the address of your server")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from numbers import Integral
@@ -15,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Final, NamedTuple
 from pydantic import Field, PrivateAttr, field_validator
 
 from milvus_pipeline import Context, Deadline, DeadlineError, Reranker, RerankJob, StageError
-from milvus_stages._secrets import check_variable, names_a_secret, repeats, without_secrets
+from milvus_stages._secrets import environment, plain_arguments, repeats, resolved_arguments, without_secrets
 from milvus_stages.hosted.plan import Limits, plan
 from milvus_stages.rerank._pymilvus_library import check_names, exported, without_installing
 
@@ -43,8 +42,6 @@ _MISREAD: Final = {
     "CohereRerankFunction": "this function cannot run with today's SDK of Cohere",
     "JinaRerankFunction": "this function reads only replies that repeat every document as an object",
 }
-_HARMLESS: Final = re.compile(r"tokeni[sz]\w*|keywords?", re.IGNORECASE)
-_SECRET_IN_URL: Final = re.compile(r"://[^/?#\s]*@|[?&][^=&]*(key|token|secret|passw|auth)[^=&]*=", re.IGNORECASE)
 
 _READ: Final = 600  # characters of a foreign message that are looked at
 _TOLD: Final = 300  # of which so many are told
@@ -106,17 +103,16 @@ class PymilvusModel(Reranker):
             raise ValueError("must be a mapping of the function's argument names to values")
         if not all(isinstance(name, str) and name.isidentifier() for name in value):
             raise ValueError("the names must be those of arguments in Python, such as model_name")
-        return {name: _checked(own, name, _secret(name)) for name, own in value.items()}
+        return plain_arguments(value)
 
     # -- life ---------------------------------------------------------------------------------------------------
 
     def setup(self) -> None:
         """Import the library, read the environment, and make the function, which loads its model."""
         found = exported(self.function, self.name)
-        keys: set[str] = set()
-        arguments = {name: _resolved(value, f"arguments.{name}", keys) for name, value in self.arguments.items()}
+        arguments, keys = resolved_arguments(self.arguments, "arguments", "the function")
         check_names(self.function, found, arguments)
-        secrets = frozenset(keys | _keys_of_others())
+        secrets = keys | _keys_of_others()
         try:
             with without_installing():
                 self._opened = _Opened(found(**arguments), secrets)
@@ -265,7 +261,7 @@ class PymilvusModel(Reranker):
     def _lack_of_key(self) -> str:
         """What to do where the function has no key; empty where it has one, or needs none."""
         variables = _VARIABLES.get(self.function, ())
-        if not variables or "api_key" in self.arguments or any(map(_environment, variables)):
+        if not variables or "api_key" in self.arguments or any(map(environment, variables)):
             return ""
         return f"; set {' or '.join(variables)}, or give `arguments: {{api_key: {{env: NAME}}}}`"
 
@@ -280,83 +276,14 @@ class PymilvusModel(Reranker):
         return f"; {what}: use the stage `{stage}`"
 
 
-# -- configuration --------------------------------------------------------------------------------------------------
-
-
-def _checked(value: Any, place: str, secret: str | None) -> Any:
-    """A copy of an argument's value, of plain data.
-
-    Args:
-        value: of the argument, or of a part of it.
-        place: where it stands, for messages.
-        secret: the name that makes it a secret; None where none does.
-
-    Raises:
-        ValueError: it is no plain data, or a key. The message does not repeat it.
-    """
-    if isinstance(value, Mapping) and set(value) == {"env"}:
-        variable = value["env"]
-        if not isinstance(variable, str):
-            raise ValueError(f"{place}: env must be the name of an environment variable; write the name, not the key")
-        try:
-            return {"env": check_variable(variable)}
-        except ValueError as error:
-            raise ValueError(f"{place}: env {error}") from None
-    if isinstance(value, Mapping):
-        if not all(isinstance(name, str) for name in value):
-            raise ValueError(f"{place}: the keys of a mapping must be text")
-        return {name: _checked(own, f"{place}.{name}", _secret(name) or secret) for name, own in value.items()}
-    if isinstance(value, list | tuple):
-        return [_checked(own, f"{place}[{number}]", secret) for number, own in enumerate(value)]
-    if value is None or isinstance(value, bool):
-        return value
-    if not isinstance(value, str | int | float) or (isinstance(value, float) and not math.isfinite(value)):
-        raise ValueError(f"{place}: must be plain data (text, finite numbers, true or false, lists, mappings)")
-    counted = not isinstance(value, str) and secret is not None and "tokens" in secret.lower()
-    if (secret is not None and not counted) or (isinstance(value, str) and _SECRET_IN_URL.search(value)):
-        raise ValueError(
-            f"{place}: looks like a secret, which is not written here; put it into an environment variable and write "
-            "{env: NAME} instead"
-        )
-    return value
-
-
-def _secret(name: str) -> str | None:
-    """The name, where what goes by it is most likely a secret."""
-    return name if names_a_secret(_HARMLESS.sub("", name)) else None
-
-
-def _resolved(value: Any, place: str, keys: set[str]) -> Any:
-    """A copy of a value with the environment's in it, which are gathered in ``keys``."""
-    if isinstance(value, dict) and set(value) == {"env"}:
-        given = _environment(value["env"])
-        if not given:
-            raise StageError(
-                f"{place}: the environment variable {value['env']} is not set, or blank; set it to the value that the "
-                "function needs"
-            )
-        keys.add(given)
-        return given
-    if isinstance(value, dict):
-        return {name: _resolved(own, f"{place}.{name}", keys) for name, own in value.items()}
-    if isinstance(value, list):
-        return [_resolved(own, f"{place}[{number}]", keys) for number, own in enumerate(value)]
-    return value
-
-
-def _environment(name: str) -> str:
-    """The value of an environment variable without blanks around it; empty where it is not set."""
-    return os.environ.get(name, "").strip()
-
-
 # -- what no message may carry --------------------------------------------------------------------------------------
 
 
 def _keys_of_others() -> set[str]:
     """The keys that the functions find by themselves."""
-    keys = {os.environ[name] for name in _KEYS if _environment(name)}
+    keys = {os.environ[name] for name in _KEYS if environment(name)}
     try:
-        with Path(_environment(_KEY_FILE)).open(encoding="utf-8") as file:
+        with Path(environment(_KEY_FILE)).open(encoding="utf-8") as file:
             keys.add(file.read(_KEY_FILE_BYTES))
     except (OSError, ValueError):  # no file, so no key
         pass

@@ -1,0 +1,135 @@
+"""Options of a request that are secrets, the policy of retries, and addresses that have to be given."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import traceback
+
+import pytest
+
+from milvus_pipeline import ConfigError, Context, Deadline, Pipeline, RerankJob, StageError
+from milvus_stages import RerankAPI
+from milvus_stages.hosted import FromEnv
+from support.hosted_calls import QUERY, QUICK, TEXTS
+from support.standins import Reply, StandIn
+
+PRIVATE = "sk-live-Zq81hT0kLm42"
+
+
+@pytest.mark.parametrize(
+    ("options", "place"),
+    [
+        ({"api_key": PRIVATE}, "api_key"),
+        ({"Authorization": PRIVATE}, "Authorization"),
+        ({"extra": {"litellm_credential": PRIVATE}}, "extra.litellm_credential"),
+        ({"extra": [{"session_token": PRIVATE}]}, r"extra\[0\].session_token"),
+        ({"auth": {"value": [PRIVATE]}}, r"auth.value\[0\]"),
+        ({"callback": f"https://user:{PRIVATE}@host"}, "callback"),
+    ],
+)
+def test_a_secret_in_options_is_refused_unseen(options, place):
+    """On any level, by its name; the message says where it stands, and what to write."""
+    advice = f"options: {place}: looks like a secret, .* write {{env: NAME}} instead"
+    with pytest.raises(ConfigError, match=advice) as caught:
+        RerankAPI(base_url="http://127.0.0.1:9", options=options)
+    assert PRIVATE not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("name", ["query", "documents", "top_n", "model"])
+def test_what_the_stage_writes_is_no_option(name):
+    """It would be overwritten in silence."""
+    with pytest.raises(ConfigError, match=f"options: {name}: cannot be set here, since it "):
+        RerankAPI(base_url="http://127.0.0.1:9", options={name: "x"})
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["a"], "must be a mapping"),
+        ({1: "a"}, "the names must be text"),
+        ({"": "a"}, "the names must be text"),
+        ({"a": object()}, "a: must be plain data"),
+        ({"a": float("nan")}, "a: must be plain data"),
+        ({"a": {"env": 3}}, "a: env must be the name of an environment variable"),
+        ({"a": {"env": PRIVATE}}, "a: env must be the name of an environment variable"),
+    ],
+)
+def test_options_are_plain_data(options, says):
+    """What cannot be written as JSON is told at once."""
+    with pytest.raises(ConfigError, match=f"options: {says}") as caught:
+        RerankAPI(base_url="http://127.0.0.1:9", options=options)
+    assert PRIVATE not in "".join(traceback.format_exception(caught.value))
+
+
+def test_numbers_of_tokens_are_no_secrets():
+    """Nor is the name of a tokenizer."""
+    options = {"max_tokens_per_doc": 512, "truncate_prompt_tokens": -1, "tokenizer": "bert", "user": None, "raw": True}
+    stage = RerankAPI(base_url="http://127.0.0.1:9", options=options)
+    assert stage.config()["options"] == options
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_a_secret_comes_from_the_environment(way, monkeypatch):
+    """It is sent, on any level, and neither printed, nor dumped, nor told where the server repeats it."""
+    monkeypatch.setenv("MY_KEY", f" {PRIVATE}\n")
+    options = {"api_key": FromEnv(env="MY_KEY"), "extra": {"tokens": [{"env": "MY_KEY"}]}}
+    with StandIn("vllm") as server:
+        stage = RerankAPI(base_url=server.url, retry=QUICK, options=options)
+        pipeline_data = json.dumps(stage.config())
+        assert '{"api_key": {"env": "MY_KEY"}, "extra": {"tokens": [{"env": "MY_KEY"}]}}' in pipeline_data
+        told = asked(stage, way)
+        assert told is None
+        body = server.requests[-1].body
+        assert (body["api_key"], body["extra"]) == (PRIVATE, {"tokens": [PRIVATE]})
+        server.always(Reply(400, {"error": f"{PRIVATE[:12]} is no key"}))
+        told = asked(stage, way)
+    assert "[key] is no key" in str(told)
+    for shown in (repr(stage), str(stage), json.dumps(stage.config()), "".join(traceback.format_exception(told))):
+        assert PRIVATE[:8] not in shown
+
+
+@pytest.mark.parametrize("value", [None, " \n"])
+def test_a_secret_that_is_missing_is_told(value, monkeypatch):
+    """When the stage opens, with its place and the variable; nothing is sent."""
+    monkeypatch.delenv("MY_KEY", raising=False)
+    if value is not None:
+        monkeypatch.setenv("MY_KEY", value)
+    with StandIn("vllm") as server:
+        stage = RerankAPI(base_url=server.url, options={"extra": {"key": {"env": "MY_KEY"}}})
+        with pytest.raises(StageError, match=r"options.extra.key: the environment variable MY_KEY is not set, or blan"):
+            stage.open()
+        assert not stage.is_open
+        assert server.connections == 0
+
+
+def test_a_secret_written_into_yaml_is_refused_with_its_line(monkeypatch):
+    """Also where it comes from the environment in the way of YAML, which a dump would write out."""
+    monkeypatch.setenv("MY_KEY", PRIVATE)
+    text = "stages:\n  - type: rerank_api\n    base_url: http://h\n    options:\n      api_key: ${MY_KEY}\n"
+    with pytest.raises(ConfigError, match=r"options: api_key: looks like a secret.*line 4") as caught:
+        Pipeline.from_yaml(text)
+    assert PRIVATE not in str(caught.value)
+
+
+def asked(stage, way):
+    """Ask once; the error, or None where there was an answer."""
+
+    async def main():
+        await stage.aopen()
+        try:
+            context = Context(Deadline(), 1)
+            await stage.ascore_batch([RerankJob(QUERY, list(TEXTS))], context)
+            return context.failures.get(0)
+        finally:
+            await stage.aclose()
+
+    if way == "async":
+        return asyncio.run(main())
+    try:
+        stage(QUERY, TEXTS)
+    except StageError as error:
+        return error
+    finally:
+        stage.close()
+    return None
