@@ -151,7 +151,7 @@ def test_no_minute_has_more_than_the_limit(bookings, requests, tokens):
         patch.setattr(throttle, "time", SimpleNamespace(monotonic=lambda: now))
         for gap, size in bookings:
             now += gap
-            begun.append((now + rate.book(size, Deadline()), size))
+            begun.append((now + rate.book(size, Deadline()).wait, size))
             first = max([now, *(at for at, _ in begun[:-1])])
             free = [first, *(at + 60 for at, _ in begun[:-1] if at + 60 > first)]
             assert begun[-1][0] == pytest.approx(min(at for at in free if fits(begun, at, requests, tokens)))
@@ -173,16 +173,30 @@ def fits_window(sizes, requests, tokens) -> bool:
 def test_a_wait_that_the_deadline_forbids_books_nothing():
     """It fails at once, and the next one's turn is as if it had not been asked for."""
     rate = Rate(2, None)
-    assert [rate.book(1, Deadline()), rate.book(1, Deadline())] == [0, 0]
+    assert [rate.book(1, Deadline()).wait, rate.book(1, Deadline()).wait] == [0, 0]
     for _ in range(5):
         with pytest.raises(
             DeadlineError, match=r"limit of rate \(2 requests a minute\) lets the next request begin in"
         ):
             rate.book(1, Deadline.after(30))
-    assert 59 < rate.book(1, Deadline()) <= 60
-    assert 59 < rate.book(1, Deadline()) <= 60
-    assert rate.book(1, Deadline()) > 119
-    assert Rate(None, None).book(10**9, Deadline.after(0)) == 0.0
+        with pytest.raises(DeadlineError, match="limit of rate"):
+            rate.check(1, Deadline.after(30))
+    rate.check(1, Deadline())
+    assert 59 < rate.book(1, Deadline()).wait <= 60
+    assert 59 < rate.book(1, Deadline()).wait <= 60
+    assert rate.book(1, Deadline()).wait > 119
+    assert Rate(None, None).book(10**9, Deadline.after(0)).wait == 0.0
+
+
+def test_a_turn_that_is_given_back_is_free_again():
+    """Its place and its tokens go to the next; giving it back twice, or late, does no harm."""
+    rate = Rate(2, 100)
+    rate.book(60, Deadline())
+    booking = rate.book(40, Deadline())
+    rate.give_back(booking)
+    rate.give_back(booking)
+    assert rate.book(40, Deadline()).wait == 0
+    assert rate.book(1, Deadline()).wait > 59
 
 
 @both_ways
@@ -207,7 +221,9 @@ def test_the_rate_counts_repetitions(way):
         server.always(server.error(503))
         outcome = ask(way, server, timeout=10, requests_per_minute=2, retry={"attempts": 5, "min_wait": 0.01})
         assert len(server.requests) == 2
-    assert isinstance(outcome.failures[0], DeadlineError)
+    error = outcome.error()
+    assert (error.status, error.attempts) == (503, 2)
+    assert "not tried again: the limit of rate (2 requests a minute) lets the next request begin in" in str(error)
     assert outcome.usage == {"requests": 2, "retries": 1}
 
 

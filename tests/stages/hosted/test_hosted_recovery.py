@@ -1,0 +1,133 @@
+"""What a failure costs and says: nothing is sent in vain, and the message names the cause, not its consequence."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import socket
+import time
+
+import pytest
+
+from milvus_pipeline import DeadlineError, RerankJob, ServiceError
+from milvus_stages import RerankAPI
+from support.hosted_calls import KEY_VARIABLE, QUERY, abatch, ask, batch, both_ways, keyed, scored, stage
+from support.standins import StandIn, errors, late
+
+MANY = [f"plum number {number} of the tree" + " and its leaves" * (number % 7) for number in range(64)]
+
+
+def closed_port() -> str:
+    """An address where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@both_ways
+def test_a_service_that_is_not_there_takes_no_turn_of_the_rate(way):
+    """With one request a minute, three attempts at a closed port are over at once, and count as no request."""
+    began = time.monotonic()
+    with StandIn("cohere") as server:
+        outcome = scored(way, server, [RerankJob(QUERY, ["plum"])], base_url=closed_port(), requests_per_minute=1)
+    assert time.monotonic() - began < 20
+    assert outcome.error().attempts == 3
+    assert "cannot be reached" in str(outcome.error())
+    assert outcome.usage == {}
+
+
+@both_ways
+@pytest.mark.parametrize("kind", ["tei", "jev"])
+def test_a_query_that_is_too_long_is_not_sent_with_each_document(way, kind):
+    """After the first refused document the shortest is tried; where that is refused too, the query has failed."""
+    with StandIn(kind) as server:
+        server.always(errors(kind)["422_validation" if kind == "tei" else "400_overflow"])
+        outcome = scored(way, server, [RerankJob(QUERY, MANY[:30])])
+        assert len(server.requests) <= math.log2(30) + 3
+        body = server.requests[-1].body
+        last = body.get("texts") or [one["instructions"]["document"] for one in body["questions"].values()]
+    assert last[0] == min(MANY[1:30], key=len)  # the first was refused before
+    assert outcome.error().status == (422 if kind == "tei" else 400)
+
+
+@both_ways
+def test_documents_that_are_too_large_cost_the_others_nothing(way):
+    """Also where they come first, so that nothing has been scored when they are refused."""
+    huge = ["leaf " * 3000, "branch " * 3000, "root " * 3000]
+    with StandIn("tei", max_bytes=9_000) as server:
+        outcome = scored(way, server, [RerankJob(QUERY, [*huge, *MANY[:20]])])
+    assert outcome.failures == {}
+    assert outcome.scores[0][:3] == [None, None, None]
+    assert None not in outcome.scores[0][3:]
+    assert outcome.details["documents_too_large"] == 3
+
+
+@both_ways
+def test_retries_that_the_deadline_ends_say_so(way):
+    """The service's failure stays the error; the time given is named as the reason that there was no other attempt."""
+    with StandIn("cohere") as server:
+        server.always(server.error(503))
+        outcome = ask(way, server, timeout=5, retry={"attempts": 3, "min_wait": 30})
+    error = outcome.error()
+    assert (error.status, error.attempts) == (503, 1)
+    assert str(error).endswith("not tried again: the wait would outlast the time given (5 s)")
+
+
+@both_ways
+def test_a_wait_that_is_longer_than_the_settings_allow_is_named(way):
+    """The message says which setting ended the attempts."""
+    with StandIn("cohere") as server:
+        server.always(server.error(429).but(headers={"retry-after": "3600"}))
+        error = ask(way, server).error()
+    assert str(error).endswith("not tried again: that is longer than retry.max_wait (0.02 s)")
+
+
+@both_ways
+@pytest.mark.parametrize(
+    ("fields", "timeout", "setting"), [({"request_timeout": 0.3}, 30, "request_timeout"), ({}, 0.3, "`timeout`")]
+)
+def test_the_setting_that_ended_an_attempt_is_named(way, fields, timeout, setting):
+    """To raise the other would change nothing."""
+    with StandIn("cohere") as server:
+        server.always(late(5))
+        outcome = ask(way, server, timeout=timeout, retry={"attempts": 1}, **fields)
+    assert f"raise {setting}, or ask for less" in str(outcome.failures[0])
+
+
+@both_ways
+def test_a_service_that_wants_a_key_is_told_from_one_that_refuses_it(way):
+    """A stage that needs no key by itself is told how to send one."""
+    with StandIn("tei", locked=True) as server:
+        reranker = RerankAPI(base_url=server.url, retry={"attempts": 1})
+        reranker.open()
+        jobs = [RerankJob(QUERY, ["plum"])]
+        outcome = batch(reranker, jobs) if way == "sync" else asyncio.run(abatch(reranker, jobs))
+        reranker.close()
+    assert "no key was sent; name the environment variable that holds it in api_key_env" in str(outcome.error())
+
+
+@pytest.mark.parametrize("status", [400, 408, 415, 422, 424, 500, 501, 503, 529])
+def test_every_refusal_has_a_next_step(status):
+    """Whatever the status, the message ends with what to do."""
+    with StandIn("cohere") as server:
+        server.always(server.error(status))
+        error = ask("sync", server, ["plum"], retry={"attempts": 1}).error()
+    assert "; check the model" in str(error) or "; the service is not well" in str(error)
+
+
+def test_a_name_that_is_found_late_leaves_no_request_behind(monkeypatch):
+    """Looking up a name cannot be cut short, but what is left of the request is: nothing is sent after its time."""
+    look_up = socket.getaddrinfo
+
+    def slowly(*arguments, **named):
+        time.sleep(0.6)
+        return look_up(*arguments, **named)
+
+    with StandIn("cohere") as server, keyed(server):
+        reranker = stage(server, request_timeout=0.3, retry={"attempts": 1}, api_key_env=KEY_VARIABLE)
+        reranker.open()
+        monkeypatch.setattr(socket, "getaddrinfo", slowly)
+        outcome = batch(reranker, [RerankJob(QUERY, ["plum"])])
+        reranker.close()
+        assert server.requests == []
+    assert isinstance(outcome.failures[0], ServiceError)
+    assert not isinstance(outcome.failures[0], DeadlineError)
