@@ -1,7 +1,7 @@
 """What a type checker must see of the public face; checked by mypy, never run."""
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, assert_type
+from typing import Any, ClassVar, assert_type
 
 from milvus_pipeline import (
     Context,
@@ -12,6 +12,7 @@ from milvus_pipeline import (
     Reranker,
     RerankJob,
     RerankResult,
+    RetrySettings,
     SearchResult,
     Stage,
     StageReport,
@@ -19,7 +20,8 @@ from milvus_pipeline import (
     total_planned,
     total_usage,
 )
-from milvus_stages import BGE, CrossEncoder, Encode, LateInteraction, MilvusSearch, Truncate
+from milvus_stages import BGE, TEI, Cohere, CrossEncoder, Encode, LateInteraction, MilvusSearch, RerankAPI, Truncate
+from milvus_stages.hosted import FromEnv, HostedReranker, HostedRetry, Limits, Reply
 
 
 @register("typed_reranker")
@@ -40,6 +42,26 @@ class TypedService(TypedReranker):
         """One request a job."""
         for position, job in enumerate(jobs):
             context.note(position, planned={"requests": 1, "documents": len(job.texts)}, usage={"requests": 0})
+
+
+class TypedHosted(HostedReranker):
+    """A plugin for a service on HTTP."""
+
+    type: ClassVar[str] = "typed_hosted"
+    default_url: ClassVar[str | None] = "https://api.example.com"
+    mesh: int = 3
+
+    def payload(self, query: str, texts: list[str], top_n: int) -> dict[str, Any]:
+        """Plain data."""
+        return {"query": query, "documents": texts, "top_n": top_n, "mesh": self.mesh}
+
+    def limits(self) -> Limits:
+        """What the service takes."""
+        return Limits(documents=100)
+
+    def parse(self, data: Any, headers: Mapping[str, str]) -> Reply:
+        """The base's own reading."""
+        return super().parse(data, headers)
 
 
 class TypedStage(Stage):
@@ -77,6 +99,19 @@ def costs(pipeline: Pipeline, results: list[SearchResult], report: StageReport) 
     assert_type(results[0].usage, dict[str, Mapping[str, int | float]])
     assert_type(total_usage(result for result in results), dict[str, dict[str, int | float]])
     assert_type(total_planned(planned), dict[str, dict[str, int | float]])
+
+
+def services() -> list[HostedReranker]:
+    """What may be written for settings that are more than a number or a text."""
+    Cohere(retry=RetrySettings(attempts=2), headers={"x-api-key": FromEnv(env="K"), "x-team": "search"})
+    Cohere(retry={"attempts": 2, "max_wait": 5.0}, headers={"x-api-key": {"env": "K"}, "x-team": "search"})
+    TEI()  # type: ignore[call-arg]
+    TEI(base_url="http://localhost:8080", model="x")  # type: ignore[arg-type]
+    Cohere(retry=3)  # type: ignore[arg-type]
+    return [
+        RerankAPI(base_url="http://localhost:8000", options={"truncate_prompt_tokens": -1}),
+        TypedHosted(mesh=5, retry=HostedRetry(attempts=2)),
+    ]
 
 
 async def awaits(pipeline: Pipeline) -> None:

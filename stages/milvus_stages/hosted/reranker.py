@@ -6,10 +6,10 @@ import re
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, cast
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PrivateAttr, field_validator
 
 from milvus_pipeline import (
     PASSING_STATUSES,
@@ -38,21 +38,30 @@ _MARGIN = 0.05
 """Seconds, at most, by which requests end before the deadline, so that the queries that were answered are kept."""
 
 
-class HostedRetry(RetrySettings):
-    """``RetrySettings`` for services whose windows of rate are a minute long."""
+_FIELDS: Final = RetrySettings.model_fields
 
-    attempts: Annotated[int, Field(ge=1, le=100, description="Attempts in all; 1 for no repetition.")] = 4
-    min_wait: Annotated[
-        float, Field(gt=0, allow_inf_nan=False, description="Seconds before the second attempt, at most.")
-    ] = 0.5
-    max_wait: Annotated[
-        float,
-        Field(
-            gt=0,
-            allow_inf_nan=False,
-            description="Seconds before any attempt, at most; an error that asks for a longer wait is final.",
-        ),
-    ] = 60.0
+
+class HostedRetry(RetrySettings):
+    """``RetrySettings`` for services: one attempt more, and waits that are longer.
+
+    With these defaults the attempts are spread over 1.75 to 3.5 seconds. A service that counts over a minute and does
+    not say when to come again may refuse all of them; see ``requests_per_minute``. A wait of up to ``max_wait`` is
+    kept where the service asks for it.
+    """
+
+    model_config = ConfigDict(title="Retries")
+
+    # Only the defaults are others.
+    attempts: Annotated[int, _FIELDS["attempts"]] = 4
+    min_wait: Annotated[float, _FIELDS["min_wait"]] = 0.5
+    max_wait: Annotated[float, _FIELDS["max_wait"]] = 60.0
+
+
+def _hosted(retry: Any) -> Any:
+    """What was not set in other settings has the defaults of these."""
+    if isinstance(retry, RetrySettings) and not isinstance(retry, HostedRetry):
+        return retry.model_dump(exclude_unset=True)
+    return retry
 
 
 def _checked_url(url: str) -> str:
@@ -100,6 +109,13 @@ def _checked_headers(headers: Any) -> Any:
 
 BaseURL = Annotated[str, AfterValidator(_checked_url)]
 
+if TYPE_CHECKING:  # what may be written; a stage has it as the classes below
+    Headers = Mapping[str, str | FromEnv | Mapping[str, str]]
+    Retry = RetrySettings | Mapping[str, int | float]
+else:
+    Headers = Annotated[dict[str, str | FromEnv], BeforeValidator(_checked_headers)]
+    Retry = Annotated[HostedRetry, BeforeValidator(_hosted)]
+
 
 class HostedReranker(Reranker):
     """A reranker that asks a service. Write ``payload``, and ``parse`` where the reply has a shape of its own.
@@ -135,9 +151,7 @@ class HostedReranker(Reranker):
         BaseURL | None, Field(description="Address of the service, or of a proxy; its public one by default.")
     ] = None
     headers: Annotated[
-        dict[str, str | FromEnv],
-        BeforeValidator(_checked_headers),
-        Field(description="Headers to add to each request; {env: NAME} takes a value from the environment."),
+        Headers, Field(description="Headers to add to each request; {env: NAME} takes a value from the environment.")
     ] = {}
     request_timeout: Annotated[
         float, Field(gt=0, allow_inf_nan=False, description="Seconds that one attempt at a request may take.")
@@ -154,9 +168,16 @@ class HostedReranker(Reranker):
     max_documents: Annotated[
         int | None, Field(ge=1, description="Documents in one request, at most; what the service takes by default.")
     ] = None
-    retry: Annotated[HostedRetry, Field(description="How failures that may pass are repeated.")] = HostedRetry()
+    retry: Annotated[Retry, Field(description="How failures that may pass are repeated.")] = HostedRetry()
 
     _exchange: Exchange | None = PrivateAttr(default=None)
+
+    @field_validator("base_url")
+    @classmethod
+    def _address_is_known(cls, url: str | None) -> str | None:
+        if url is None and cls.default_url is None and cls.address is HostedReranker.address:
+            raise ValueError("is not set, and the service has no public address; give that of your server")
+        return url
 
     # -- what a provider says -----------------------------------------------------------------------------------
 
@@ -223,14 +244,14 @@ class HostedReranker(Reranker):
         secrets += tuple(self.read_secrets())
         base = self.base_url or self.address(key)
         if base is None:
-            raise StageError(f"{self.type}: base_url is not set; give the address of your server")
+            raise StageError(f"{self.type}: base_url is not set, and the key does not tell the address; set it")
         url = joined(base, self.path)
         self._exchange = Exchange(
             self,
             Transport(url, headers, self.type),
             secrets=secrets,
             key_names=self._key_variables,
-            retry=self.retry,
+            retry=cast(HostedRetry, self.retry),
             max_concurrency=self.max_concurrency,
             rate=Rate(self.requests_per_minute, self.tokens_per_minute),
             request_timeout=self.request_timeout,
@@ -259,7 +280,7 @@ class HostedReranker(Reranker):
     def _sent_headers(self) -> tuple[dict[str, str], tuple[str, ...]]:
         """The headers by lower-case names, and the values that are secret."""
         headers, secrets = {"user-agent": _USER_AGENT}, []
-        for name, value in self.headers.items():
+        for name, value in cast("Mapping[str, str | FromEnv]", self.headers).items():
             if isinstance(value, FromEnv):
                 value = secret_from([value.env], f"{self.type}: the header {name}", words=True)
                 secrets += [value, *value.split()]

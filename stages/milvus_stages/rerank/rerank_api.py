@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Final
 from pydantic import BeforeValidator, Field, PrivateAttr
 
 from milvus_stages._secrets import plain_arguments, resolved_arguments
-from milvus_stages.hosted import HostedReranker, Limits
+from milvus_stages.hosted import BaseURL, HostedReranker, Limits
 
 _OWN: Final = {
     "query": "is the query's text",
@@ -45,6 +45,7 @@ class RerankAPI(HostedReranker):
     type: ClassVar[str] = "rerank_api"
     may_return_more: ClassVar[bool] = True
 
+    base_url: Annotated[BaseURL, Field(description="Address of the server, such as http://localhost:8000.")]
     options: Annotated[
         dict[str, Any],
         BeforeValidator(_checked_options),

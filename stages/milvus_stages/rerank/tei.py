@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from milvus_pipeline import ServiceError
-from milvus_stages.hosted import HostedReranker, Limits, Reply, listed
+from milvus_stages.hosted import BaseURL, HostedReranker, Limits, Reply, listed
 
 
 class TEI(HostedReranker):
@@ -21,10 +21,18 @@ class TEI(HostedReranker):
     type: ClassVar[str] = "tei"
     takes_top_n: ClassVar[bool] = False
 
+    base_url: Annotated[BaseURL, Field(description="Address of the server, such as http://localhost:8080.")]
     model: Annotated[None, Field(description="Not taken: the server has one model.")] = None
     truncate: Annotated[bool, Field(description="Cut what is longer than the model reads; else it is refused.")] = True
     truncation_direction: Annotated[Literal["left", "right"], Field(description="The end that is cut off.")] = "right"
     raw_scores: Annotated[bool, Field(description="Logits in place of scores from 0 to 1.")] = False
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _one_model(cls, model: Any) -> Any:
+        if model is not None:
+            raise ValueError("tei serves the model it was started with; leave `model` out")
+        return model
 
     def limits(self) -> Limits:
         """32 texts, unless the server was started with another ``--max-client-batch-size``: see ``max_documents``."""

@@ -8,9 +8,9 @@ import traceback
 
 import pytest
 
-from milvus_pipeline import ConfigError, Context, Deadline, Pipeline, RerankJob, StageError
-from milvus_stages import RerankAPI
-from milvus_stages.hosted import FromEnv
+from milvus_pipeline import ConfigError, Context, Deadline, Pipeline, RerankJob, RetrySettings, StageError
+from milvus_stages import TEI, Cohere, RerankAPI
+from milvus_stages.hosted import FromEnv, HostedReranker, HostedRetry
 from support.hosted_calls import QUERY, QUICK, TEXTS
 from support.standins import Reply, StandIn
 
@@ -133,3 +133,88 @@ def asked(stage, way):
     finally:
         stage.close()
     return None
+
+
+# -- retries -----------------------------------------------------------------------------------------------------
+
+
+def test_settings_of_any_kind_are_taken():
+    """What they do not set has the defaults for services, as in YAML; a dump holds what was set."""
+    given = RetrySettings(attempts=2)
+    for retry in (given, {"attempts": 2}, HostedRetry(attempts=2)):
+        stage = Cohere(retry=retry)
+        assert stage.retry == HostedRetry(attempts=2, min_wait=0.5, max_wait=60.0)
+        assert stage.config() == {"type": "cohere", "retry": {"attempts": 2}}
+        assert Cohere(retry=stage.config()["retry"]) == stage
+    # The defaults of RetrySettings are no defaults here, so they are kept where they are set.
+    assert Cohere(retry=RetrySettings(attempts=3, min_wait=0.1)).config()["retry"] == {"attempts": 3, "min_wait": 0.1}
+
+
+def test_settings_are_described_and_bounded_alike():
+    """Only the defaults differ."""
+    for name, field in RetrySettings.model_fields.items():
+        own = HostedRetry.model_fields[name]
+        assert (own.description, own.metadata, own.annotation) == (field.description, field.metadata, field.annotation)
+        assert own.default > field.default
+    with pytest.raises(ConfigError, match=r"retry\.attempts: must be at least 1, is 0"):
+        Cohere(retry={"attempts": 0})
+    with pytest.raises(ConfigError, match=r"retry: max_wait \(0\.2\) must be at least min_wait \(0\.5\)"):
+        Cohere(retry=RetrySettings(max_wait=0.2))
+    with pytest.raises(ConfigError, match="retry: must be a mapping of keys to values, is 3"):
+        Cohere(retry=3)
+
+
+# -- addresses ---------------------------------------------------------------------------------------------------
+
+
+class Own(HostedReranker):
+    """A plugin's service, without a public address."""
+
+    type = "own_service"
+
+    def payload(self, query, texts, top_n):
+        """Never sent."""
+        return {}
+
+
+class ByKey(Own):
+    """A service whose address depends on the key."""
+
+    def address(self, key):
+        """None without a key."""
+        return key
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (TEI, "TEI: base_url: is missing, and has no default"),
+        (RerankAPI, "RerankAPI: base_url: is missing, and has no default"),
+        (Own, "Own: base_url: is not set, and the service has no public address; give that of your server"),
+    ],
+)
+def test_an_address_that_is_nowhere_public_must_be_given(make, says):
+    """That is told before a pipeline opens."""
+    with pytest.raises(ConfigError) as caught:
+        make()
+    assert str(caught.value) == says
+    assert make(base_url="http://localhost:8080").base_url == "http://localhost:8080"
+
+
+def test_an_address_that_is_missing_is_told_with_its_line():
+    """By `validate`, that is, when a file is read."""
+    with pytest.raises(ConfigError, match=r"stages\[0\].base_url: is missing, and has no default \(line 2\)"):
+        Pipeline.from_yaml("stages:\n  - type: tei\n")
+
+
+def test_an_address_may_depend_on_the_key():
+    """Then its lack shows when the stage opens."""
+    with pytest.raises(StageError, match="own_service: base_url is not set, and the key does not tell the address"):
+        ByKey().open()
+
+
+def test_tei_takes_no_model():
+    """The reason is told."""
+    with pytest.raises(ConfigError, match="model: tei serves the model it was started with; leave `model` out"):
+        TEI(base_url="http://localhost:8080", model="x")
+    assert TEI(base_url="http://localhost:8080", model=None).model is None
