@@ -36,13 +36,16 @@ def test_building_every_stage_loads_nothing_heavy():
     assert loaded_after(code) & set(HEAVY) == set()
 
 
-def test_a_missing_package_names_the_pip_command():
-    """Without an extra, the stage that needs it says the exact command."""
+@pytest.mark.parametrize(
+    ("extra", "wanted"), [("local", "milvus-search-pipeline[local]"), (None, "milvus-search-pipeline")]
+)
+def test_a_missing_package_names_the_pip_command(extra, wanted):
+    """The stage that needs it says the exact command; none of an extra where the package is one of the base."""
     from milvus_pipeline import StageError, require
 
     with pytest.raises(StageError) as caught:
-        require("no_such_package.part", extra="local", wanted_by="the stage bge")
+        require("no_such_package.part", extra=extra, wanted_by="the stage bge")
     assert str(caught.value) == (
         "the stage bge needs the package 'no_such_package', which is not installed; "
-        'install it with: pip install "milvus-search-pipeline[local]"'
+        f'install it with: pip install "{wanted}"'
     )

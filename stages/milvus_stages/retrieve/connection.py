@@ -69,7 +69,7 @@ def is_lite(uri: str) -> bool:
 def pymilvus_for(wanted_by: str) -> Any:
     """The module ``pymilvus``, told to be quiet: it logs every failed call with a traceback, and we raise it."""
     with _importing, _without_uri_variable():
-        pymilvus = require("pymilvus", extra="all", wanted_by=wanted_by)
+        pymilvus = require("pymilvus", extra=None, wanted_by=wanted_by)
     for name in ("pymilvus", "milvus_lite"):
         logger = logging.getLogger(name)
         if logger.getEffectiveLevel() > logging.DEBUG:  # whoever asked for debugging shall see it all
@@ -220,8 +220,8 @@ def _await_a_word(uri: str, seconds: float) -> None:
     Raises:
         StageError: it has done neither within that time.
     """
-    grpc = require("grpc", extra="all", wanted_by="milvus_search")
-    manager = require("pymilvus.client.connection_manager", extra="all", wanted_by="milvus_search")
+    grpc = require("grpc", extra=None, wanted_by="milvus_search")
+    manager = require("pymilvus.client.connection_manager", extra=None, wanted_by="milvus_search")
     address = manager.ConnectionConfig.from_uri(uri).address
     if urlsplit(uri).scheme == "https":
         channel = grpc.secure_channel(address, grpc.ssl_channel_credentials())

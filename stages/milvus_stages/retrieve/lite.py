@@ -113,7 +113,7 @@ class LiteConnection(Connection):
 
 def _others(address: str) -> bool:
     """Whether a client that is not ours is connected to the server at this address."""
-    manager = require("pymilvus.client.connection_manager", extra="all", wanted_by="milvus_search")
+    manager = require("pymilvus.client.connection_manager", extra=None, wanted_by="milvus_search")
     connections = manager.ConnectionManager.get_instance().get_stats()["connections"]
     return any(found["address"] == urlsplit(address).netloc and found["client_count"] for found in connections)
 
