@@ -54,7 +54,7 @@ class DryRun:
         self._life.close(self._to_open)
 
     def run_batch(
-        self, queries: Sequence[str | Query], timeout: float | None = None, return_errors: bool = False
+        self, queries: Sequence[str | Query], *, timeout: float | None = None, return_errors: bool = False
     ) -> list[SearchResult]:
         """What ``Pipeline.run_batch`` would send for these queries; the reports' ``planned`` tells it.
 

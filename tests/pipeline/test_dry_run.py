@@ -124,6 +124,12 @@ def test_its_time_is_bounded_too():
         pipeline.dry_run().run_batch(["red"], timeout="soon")
 
 
+def test_the_options_of_a_batch_are_named():
+    """As those of `Pipeline.run_batch` are: a truth value in the place of seconds is a mistake."""
+    with pytest.raises(TypeError, match="positional argument"):
+        paid().dry_run().run_batch(["red"], 5.0, True)
+
+
 @pytest.mark.parametrize(
     ("score_of", "documents", "warned"),
     [("first", 3, True), ("listed_search", 2, False)],
