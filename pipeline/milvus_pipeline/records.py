@@ -111,6 +111,8 @@ class StageReport:
         hits_out: number of hits after it.
         status: "ok", "skipped" (it failed and the pipeline went on without it) or "failed".
         reason: why it was skipped or failed.
+        error: the exception that says so. Where a service failed, its ``__cause__`` is the ServiceError, with status,
+            code and request id.
         warnings: what the reader of the result should know.
         details: figures of the stage's own, such as the tokens that a truncation cut; ``usage`` and ``planned``
             among them.
@@ -127,6 +129,7 @@ class StageReport:
     warnings: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
     batch_size: int = field(default=1, compare=False)
+    error: PipelineError | None = field(default=None, compare=False, repr=False)
 
     @property
     def usage(self) -> Mapping[str, int | float]:

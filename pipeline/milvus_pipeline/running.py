@@ -195,6 +195,7 @@ def _reported(
         warnings=tuple(context.warnings[position]),
         details=dict(context.details[position]),
         batch_size=context.size,
+        error=error,
     )
     status: Status = result.status if error is None else "failed" if failed else "degraded"
     hits = [] if failed else result.hits

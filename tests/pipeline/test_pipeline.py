@@ -10,7 +10,10 @@ from milvus_pipeline import (
     Pipeline,
     Query,
     QueryError,
+    Reranker,
+    ServiceError,
     StageError,
+    StageReport,
 )
 from support.fakes import Faulty, FirstOnly, GivenScores, ListedSearch, Slow, WordOverlap
 
@@ -204,6 +207,34 @@ def test_a_failed_stage_says_where_and_keeps_its_cause():
         pipeline.run_batch(["a", "b"])
     assert str(caught.value) == ("papers: stages[1] (faulty) failed on 2 queries: ZeroDivisionError: division by zero")
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+class Refused(Reranker):
+    """A service that refuses whatever it is asked."""
+
+    type = "refused"
+
+    def score(self, query, texts):
+        """No score."""
+        raise ServiceError("too many requests", status=429, code="rate", request_id="r-1", retry_after=7.0)
+
+
+@pytest.mark.parametrize("on_error", ["skip", "raise"])
+def test_a_report_keeps_the_error_itself(on_error):
+    """With what the service said of it; it is neither compared nor printed nor written, as its words are."""
+    pipeline = Pipeline([ListedSearch(), Refused(on_error=on_error)])
+    (result,) = pipeline.run_batch(["red"], return_errors=True)
+    report = result.report("refused")
+    assert isinstance(report.error, StageError)
+    assert str(report.error) == report.reason
+    cause = report.error.__cause__
+    assert isinstance(cause, ServiceError)
+    assert (cause.status, cause.code, cause.request_id, cause.retry_after) == (429, "rate", "r-1", 7.0)
+    assert result.error is (report.error if on_error == "raise" else None)
+    assert result.report("listed_search").error is None
+    assert StageReport(**{**report.to_dict(), "warnings": (), "error": None}) == report
+    assert "error" not in report.to_dict()
+    assert "error=" not in repr(report)
 
 
 def test_a_skipped_stage_shows_in_the_result():
