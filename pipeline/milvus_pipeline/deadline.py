@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 from milvus_pipeline.errors import DeadlineError
 
@@ -43,3 +46,9 @@ class Deadline:
         """Raise DeadlineError if the time has come."""
         if self.expired:
             raise DeadlineError(f"the time given ({self.budget:g} s) is used up; raise `timeout` or ask for less")
+
+
+def time_limit(deadline: Deadline) -> AbstractAsyncContextManager[Any]:
+    """Ends what is awaited within it at the deadline, with TimeoutError."""
+    left = deadline.remaining()
+    return nullcontext() if left is None else asyncio.timeout(left)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,7 +13,7 @@ from pydantic import ValidationError
 
 from milvus_pipeline import config as _config
 from milvus_pipeline.collection import CollectionSpec
-from milvus_pipeline.deadline import Deadline
+from milvus_pipeline.deadline import Deadline, time_limit
 from milvus_pipeline.dry_run import DryRun
 from milvus_pipeline.errors import ConfigError, shown
 from milvus_pipeline.life import Life, unclosed_told
@@ -243,7 +242,7 @@ class Pipeline:
             call = next(loop)
             while True:
                 try:
-                    async with _time_limit(call.context.deadline):
+                    async with time_limit(call.context.deadline):
                         outcome = await call.stage.aprocess(call.results, call.context)
                 except Exception as error:
                     call = loop.throw(error)
@@ -272,8 +271,3 @@ def _collection(given: CollectionSpec | Mapping[str, Any] | None) -> CollectionS
         return CollectionSpec.model_validate(given)
     except ValidationError as error:
         raise ConfigError("\n".join(f"collection: {line}" for line in describe(error, CollectionSpec))) from error
-
-
-def _time_limit(deadline: Deadline) -> AbstractAsyncContextManager[Any]:
-    left = deadline.remaining()
-    return nullcontext() if left is None else asyncio.timeout(left)

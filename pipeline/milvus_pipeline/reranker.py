@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, ClassVar, NamedTuple
 
 from pydantic import AliasChoices, Field
 
-from milvus_pipeline.deadline import Deadline
-from milvus_pipeline.errors import QueryError, StageError, shown
+from milvus_pipeline.deadline import Deadline, time_limit
+from milvus_pipeline.errors import DeadlineError, QueryError, StageError, shown
 from milvus_pipeline.records import Hit, RerankResult, SearchResult
 from milvus_pipeline.stage import Context, Stage
+
+logger = logging.getLogger(__name__)
 
 
 class RerankJob(NamedTuple):
@@ -34,7 +38,14 @@ class Reranker(Stage):
     scores, sorts stably (ties keep their earlier order), keeps every hit's earlier scores, cuts to ``top_k``, and
     makes the stage callable on its own::
 
-        reranker("what is HNSW?", ["a graph index", "a fruit"], top_k=1)   # [RerankResult(...)]
+        with Cohere() as rerank:
+            rerank("what is HNSW?", ["a graph index", "a fruit"], top_k=1)   # [RerankResult(...)]
+
+        async with Cohere() as rerank:
+            await rerank.acall("what is HNSW?", ["a graph index", "a fruit"], top_k=1)
+
+    What a call cost, and all else that a report tells, is in the results of a pipeline; alone, the stage returns the
+    ranking, and logs its warnings.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"query_text", "hits", "text"})
@@ -171,6 +182,8 @@ class Reranker(Stage):
     def __call__(self, query: str, documents: Iterable[str], top_k: int | None = None) -> list[RerankResult]:
         """Rerank plain texts, without a pipeline. Opens the stage at the first call and leaves it open.
 
+        Warnings go to the log ``milvus_pipeline.reranker``. Usage is not told: it is in the reports of a pipeline.
+
         Args:
             query: the question, not blank.
             documents: the texts; none of them is changed or dropped for being empty.
@@ -183,22 +196,63 @@ class Reranker(Stage):
             QueryError: the query is blank, or a document is not a string.
             StageError: the reranker failed.
         """
-        documents = _checked_call(query, documents, top_k)
-        if not documents:
+        job = self._job(query, documents, top_k)
+        if not job.texts:
             return []
+        self._open_once()
+        with self._alone() as context:
+            scores = self.score_batch([job], context)
+        return self._ranking(job, scores)
+
+    async def acall(self, query: str, documents: Iterable[str], top_k: int | None = None) -> list[RerankResult]:
+        """The same for an event loop, which it does not block; cancelling it ends its waits at once.
+
+        Raises:
+            QueryError: the query is blank, or a document is not a string.
+            StageError: the reranker failed; DeadlineError where it took longer than ``timeout``.
+        """
+        job = self._job(query, documents, top_k)
+        if not job.texts:
+            return []
+        if not self.is_open:
+            await asyncio.to_thread(self._open_once)
+        with self._alone() as context:
+            async with time_limit(context.deadline):
+                scores = await self.ascore_batch([job], context)
+        return self._ranking(job, scores)
+
+    def _job(self, query: str, documents: Iterable[str], top_k: int | None) -> RerankJob:
+        documents = _checked_call(query, documents, top_k)
+        return RerankJob(query, documents, self.top_k if top_k is None else top_k)
+
+    def _open_once(self) -> None:
         with self._lock:  # of several threads one opens
             if not self.is_open:
                 self.open()
-        top_k = top_k or self.top_k
+
+    @contextmanager
+    def _alone(self) -> Iterator[Context]:
+        """The context of a call; its warnings are logged, and its failure is raised."""
         context = Context(Deadline.after(self.timeout), 1)
-        scores = self.score_batch([RerankJob(query, documents, top_k)], context)
-        for error in context.failures.values():
-            raise error
+        try:
+            yield context
+        except TimeoutError as error:
+            if not isinstance(error, DeadlineError):
+                context.deadline.check()
+            raise
+        finally:
+            for warning in context.warnings[0]:
+                logger.warning("%s: %s", self.name, warning)
+        for failure in context.failures.values():
+            raise failure
+
+    def _ranking(self, job: RerankJob, scores: Sequence[Iterable[float | None]]) -> list[RerankResult]:
+        """The texts of the one job, best first."""
         if len(scores) != 1:
             raise StageError(f"{self.name}: one query was to be scored, but {len(scores)} lists of scores came back")
-        pairs = list(enumerate(checked_scores(scores[0], len(documents))))
+        pairs = list(enumerate(checked_scores(scores[0], len(job.texts))))
         pairs.sort(key=_falling)
-        return [RerankResult(documents[index], score, index) for index, score in pairs[:top_k]]
+        return [RerankResult(job.texts[index], score, index) for index, score in pairs[: job.top_k]]
 
 
 def _falling(pair: tuple[object, float | None]) -> tuple[bool, float]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -84,6 +84,9 @@ class Context:
 
 class Stage(BaseModel):
     """One step of a pipeline. Subclass it, set ``type``, and write ``process``.
+
+    A pipeline opens and closes its stages. A stage that is used without one is a context manager, too: ``with`` and
+    ``async with`` open and close it.
 
     Class attributes:
         type: the registered name, as YAML says it.
@@ -219,6 +222,20 @@ class Stage(BaseModel):
     async def aclose(self) -> None:
         """``close`` without blocking the event loop."""
         await asyncio.to_thread(self.close)
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        await self.aopen()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.aclose()
 
     @property
     def is_open(self) -> bool:

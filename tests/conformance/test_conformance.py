@@ -209,6 +209,22 @@ def test_it_opens_and_closes_more_than_once(stage, world):
     assert context.failures == {}
 
 
+def test_it_is_a_context_manager(stage):
+    """Blocking and on an event loop: open within, closed behind."""
+
+    async def run():
+        async with stage as entered:
+            assert entered is stage
+            assert stage.is_open
+        assert not stage.is_open
+
+    asyncio.run(run())
+    with stage as entered:
+        assert entered is stage
+        assert stage.is_open
+    assert not stage.is_open
+
+
 def test_its_dry_run_leaves_its_input_alone(stage, world):
     """A dry run gives as many results, new ones where they differ, and opens the stage only where it must."""
     if stage.dry_run_opens:
@@ -293,6 +309,19 @@ def test_a_reranker_is_callable_alone(reranker, world):
     assert [one.index for one in alone] == [hit.id for hit in result][:3]
     assert [one.text for one in alone] == [TEXTS[one.index] for one in alone]
     assert [one.score for one in alone] == [hit.scores.get(reranker.name) for hit in result][:3]
+
+
+def test_an_awaited_call_equals_a_blocking_one(reranker):
+    """`acall` ranks plain texts as calling does, opens the stage likewise, and refuses the same."""
+
+    async def run():
+        ranking = await reranker.acall(QUERIES[0], TEXTS, top_k=3)
+        with pytest.raises(QueryError, match="the query is empty"):
+            await reranker.acall(" ", TEXTS)
+        await reranker.aclose()
+        return ranking
+
+    assert asyncio.run(run()) == reranker(QUERIES[0], TEXTS, top_k=3)
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,14 @@ from milvus_pipeline import (
     DryRun,
     Hit,
     Pipeline,
+    PipelineError,
     Query,
     Reranker,
     RerankJob,
     RerankResult,
     RetrySettings,
     SearchResult,
+    ServiceError,
     Stage,
     StageReport,
     register,
@@ -112,6 +114,29 @@ def services() -> list[HostedReranker]:
         RerankAPI(base_url="http://localhost:8000", options={"truncate_prompt_tokens": -1}),
         TypedHosted(mesh=5, retry=HostedRetry(attempts=2)),
     ]
+
+
+def failures(report: StageReport) -> None:
+    """The types of what a failure tells."""
+    assert_type(report.error, PipelineError | None)
+    cause = report.error.__cause__ if report.error else None
+    if isinstance(cause, ServiceError):
+        assert_type(cause.status, int | None)
+        assert_type(cause.code, str | None)
+        assert_type(cause.request_id, str | None)
+        assert_type(cause.retry_after, float | None)
+        assert_type(cause.retryable, bool)
+        assert_type(cause.attempts, int)
+
+
+async def alone() -> None:
+    """The types of stages without a pipeline."""
+    with Cohere(top_k=3) as rerank:
+        assert_type(rerank, Cohere)
+        assert_type(rerank("query", ["a", "b"]), list[RerankResult])
+    async with TypedHosted() as hosted:
+        assert_type(hosted, TypedHosted)
+        assert_type(await hosted.acall("query", ["a", "b"], top_k=1), list[RerankResult])
 
 
 async def awaits(pipeline: Pipeline) -> None:
