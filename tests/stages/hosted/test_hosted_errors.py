@@ -90,7 +90,8 @@ def assert_unsaid(where: str, text: str, size: int) -> None:
     """No run of ``size`` letters of the text is there."""
     # Source lines in tracebacks, and the names of files, are not what is looked at.
     lines = [line for line in where.splitlines() if not line.lstrip().startswith(("File ", "^"))]
-    found = [piece for piece in pieces(text, size) if piece in flattened("\n".join(lines))]
+    flat = flattened("\n".join(lines))
+    found = [piece for piece in pieces(text, size) if piece in flat]
     assert not found, found[:3]
 
 

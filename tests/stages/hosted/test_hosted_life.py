@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,21 +18,25 @@ import pytest
 
 from milvus_pipeline import Pipeline, RerankJob, ServiceError, StageError
 from support.fakes import ListedSearch
-from support.hosted_calls import KEY_VARIABLE, PATIENT, QUERY, TEXTS, abatch, batch, both_ways, keyed, scored, stage
+from support.hosted_calls import (
+    KEY_VARIABLE,
+    PATIENT,
+    QUERY,
+    TEXTS,
+    abatch,
+    batch,
+    both_ways,
+    eventually,
+    keyed,
+    scored,
+    stage,
+)
 from support.standins import StandIn, relevance
 
 JOBS = [RerankJob(QUERY, TEXTS)] * 6
 RIGHT = [relevance(QUERY, text) for text in TEXTS]
 HANGS = 30.0
 TESTS = Path(__file__).parents[2]
-
-
-def eventually(condition: Callable[[], bool]) -> bool:
-    """Whether a condition comes true within ten seconds."""
-    end = time.monotonic() + 10
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.01)
-    return condition()
 
 
 @both_ways

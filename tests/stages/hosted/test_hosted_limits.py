@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from milvus_pipeline import Deadline, DeadlineError, RerankJob
 from milvus_stages.hosted import throttle
 from milvus_stages.hosted.throttle import Bell, Rate, Slots
-from support.hosted_calls import QUERY, TEXTS, abatch, ask, batch, both_ways, keyed, scored, stage
+from support.hosted_calls import QUERY, TEXTS, abatch, ask, batch, both_ways, eventually, keyed, scored, stage
 from support.standins import StandIn, late
 
 JOBS = [RerankJob(QUERY, TEXTS)] * 6
@@ -45,12 +46,10 @@ def test_the_bound_of_concurrency_holds_for_all_together(threads, loops):
 
 
 async def here(reranker, jobs=JOBS):
-    """A batch on an event loop of its own, whose connections are closed with it."""
+    """A batch on an event loop of its own, whose end closes its connections."""
     await reranker.aopen()
     try:
-        outcome = await abatch(reranker, jobs)
-        await reranker._exchange.aclose_here()
-        return outcome
+        return await abatch(reranker, jobs)
     finally:
         await reranker.aclose()
 
@@ -199,6 +198,14 @@ def test_a_turn_that_is_given_back_is_free_again():
     assert rate.book(1, Deadline()).wait > 59
 
 
+def test_a_turn_that_is_given_back_leaves_those_before_it():
+    """What was sent counts for its minute, whoever gave up behind it."""
+    rate = Rate(1, None)
+    rate.book(1, Deadline())
+    rate.give_back(rate.book(1, Deadline()))
+    assert 59 < rate.book(1, Deadline()).wait <= 60
+
+
 @both_ways
 @pytest.mark.parametrize("limit", [{"requests_per_minute": 2}, {"tokens_per_minute": 150}])
 def test_a_batch_that_the_rate_forbids_is_told_at_once(way, limit):
@@ -242,39 +249,69 @@ def test_a_rate_is_shared_by_threads_and_event_loops(monkeypatch):
     assert times[-1] - times[0] > 1.0  # twelve in three windows
 
 
-@pytest.mark.parametrize("where", ["in flight", "for a slot", "for the rate", "between attempts"])
+@pytest.mark.parametrize("where", ["in flight", "for a slot"])
 def test_cancelling_a_call_leaves_nothing_behind(where):
-    """Wherever it waits: connection, slot and place are free, the server sees the client leave, the next call works."""
-    with StandIn("cohere") as server, keyed(server):
-        fields = {"max_concurrency": 1, "retry": {"attempts": 3, "min_wait": HANGS}}
-        if where == "for the rate":
-            fields["requests_per_minute"] = 1
-        if where == "between attempts":
-            server.script(server.error(503))
-        elif where != "for the rate":
-            server.script(late(HANGS))
-        reranker = stage(server, **fields)
+    """Connection, slot and place are free, the server sees the client leave, and the next call works."""
+    with StandIn("cohere") as server:
+        server.script(late(HANGS))
 
-        async def main():
-            await reranker.aopen()
-            if where == "for the rate":
-                await abatch(reranker, JOBS[:1])
-            count = {"for a slot": 3}.get(where, 1)
-            task = asyncio.create_task(abatch(reranker, JOBS[:count]))
+        async def begun():
             await asyncio.to_thread(server.wait_for, 1)
-            await asyncio.sleep(0.2)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            await asyncio.to_thread(server.wait_until_idle)
-            assert server.requests[0].abandoned == (where in ("in flight", "for a slot"))
-            if where != "for the rate":
-                assert None not in (await abatch(reranker, JOBS[:1], 10)).scores[0]
-            assert asyncio.all_tasks() == {asyncio.current_task()}
-            assert reranker._exchange._slots._free == 1
-            assert not reranker._exchange._works
-            await reranker.aclose()
 
-        began = time.monotonic()
-        asyncio.run(main())
-        assert time.monotonic() - began < HANGS - 10
+        after = cancelled(server, JOBS[: 3 if where == "for a slot" else 1], begun)
+        assert server.requests[0].abandoned
+        assert len(server.requests) == 2
+    assert None not in after.scores[0]
+
+
+def test_cancelling_a_call_that_waits_between_attempts():
+    """The wait ends with it, and the slot is free."""
+    with StandIn("cohere") as server:
+        # The client has read the reply, and waits, once its side of the connection is closed, too.
+        server.script(server.error(503).but(ending="close"))
+
+        async def waiting():
+            await asyncio.to_thread(server.wait_for, 1)
+            await asyncio.to_thread(eventually, lambda: server.open_connections == 0)
+
+        after = cancelled(server, JOBS[:1], waiting, retry={"attempts": 3, "min_wait": HANGS})
+        assert len(server.requests) == 2
+    assert None not in after.scores[0]
+
+
+def test_cancelling_a_call_that_waits_for_the_rate():
+    """Its turn is free for the next, which comes a minute after the first request and not two."""
+    with StandIn("cohere") as server:
+
+        async def waiting():
+            await asyncio.to_thread(server.wait_for, 1)  # the other has its turn in a minute
+            await asyncio.to_thread(server.wait_until_idle)
+
+        after = cancelled(server, JOBS[:2], waiting, max_concurrency=2, requests_per_minute=1)
+        assert not server.requests[0].abandoned
+        assert len(server.requests) == 1
+    told = re.search(r"lets the next request begin in ([\d.]+) s", str(after.failures[0]))
+    assert 40 < float(told[1]) <= 60
+
+
+def cancelled(server, jobs, ready, **fields):
+    """Cancel a batch when it is ready, and make another call, which has ten seconds; nothing else runs then."""
+
+    async def main():
+        await reranker.aopen()
+        task = asyncio.create_task(abatch(reranker, jobs))
+        await ready()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.to_thread(server.wait_until_idle)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        outcome = await abatch(reranker, JOBS[:1], 10)
+        await reranker.aclose()
+        return outcome
+
+    reranker, began = stage(server, **{"max_concurrency": 1, **fields}), time.monotonic()
+    with keyed(server):
+        outcome = asyncio.run(main())
+    assert time.monotonic() - began < HANGS - 10
+    return outcome

@@ -109,7 +109,7 @@ def test_what_was_answered_before_the_deadline_is_kept(way, concurrency, expecte
     with StandIn("cohere") as server:
         hang = late(HANGS)
         server.always(lambda request, normal: hang(request, normal) if "hang" in request.body["query"] else normal)
-        results = ran(way, server, [stage(server, max_concurrency=concurrency)], queries, timeout=1.5)
+        results = ran(way, server, [stage(server, max_concurrency=concurrency)], queries, timeout=0.7)
     assert time.monotonic() - began < HANGS - 10
     assert [result.status for result in results] == expected
     for query, result in zip(queries, results, strict=True):
@@ -127,7 +127,7 @@ def test_a_stages_own_time_bounds_it(way):
     began = time.monotonic()
     with StandIn("cohere") as server:
         server.always(late(HANGS))
-        (result,) = ran(way, server, [stage(server, timeout=0.5, on_error="skip")], [QUERY])
+        (result,) = ran(way, server, [stage(server, timeout=0.3, on_error="skip")], [QUERY])
     assert result.status == "degraded"
     assert [hit.id for hit in result] == [0, 1, 2, 3]
     assert time.monotonic() - began < HANGS - 10
@@ -226,11 +226,11 @@ def test_a_call_that_has_nothing_to_ask_sends_nothing():
 def test_a_call_on_its_own_raises_the_services_error():
     """As it is, and within the stage's time."""
     with StandIn("cohere") as server, keyed(server):
-        reranker = stage(server, timeout=0.5)
+        reranker = stage(server, timeout=0.3)
         server.always(server.error(404, "no such model"))
         with pytest.raises(ServiceError, match="answered 404: no such model"):
             reranker(QUERY, TEXTS)
         server.always(late(HANGS))
-        with pytest.raises(DeadlineError, match=r"the time given \(0.5 s\) is used up"):
+        with pytest.raises(DeadlineError, match=r"the time given \(0.3 s\) is used up"):
             reranker(QUERY, TEXTS)
         reranker.close()
