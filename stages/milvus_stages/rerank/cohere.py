@@ -21,6 +21,7 @@ class Cohere(HostedReranker):
     type: ClassVar[str] = "cohere"
     path: ClassVar[str] = "/v2/rerank"
     default_url: ClassVar[str | None] = "https://api.cohere.com"
+    # The name that most integrations use comes first; the official SDK looks for the other one before it.
     key_names: ClassVar[tuple[str, ...]] = ("COHERE_API_KEY", "CO_API_KEY")
 
     model: Annotated[str, Field(min_length=1, description="The service's name of the model.")] = "rerank-v4.0-fast"

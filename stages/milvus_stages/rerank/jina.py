@@ -10,7 +10,9 @@ from pydantic import Field
 from milvus_pipeline import ServiceError
 from milvus_stages.hosted import HostedReranker, Limits, Reply, counted, listed, members
 
-_LISTWISE: Final = "jina-reranker-v3"
+# Names of models that read each document by itself. Any other is taken for listwise: a list of such a model that was
+# split would be ranked wrongly, and nobody would see it; one that need not be whole is right all the same.
+_PAIRS: Final = ("jina-reranker-v1", "jina-reranker-v2", "jina-reranker-m0", "jina-colbert")
 _LISTWISE_TOKENS: Final = 131_000
 
 
@@ -20,7 +22,7 @@ class Jina(HostedReranker):
     Models: ``jina-reranker-v3.5``, ``jina-reranker-v3``, ``jina-reranker-m0``, ``jina-reranker-v2-base-multilingual``,
     ``jina-reranker-v1-base-en``, ``jina-reranker-v1-turbo-en``, ``jina-reranker-v1-tiny-en``, ``jina-colbert-v2``,
     ``jina-colbert-v1-en``. Those of version 3 are listwise: the documents of a request see each other, so a list is
-    never split.
+    never split. So is a model whose name is none of these held to be.
     """
 
     type: ClassVar[str] = "jina"
@@ -43,9 +45,9 @@ class Jina(HostedReranker):
 
     def limits(self) -> Limits:
         """No number of documents is stated; what version 3 reads bounds the tokens of a list."""
-        if not self.model.startswith(_LISTWISE):
+        if any(name in self.model for name in _PAIRS):
             return Limits()
-        cut = self.max_doc_length or (8192 if self.model.startswith("jina-reranker-v3.5") else 2048)
+        cut = self.max_doc_length or (2048 if self.model.endswith("jina-reranker-v3") else 8192)
         return Limits(tokens=_LISTWISE_TOKENS, document_tokens=cut, query_repeats=False, listwise=True)
 
     def payload(self, query: str, texts: list[str], top_n: int) -> Mapping[str, Any]:

@@ -16,6 +16,7 @@ class Mixedbread(HostedReranker):
     """Scores with Mixedbread's reranking API; its range is not documented.
 
     Models: ``mixedbread-ai/mxbai-rerank-large-v2``, the service's own default, and others by the names they have there.
+    A query of more than 32,000 characters is refused.
     """
 
     type: ClassVar[str] = "mixedbread"

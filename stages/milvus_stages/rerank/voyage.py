@@ -27,7 +27,7 @@ _NEWEST: Final = (32_000, 600_000)
 
 
 class Voyage(HostedReranker):
-    """Scores with Voyage AI's rerank API; from 0 to 1 in all that is published.
+    """Scores with Voyage AI's rerank API; from 0 to 1 in all that is published, though no range is stated.
 
     Models: ``rerank-3``, ``rerank-3-lite``, ``rerank-2.5``, ``rerank-2.5-lite``, ``rerank-2``, ``rerank-2-lite``,
     ``rerank-1``, ``rerank-lite-1``. Keys of MongoDB Atlas (``al-...``) are sent to the address that takes them.

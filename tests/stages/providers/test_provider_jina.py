@@ -66,6 +66,31 @@ def test_the_documented_models(serve, model):
     assert Jina(model=model).limits().listwise == v3
 
 
+@pytest.mark.parametrize(
+    "model", ["jina-reranker-v4", "jina-reranker-v3.5-nano", "jinaai/jina-reranker-v3", "an-alias", "reranker-v2"]
+)
+def test_a_model_that_is_not_known_for_pairs_is_held_for_listwise(model):
+    """Merging scores that cannot be compared would look like a ranking; a list that is not split is right anyway."""
+    assert Jina(model=model).limits().listwise
+    assert Jina(model=model).limits().document_tokens == (2048 if model == "jinaai/jina-reranker-v3" else 8192)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "jina-reranker-v1-tiny-en",
+        "jina-reranker-v2-base-multilingual",
+        "jina-reranker-m0",
+        "jina-colbert-v2",
+        "jinaai/jina-reranker-v2-base-multilingual",
+        "jinaai/jina-colbert-v1-en",
+    ],
+)
+def test_a_model_of_pairs_is_known_by_its_name(model):
+    """Also where the name begins with the one who published it."""
+    assert not Jina(model=model).limits().listwise
+
+
 def test_a_listwise_model_gets_the_list_in_one_request(serve, way):
     """However many there are, and its scores, which depend on the others, are taken as they are."""
     server = serve("jina", listwise=True)
