@@ -170,6 +170,11 @@ class Stage(BaseModel):
         """What this instance gives; ``gives`` unless its fields say otherwise."""
         return self.gives
 
+    @classmethod
+    def about(cls) -> dict[str, str]:
+        """What ``milvus-pipeline stages`` says of the class beside its fields: ``{"address": "https://..."}``."""
+        return {}
+
     # -- life ---------------------------------------------------------------------------------------------------
 
     def setup(self) -> None:

@@ -46,7 +46,9 @@ VariableName = Annotated[str, AfterValidator(check_variable)]
 class FromEnv(BaseModel):
     """A value that is taken from an environment variable when the stage opens: ``{env: NAME}``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        title="A value from the environment", frozen=True, extra="forbid", hide_input_in_errors=True
+    )
 
     env: Annotated[VariableName, Field(description="Name of the environment variable.")]
 

@@ -7,8 +7,17 @@ from typing import Annotated, Literal
 import jsonschema
 import pytest
 import yaml
+from pydantic import BaseModel
 
+from milvus_pipeline import RetrySettings
 from milvus_pipeline.cli.describe import said_type
+
+
+class FieldPair(BaseModel):
+    """What is written whole or not at all."""
+
+    name: str
+    size: int | None
 
 
 def test_stages_lists_what_is_registered(invoke):
@@ -57,6 +66,40 @@ def test_stages_as_json(invoke):
     assert all(field["description"] for field in truncate["fields"].values())
 
 
+def test_a_hosted_stage_says_where_it_sends(invoke):
+    """The address, and the variables that the key is looked for in, before the fields."""
+    lines = [line.strip() for line in invoke("stages", "cohere", env={"COLUMNS": "120"}).stdout.splitlines()]
+    assert lines[2:4] == ["key: COHERE_API_KEY, else CO_API_KEY", "address: https://api.cohere.com/v2/rerank"]
+    lines = [line.strip() for line in invoke("stages", "tei", env={"COLUMNS": "120"}).stdout.splitlines()]
+    assert lines[2:4] == [
+        "key: none is sent, unless api_key_env names its variable",
+        "address: base_url, and /rerank behind it",
+    ]
+    described = json.loads(invoke("stages", "--json").stdout)
+    assert described["jev"]["about"]["key"] == "TYPESAFE_API_KEY"
+    assert described["truncate"]["about"] == {}
+
+
+def test_fields_within_a_field_are_shown(invoke):
+    """Each in a row of its own, by the way to it, with words that YAML has; no name of a class is."""
+    shown = invoke("stages", "cohere", env={"COLUMNS": "120"}).stdout
+    rows = [line.split() for line in shown.splitlines() if line.startswith(" ")]
+    first = next(number for number, row in enumerate(rows) if row[:1] == ["retry"])
+    retry = [row[:3] for row in rows[first : first + 4]]
+    assert retry[0] == ["retry", "mapping", "·"]
+    assert retry[1:] == [
+        ["retry.attempts", "4", "int"],
+        ["retry.min_wait", "0.5", "float"],
+        ["retry.max_wait", "60.0", "float"],
+    ]
+    assert "dict[str, str | {env: str}]" in shown
+    assert not {name for name in ("HostedRetry", "FromEnv", "RetrySettings") if name in shown}
+    described = json.loads(invoke("stages", "--json").stdout)["cohere"]["fields"]["retry"]
+    assert described["type"] == "mapping"
+    assert described["default"] == {"attempts": 4, "min_wait": 0.5, "max_wait": 60.0}
+    assert described["fields"]["attempts"]["default"] == 4
+
+
 def test_a_stage_that_is_not_there(invoke):
     """The nearest name is suggested."""
     done = invoke("stages", "truncat")
@@ -71,6 +114,8 @@ def test_a_stage_that_is_not_there(invoke):
         (dict[str, list[int]], "dict[str, list[int]]"),
         (tuple[float | None, ...], "tuple[float | none, ...]"),
         (Annotated[str, "x"], "str"),
+        (RetrySettings | None, "mapping | none"),
+        (dict[str, FieldPair], "dict[str, {name: str, size: int | none}]"),
     ],
 )
 def test_types_are_said_as_one_writes_them(annotation, said):
@@ -86,6 +131,23 @@ def test_the_schema_accepts_what_validate_accepts(invoke, fruit, make):
     validator = jsonschema.Draft202012Validator(schema)
     assert validator.is_valid(yaml.safe_load(fruit.read_text(encoding="utf-8")))
     assert not validator.is_valid({"stages": [{"type": "word_overlap", "top_q": 3}]})
+
+
+def test_the_schema_knows_what_a_hosted_stage_needs(invoke):
+    """An address where there is no public one; what stands for classes has a title that a reader understands."""
+    schema = json.loads(invoke("schema").stdout)
+    validator = jsonschema.Draft202012Validator(schema)
+
+    def takes(**stage):
+        return validator.is_valid({"stages": [stage]})
+
+    assert takes(type="cohere", retry={"attempts": 2}, headers={"x-api-key": {"env": "K"}})
+    assert takes(type="tei", base_url="http://localhost:8080")
+    assert not takes(type="tei")
+    assert not takes(type="rerank_api")
+    assert not takes(type="cohere", retry={"attempts": 0})
+    titles = {definition.get("title") for definition in schema["$defs"].values()}
+    assert {"Retries", "A value from the environment"} <= titles
 
 
 def test_the_version(invoke):

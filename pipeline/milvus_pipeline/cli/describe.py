@@ -5,10 +5,12 @@ from __future__ import annotations
 import inspect
 import sys
 import types
+from collections.abc import Iterator
 from importlib.metadata import entry_points
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from rich import box
 from rich.console import Console
@@ -56,16 +58,20 @@ def described_stage(name: str, cls: type[Stage]) -> dict[str, Any]:
         "summary": summary(cls),
         "needs": sorted(cls.needs),
         "gives": sorted(cls.gives),
+        "about": cls.about(),
         "fields": {field: described_field(info) for field, info in cls.model_fields.items()},
     }
 
 
 def described_field(info: FieldInfo) -> dict[str, Any]:
-    """A field as plain data; a required one has no default."""
+    """A field as plain data; a required one has no default, and one that is a mapping has fields of its own."""
     data: dict[str, Any] = {"type": said_type(info.annotation), "required": info.is_required()}
     if not info.is_required():
         data["default"] = _default(info)
-    return {**data, "description": info.description or ""}
+    data["description"] = info.description or ""
+    if inner := fields_within(info.annotation):
+        data["fields"] = {name: described_field(own) for name, own in inner.items()}
+    return data
 
 
 def package_of(name: str, cls: type[Stage]) -> str:
@@ -81,9 +87,22 @@ def summary(cls: type[Stage]) -> str:
     return (inspect.cleandoc(cls.__doc__ or "").splitlines() or [""])[0]
 
 
+def fields_within(annotation: Any) -> dict[str, FieldInfo]:
+    """The fields of what is written as a mapping with keys of its own; empty where there are none."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation.model_fields
+    if get_origin(annotation) in (Annotated, Union, types.UnionType):
+        return next(filter(None, map(fields_within, get_args(annotation))), {})
+    return {}
+
+
 def said_type(annotation: Any) -> str:
-    """An annotation as one writes it: ``int | none``, ``drop | cut``."""
+    """An annotation as one writes it: ``int | none``, ``drop | cut``, ``{env: str}``."""
     origin = get_origin(annotation)
+    if origin is None and (within := fields_within(annotation)):
+        if not all(info.is_required() for info in within.values()):
+            return "mapping"
+        return f"{{{', '.join(f'{name}: {said_type(info.annotation)}' for name, info in within.items())}}}"
     if origin is Annotated:
         return said_type(get_args(annotation)[0])
     if origin is Literal:
@@ -109,6 +128,8 @@ def _print(console: Console, found: dict[str, type[Stage]]) -> None:
         heading.append(f"  {package_of(name, cls)}", style="dim not bold")
         console.print(heading)
         console.print(Text(f"  {summary(cls)}"))
+        for word, said in cls.about().items():
+            console.print(Text(f"  {word}: {said}"))
         alone = len(found) == 1
         own = {key: info for key, info in cls.model_fields.items() if alone or key not in Stage.model_fields}
         if own:
@@ -124,13 +145,22 @@ def _fields(fields: dict[str, FieldInfo]) -> Table:
     table.add_column("field", no_wrap=True)
     table.add_column("default", max_width=24)
     table.add_column("type and meaning", ratio=1)
-    for name, info in fields.items():
+    for name, info in _with_inner(fields):
         default = Text("required", style="bold") if info.is_required() else Text(_shown_default(info))
         meaning = Text(f"{said_type(info.annotation)} · ", style="dim").append(info.description or "", style="not dim")
         table.add_row(Text(name), default, meaning)
     return table
 
 
+def _with_inner(fields: dict[str, FieldInfo], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """The fields, each followed by those within it, named by the way to them: ``retry.attempts``."""
+    for name, info in fields.items():
+        yield prefix + name, info
+        yield from _with_inner(fields_within(info.annotation), f"{prefix}{name}.")
+
+
 def _shown_default(info: FieldInfo) -> str:
+    if fields_within(info.annotation) and info.default is not None:
+        return ""  # the defaults of its fields stand below it
     value = _default(info)
     return "none" if value is None else json_text(value)

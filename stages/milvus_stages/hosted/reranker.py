@@ -224,6 +224,14 @@ class HostedReranker(Reranker):
         """Whether the same request may succeed later where it got this reply."""
         return received.status in PASSING_STATUSES
 
+    @classmethod
+    def about(cls) -> dict[str, str]:
+        """Where the key is looked for, and where requests go."""
+        return {
+            "key": ", else ".join(cls.key_names) or "none is sent, unless api_key_env names its variable",
+            "address": joined(cls.default_url, cls.path) if cls.default_url else f"base_url, and {cls.path} behind it",
+        }
+
     def read_secrets(self) -> Iterable[str]:
         """Further secrets, which ``payload`` wants: read them here, when the stage opens. No message repeats them.
 
