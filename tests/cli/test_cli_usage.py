@@ -1,5 +1,6 @@
 """What hosted stages cost, and with `--dry-run` what they would: on stderr, below a table, as JSON lines."""
 
+import contextlib
 import json
 import os
 import signal
@@ -99,6 +100,24 @@ def test_a_table_tells_what_its_query_cost(invoke, config, key, monkeypatch):
     assert cost.strip() == "paid 2 requests, 4 documents, 2 units · second 2 requests, 3 documents, 2 units"
 
 
+@pytest.mark.parametrize(("queries", "told"), [(["red"], 1), (["red", "blue"], 3)])
+def test_a_terminal_is_told_once_what_one_query_cost(start, config, installed, queries, told):
+    """Below its table; the sum at the end is for several, and for those who read the table elsewhere."""
+    screen, end = os.openpty()
+    asked = [part for query in queries for part in ("-q", query)]
+    process = start("run", config, *asked, stdout=end, env={**installed, "COLUMNS": "120"})
+    os.close(end)
+    shown = b""
+    with contextlib.suppress(OSError):  # the terminal's end
+        while part := os.read(screen, 65536):
+            shown += part
+    os.close(screen)
+    said = process.stderr.read().decode()
+    assert process.wait(timeout=60) == 0
+    assert (shown.decode() + said).count("units") == 2 * told
+    assert ("paid: " in said) == (len(queries) > 1)
+
+
 def test_an_interrupted_run_tells_what_it_cost(start, config, installed):
     """What was answered is counted, and that there may be more is said."""
     process = start("run", config, "--batch-size", "1", stdin=subprocess.PIPE, env=installed)
@@ -179,6 +198,15 @@ def test_a_dry_run_writes_no_results(invoke, config, make, tmp_path):
     done = invoke("run", config, "-q", "red", "-o", make("old.trec", "precious\n"), "--dry-run")
     assert done.exit_code == 2
     assert "exists already; choose another file" in done.stderr
+
+
+def test_a_dry_run_is_no_trec_run(invoke, config):
+    """Asked for by name it is an error of usage; the name of a file that is not written says nothing."""
+    done = invoke("run", config, "-q", "red", "--dry-run", "--format", "trec")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: --format trec: a dry run has figures, which are no TREC run; leave it out, or take jsonl\n"
+    )
 
 
 def test_a_dry_run_of_what_sends_nothing(invoke, make):

@@ -11,7 +11,7 @@ import typer
 
 from milvus_pipeline.cli.batches import Batch, Job, answers, count_of, read_batches, source_of
 from milvus_pipeline.cli.dry_run import planned
-from milvus_pipeline.cli.faults import FAILED, Debug, reported
+from milvus_pipeline.cli.faults import FAILED, Debug, UsageError, reported
 from milvus_pipeline.cli.outputs import (
     Format,
     JsonLines,
@@ -76,6 +76,8 @@ def run(
     """
     source = source_of(query, queries)
     check_output(output, overwrite, source)
+    if dry_run and output_format is Format.TREC:
+        raise UsageError("--format trec: a dry run has figures, which are no TREC run; leave it out, or take jsonl")
     pipeline = Pipeline.from_yaml(config)
     job = Job(query or (), source, input_format, batch_size, timeout, output, output_format, overwrite, debug)
     batches = read_batches(job)
@@ -92,6 +94,7 @@ def _answered(pipeline: Pipeline, batches: Iterable[Batch], job: Job) -> int:
         with pipeline, opened(job.output, job.overwrite) as stream, progress_bar(hidden=stream.isatty()) as progress:
             task = progress.add_task(pipeline.name, total=None if progress.disable else count_of(job))
             writer = _writer(chosen, stream, pipeline.name)
+            on_screen = chosen is Format.TABLE and stream.isatty()
             for batch in batches:
                 for result in answers(pipeline, batch, job.timeout):
                     tally.add(result, _written(writer, result), debug=job.debug)
@@ -100,7 +103,8 @@ def _answered(pipeline: Pipeline, batches: Iterable[Batch], job: Job) -> int:
     except (KeyboardInterrupt, PipelineError) as error:
         tally.summarize(None if isinstance(error, OutputError) else job.output, cut_short=True)
         raise
-    tally.summarize(job.output)
+    # Below the table of a single query its usage stands already.
+    tally.summarize(job.output, usage=not on_screen or tally.count > 1)
     return FAILED if tally.failed else 0
 
 

@@ -82,12 +82,13 @@ class Tally:
             else:
                 self._untold += 1
 
-    def summarize(self, output: Path | None, *, cut_short: bool = False) -> None:
+    def summarize(self, output: Path | None, *, cut_short: bool = False, usage: bool = True) -> None:
         """Write the failures, the warnings, the counts and the usage to stderr.
 
         Args:
             output: where the results stand.
             cut_short: the run ended before its queries did, so that some may have cost what is not known here.
+            usage: tell it; False where the reader has seen it.
         """
         for line in self._lines:
             tell(line)
@@ -102,7 +103,7 @@ class Tally:
         opened_in = f"opened in {self._opened_in:.2f} s"
         tell(f"{self._name}: {opened_in}; {counted(self.count)} in {seconds:.2f} s{self.others}{where}")
         unknown = "; queries that were under way are not counted" if cut_short else ""
-        for stage, figures in self._usage.as_dict().items():
+        for stage, figures in self._usage.as_dict().items() if usage else ():
             tell(f"{stage}: {figures_said(figures)}{unknown}")
 
 
