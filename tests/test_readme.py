@@ -61,7 +61,7 @@ def test_the_table_of_rerankers_has_what_services_ask_for():
         where, keys, takes = rows()[name][2], rows()[name][3], rows()[name][5]
         assert where == ("hosted" if stage.default_url else "your server"), name
         assert keys == (", ".join(f"`{key}`" for key in stage.key_names) or "none, or `api_key_env`"), name
-        limits = stage().limits()
+        limits = (stage() if stage.default_url else stage(base_url="http://localhost:8080")).limits()
         limited = [(limits.documents, "documents"), (limits.tokens, "tokens")]
         said = ", ".join(f"{limit:,} {noun}" for limit, noun in limited if limit)
         after = "more are sent whole, with a warning (listwise)" if limits.listwise else "more are split"

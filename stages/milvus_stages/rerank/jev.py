@@ -33,7 +33,7 @@ class Jev(HostedReranker):
     )
 
     def limits(self) -> Limits:
-        """64K tokens a request are stated, and a margin is ours; the number of questions is that of a published client."""
+        """64K tokens a request are stated, less a margin of ours; as many questions as a published client puts."""
         question = estimated_tokens(self.question) + _FRAME_TOKENS
         return Limits(documents=30, tokens=60_000, query_repeats=False, document_extra=question)
 
