@@ -1,9 +1,13 @@
 """The configurations of hosted rerankers run as they stand, from the search to the cut, against stand-ins."""
 
 import json
+import re
+import socket
+import time
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from milvus_pipeline.cli.app import app
@@ -32,9 +36,17 @@ def database(tmp_path_factory, minilm) -> str:
     return uri
 
 
-def directed(name, url, tmp_path, monkeypatch) -> Path:
-    """The configuration with the stand-in's address: by its variable, or as a line more where it has none."""
+def directed(name, url, tmp_path, monkeypatch, timeout=None, **fields) -> Path:
+    """The configuration with the stand-in's address: by its variable, or as a line more where it has none.
+
+    The pipeline's ``timeout`` may be another one, and the stage have more fields.
+    """
     text = (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8")
+    more = "".join(f"    {field}: {json.dumps(value)}\n" for field, value in fields.items())
+    text = text.replace(f"  - type: {name}\n", f"  - type: {name}\n{more}")
+    if timeout is not None:
+        text, changes = re.subn(r"^timeout: \d+$", f"timeout: {timeout}", text, flags=re.MULTILINE)
+        assert changes == 1
     if name in ADDRESSES:
         monkeypatch.setenv(ADDRESSES[name], url)
     else:
@@ -85,8 +97,43 @@ def test_the_service_may_fail(serve, database, monkeypatch, tmp_path, name):
     server = serve(NAMES[name])
     server.always(server.error(401))
     done = invoke("run", directed(name, server.url, tmp_path, monkeypatch), "--query", QUERY)
+    assert_degraded(done)
+    assert "401" in done.stdout
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_server_that_is_gone_is_not_waited_for(serve, database, monkeypatch, tmp_path, name):
+    """Nobody listens at the port: after a few attempts the query is answered in the order of the search."""
+    monkeypatch.setenv("MILVUS_URI", database)
+    serve(NAMES[name])  # for its key
+    began = time.monotonic()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        retry = {"attempts": 4, "min_wait": 0.01, "max_wait": 0.02}  # 3.5 seconds without it
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        done = invoke("run", directed(name, url, tmp_path, monkeypatch, retry=retry), "--query", QUERY)
+    assert_degraded(done)
+    assert "cannot be reached" in done.stdout
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_server_that_hangs_is_not_waited_for(serve, database, monkeypatch, tmp_path, name):
+    """The pipeline's `timeout`, which every file sets, is all that it can cost; here it is cut."""
+    monkeypatch.setenv("MILVUS_URI", database)
+    assert 5 <= yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))["timeout"] <= 30
+    server = serve(NAMES[name])
+    server.hold()
+    began = time.monotonic()
+    done = invoke("run", directed(name, server.url, tmp_path, monkeypatch, timeout=0.3), "--query", QUERY)
+    assert_degraded(done)
+    assert len(server.requests) == 1
+    assert time.monotonic() - began < 10  # the attempts alone would take longer
+
+
+def assert_degraded(done) -> None:
+    """The command answered with what the search found, and said that this was all."""
     assert done.exit_code == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["status"] == "degraded"
     assert len(result["hits"]) == 3
-    assert "401" in done.stdout
