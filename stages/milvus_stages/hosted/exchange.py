@@ -24,11 +24,12 @@ from milvus_pipeline import (
     async_retrying,
     retrying,
 )
+from milvus_stages.hosted.clients import closed_error
 from milvus_stages.hosted.failures import Private, refused
 from milvus_stages.hosted.plan import Part
 from milvus_stages.hosted.replies import BadReply, Received, bad_reply_error, checked, read_json
 from milvus_stages.hosted.throttle import Booking, Rate, Slots
-from milvus_stages.hosted.transport import Transport, Unsent, closed_error
+from milvus_stages.hosted.transport import Transport, Unsent
 from milvus_stages.hosted.work import Stopped, Tries, Work, conversation, kept, resumed
 
 if TYPE_CHECKING:

@@ -180,9 +180,7 @@ class Rate:
             DeadlineError: its turn comes only after the deadline. Nothing is booked.
         """
         with self._lock:
-            booking, past = self._turn(tokens, deadline)
-            for _ in range(past):
-                self._booked_tokens -= self._booked.popleft().tokens
+            booking = self._turn(tokens, deadline)
             if self._requests is not None or self._tokens is not None:
                 self._booked.append(booking)
                 self._booked_tokens += tokens
@@ -194,24 +192,26 @@ class Rate:
             self._booked.remove(booking)
             self._booked_tokens -= booking.tokens
 
-    def _turn(self, tokens: int, deadline: Deadline) -> tuple[Booking, int]:
-        """The first turn that is free, and how many bookings are past by then."""
+    def _turn(self, tokens: int, deadline: Deadline) -> Booking:
+        """The first turn that is free."""
         now = time.monotonic()
+        # Only what is past by now is forgotten: a turn to come may be given back, and then counts no more.
+        while self._booked and self._booked[0].at <= now - _WINDOW:
+            self._booked_tokens -= self._booked.popleft().tokens
         start = max(now, self._booked[-1].at) if self._booked else now
         count, total = len(self._booked), self._booked_tokens
-        past = 0
         for booking in self._booked:
             if not self._exceeded(count + 1, total + tokens) and booking.at > start - _WINDOW:
                 break
             start = max(start, booking.at + _WINDOW)
-            past, count, total = past + 1, count - 1, total - booking.tokens
+            count, total = count - 1, total - booking.tokens
         left = deadline.remaining()
         if start > now and left is not None and start - now >= left:
             raise DeadlineError(
                 f"the limit of rate ({self}) lets the next request begin in {start - now:.1f} s, after the time "
                 f"given ({deadline.budget:g} s) is used up; raise `timeout`, or the limit if your plan allows it"
             )
-        return Booking(start, tokens, start - now), past
+        return Booking(start, tokens, start - now)
 
     def _exceeded(self, requests: int, tokens: int) -> bool:
         return (self._requests is not None and requests > self._requests) or (

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+import zlib
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from milvus_pipeline import ServiceError, StageError, require
+from milvus_stages.hosted.clients import KEPT_SECONDS, AsyncClients, Clients
+from milvus_stages.hosted.quiet import unlogged
 from milvus_stages.hosted.replies import Received
 from milvus_stages.hosted.watchdog import Line, Watchdog
 
@@ -27,9 +28,6 @@ _CONNECT_SECONDS: Final = 10.0
 
 _MOST_BYTES: Final = 64 * 2**20
 """No reply of a reranker is larger, unless something is wrong with it."""
-
-_KEPT_SECONDS: Final = 60.0
-"""An idle connection is kept so long, so that a backend with a query now and then need not connect for each."""
 
 
 class Unsent(ServiceError):  # noqa: N818 - says what became of the request
@@ -50,20 +48,36 @@ class Transport:
         self.request = f"POST {url}"
         self._url = url
         self._service = service
-        self._options: dict[str, Any] = {
-            "headers": {"content-type": "application/json", "accept": "application/json", **headers},
-            "limits": self._httpx.Limits(max_connections=1, keepalive_expiry=_KEPT_SECONDS),
-            "verify": _certificates(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")),
+        options: dict[str, Any] = {
+            # Not compressed: what a reply comes to could not be bounded before it is in memory.
+            "headers": {
+                "content-type": "application/json",
+                "accept": "application/json",
+                "accept-encoding": "identity",
+                **headers,
+            },
+            "limits": self._httpx.Limits(max_connections=1, keepalive_expiry=KEPT_SECONDS),
             "follow_redirects": False,
         }
-        self._lock = threading.Lock()
-        self._closed = False
-        # A client for each request under way, with one connection: at every request the pool of httpx looks, for each
-        # of its connections, at all of them, which for some dozens takes longer than all else together.
-        self._idle: list[tuple[httpx.Client, Line]] = []
+        fault = self._fault(options)
+        if fault is not None:  # raised here, where the fault is no context: its text may hold a proxy's password
+            raise StageError(
+                f"{service}: no client can be made for {url} ({fault}); check base_url, the proxies that the "
+                "environment names (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY), and SSL_CERT_FILE and SSL_CERT_DIR"
+            )
+        self._clients = Clients(lambda: self._httpx.Client(**options), tls=url.startswith("https:"))
+        self._async_clients = AsyncClients(lambda: self._httpx.AsyncClient(**options))
         self._watchdog = Watchdog(service)
-        self._async_idle: dict[asyncio.AbstractEventLoop, list[httpx.AsyncClient]] = {}
-        self._ends: dict[asyncio.AbstractEventLoop, AsyncGenerator[None, None]] = {}
+
+    def _fault(self, options: dict[str, Any]) -> str | None:
+        """Complete the options, and try them; the kind of error that they end in, if any."""
+        try:
+            options["verify"] = _certificates(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+            with self._httpx.Client(**options) as client:
+                client.build_request("POST", self._url)
+        except (ValueError, ImportError, OSError, self._httpx.InvalidURL) as error:
+            return type(error).__name__
+        return None
 
     # -- requests -----------------------------------------------------------------------------------------------
 
@@ -79,51 +93,80 @@ class Transport:
             Unsent: there is no connection.
             ServiceError: no reply came, or not the whole of it.
         """
-        with self._lent() as (client, line):
-            try:
-                # httpx bounds each read, of which a reply may take any number.
-                with self._watchdog.over(seconds, line.sever):
-                    received = self._exchanged(client, line, body, seconds)
-                if not line.cut:
-                    return received
-                failure = self._told(TimeoutError(), seconds, setting)  # cut, which can look like the end of a body
-            except (self._httpx.RequestError, TimeoutError) as error:
-                failure = self._told(TimeoutError() if line.cut else error, seconds, setting)
+        try:
+            with unlogged(), self._clients.lent() as (client, line):
+                return self._exchanged(client, line, body, seconds)
+        except self._failures as error:
+            failure = self._told(error, seconds, setting)
         raise failure
 
     def _exchanged(self, client: httpx.Client, line: Line, body: bytes, seconds: float) -> Received:
         asked = self._asked(body, seconds)
-        with client.stream("POST", self._url, **asked, extensions={"trace": line.trace}) as reply:
-            content = bytearray()
-            for piece in reply.iter_bytes():
-                content += piece
-                self._check(content)
-            return Received(reply.status_code, reply.headers, bytes(content))
+        try:
+            # httpx bounds each read, of which a reply may take any number.
+            with (
+                self._watchdog.over(seconds, line.sever),
+                client.stream("POST", self._url, **asked, extensions={"trace": line.trace}) as reply,
+            ):
+                content = bytearray()
+                for piece in reply.iter_raw():
+                    content += piece
+                    self._check(content)
+        except Exception:
+            if not line.cut:
+                raise
+        if line.cut:  # which can look like the end of a body, too
+            raise TimeoutError
+        return self._received(reply, content)
 
     async def asend(self, body: bytes, seconds: float, setting: str) -> Received:
         """``send`` for a task; cancelling it ends the request."""
         try:
-            async with asyncio.timeout(seconds):
-                return await self._aexchanged(body, seconds)
-        except (self._httpx.RequestError, TimeoutError) as error:
+            with unlogged():
+                async with asyncio.timeout(seconds), self._async_clients.lent() as client:
+                    return await self._aexchanged(client, body, seconds)
+        except self._failures as error:
             failure = self._told(error, seconds, setting)
         raise failure
 
-    async def _aexchanged(self, body: bytes, seconds: float) -> Received:
-        asked = self._asked(body, seconds)
-        async with self._alent() as client, client.stream("POST", self._url, **asked) as reply:
+    async def _aexchanged(self, client: httpx.AsyncClient, body: bytes, seconds: float) -> Received:
+        async with client.stream("POST", self._url, **self._asked(body, seconds)) as reply:
             content = bytearray()
-            async for piece in reply.aiter_bytes():
+            async for piece in reply.aiter_raw():
                 content += piece
                 self._check(content)
-            return Received(reply.status_code, reply.headers, bytes(content))
+        return self._received(reply, content)
+
+    @property
+    def _failures(self) -> tuple[type[Exception], ...]:
+        """What a request may end in; UnicodeError is a host's name that cannot be looked up."""
+        return (self._httpx.RequestError, self._httpx.InvalidURL, TimeoutError, UnicodeError, OSError)
+
+    def _received(self, reply: httpx.Response, content: bytearray) -> Received:
+        body = bytes(content)
+        encoding = reply.headers.get("content-encoding", "identity").strip().lower()
+        if encoding in ("gzip", "x-gzip", "deflate"):  # some gateways do so unasked
+            try:
+                decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)  # either, by its own first bytes
+                body = decoder.decompress(body, _MOST_BYTES + 1)
+            except zlib.error:
+                raise self._error("the reply is compressed, and broken", passing=True) from None
+            self._check(body)
+            if not decoder.eof:
+                raise self._error("the reply is compressed, and not whole", passing=True)
+        elif encoding not in ("", "identity"):
+            raise self._error("the reply is compressed in a way that was not asked for; check base_url")
+        return Received(reply.status_code, reply.headers, body)
+
+    def _error(self, what: str, *, passing: bool = False) -> ServiceError:
+        return ServiceError(f"{self._service}: {self.request}: {what}", retryable=passing)
 
     def _asked(self, body: bytes, seconds: float) -> dict[str, Any]:
         return {"content": body, "timeout": self._httpx.Timeout(seconds, connect=min(seconds, _CONNECT_SECONDS))}
 
-    def _check(self, content: bytearray) -> None:
+    def _check(self, content: bytes | bytearray) -> None:
         if len(content) > _MOST_BYTES:
-            raise ServiceError(f"{self._service}: {self.request}: the reply is larger than {_MOST_BYTES >> 20} MiB")
+            raise self._error(f"the reply is larger than {_MOST_BYTES >> 20} MiB")
 
     def _told(self, error: Exception, seconds: float, setting: str) -> ServiceError:
         """What httpx says, as ours. Another attempt may succeed, except where the server cannot be trusted."""
@@ -134,14 +177,16 @@ class Transport:
             kind, what = Unsent, f"no connection within {min(seconds, _CONNECT_SECONDS):.3g} s"
             step = "check base_url and the network"
         elif isinstance(error, self._httpx.TimeoutException | TimeoutError):
-            what, step = (
-                f"no reply, or not the whole of it, within {seconds:.3g} s",
-                f"raise {setting}, or ask for less",
-            )
+            what = f"no reply, or not the whole of it, within {seconds:.3g} s"
+            step = f"raise {setting}, or ask for less"
         elif _untrusted(error):
             kind, passing, what = Unsent, False, "the server's certificate cannot be verified"
             step = "check base_url, or name the certificates to trust in SSL_CERT_FILE"
-        elif isinstance(error, self._httpx.ConnectError | self._httpx.ProxyError):
+        elif isinstance(error, self._httpx.ProxyError):
+            # A proxy's words may repeat its password, so they are not even kept as the cause.
+            kind, cause, what = Unsent, None, "the proxy does not let it through"
+            step = "check the proxies that the environment names"
+        elif isinstance(error, self._httpx.ConnectError | self._httpx.InvalidURL | UnicodeError):
             kind, what, step = Unsent, f"cannot be reached ({_named(error)})", "check base_url and the network"
         else:
             # What it says may hold pieces of the reply, so it is not even kept as the cause.
@@ -152,85 +197,21 @@ class Transport:
 
     # -- life ---------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _lent(self) -> Iterator[tuple[httpx.Client, Line]]:
-        """A client that nobody else uses; the one that was used last, whose connection is likeliest to stand."""
-        with self._lock:
-            self._check_open()
-            lent = self._idle.pop() if self._idle else None
-        client, line = lent or (self._httpx.Client(**self._options), Line())
-        try:
-            yield client, line
-        finally:
-            with self._lock:
-                kept = not self._closed and not line.cut
-                if kept:
-                    self._idle.append((client, line))
-            if not kept:
-                client.close()
-
-    @asynccontextmanager
-    async def _alent(self) -> AsyncIterator[httpx.AsyncClient]:
-        """``_lent`` for a task: a client of its event loop."""
-        loop = asyncio.get_running_loop()
-        with self._lock:
-            self._check_open()
-            for ended in [each for each in self._ends if each.is_closed()]:
-                del self._ends[ended]
-                self._async_idle.pop(ended, None)  # its clients can be neither used nor closed any more
-            if new := loop not in self._ends:
-                self._ends[loop] = self._end_of_loop()
-            idle = self._async_idle.setdefault(loop, [])
-            client = idle.pop() if idle else None
-        if new:
-            await anext(self._ends[loop])
-        client = client or self._httpx.AsyncClient(**self._options)
-        try:
-            yield client
-        finally:
-            with self._lock:
-                # Another list where this loop's clients were closed meanwhile.
-                kept = self._async_idle.get(loop) is idle
-                if kept:
-                    idle.append(client)
-            if not kept:
-                await client.aclose()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise closed_error()
-
-    async def _end_of_loop(self) -> AsyncGenerator[None, None]:
-        """Closes the clients of an event loop that ends, which first ends the generators that were begun on it."""
-        try:
-            yield
-        finally:
-            await self.aclose_here()
+    def forget(self) -> None:
+        """Begin anew, without closing anything: after a fork the connections are the parent's."""
+        self._clients.forget()
+        self._async_clients.forget()
+        self._watchdog = Watchdog(self._service)
 
     async def aclose_here(self) -> None:
-        """Close the clients of this event loop. The next ``asend`` on it makes another."""
-        with self._lock:
-            clients = self._async_idle.pop(asyncio.get_running_loop(), [])
-        await _aclose(clients)
+        """Close the connections of this event loop."""
+        await self._async_clients.aclose_here()
 
     def close(self) -> None:
-        """Close the connections; those of event loops that still run are closed by them, those in use when done."""
-        with self._lock:
-            self._closed = True
-            idle, self._idle = self._idle, []
-            async_idle, self._async_idle = self._async_idle, {}
-        for loop, clients in async_idle.items():
-            if loop.is_running():
-                with suppress(RuntimeError):  # it ended just now
-                    asyncio.run_coroutine_threadsafe(_aclose(clients), loop)
-        for client, _ in idle:
-            client.close()
+        """Close the connections; those in use when they come back."""
+        self._async_clients.close()
+        self._clients.close()
         self._watchdog.close()
-
-
-async def _aclose(clients: list[httpx.AsyncClient]) -> None:
-    for client in clients:
-        await client.aclose()
 
 
 @lru_cache(maxsize=4)
@@ -243,11 +224,6 @@ def _certificates(file: str | None, folder: str | None) -> ssl.SSLContext:
     """
     context: ssl.SSLContext = require("httpx", extra="all", wanted_by="a hosted reranker").create_ssl_context()
     return context
-
-
-def closed_error() -> StageError:
-    """That a request found its transport closed."""
-    return StageError("the stage was closed while the query ran; close a pipeline when its queries are answered")
 
 
 def _untrusted(error: BaseException | None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,21 +14,42 @@ from typing import Any
 class Line:
     """The connection of a blocking client, which another thread may cut.
 
+    Args:
+        tls: whether it is encrypted.
+
     Attributes:
         cut: whether it was cut.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, tls: bool) -> None:
         self.cut = False
+        self._tls = tls
+        self._lock = threading.Lock()
         self._socket: socket.socket | None = None
 
     def trace(self, event: str, info: dict[str, Any]) -> None:
-        """Take note of the socket: httpx calls this where it has connected, and where TLS has taken the socket over."""
+        """Take note of the socket: httpx calls this with each step it takes.
+
+        TLS takes the socket over in the middle of the handshake, so that one is watched through a copy of it.
+        """
         stream = info.get("return_value")
-        if event.endswith((".connect_tcp.complete", ".start_tls.complete")) and stream is not None:
-            self._socket = stream.get_extra_info("socket")
-            if self.cut:  # the time was up before there was a connection
-                self._shut()
+        if event.endswith(".connect_tcp.started"):
+            self._watch(None)
+        elif event.endswith(".connect_tcp.complete") and stream is not None:
+            connected = stream.get_extra_info("socket")
+            self._watch(connected.dup() if self._tls else connected)
+        elif event.endswith(".start_tls.complete") and stream is not None:
+            self._watch(stream.get_extra_info("socket"))
+        elif event.endswith(".start_tls.failed"):
+            self._watch(None)
+
+    def _watch(self, connected: socket.socket | None) -> None:
+        with self._lock:
+            before, self._socket = self._socket, connected
+            if self._tls and before is not None and not isinstance(before, ssl.SSLSocket):
+                before.close()  # the copy
+        if self.cut:  # the time was up before there was a connection
+            self._shut()
 
     def sever(self) -> None:
         """End whatever waits on the connection."""
@@ -35,10 +57,11 @@ class Line:
         self._shut()
 
     def _shut(self) -> None:
-        if self._socket is not None:
-            with suppress(OSError):  # it has ended by itself
-                # Not the method of a TLS socket, which would take its state from under the thread that reads.
-                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+        with self._lock:
+            if self._socket is not None:
+                with suppress(OSError):  # it has ended by itself
+                    # Not the method of a TLS socket, which would take its state from under the thread that reads.
+                    socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
 
 class Watchdog:
