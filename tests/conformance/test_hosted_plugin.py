@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from milvus_pipeline import PASSING_STATUSES, Reranker, ServiceError, StageError, registry
-from milvus_stages import hosted
+from milvus_stages import Cohere, hosted
+from support.fakes import ListedSearch
 from support.hosted import QUERY, STAGES, TEXTS, ask
 from support.readme import README, blocks, conformance, installed_plugin
 from support.standins import StandIn, changed, ranking
@@ -193,6 +194,30 @@ def test_the_document_tells_the_base_as_it_is():
 def section(text: str) -> str:
     """What the document says of errors."""
     return text.split("## When it fails")[1].split("\n## ")[0]
+
+
+def test_the_examples_in_python_run(monkeypatch, capsys):
+    """As they stand, against the stand-in: they print what they say, and the way to an error is right."""
+    with StandIn("cohere") as server:
+        monkeypatch.setenv("COHERE_API_KEY", server.key)
+        monkeypatch.setenv("GATEWAY_KEY", "of-the-gateway")
+        monkeypatch.setattr(Cohere, "default_url", server.url)
+        (example,) = blocks("python", "Configure", DOCUMENT)
+        names: dict[str, Any] = {"retrieval": [ListedSearch(documents=TEXTS)]}
+        exec(example, names)  # noqa: S102 - the document's own text
+        one, _, total = capsys.readouterr().out.splitlines()
+        assert f"print(result.usage)  # {one}\n" in example
+        assert f"print(total_usage(results))  # {total}\n" in example
+        assert server.requests[0].headers["x-gateway-key"] == "of-the-gateway"
+        server.always(server.error(503))
+        exec(example, names)  # noqa: S102 - the document's own text
+        error = names["results"][0].report("cohere").error
+        assert isinstance(error.__cause__, ServiceError)
+        assert str(error) in capsys.readouterr().out
+        server.clear()
+        exec(blocks("python", "Alone", DOCUMENT)[0], names)  # noqa: S102 - the document's own text
+        assert [result.text for result in names["best"]] == ["McCarthy did."]
+        assert not names["rerank"].is_open
 
 
 def test_the_document_names_every_address():
