@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakSet
 
 from milvus_pipeline import (
     Deadline,
@@ -25,12 +27,15 @@ from milvus_pipeline import (
     retrying,
 )
 from milvus_stages.hosted.clients import closed_error
-from milvus_stages.hosted.failures import Private, refused
+from milvus_stages.hosted.failures import refused
 from milvus_stages.hosted.plan import Part
 from milvus_stages.hosted.replies import BadReply, Received, bad_reply_error, checked, read_json
 from milvus_stages.hosted.throttle import Booking, Rate, Slots
 from milvus_stages.hosted.transport import Transport, Unsent
 from milvus_stages.hosted.work import Stopped, Tries, Work, conversation, kept, resumed
+
+_MOST_WARNINGS: Final = 10
+"""Warnings of one reply that are told."""
 
 if TYPE_CHECKING:
     from milvus_stages.hosted.reranker import HostedReranker
@@ -74,6 +79,15 @@ class Exchange:
         self._lock = threading.Lock()
         self._works: set[Work] = set()
         self._ended = False
+        _exchanges.add(self)
+
+    def forget(self) -> None:
+        """Begin anew, after a fork: connections and calls are the parent's, locks may be held by threads of its own."""
+        self._slots = Slots(self._max_concurrency)
+        self._rate.forget()
+        self._lock = threading.Lock()
+        self._works = set()
+        self._transport.forget()
 
     def close(self) -> None:
         """End all waits, and let go of the connections."""
@@ -238,7 +252,7 @@ class Exchange:
         return max(left, 0.001), "`timeout`"
 
     def _body(self, work: Work, part: Part) -> bytes:
-        payload = self._service.payload(work.query, part.texts(work.job), part.top_k)
+        payload = self._hook(work, "payload", work.query, part.texts(work.job), part.top_k)
         # Not escaped: the bytes that limits are counted in are those of the text.
         try:
             text = json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -253,7 +267,7 @@ class Exchange:
     def _take(self, work: Work, part: Part, received: Received) -> None:
         """Read a reply, check it, and keep what it says."""
         service, request = self._service, self._transport.request
-        private = Private(self._secrets, work.texts)
+        private = work.private(self._secrets)
         if not 200 <= received.status < 300:
             raise refused(received, service, request, private, self._key_names)
         bad: BadReply | None = None
@@ -269,8 +283,41 @@ class Exchange:
             bad = BadReply(f"the reply is not what was expected ({type(error).__name__})")
         if bad is not None:
             # Raised here, without a cause and a context, which may carry the reply itself.
-            raise bad_reply_error(bad, service.type, request, received.status)
-        work.take(part, scores, reply, map(private.clean, filter(str.strip, reply.warnings)))
+            told = BadReply(private.clean(str(bad)), cut_short=bad.cut_short)
+            raise bad_reply_error(told, service.type, request, received.status)
+        warnings = [text for text in reply.warnings if isinstance(text, str) and text.strip()][:_MOST_WARNINGS]
+        work.take(part, scores, reply, map(private.clean, warnings))
+
+    def _hook(self, work: Work, name: str, *arguments: Any) -> Any:
+        """What a method of the provider's returns.
+
+        Raises:
+            StageError: it failed. The failure is its cause, unless that repeats a text or a key.
+        """
+        try:
+            return getattr(self._service, name)(*arguments)
+        except PipelineError:
+            raise
+        except Exception as error:
+            kind = type(self._service).__name__
+            failure = StageError(f"{self._service.type}: {kind}.{name} failed ({type(error).__name__})")
+            said = str(error)
+            if work.private(self._secrets).kept(said) == said:
+                failure.__cause__ = error
+        raise failure
+
+
+_exchanges: WeakSet[Exchange] = WeakSet()
+
+
+def _forget_all() -> None:
+    for exchange in list(_exchanges):
+        exchange.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    # A server that forks its workers with the pipeline open would have them read each other's replies.
+    os.register_at_fork(after_in_child=_forget_all)
 
 
 def _asked_wait(error: BaseException) -> float | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-from milvus_pipeline import Context, RerankJob, StageError
+from milvus_pipeline import Context, RerankJob, StageError, shown
 
 BYTES_PER_TOKEN: Final = 3
 """Bytes of UTF-8 that count as a token. English has about four, Chinese and Japanese about three: an estimate that is
@@ -35,6 +35,13 @@ class Limits:
     document_extra: int = 0
     listwise: bool = False
 
+    def __post_init__(self) -> None:
+        """Raise ValueError where a limit is no whole number of at least 1."""
+        for name in ("documents", "tokens", "document_tokens"):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < 1):
+                raise ValueError(f"{name} must be a whole number of at least 1, or None, is {shown(value)}")
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -42,13 +49,20 @@ class Part:
 
     Args:
         places: positions of the documents among the texts of the job.
-        tokens: estimated tokens of the request.
+        sizes: estimated tokens of each, with what is sent with it.
+        once: estimated tokens that are sent once a request.
         top_k: how many of the best are wanted; at least 1, at most the number of documents.
     """
 
     places: tuple[int, ...]
-    tokens: int
+    sizes: tuple[int, ...]
+    once: int
     top_k: int
+
+    @property
+    def tokens(self) -> int:
+        """Estimated tokens of the request."""
+        return self.once + sum(self.sizes)
 
     def texts(self, job: RerankJob) -> list[str]:
         """The documents, as they are sent."""
@@ -57,15 +71,17 @@ class Part:
     def halves(self) -> tuple[Part, Part]:
         """Two requests in place of this one, which has at least two documents."""
         middle = len(self.places) // 2
-        return self._half(self.places[:middle]), self._half(self.places[middle:])
+        return self._part(range(middle)), self._part(range(middle, len(self.places)))
 
     def without(self, place: int) -> tuple[Part, Part | None]:
         """One of its documents, and the others, if there are any."""
-        rest = tuple(other for other in self.places if other != place)
-        return self._half((place,)), self._half(rest) if rest else None
+        at = self.places.index(place)
+        rest = [other for other in range(len(self.places)) if other != at]
+        return self._part([at]), self._part(rest) if rest else None
 
-    def _half(self, places: tuple[int, ...]) -> Part:
-        return Part(places, self.tokens // 2, min(self.top_k, len(places)))
+    def _part(self, chosen: Sequence[int]) -> Part:
+        places = tuple(self.places[at] for at in chosen)
+        return Part(places, tuple(self.sizes[at] for at in chosen), self.once, min(self.top_k, len(places)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +130,7 @@ def plan(job: RerankJob, limits: Limits, service: str) -> Plan:
         warnings += _listwise_check(len(places), once + sum(sizes.values()), limits, service)
         limits = Limits()
     parts = [
-        Part(tuple(group), once + sum(sizes[place] for place in group), min(job.top_k or len(group), len(group)))
+        Part(tuple(group), tuple(sizes[place] for place in group), once, min(job.top_k or len(group), len(group)))
         for group in _groups(places, sizes, limits, once)
     ]
     return Plan(tuple(parts), blank, tuple(warnings))

@@ -253,7 +253,10 @@ class HostedReranker(Reranker):
         base = self.base_url or self.address(key)
         if base is None:
             raise StageError(f"{self.type}: base_url is not set, and the key does not tell the address; set it")
-        url = joined(base, self.path)
+        try:
+            url = joined(_checked_url(base), self.path)
+        except ValueError as error:
+            raise StageError(f"{self.type}: the service's address {error}") from error
         self._exchange = Exchange(
             self,
             Transport(url, headers, self.type),
@@ -347,7 +350,10 @@ class HostedReranker(Reranker):
 
     def _limits(self) -> Limits:
         """The service's limits, or lower ones where the configuration says so."""
-        limits = self.limits()
+        try:
+            limits = self.limits()
+        except ValueError as error:
+            raise StageError(f"{self.type}: {type(self).__name__}.limits: {error}") from error
         tokens = [each for each in (limits.tokens, None if limits.listwise else self.tokens_per_minute) if each]
         return replace(limits, documents=self.max_documents or limits.documents, tokens=min(tokens, default=None))
 

@@ -168,6 +168,12 @@ class Rate:
         self._booked: deque[Booking] = deque()
         self._booked_tokens = 0
 
+    def forget(self) -> None:
+        """Begin anew, after a fork: the lock may be held by a thread of the parent's."""
+        self._lock = threading.Lock()
+        self._booked.clear()
+        self._booked_tokens = 0
+
     def check(self, tokens: int, deadline: Deadline) -> None:
         """Raise as ``book`` would, and book nothing: what cannot be in time need not wait for a slot first."""
         with self._lock:

@@ -44,7 +44,7 @@ class Transport:
     """
 
     def __init__(self, url: str, headers: Mapping[str, str], service: str) -> None:
-        self._httpx = require("httpx", extra="all", wanted_by=service)
+        self._httpx = require("httpx", extra=None, wanted_by=service)
         self.request = f"POST {url}"
         self._url = url
         self._service = service
@@ -222,7 +222,7 @@ def _certificates(file: str | None, folder: str | None) -> ssl.SSLContext:
         file: the value of SSL_CERT_FILE, which httpx reads itself; named here so that another value is read anew.
         folder: the value of SSL_CERT_DIR, likewise.
     """
-    context: ssl.SSLContext = require("httpx", extra="all", wanted_by="a hosted reranker").create_ssl_context()
+    context: ssl.SSLContext = require("httpx", extra=None, wanted_by="a hosted reranker").create_ssl_context()
     return context
 
 

@@ -10,15 +10,19 @@ import threading
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from milvus_pipeline import Context, Deadline, DeadlineError, RerankJob, RetrySettings, ServiceError
+from milvus_stages.hosted.failures import Private
 from milvus_stages.hosted.plan import Part, Plan, sendable
-from milvus_stages.hosted.replies import Reply
+from milvus_stages.hosted.replies import Reply, counted
 from milvus_stages.hosted.throttle import Bell
 
 if TYPE_CHECKING:
     from milvus_stages.hosted.reranker import HostedReranker
+
+
+_OUR_WORDS: Final = ("requests", "retries")
 
 
 class Work:
@@ -40,6 +44,13 @@ class Work:
         self._too_large: list[ServiceError] = []
         self._lock = threading.Lock()
         self.bell = Bell()
+        self._private: Private | None = None
+
+    def private(self, secrets: tuple[str, ...]) -> Private:
+        """What no message may repeat: these secrets, and the texts of the query."""
+        if self._private is None:
+            self._private = Private(secrets, self.texts)
+        return self._private
 
     def texts(self) -> Iterator[str]:
         """Everything that no message may repeat."""
@@ -53,7 +64,8 @@ class Work:
 
     def take(self, part: Part, scores: Mapping[int, float], reply: Reply, warnings: Iterable[str]) -> None:
         """Keep what a reply said."""
-        self.count(**reply.usage)
+        usage = counted(reply.usage, *reply.usage) if isinstance(reply.usage, Mapping) else {}
+        self.count(**{word: figure for word, figure in usage.items() if word not in _OUR_WORDS})
         with self._lock:
             for index, score in scores.items():
                 self.scores[part.places[index]] = score
@@ -85,7 +97,7 @@ class Work:
             context.warn(warning, position)
         if self.plan.blank:
             context.note(position, documents_blank=self.plan.blank)
-        if self._too_large:
+        if self._too_large and self.has_scores:
             context.warn(
                 f"{len(self._too_large)} of {len(self.job.texts)} documents are larger than the service takes; "
                 "ranked last, without a score",

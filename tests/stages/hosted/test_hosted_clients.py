@@ -1,0 +1,202 @@
+"""Connections: none is used again that was cut short, none is kept for nothing, none is another process's."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import logging
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from milvus_pipeline import Pipeline, RerankJob, StageError
+from milvus_stages import RerankAPI
+from milvus_stages.hosted import clients
+from support.fakes import ListedSearch
+from support.hosted_calls import QUERY, QUICK, abatch, batch, both_ways, keyed, stage
+from support.standins import Reply, StandIn
+
+JOBS = [RerankJob(QUERY, ["the red plum"])]
+
+
+def test_no_moment_to_cancel_spoils_the_connection():
+    """After a call that was cancelled at any step of its way, the next one is answered."""
+
+    async def main(server: StandIn) -> None:
+        reranker = RerankAPI(base_url=server.url, request_timeout=5, retry={"attempts": 1})
+        await reranker.aopen()
+        for steps in range(60):
+            task = asyncio.create_task(abatch(reranker, JOBS))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            assert (await abatch(reranker, JOBS)).failures == {}, f"cancelled after {steps} steps"
+        await reranker.aclose()
+
+    with StandIn("vllm") as server:
+        asyncio.run(main(server))
+
+
+def test_deadlines_near_the_latency_spoil_no_connection():
+    """Time that is up while a reply comes in costs its own query only."""
+    moments = random.Random(1)  # noqa: S311 - varies a test, hides nothing
+
+    async def main(server: StandIn) -> None:
+        pipeline = Pipeline([ListedSearch(), RerankAPI(base_url=server.url, request_timeout=2, retry=QUICK)])
+        async with pipeline:
+            for _ in range(150):
+                with_time = 0.008 + moments.random() * 0.01
+                await pipeline.arun_batch(["red plum"], timeout=with_time, return_errors=True)
+            for _ in range(3):
+                assert (await pipeline.arun("red plum", timeout=20)).status == "ok"
+
+    with StandIn("vllm", latency=0.01) as server:
+        asyncio.run(main(server))
+
+
+def test_idle_connections_are_closed_in_time(monkeypatch):
+    """A burst's connections do not stay for ever where one is enough afterwards."""
+    monkeypatch.setattr(clients, "KEPT_SECONDS", 0.2)
+    with StandIn("cohere") as server, keyed(server):
+        reranker = stage(server, max_concurrency=8)
+        reranker.open()
+        server.hold()
+        burst = threading.Thread(target=batch, args=(reranker, JOBS * 8))
+        burst.start()
+        server.wait_for(8)
+        server.release()
+        burst.join()
+        server.wait_until_idle()
+        assert server.open_connections == 8
+        time.sleep(0.3)
+        batch(reranker, JOBS)
+        eventually(lambda: server.open_connections == 1)
+        reranker.close()
+        eventually(lambda: server.open_connections == 0)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forking with threads, which is what is tested
+def test_a_forked_worker_has_connections_of_its_own():
+    """Parent and child ask at the same time, and each gets its own answers; the child's time limits hold."""
+    with StandIn("cohere") as server, keyed(server):
+        reranker = stage(server, request_timeout=0.5, retry={"attempts": 1})
+        reranker.open()
+        assert batch(reranker, JOBS).failures == {}
+        before = server.connections
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            right = batch(reranker, JOBS).failures == {}
+            os.write(write, b"right" if right else b"wrong")
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert os.read(read, 5) == b"right"
+        assert batch(reranker, JOBS).failures == {}
+        assert server.connections == before + 1  # the child's; the parent goes on with its own
+        for end in (read, write):
+            os.close(end)
+        reranker.close()
+
+
+@both_ways
+def test_a_reply_that_unpacks_to_too_much_is_refused(way):
+    """A few bytes on the wire cannot take gigabytes of memory; a plainly compressed reply is read."""
+    bomb = gzip.compress(gzip.compress(b" " * 2**26 * 2))
+    layers = Reply(200, bomb, {"content-encoding": "gzip, gzip"})
+    single = Reply(200, gzip.compress(b" " * (2**26 + 1)), {"content-encoding": "gzip"})
+    plain = Reply(
+        200, gzip.compress(b'{"results": [{"index": 0, "relevance_score": 0.5}]}'), {"content-encoding": "gzip"}
+    )
+    cut = Reply(200, plain.body[:-9], {"content-encoding": "gzip"})
+    with StandIn("vllm") as server:
+        for reply, says in ((layers, "compressed in a way"), (single, "larger than 64 MiB"), (cut, "not whole")):
+            server.always(reply)
+            assert says in str(asked(way, server).failures[0])
+        server.always(plain)
+        assert asked(way, server).scores == [[0.5]]
+        assert server.requests[0].headers["accept-encoding"] == "identity"
+
+
+@both_ways
+def test_nothing_that_a_service_says_reaches_a_log(way, caplog):
+    """Reason phrases and headers may repeat a key or a text; others' requests are logged as before."""
+    secret = "sk-Ab12Cd34Ef56Gh78"  # noqa: S105 - nobody's
+    head = f"HTTP/1.1 401 no {secret}\r\nx-key: {secret}\r\ncontent-length: 0\r\n\r\n".encode()
+    caplog.set_level(logging.DEBUG)
+    with answering(head) as url:
+        reranker = RerankAPI(base_url=url, retry={"attempts": 1})
+        reranker.open()
+        outcome = batch(reranker, JOBS) if way == "sync" else asyncio.run(abatch(reranker, JOBS))
+        reranker.close()
+        assert "answered 401" in str(outcome.failures[0])
+        assert secret not in caplog.text
+        import httpx
+
+        httpx.post(url, json={})
+    assert "HTTP Request: POST" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("HTTP_PROXY", "socks9://user:s3cretpass@127.0.0.1:9"), ("SSL_CERT_FILE", "/no/such/file.pem")],
+)
+def test_what_the_environment_names_wrongly_is_found_at_opening(monkeypatch, variable, value):
+    """With the variables to look at, and without the password in one of them."""
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(StageError, match=f"no client can be made for .*{variable}") as caught:
+        RerankAPI(base_url="http://127.0.0.1:9").open()
+    assert "s3cretpass" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
+
+
+def asked(way: str, server: StandIn):
+    """One call of a stage for the server."""
+    reranker = RerankAPI(base_url=server.url, retry={"attempts": 1})
+    reranker.open()
+    try:
+        return batch(reranker, JOBS) if way == "sync" else asyncio.run(abatch(reranker, JOBS))
+    finally:
+        reranker.close()
+
+
+@contextmanager
+def answering(reply: bytes) -> Iterator[str]:
+    """A server that gives each request the same bytes, and ends the connection."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                connection.recv(100_000)
+                connection.sendall(reply)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join()
+
+
+def eventually(true: Callable[[], bool]) -> None:
+    """Wait until it is true, ten seconds at most."""
+    for _ in range(1000):
+        if true():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not come true")
