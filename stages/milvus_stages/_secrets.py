@@ -1,24 +1,18 @@
-"""Secrets: taken from the environment, and kept out of configurations and messages."""
+"""Secrets: taken from the environment, and kept out of configurations."""
 
 from __future__ import annotations
 
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from milvus_pipeline import StageError
-
-_SHORTEST: Final = 8
-"""Characters of a secret or a text that give it away; shorter pieces are in any message by chance."""
-
-_WINDOW: Final = 14
-"""Letters and digits in a row of a document that a message may not share with it. Found in steps of half a window."""
-
-_ESCAPE: Final = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|x([0-9A-Fa-f]{2})|[nrtfv])")
+from milvus_stages._redaction import repeats as repeats
+from milvus_stages._redaction import without_secrets as without_secrets
 
 _SECRET_NAME: Final = re.compile(r"auth|cookie|credential|key|passw|secret|signature|token", re.IGNORECASE)
 _HARMLESS: Final = re.compile(r"tokeni[sz]\w*|keywords?", re.IGNORECASE)
@@ -169,62 +163,3 @@ def _resolved(value: Any, place: str, needed_by: str, secrets: set[str]) -> Any:
     if isinstance(value, list):
         return [_resolved(own, f"{place}[{number}]", needed_by, secrets) for number, own in enumerate(value)]
     return value
-
-
-# -- messages --------------------------------------------------------------------------------------------------------
-
-
-def without_secrets(message: str, secrets: Iterable[str]) -> str:
-    """The message with every piece of a secret that gives it away, however it is set, replaced by ``[key]``."""
-    for secret in secrets:
-        if len(secret) < _SHORTEST:
-            message = re.sub(re.escape(secret), "[key]", message, flags=re.IGNORECASE) if secret else message
-            continue
-        # Without blanks and in lower case; each character with its place in the message.
-        solid = [(letter, at) for at, letter in enumerate(message) if not letter.isspace()]
-        flat = "".join(letter.lower()[0] for letter, _ in solid)
-        known = "".join(letter.lower()[0] for letter in secret if not letter.isspace())
-        pieces = {known[at : at + _SHORTEST] for at in range(len(known) - _SHORTEST + 1)}
-        letters = list(message)
-        for first in range(len(flat) - _SHORTEST + 1):
-            if flat[first : first + _SHORTEST] in pieces:
-                start, end = solid[first][1], solid[first + _SHORTEST - 1][1] + 1
-                letters[start:end] = "\0" * (end - start)
-        message = re.sub("\0+", "[key]", "".join(letters))
-    return message
-
-
-def repeats(message: str, texts: Iterable[str]) -> bool:
-    """Whether the message repeats one of the texts, or a part of it that is long enough to be no coincidence.
-
-    Blanks, punctuation and upper case do not count, nor do the escapes that quoting puts into a text.
-    """
-    messages = {_letters(message), _letters(_ESCAPE.sub(_unescaped, message))}
-    for text in texts:
-        flat = _letters(text)
-        if flat and len(" ".join(text.split())) >= _SHORTEST and any(flat in each for each in messages):
-            return True
-        if any(_share(each, flat) for each in messages):
-            return True
-    return False
-
-
-def _letters(text: str) -> str:
-    return "".join(filter(str.isalnum, text)).lower()
-
-
-def _unescaped(escape: re.Match[str]) -> str:
-    code = escape[1] or escape[2]
-    return chr(int(code, 16)) if code else " "
-
-
-def _share(message: str, text: str) -> bool:
-    """Whether both have a stretch of ``_WINDOW`` characters in common."""
-    # It holds one of these pieces of half its length; only then look closer.
-    step = _WINDOW // 2
-    for at in range(0, len(message) - step + 1, step):
-        if message[at : at + step] in text:
-            starts = range(max(0, at - step), min(at, len(message) - _WINDOW) + 1)
-            if any(message[start : start + _WINDOW] in text for start in starts):
-                return True
-    return False

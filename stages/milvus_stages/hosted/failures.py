@@ -6,11 +6,12 @@ import html
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from milvus_pipeline import ServiceError, retry_after
-from milvus_stages._secrets import repeats, without_secrets
+from milvus_stages._redaction import SECRET_LEFT_OUT, Hidden
 from milvus_stages.hosted.replies import Received, members
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ _LONGEST: Final = 300
 
 _READ: Final = 2 * _LONGEST
 """Characters that are looked at, so that nothing begins before the cut that is only known by what comes after."""
+
+_LONGEST_WAIT: Final = 9_999_999.0
+"""Seconds, some months. A figure with more digits is no wait, and may be anything: it is not repeated."""
 
 _ID_HEADERS: Final = ("x-debug-trace-id", "x-typesafe-request-id", "x-request-id", "request-id")
 _ID_MEMBERS: Final = ("request_id", "id")
@@ -44,18 +48,29 @@ class Private:
         texts: gives the texts of the request, query and documents, when they are wanted.
     """
 
-    secrets: tuple[str, ...]
-    texts: Callable[[], Iterator[str]]
+    secrets: tuple[str, ...] = field(repr=False)
+    texts: Callable[[], Iterator[str]] = field(repr=False)
+
+    @cached_property
+    def _hidden(self) -> Hidden:
+        return Hidden(self.secrets, self.texts)
 
     def clean(self, message: str) -> str:
-        """The message without pieces of a key, or a word in its place where it repeats a text."""
+        """The message without pieces of a key, or words in its place where it cannot be told."""
         kept = self.kept(message)
-        return "(the service's message repeats a text of the request and is left out)" if kept is None else kept
+        if kept is not None:
+            return kept
+        if self._redacted(message) is None:
+            return SECRET_LEFT_OUT
+        return "(the service's message repeats a text of the request and is left out)"
 
     def kept(self, message: str) -> str | None:
-        """The beginning of the message without pieces of a key; None where it repeats a text."""
-        message = without_secrets(_printable(message[:_READ]), self.secrets)
-        return None if repeats(message, self.texts()) else message[:_LONGEST]
+        """The beginning of the message without pieces of a key; None where it repeats a text, or hides a key."""
+        redacted = self._redacted(message)
+        return None if redacted is None or self._hidden.repeated_by(redacted) else redacted[:_LONGEST]
+
+    def _redacted(self, message: str) -> str | None:
+        return self._hidden.redacted(_printable(message[:_READ]))
 
 
 def refused(
@@ -83,7 +98,8 @@ def refused(
         message += f" (request {request_id})"
     wait = retry_after(received.headers)
     if wait is not None:
-        message += f", and asks for a wait of {wait:.3g} s" if wait < 100 else f", and asks for a wait of {wait:,.0f} s"
+        wait = min(wait, _LONGEST_WAIT)
+        message += f", and asks for a wait {_told_wait(wait, private)}"
     return ServiceError(
         f"{message}; {_next_step(received.status, service, private, key_names)}",
         status=received.status,
@@ -93,6 +109,14 @@ def refused(
         retry_after=wait,
         retryable=service.passing(received),
     )
+
+
+def _told_wait(wait: float, private: Private) -> str:
+    if wait >= _LONGEST_WAIT:
+        return "of months"
+    if private.kept(f"{wait:.0f}") != f"{wait:.0f}":
+        return "that repeats a key, and is not told"
+    return f"of {wait:.3g} s" if wait < 100 else f"of {wait:,.0f} s"
 
 
 def _next_step(status: int, service: HostedReranker, private: Private, key_names: tuple[str, ...]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from milvus_stages._secrets import repeats, without_secrets
+from milvus_stages._redaction import SECRET_LEFT_OUT, repeats, without_secrets
 
 WORDS = st.text("abcdefghij 0123", min_size=20, max_size=60).map(lambda text: " ".join(text.split()))
 
@@ -18,7 +18,7 @@ def test_pieces_of_a_secret_are_found():
     assert without_secrets(f"no {secret.upper()} or {secret.lower()}", [secret]) == "no [key] or [key]"
     assert without_secrets("no abcd-1234\n-EFGH -5678.", [secret]) == "no [key]."
     assert without_secrets("no abcd-12", [secret]) == "no abcd-12"
-    assert without_secrets("key abc", ["abc", ""]) == "key [key]"
+    assert without_secrets("key abcd, or abc", ["abcd", "abc", ""]) == "key [key], or abc"
 
 
 def test_pieces_of_a_text_are_found():
@@ -36,7 +36,7 @@ def test_any_message_may_be_searched(message, secrets):
     """Whatever the characters, nothing fails, and what is private is gone."""
     cleaned = without_secrets(message, secrets)
     repeats(message, secrets)
-    assert cleaned == message or "[key]" in cleaned
+    assert cleaned == message or "[key]" in cleaned or cleaned == SECRET_LEFT_OUT
 
 
 @given(WORDS, st.text("xyz ", max_size=20), st.integers(0, 40), st.integers(14, 30))
