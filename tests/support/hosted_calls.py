@@ -6,7 +6,8 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,6 +144,29 @@ def opened(way: str, server: StandIn, **fields: Any) -> Iterator[Callable[..., O
                 yield lambda *texts, timeout=None, **given: runner.run(abatch(reranker, job(*texts, **given), timeout))
             finally:
                 runner.run(reranker.aclose())
+
+
+def scored_at_once(
+    way: str, servers: Sequence[StandIn], jobs: Iterable[RerankJob], **fields: Any
+) -> dict[str, Outcome]:
+    """``scored`` by several providers at the same time, so that their waits overlap; by the provider's name."""
+    jobs, names = list(jobs), [server.provider.name for server in servers]
+    with ExitStack() as ending:
+        rerankers = []
+        for server in servers:
+            rerankers.append(stage(server, **fields))
+            with keyed(server):
+                ending.enter_context(rerankers[-1])
+        if way == "sync":
+            pool = ending.enter_context(ThreadPoolExecutor(len(servers)))
+            outcomes = list(pool.map(batch, rerankers, [jobs] * len(rerankers)))
+        else:
+
+            async def main() -> list[Outcome]:
+                return await asyncio.gather(*(abatch(reranker, jobs) for reranker in rerankers))
+
+            outcomes = asyncio.run(main())
+    return dict(zip(names, outcomes, strict=True))
 
 
 def batch(reranker: HostedReranker, jobs: Sequence[RerankJob], timeout: float | None = None) -> Outcome:

