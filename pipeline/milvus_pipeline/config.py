@@ -11,7 +11,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from milvus_pipeline.collection import CollectionSpec
 from milvus_pipeline.errors import ConfigError
-from milvus_pipeline.problems import Problem, problems_of, suggestion
+from milvus_pipeline.problems import Problem, kind_of, problems_of, suggestion
 from milvus_pipeline.registry import Registry, registry
 from milvus_pipeline.stage import Stage, check_chain, check_names
 from milvus_pipeline.yaml_source import Source, parse_yaml, read_yaml
@@ -84,7 +84,7 @@ def _stage(data: object, place: tuple[str | int, ...], stage_types: Registry) ->
     kind = data.get("type")
     if not isinstance(kind, str):
         if kind is not None:
-            return [Problem((*place, "type"), f"must be the name of a stage, is {kind!r}")]
+            return [Problem((*place, "type"), f"must be the name of a stage, is {kind_of(kind)}")]
         near = next((key for key in data if "mean 'type'" in suggestion(str(key), ["type"])), None)
         hint = f"; did you mean 'type' by {near!r}?" if near else "; `milvus-pipeline stages` lists them"
         return [Problem(place, f"has no `type`, the name of its stage{hint}")]

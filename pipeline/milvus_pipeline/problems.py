@@ -1,7 +1,12 @@
-"""Validation problems in one voice, whether they come from Python, from YAML or from pydantic."""
+"""Validation problems in one voice, whether they come from Python, from YAML or from pydantic.
+
+What stands at a wrong place may be a secret. So of a value of the wrong kind only the kind is told, and of a key only
+what looks like one.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any, NamedTuple
@@ -10,6 +15,12 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from milvus_pipeline.errors import shown
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|[A-Za-z]+(?:-[A-Za-z]+)+", re.ASCII)
+_DIGITS = 4
+_LONGEST_NAME = 40
+_LONGEST_NUMBER = 8
+_LONGEST_WORD = 20
 
 
 class Problem(NamedTuple):
@@ -23,11 +34,29 @@ class Problem(NamedTuple):
 
 
 def dotted(path: Iterable[str | int]) -> str:
-    """``("stages", 1, "limit")`` as ``stages[1].limit``."""
+    """``("stages", 1, "limit")`` as ``stages[1].limit``, with ``…`` for what does not look like a key."""
     text = ""
     for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            text += f"{'.' if text else ''}{part if looks_like_a_key(part) else '…'}"
     return text
+
+
+def looks_like_a_key(text: str) -> bool:
+    """Whether this is most likely the name of a field or of a header, and not what should stand in one."""
+    named = _NAME.fullmatch(text) is not None and sum(map(str.isdigit, text)) <= _DIGITS
+    return named and len(text) <= _LONGEST_NAME
+
+
+def kind_of(value: object) -> str:
+    """``a text``, ``a list``: what a value is, without the value. Truth values and short numbers are told."""
+    if isinstance(value, bool | int | float) and len(repr(value)) <= _LONGEST_NUMBER:
+        return repr(value)
+    kinds = {str: "a text", list: "a list", tuple: "a list", dict: "a mapping", type(None): "nothing"}
+    kinds |= {int: "a number", float: "a number"}
+    return kinds.get(type(value), f"a {type(value).__name__}")
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
@@ -88,20 +117,26 @@ def _problem(detail: ErrorDetails, model: type[BaseModel]) -> Problem:
         return Problem(path, f"must be {text} {bound}, is {shown(value)}")
     if kind == "literal_error":
         near = suggestion(value, _literals(context)) if isinstance(value, str) else ""
-        return Problem(path, f"must be {context['expected']}, is {shown(value)}{near if 'mean' in near else ''}")
+        return Problem(path, f"must be {context['expected']}, is {_word(value)}{near if 'mean' in near else ''}")
     if kind == "value_error":
         return Problem(path, str(context.get("error", detail["msg"])))
     if kind in {"too_short", "string_too_short"}:
         least = context["min_length"]
         return Problem(
-            path, "must not be empty" if least == 1 else f"must have at least {least} items, is {shown(value)}"
+            path, "must not be empty" if least == 1 else f"must have at least {least} items, is {kind_of(value)}"
         )
     if kind == "string_pattern_mismatch":
-        return Problem(path, f"must fit {context['pattern']}, is {shown(value)}")
+        return Problem(path, f"must fit {context['pattern']}, is {_word(value)}")
     wanted = _WANTED.get(kind.removesuffix("_parsing").removesuffix("_type"))
     if wanted:
-        return Problem(path, f"must be {wanted}, is {shown(value)}")
-    return Problem(path, f"{detail['msg'][:1].lower()}{detail['msg'][1:]}, is {shown(value)}")
+        return Problem(path, f"must be {wanted}, is {kind_of(value)}")
+    return Problem(path, f"{detail['msg'][:1].lower()}{detail['msg'][1:]}, is {kind_of(value)}")
+
+
+def _word(value: object) -> str:
+    """A value that is one of a few words, or was meant to be; else its kind."""
+    short = isinstance(value, str) and len(value) <= _LONGEST_WORD and value.isidentifier() and looks_like_a_key(value)
+    return shown(value) if short else kind_of(value)
 
 
 _WANTED = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC
@@ -15,7 +16,7 @@ from email.utils import parsedate_to_datetime
 from typing import Annotated, Any, Final, Self
 
 import tenacity
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from milvus_pipeline.deadline import Deadline
 
@@ -58,6 +59,14 @@ class RetrySettings(BaseModel):
         ),
     ] = 5.0
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any) -> Any:
+        # pydantic takes `attempts: true` for 1.
+        if isinstance(value, bool):
+            raise ValueError(f"must not be {str(value).lower()}")
+        return value
+
     @model_validator(mode="after")
     def _in_order(self) -> Self:
         if self.max_wait < self.min_wait:
@@ -81,7 +90,7 @@ def retry_after(headers: Mapping[str, str], now: float | None = None) -> float |
         return milliseconds / 1000
     given = headers.get("retry-after")
     seconds = _seconds(given)
-    if seconds is not None or given is None:
+    if seconds is not None or given is None or not given.isascii():
         return seconds
     try:
         date = parsedate_to_datetime(given)
@@ -92,11 +101,11 @@ def retry_after(headers: Mapping[str, str], now: float | None = None) -> float |
 
 
 def _seconds(text: str | None) -> float | None:
-    try:
-        value = float(text) if text is not None else math.nan
-    except ValueError:
+    # `float` reads more: 1e3, 1_0, nan, the digits of other scripts.
+    if text is None or not re.fullmatch(r"[0-9]+(?:\.[0-9]+)?", text.strip()):
         return None
-    return value if math.isfinite(value) and value >= 0 else None
+    value = float(text)
+    return value if math.isfinite(value) else None
 
 
 def retrying(

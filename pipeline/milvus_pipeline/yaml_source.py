@@ -14,11 +14,15 @@ from typing import Any
 
 import yaml
 
-from milvus_pipeline.errors import ConfigError, shown
-from milvus_pipeline.problems import Problem, dotted
+from milvus_pipeline.errors import ConfigError
+from milvus_pipeline.problems import Problem, dotted, kind_of
 
 MAX_NODES = 100_000
 """Nodes a document may have with its aliases expanded; bounds the 'billion laughs' family of documents."""
+
+_QUOTE = re.compile(r"(['\"])(.*?)\1")
+_SIGN = re.compile(r".{0,8}|<[a-z ]+>")
+"""What a message of the parser may quote: signs and ends, no texts."""
 
 _VARIABLE = re.compile(r"\$\$|\$\{(?P<body>[^}]*)\}")
 _NAME = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>.*))?", re.DOTALL)
@@ -67,7 +71,7 @@ def read_yaml(path: str | Path, environ: Mapping[str, str] | None = None) -> Sou
     except IsADirectoryError:
         raise ConfigError(f"{path}: is a folder; give the name of the YAML file in it") from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
+        raise ConfigError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     return parse_yaml(text, str(path), environ)
@@ -97,18 +101,20 @@ def parse_yaml(text: str, origin: str = "<yaml>", environ: Mapping[str, str] | N
         data = reader.read(node, ())
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line = f" (line {mark.line + 1})" if mark else ""
-        hint = _flow_hint(text, mark)
-        raise ConfigError(f"{origin}: is not valid YAML: {error.problem or error.context}{hint}{line}") from error
+        place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        problem = f"{_unquoted(str(error.problem or error.context))}{_flow_hint(text, mark)}{place}"
+        # Without its cause, which repeats the line: a key may stand in it.
+        raise ConfigError(f"{origin}: is not valid YAML: {problem}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         if isinstance(error, ConfigError):
             raise
-        raise ConfigError(f"{origin}: is not valid YAML: {str(error).splitlines()[0]}") from error
+        problem = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ConfigError(f"{origin}: is not valid YAML: {_unquoted(problem)}") from None
     finally:
         if loader is not None:
             loader.dispose()
     if not isinstance(data, dict):
-        raise ConfigError(f"{origin}: must be a mapping with a list of `stages`, is {_kind(data)}")
+        raise ConfigError(f"{origin}: must be a mapping with a list of `stages`, is {kind_of(data)}")
     return Source(data, origin, reader.lines, reader.problems)
 
 
@@ -120,8 +126,9 @@ def _flow_hint(text: str, mark: yaml.Mark | None) -> str:
     return "; within { } and [ ], put ${VARIABLE} in quotes"
 
 
-def _kind(data: object) -> str:
-    return {list: "a list", str: "a text", type(None): "nothing"}.get(type(data), f"a {type(data).__name__}")
+def _unquoted(problem: str) -> str:
+    """What the parser says, without what it quotes from the document."""
+    return _QUOTE.sub(lambda match: match[0] if _SIGN.fullmatch(match[2]) else "'…'", problem)
 
 
 class _Reader:
@@ -146,8 +153,8 @@ class _Reader:
             return [self.read(item, (*place, index)) for index, item in enumerate(node.value)]
         if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:str":
             return self._substituted(node.value, place)
-        if not isinstance(node, yaml.ScalarNode):
-            raise self._wrong(place, f"the tag {shown(node.tag)} means nothing here; remove it")
+        if not isinstance(node, yaml.ScalarNode) or node.tag not in self.loader.yaml_constructors:
+            raise self._wrong(place, "begins with `!`, which makes it a tag to YAML; put it in quotes")
         return self.loader.construct_object(node, deep=True)
 
     def _mapping(self, node: yaml.MappingNode, place: Place) -> dict[str, Any]:
@@ -165,7 +172,7 @@ class _Reader:
         return data
 
     def _key(self, node: yaml.Node, place: Place) -> tuple[str, int]:
-        if not isinstance(node, yaml.ScalarNode):
+        if not isinstance(node, yaml.ScalarNode) or node.tag not in self.loader.yaml_constructors:
             raise self._wrong(place, "a key must be a plain word")
         return str(node.value), node.start_mark.line + 1
 
@@ -175,7 +182,7 @@ class _Reader:
                 return "$"
             parts = _NAME.fullmatch(match["body"])
             if parts is None:
-                text = f"{shown(match.group())} is not a variable; write ${{NAME}} or ${{NAME:-default}}"
+                text = "what stands in ${…} is not the name of a variable; write ${NAME} or ${NAME:-default}"
                 self.problems.append(Problem(place, text))
                 return match.group()
             given = self.environ.get(parts["name"])

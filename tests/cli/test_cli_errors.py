@@ -14,7 +14,7 @@ SEARCH = " - {type: milvus_search, collection: c, text_field: t}\n"
         ),
         (
             "stages:\n - {type: encode}\n - {type: milvus_search, collection: c, limit: many}\n",
-            "stages[1].limit: must be a whole number, is 'many' (line 3)",
+            "stages[1].limit: must be a whole number, is a text (line 3)",
         ),
         (
             "stages:\n - {type: encode}\n - {type: milvus_search, collection: c, limit: 0}\n",

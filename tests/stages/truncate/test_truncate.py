@@ -177,7 +177,7 @@ def test_a_lone_surrogate_is_no_obstacle():
     [
         ({}, "sets no limit; give at least one of top_k, min_score, max_tokens, max_chars"),
         ({"top_k": 0}, "top_k: must be at least 1, is 0"),
-        ({"top_n": "few"}, "must be a whole number, is 'few'"),
+        ({"top_n": "few"}, "must be a whole number, is a text"),
         ({"top_k": 1, "top_n": 1}, "top_n: unknown key; did you mean 'top_k'?"),
         ({"min_score": 0.5}, "min_score needs `score_of`"),
         ({"min_score": float("nan"), "score_of": "bge"}, "min_score: "),
