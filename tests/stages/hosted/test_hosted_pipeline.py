@@ -109,7 +109,7 @@ def test_what_was_answered_before_the_deadline_is_kept(way, concurrency, expecte
     with StandIn("cohere") as server:
         hang = late(HANGS)
         server.always(lambda request, normal: hang(request, normal) if "hang" in request.body["query"] else normal)
-        results = ran(way, server, [stage(server, max_concurrency=concurrency)], queries, timeout=0.7)
+        results = ran(way, server, [stage(server, max_concurrency=concurrency)], queries, timeout=0.4)
     assert time.monotonic() - began < HANGS - 10
     assert [result.status for result in results] == expected
     for query, result in zip(queries, results, strict=True):
