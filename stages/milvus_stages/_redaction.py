@@ -58,7 +58,8 @@ _TOKEN: Final = re.compile(rf"{_ESCAPES}|.", re.DOTALL)
 _ENCODED: Final = re.compile(r"[A-Za-z0-9+/_-]{12,}")
 _HEX: Final = re.compile(r"(?:[0-9A-Fa-f]{2}){8,}")
 
-_SCHEME: Final = re.compile(r"(bearer|basic|token)\s+", re.IGNORECASE)
+_SCHEMES: Final = ("bearer", "basic", "token")
+_SCHEME: Final = re.compile(rf"({'|'.join(_SCHEMES)})\s+", re.IGNORECASE)
 
 
 class Hidden:
@@ -241,7 +242,8 @@ def _parts(secret: str) -> Iterator[str]:
     """The secret without the scheme that leads it, which is none; and what user and password it packs."""
     scheme = _SCHEME.match(secret)
     secret = secret[scheme.end() :] if scheme else secret
-    yield secret
+    if secret.lower() not in _SCHEMES:
+        yield secret
     if scheme and scheme[1].lower() == "basic":
         for plain in _unpacked(secret):
             yield plain

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import threading
@@ -14,7 +13,8 @@ from typing import Annotated, Any, ClassVar, Final, NamedTuple
 from pydantic import Field, PrivateAttr, field_validator
 
 from milvus_pipeline import Context, Deadline, DeadlineError, Reranker, RerankJob, StageError
-from milvus_stages._secrets import environment, plain_arguments, repeats, resolved_arguments, without_secrets
+from milvus_stages._redaction import Hidden
+from milvus_stages._secrets import environment, plain_arguments, resolved_arguments
 from milvus_stages.hosted.plan import Limits, plan
 from milvus_stages.rerank._pymilvus_library import check_names, exported, without_installing
 
@@ -205,7 +205,8 @@ class PymilvusModel(Reranker):
         except DeadlineError:
             raise
         except Exception as error:
-            failure = self._failure("failed", error, self._lack_of_key() or self._advice(error), opened.keys, texts)
+            step = self._lack_of_key() or self._advice(error)
+            failure = self._failure("failed", error, step, opened.keys, [query, *texts])
         finally:
             self._calls.release()
         raise failure
@@ -242,19 +243,22 @@ class PymilvusModel(Reranker):
     def _failure(
         self, did: str, error: Exception, step: str, keys: Collection[str], texts: Sequence[str]
     ) -> StageError:
-        """The error that says what the function did, and the next step, without a key or a document.
+        """The error that says what the function did, and the next step, without a key or a text.
 
         The foreign error is its cause unless that carries any. Nothing is raised here, so that the caller can do so
         where the foreign error is not the context.
         """
-        spelt_keys, spelt_texts = _spellings(keys), _spellings(texts)
-        lines = str(error).strip()[:_READ].splitlines()
-        said = without_secrets(lines[0].rstrip(".") if lines else "", spelt_keys)
-        if repeats(said, spelt_texts):
-            said = "(its message repeats a document and is left out)"
-        said = said if len(said) <= _TOLD else f"{said[: _TOLD - 1]}…"
+        hidden = Hidden(keys, lambda: texts)
+        lines = _text_of(error).strip()[:_READ].splitlines()
+        redacted = hidden.redacted(lines[0].rstrip(".") if lines else "")
+        if redacted is None:
+            said = "(its message repeats a key and is left out)"
+        elif hidden.repeated_by(redacted):
+            said = "(its message repeats a text and is left out)"
+        else:
+            said = redacted if len(redacted) <= _TOLD else f"{redacted[: _TOLD - 1]}…"
         failure = StageError(f"{self.function} {did}: {type(error).__name__}{': ' if said else ''}{said}{step}")
-        if all(_clean(each, spelt_keys, spelt_texts) for each in _chain(error)):
+        if all(_clean(each, hidden) for each in _chain(error)):
             failure.__cause__ = error
         return failure
 
@@ -300,16 +304,21 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
             seen.add(id(own))
             yield own
             waiting += [own.__cause__, own.__context__]
+            waiting += own.exceptions if isinstance(own, BaseExceptionGroup) else ()
 
 
-def _clean(error: BaseException, keys: Collection[str], texts: Collection[str]) -> bool:
-    said = f"{error}\n{error!r}"
-    return len(said) <= 4 * _READ and without_secrets(said, keys) == said and not repeats(said, texts)
+def _clean(error: BaseException, hidden: Hidden) -> bool:
+    """Whether nothing that a traceback prints of the error has a key or a text."""
+    try:
+        said = "\n".join([str(error), repr(error), *map(str, getattr(error, "__notes__", ()))])
+    except Exception:  # one whose own __str__ fails
+        return False
+    return len(said) <= 4 * _READ and hidden.redacted(said) == said and not hidden.repeated_by(said)
 
 
-def _spellings(texts: Iterable[str]) -> list[str]:
-    """The texts as they are, and as a message may write them; the longest first."""
-    spelt: set[str] = set()
-    for text in texts:
-        spelt |= {text.strip(), repr(text)[1:-1], json.dumps(text)[1:-1]}
-    return sorted(spelt - {""}, key=len, reverse=True)
+def _text_of(error: BaseException) -> str:
+    """What the error says; nothing where it fails to say it."""
+    try:
+        return str(error)
+    except Exception:
+        return ""

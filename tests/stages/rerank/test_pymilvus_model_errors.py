@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from base64 import b64encode
 from contextlib import closing
+from urllib.parse import quote
 
 import pytest
 from pymilvus.model import reranker as library
@@ -65,6 +67,61 @@ def test_no_error_carries_a_document(message):
     assert not any(part in str(error) for part in ("plum", "nchen", "early train"))
     assert error.__cause__ is None
     assert error.__context__ is None
+
+
+ASKED = "who left for the south by the late train?"
+
+
+def noted(text: str) -> Exception:
+    error = ValueError("x")
+    error.add_note(text)
+    return error
+
+
+def grouped(text: str) -> Exception:
+    return ExceptionGroup("g", [ValueError("y"), noted(text)])
+
+
+class MuteError(Exception):
+    """Cannot say what it is."""
+
+    def __str__(self) -> str:
+        raise TypeError("no words")
+
+
+def failing(monkeypatch, error: Exception) -> StageError:
+    """What the stage raises where its function raises this."""
+    monkeypatch.setenv("MY_JINA_KEY", KEY)
+
+    def fail(self, query, documents, top_k=5):
+        raise error
+
+    monkeypatch.setattr(library.JinaRerankFunction, "__call__", fail)
+    stage = PymilvusModel(function="JinaRerankFunction", arguments={"api_key": {"env": "MY_JINA_KEY"}})
+    with closing(stage), pytest.raises(StageError) as caught:
+        stage(ASKED, [DOCUMENT, "another"])
+    assert caught.value.__context__ is None
+    return caught.value
+
+
+@pytest.mark.parametrize("made", [ValueError, noted, grouped])
+@pytest.mark.parametrize(
+    "text", [ASKED, quote(ASKED), DOCUMENT, quote(DOCUMENT), KEY, KEY[::-1], b64encode(KEY.encode()).decode()]
+)
+def test_no_cause_carries_a_key_or_a_text(monkeypatch, made, text):
+    """Neither in its message, nor in its notes, nor in the exceptions of a group; the query is a text, too."""
+    error = failing(monkeypatch, made(f"cannot use {text} here"))
+    assert error.__cause__ is None
+    assert text not in str(error)
+    kept = failing(monkeypatch, made("cannot use it"))
+    assert kept.__cause__ is not None
+
+
+def test_an_exception_that_cannot_be_told_is_named(monkeypatch):
+    """By its class; it is no cause, since nobody knows what it holds."""
+    error = failing(monkeypatch, MuteError())
+    assert str(error).startswith("JinaRerankFunction failed: MuteError; ")
+    assert error.__cause__ is None
 
 
 @pytest.mark.parametrize("given", [{"api_key": {"env": "MY_JINA_KEY"}}, {}])
