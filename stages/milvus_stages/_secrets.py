@@ -11,8 +11,6 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from milvus_pipeline import StageError
-from milvus_stages._redaction import repeats as repeats
-from milvus_stages._redaction import without_secrets as without_secrets
 
 _SECRET_NAME: Final = re.compile(r"auth|cookie|credential|key|passw|secret|signature|token", re.IGNORECASE)
 _HARMLESS: Final = re.compile(r"tokeni[sz]\w*|keywords?", re.IGNORECASE)
