@@ -21,6 +21,7 @@ from milvus_pipeline import (
     ServiceError,
     StageError,
 )
+from milvus_stages._redaction import proxy_secrets
 from milvus_stages._secrets import FromEnv, VariableName, names_a_secret, secret_from
 from milvus_stages.hosted.exchange import Exchange
 from milvus_stages.hosted.plan import Limits, Plan, plan
@@ -98,7 +99,7 @@ def _checked_headers(headers: Any) -> Any:
             checked[name] = FromEnv(env=value["env"])
         elif not isinstance(value, str) or not re.fullmatch(r"[ -~]*", value) or value != value.strip():
             raise ValueError(f"{name}: must be a text of printable ASCII without blanks around it, or {{env: NAME}}")
-        elif names_a_secret(name):
+        elif names_a_secret(name) or re.match(r"(basic|bearer)\s", value, re.IGNORECASE):
             raise ValueError(
                 f"{name}: looks like a secret; write {{env: NAME}} with the name of a variable that holds it"
             )
@@ -249,7 +250,7 @@ class HostedReranker(Reranker):
         if key is not None:
             headers["authorization"] = f"Bearer {key}"
             secrets += (key,)
-        secrets += tuple(self.read_secrets())
+        secrets += (*self.read_secrets(), *proxy_secrets())
         base = self.base_url or self.address(key)
         if base is None:
             raise StageError(f"{self.type}: base_url is not set, and the key does not tell the address; set it")

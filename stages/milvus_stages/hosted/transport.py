@@ -150,10 +150,10 @@ class Transport:
                 decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)  # either, by its own first bytes
                 body = decoder.decompress(body, _MOST_BYTES + 1)
             except zlib.error:
-                raise self._error("the reply is compressed, and broken", passing=True) from None
+                raise self._error("the reply is compressed, and broken; check base_url", passing=True) from None
             self._check(body)
             if not decoder.eof:
-                raise self._error("the reply is compressed, and not whole", passing=True)
+                raise self._error("the reply is compressed, and not whole; check base_url", passing=True)
         elif encoding not in ("", "identity"):
             raise self._error("the reply is compressed in a way that was not asked for; check base_url")
         return Received(reply.status_code, reply.headers, body)

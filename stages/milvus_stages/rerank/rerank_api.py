@@ -71,7 +71,7 @@ class RerankAPI(HostedReranker):
         self._resolved = None
 
     def limits(self) -> Limits:
-        """A list of pairs is split where no server of this kind takes more."""
+        """At most 1,000 documents at a time, a number of ours: Infinity takes 2,048, others state none."""
         return Limits(listwise=True) if self.listwise else Limits(documents=1000)
 
     def payload(self, query: str, texts: list[str], top_n: int) -> Mapping[str, Any]:

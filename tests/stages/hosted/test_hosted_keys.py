@@ -270,3 +270,18 @@ def test_keys_of_atlas_go_to_atlas(monkeypatch):
             (elsewhere := Voyage(base_url=server.url))(QUERY, TEXTS)
         elsewhere.close()
         assert server.requests[0].key == "al-12345678"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-Bearer": "abcdefgh12345678"},
+        {"Ocp-Apim-Subscription": "abcdefgh12345678"},
+        {"X-Trace": "Bearer abcdefgh12345678"},
+    ],
+)
+def test_what_is_a_secret_by_its_name_or_its_look_is_refused(headers):
+    """A configuration is shown and dumped; the message names the header, and not its value."""
+    with pytest.raises(ConfigError, match=r"looks like a secret; write \{env: NAME\}") as caught:
+        Cohere(headers=headers)
+    assert "abcdefgh" not in str(caught.value)
