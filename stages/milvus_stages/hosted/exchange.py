@@ -13,14 +13,13 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 from weakref import WeakSet
 
 from milvus_pipeline import (
     Deadline,
     DeadlineError,
     PipelineError,
-    RetrySettings,
     ServiceError,
     StageError,
     async_retrying,
@@ -38,44 +37,29 @@ _MOST_WARNINGS: Final = 10
 """Warnings of one reply that are told."""
 
 if TYPE_CHECKING:
-    from milvus_stages.hosted.reranker import HostedReranker
+    from milvus_stages.hosted.reranker import HostedReranker, HostedRetry
 
 
 class Exchange:
     """An open connection to a service, for blocking callers and for event loops.
 
     Args:
-        service: the provider's stage.
+        service: the provider's stage, whose settings hold.
         transport: to its URL; closed with this object.
         secrets: what no message may repeat.
         key_names: environment variables that the key was looked for in.
-        retry: the policy.
-        max_concurrency: requests under way at a time.
-        rate: bound of rate.
-        request_timeout: seconds that one attempt may take.
     """
 
     def __init__(
-        self,
-        service: HostedReranker,
-        transport: Transport,
-        *,
-        secrets: tuple[str, ...],
-        key_names: tuple[str, ...],
-        retry: RetrySettings,
-        max_concurrency: int,
-        rate: Rate,
-        request_timeout: float,
+        self, service: HostedReranker, transport: Transport, *, secrets: tuple[str, ...], key_names: tuple[str, ...]
     ) -> None:
         self._service = service
         self._transport = transport
         self._secrets = secrets
         self._key_names = key_names
-        self._retry = retry
-        self._max_concurrency = max_concurrency
-        self._slots = Slots(max_concurrency)
-        self._rate = rate
-        self._request_timeout = request_timeout
+        self._retry = cast("HostedRetry", service.retry)
+        self._slots = Slots(service.max_concurrency)
+        self._rate = Rate(service.requests_per_minute, service.tokens_per_minute)
         self._lock = threading.Lock()
         self._works: set[Work] = set()
         self._ended = False
@@ -83,7 +67,7 @@ class Exchange:
 
     def forget(self) -> None:
         """Begin anew, after a fork: connections and calls are the parent's, locks may be held by threads of its own."""
-        self._slots = Slots(self._max_concurrency)
+        self._slots = Slots(self._service.max_concurrency)
         self._rate.forget()
         self._lock = threading.Lock()
         self._works = set()
@@ -122,7 +106,7 @@ class Exchange:
         # Daemons: after Ctrl-C the process shall end without waiting for replies.
         threads = [
             threading.Thread(target=copy_context().run, args=(work_off,), name=self._service.name, daemon=True)
-            for _ in range(min(len(waiting), self._max_concurrency))
+            for _ in range(min(len(waiting), self._service.max_concurrency))
         ]
         try:
             for thread in threads:
@@ -247,8 +231,8 @@ class Exchange:
     def _seconds(self, deadline: Deadline) -> tuple[float, str]:
         """The time that an attempt has, and the setting that bounds it."""
         left = deadline.remaining()
-        if left is None or left >= self._request_timeout:
-            return self._request_timeout, "request_timeout"
+        if left is None or left >= self._service.request_timeout:
+            return self._service.request_timeout, "request_timeout"
         return max(left, 0.001), "`timeout`"
 
     def _body(self, work: Work, part: Part) -> bytes:

@@ -26,7 +26,6 @@ from milvus_stages._secrets import FromEnv, VariableName, names_a_secret, secret
 from milvus_stages.hosted.exchange import Exchange
 from milvus_stages.hosted.plan import Limits, Plan, plan
 from milvus_stages.hosted.replies import Received, Reply, counted, listed, members
-from milvus_stages.hosted.throttle import Rate
 from milvus_stages.hosted.transport import Transport
 from milvus_stages.hosted.work import Work
 
@@ -258,16 +257,8 @@ class HostedReranker(Reranker):
             url = joined(_checked_url(base), self.path)
         except ValueError as error:
             raise StageError(f"{self.type}: the service's address {error}") from error
-        self._exchange = Exchange(
-            self,
-            Transport(url, headers, self.type),
-            secrets=secrets,
-            key_names=self._key_variables,
-            retry=cast(HostedRetry, self.retry),
-            max_concurrency=self.max_concurrency,
-            rate=Rate(self.requests_per_minute, self.tokens_per_minute),
-            request_timeout=self.request_timeout,
-        )
+        transport = Transport(url, headers, self.type)
+        self._exchange = Exchange(self, transport, secrets=secrets, key_names=self._key_variables)
 
     def teardown(self) -> None:
         """Let go of connections and threads."""

@@ -57,7 +57,7 @@ def test_queries_that_share_documents_are_scored_as_if_alone(small_encoder, quer
     jobs = [RerankJob(query, [*documents[start:], documents[-1]]) for start, query in enumerate(queries)]
     together = mine.score_batch(jobs, Context(Deadline(), len(jobs)))
     for job, scores in zip(jobs, together, strict=True):
-        assert np.allclose(scores, list(mine.score(*job)), atol=1e-5)
+        assert np.allclose(scores, list(mine.score(job.query, job.texts)), atol=1e-5)
         assert scores[-1] == scores[-2]
     mine.close()
 
