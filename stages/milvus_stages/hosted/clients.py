@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from milvus_pipeline import StageError
-from milvus_stages.hosted.watchdog import Line
+from milvus_stages.hosted.watchdog import Line, SeverableLine
 
 if TYPE_CHECKING:
     import httpx
@@ -32,7 +32,7 @@ def closed_error() -> StageError:
 
 class _Idle(NamedTuple):
     client: httpx.Client
-    line: Line
+    line: SeverableLine
     since: float
 
 
@@ -56,17 +56,17 @@ class Clients:
         self._idle: deque[_Idle] = deque()
 
     @contextmanager
-    def lent(self) -> Iterator[tuple[httpx.Client, Line]]:
+    def lent(self) -> Iterator[tuple[httpx.Client, SeverableLine]]:
         """A client that nobody else uses; the one that was used last, whose connection is likeliest to stand."""
         with self._lock:
             if self._closed:
                 raise closed_error()
             found = self._idle.pop() if self._idle else None
             stale = [self._idle.popleft() for _ in range(_count_stale(idle.since for idle in self._idle))]
-        for old in stale:
-            old.client.close()
-        client, line = (found.client, found.line) if found else (self._make(), Line(tls=self._tls))
+        client, line = (found.client, found.line) if found else (self._make(), SeverableLine(tls=self._tls))
         try:
+            for old in stale:
+                old.client.close()
             yield client, line
         except BaseException:
             client.close()
@@ -88,6 +88,7 @@ class Clients:
 
 class _AsyncIdle(NamedTuple):
     client: httpx.AsyncClient
+    line: Line
     since: float
 
 
@@ -96,10 +97,12 @@ class AsyncClients:
 
     Args:
         make: makes one.
+        tls: whether their connections are encrypted.
     """
 
-    def __init__(self, make: Callable[[], httpx.AsyncClient]) -> None:
+    def __init__(self, make: Callable[[], httpx.AsyncClient], *, tls: bool) -> None:
         self._make = make
+        self._tls = tls
         self.forget()
 
     def forget(self) -> None:
@@ -110,7 +113,7 @@ class AsyncClients:
         self._ends: dict[asyncio.AbstractEventLoop, AsyncGenerator[None, None]] = {}
 
     @asynccontextmanager
-    async def lent(self) -> AsyncIterator[httpx.AsyncClient]:
+    async def lent(self) -> AsyncIterator[tuple[httpx.AsyncClient, Line]]:
         """A client of this event loop that no other task uses; the one that was used last."""
         loop = asyncio.get_running_loop()
         with self._lock:
@@ -124,19 +127,20 @@ class AsyncClients:
             idle = self._idle.setdefault(loop, deque())
             found = idle.pop() if idle else None
             stale = [idle.popleft() for _ in range(_count_stale(each.since for each in idle))]
-        if new:
-            await anext(self._ends[loop])
-        await _aclose(stale)
-        client = found.client if found else self._make()
+        if stale:
+            _begin_to_close(loop, stale)  # not waited for: who is cancelled meanwhile would lose them
+        client, line = (found.client, found.line) if found else (self._make(), Line(tls=self._tls))
         try:
-            yield client
+            if new:
+                await anext(self._ends[loop])
+            yield client, line
         except BaseException:
             await client.aclose()
             raise
         with self._lock:
             # Another queue where this loop's clients were closed meanwhile.
             if kept := self._idle.get(loop) is idle:
-                idle.append(_AsyncIdle(client, time.monotonic()))
+                idle.append(_AsyncIdle(client, line, time.monotonic()))
         if not kept:
             await client.aclose()
 

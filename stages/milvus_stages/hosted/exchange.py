@@ -11,7 +11,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final, cast
 from weakref import WeakSet
@@ -98,10 +98,14 @@ class Exchange:
                 self._run_threads(works, waiting, deadline)
 
     def _run_threads(self, works: Sequence[Work], waiting: deque[tuple[Work, Part]], deadline: Deadline) -> None:
+        broken: list[BaseException] = []
+
         def work_off() -> None:
-            with suppress(IndexError):  # nothing is left
-                while True:
-                    self._converse(*waiting.popleft(), deadline)
+            try:
+                while task := _next(waiting):
+                    self._converse(*task, deadline)
+            except BaseException as error:  # such as a plugin's SystemExit, which a thread would swallow
+                broken.append(error)
 
         # Daemons: after Ctrl-C the process shall end without waiting for replies.
         threads = [
@@ -113,6 +117,8 @@ class Exchange:
                 thread.start()
             for thread in threads:
                 thread.join()
+            if broken:
+                raise broken[0]
         except BaseException:  # what has not begun is not sent
             waiting.clear()
             for work in works:
@@ -302,6 +308,14 @@ def _forget_all() -> None:
 if hasattr(os, "register_at_fork"):
     # A server that forks its workers with the pipeline open would have them read each other's replies.
     os.register_at_fork(after_in_child=_forget_all)
+
+
+def _next(waiting: deque[tuple[Work, Part]]) -> tuple[Work, Part] | None:
+    """The next task; None where none is left, which only taking it can tell among several threads."""
+    try:
+        return waiting.popleft()
+    except IndexError:
+        return None
 
 
 def _asked_wait(error: BaseException) -> float | None:

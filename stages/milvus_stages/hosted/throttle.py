@@ -17,8 +17,8 @@ from typing import Final, NamedTuple
 
 from milvus_pipeline import Deadline, DeadlineError
 
-_WINDOW: Final = 60.0
-"""Seconds that services count requests and tokens over."""
+_WINDOW: Final = 61.0
+"""Seconds. Services count over a minute, from when they see a request, which is a little after it was begun here."""
 
 
 class Slots:

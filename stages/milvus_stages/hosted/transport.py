@@ -18,7 +18,7 @@ from milvus_pipeline import ServiceError, StageError, require
 from milvus_stages.hosted.clients import KEPT_SECONDS, AsyncClients, Clients
 from milvus_stages.hosted.quiet import unlogged
 from milvus_stages.hosted.replies import Received
-from milvus_stages.hosted.watchdog import Line, Watchdog
+from milvus_stages.hosted.watchdog import Line, SeverableLine, Watchdog
 
 if TYPE_CHECKING:
     import httpx
@@ -66,7 +66,7 @@ class Transport:
                 "environment names (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY), and SSL_CERT_FILE and SSL_CERT_DIR"
             )
         self._clients = Clients(lambda: self._httpx.Client(**options), tls=url.startswith("https:"))
-        self._async_clients = AsyncClients(lambda: self._httpx.AsyncClient(**options))
+        self._async_clients = AsyncClients(lambda: self._httpx.AsyncClient(**options), tls=url.startswith("https:"))
         self._watchdog = Watchdog(service)
 
     def _fault(self, options: dict[str, Any]) -> str | None:
@@ -100,7 +100,7 @@ class Transport:
             failure = self._told(error, seconds, setting)
         raise failure
 
-    def _exchanged(self, client: httpx.Client, line: Line, body: bytes, seconds: float) -> Received:
+    def _exchanged(self, client: httpx.Client, line: SeverableLine, body: bytes, seconds: float) -> Received:
         asked = self._asked(body, seconds)
         try:
             # httpx bounds each read, of which a reply may take any number.
@@ -116,26 +116,35 @@ class Transport:
             if not line.cut:
                 raise
         if line.cut:  # which can look like the end of a body, too
-            raise TimeoutError
+            raise self._late(line)
         return self._received(reply, content)
 
     async def asend(self, body: bytes, seconds: float, setting: str) -> Received:
         """``send`` for a task; cancelling it ends the request."""
         try:
             with unlogged():
-                async with asyncio.timeout(seconds), self._async_clients.lent() as client:
-                    return await self._aexchanged(client, body, seconds)
+                async with self._async_clients.lent() as (client, line):
+                    try:
+                        async with asyncio.timeout(seconds):
+                            return await self._aexchanged(client, line, body, seconds)
+                    except TimeoutError:
+                        raise self._late(line) from None
         except self._failures as error:
             failure = self._told(error, seconds, setting)
         raise failure
 
-    async def _aexchanged(self, client: httpx.AsyncClient, body: bytes, seconds: float) -> Received:
-        async with client.stream("POST", self._url, **self._asked(body, seconds)) as reply:
+    async def _aexchanged(self, client: httpx.AsyncClient, line: Line, body: bytes, seconds: float) -> Received:
+        asked = self._asked(body, seconds)
+        async with client.stream("POST", self._url, **asked, extensions={"trace": line.atrace}) as reply:
             content = bytearray()
             async for piece in reply.aiter_raw():
                 content += piece
                 self._check(content)
         return self._received(reply, content)
+
+    def _late(self, line: Line) -> Exception:
+        """That the time is up: before there was a connection, or on one."""
+        return TimeoutError() if line.stands else self._httpx.ConnectTimeout("the time was up")
 
     @property
     def _failures(self) -> tuple[type[Exception], ...]:

@@ -12,26 +12,51 @@ from typing import Any
 
 
 class Line:
-    """The connection of a blocking client, which another thread may cut.
+    """The connection of a client.
 
     Args:
         tls: whether it is encrypted.
+
+    Attributes:
+        stands: whether there is a connection that a request can be sent on.
+    """
+
+    def __init__(self, *, tls: bool) -> None:
+        self.stands = False
+        self._last_step = ".start_tls.complete" if tls else ".connect_tcp.complete"
+
+    def follow(self, event: str) -> None:
+        """Take note of a step that httpx takes."""
+        if event.endswith(".connect_tcp.started"):
+            self.stands = False
+        elif event.endswith(self._last_step):
+            self.stands = True
+
+    async def atrace(self, event: str, info: dict[str, Any]) -> None:
+        """What an asynchronous client of httpx calls with each step it takes."""
+        self.follow(event)
+
+
+class SeverableLine(Line):
+    """The connection of a blocking client, which another thread may cut.
 
     Attributes:
         cut: whether it was cut.
     """
 
     def __init__(self, *, tls: bool) -> None:
+        super().__init__(tls=tls)
         self.cut = False
         self._tls = tls
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
 
     def trace(self, event: str, info: dict[str, Any]) -> None:
-        """Take note of the socket: httpx calls this with each step it takes.
+        """Take note of the socket: what a blocking client of httpx calls with each step it takes.
 
         TLS takes the socket over in the middle of the handshake, so that one is watched through a copy of it.
         """
+        self.follow(event)
         stream = info.get("return_value")
         if event.endswith(".connect_tcp.started"):
             self._watch(None)
@@ -81,7 +106,7 @@ class Watchdog:
         mark, at = object(), time.monotonic() + seconds
         with self._changed:
             self._watched[mark] = (at, end)
-            if self._thread is None:
+            if self._thread is None:  # none yet, or none any more
                 self._thread = threading.Thread(target=self._watch, name=f"{self._name}-watchdog", daemon=True)
                 self._thread.start()
             elif at < self._wakes:  # seldom: requests mostly have the same time
@@ -91,6 +116,8 @@ class Watchdog:
         finally:
             with self._changed:
                 self._watched.pop(mark, None)
+                if self._closed and not self._watched:
+                    self._changed.notify()
 
     def close(self) -> None:
         """End the thread once nothing is watched any more."""
@@ -107,4 +134,7 @@ class Watchdog:
                         del self._watched[mark]
                         end()
                 self._wakes = min((at for at, _ in self._watched.values()), default=float("inf"))
-                self._changed.wait(None if self._wakes == float("inf") else max(0.0, self._wakes - time.monotonic()))
+                if self._watched or not self._closed:
+                    left = self._wakes - time.monotonic()
+                    self._changed.wait(None if self._wakes == float("inf") else max(0.0, left))
+            self._thread = None

@@ -97,7 +97,7 @@ class Work:
             context.warn(warning, position)
         if self.plan.blank:
             context.note(position, documents_blank=self.plan.blank)
-        if self._too_large and self.has_scores:
+        if self._too_large and self.error is None:
             context.warn(
                 f"{len(self._too_large)} of {len(self.job.texts)} documents are larger than the service takes; "
                 "ranked last, without a score",
@@ -115,8 +115,8 @@ def conversation(service: HostedReranker, work: Work, part: Part) -> Conversatio
     """Yields requests; is resumed when one has been answered, or thrown the error that it ended in.
 
     A request that the service finds too large is halved. A single document that is too large is left out. If it is the
-    first to be refused and nothing has been scored, the shortest is tried: where that is too large as well, the
-    documents are not to blame but the query, and the rest need not be tried one by one.
+    first to be refused and nothing has been scored, the smallest is tried: where that is too large as well, so are the
+    others, which need not be tried one by one. Most likely it is the query that is too long.
     """
     pending = [part]
     probe: Part | None = None
@@ -125,26 +125,28 @@ def conversation(service: HostedReranker, work: Work, part: Part) -> Conversatio
         try:
             yield current
         except ServiceError as error:
-            if service.limits().listwise or not service.too_large(error) or current is probe:
+            if service.limits().listwise or not service.too_large(error):
                 raise
             if len(current.places) > 1:
                 pending.extend(reversed(current.halves()))
                 continue
             work.leave_out(error)
+            if current is probe:
+                for _ in range(sum(len(rest.places) for rest in pending)):
+                    work.leave_out(error)
+                return
             if probe is None and pending and not work.has_scores:
-                probe = _shortest_first(pending, work.job)
+                probe = _smallest_first(pending)
 
 
-def _shortest_first(pending: list[Part], job: RerankJob) -> Part:
-    """Take the shortest document out of the pending requests, and put it before them in one of its own."""
-    shortest = min((place for part in pending for place in part.places), key=lambda place: len(job.texts[place]))
-    for position, part in enumerate(pending):
-        if shortest in part.places:
-            with_it, rest = part.without(shortest)
-            pending[position : position + 1] = [rest] if rest else []
-            pending.append(with_it)
-            return with_it
-    raise AssertionError("the shortest of the pending documents is pending")
+def _smallest_first(pending: list[Part]) -> Part:
+    """Take the smallest document out of the pending requests, and put it before them in one of its own."""
+    position = min(range(len(pending)), key=lambda at: min(pending[at].sizes))
+    part = pending[position]
+    alone, rest = part.without(part.places[part.sizes.index(min(part.sizes))])
+    pending[position : position + 1] = [rest] if rest else []
+    pending.append(alone)
+    return alone
 
 
 def resumed(talk: Conversation, error: ServiceError) -> Part | None:

@@ -105,6 +105,49 @@ reranker.close()
 """
 
 
+def test_a_cancel_while_old_connections_are_closed_loses_none(monkeypatch):
+    """Neither they nor the one that was to be used stay open without an owner."""
+
+    async def main(server: StandIn) -> None:
+        reranker = stage(server, max_concurrency=6)
+        await reranker.aopen()
+        server.hold()
+        burst = asyncio.create_task(abatch(reranker, JOBS * 6))
+        await asyncio.to_thread(server.wait_for, 6)
+        server.release()
+        await burst
+        monkeypatch.setattr(clients, "KEPT_SECONDS", 0.0)
+        task = asyncio.create_task(abatch(reranker, JOBS))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await asyncio.to_thread(eventually, lambda: server.open_connections <= 1)
+        await reranker.aclose()
+
+    with StandIn("cohere") as server, keyed(server):
+        asyncio.run(main(server))
+        eventually(lambda: server.open_connections == 0)
+
+
+def test_a_stage_that_is_closed_leaves_no_thread_to_watch_over_it():
+    """Also where a request was under way, as soon as that has ended."""
+    before = set(threading.enumerate())
+    with StandIn("cohere") as server, keyed(server):
+        reranker = stage(server, retry={"attempts": 1})
+        reranker.open()
+        server.hold()
+        call = threading.Thread(target=batch, args=(reranker, JOBS))
+        call.start()
+        server.wait_for(1)
+        reranker.close()
+        server.release()
+        call.join()
+        left = [each for each in threading.enumerate() if each not in before and "watchdog" in each.name]
+        for each in left:
+            each.join(5)
+            assert not each.is_alive()
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_forked_worker_has_connections_of_its_own():
     """Parent and child ask at the same time, and each gets its own answers over its own connection."""

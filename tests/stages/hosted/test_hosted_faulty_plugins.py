@@ -31,6 +31,8 @@ class Trusting(HostedReranker):
         body = {"model": "rerank-v3.5", "query": query, "documents": texts, "top_n": top_n}
         if self.fault == "payload":
             raise LookupError("no such shelf")
+        if self.fault == "exit":
+            raise SystemExit("no such plugin")
         if self.fault == "echo":
             raise LookupError(f"cannot shelve {texts[0]}")
         return body | {"novelty": NO_JSON[self.fault]} if self.fault in NO_JSON else body
@@ -114,4 +116,14 @@ def test_limits_that_make_no_sense_are_named():
     reranker.open()
     with pytest.raises(StageError, match=r"trusting: Trusting\.limits: documents must be a whole number of at least 1"):
         batch(reranker, [JOB])
+    reranker.close()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_what_ends_the_process_ends_the_call(count):
+    """Also where it happens in one of the threads of a batch, which would swallow it."""
+    reranker = Trusting(base_url="http://127.0.0.1:9", fault="exit")
+    reranker.open()
+    with pytest.raises(SystemExit, match="no such plugin"):
+        batch(reranker, [JOB] * count)
     reranker.close()

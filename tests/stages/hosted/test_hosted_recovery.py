@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import socket
 import time
@@ -11,6 +12,7 @@ import pytest
 
 from milvus_pipeline import DeadlineError, RerankJob, ServiceError
 from milvus_stages import RerankAPI
+from milvus_stages.hosted import estimated_tokens
 from support.hosted_calls import KEY_VARIABLE, QUERY, abatch, ask, batch, both_ways, keyed, scored, stage
 from support.standins import StandIn, errors, late
 
@@ -38,14 +40,14 @@ def test_a_service_that_is_not_there_takes_no_turn_of_the_rate(way):
 @both_ways
 @pytest.mark.parametrize("kind", ["tei", "jev"])
 def test_a_query_that_is_too_long_is_not_sent_with_each_document(way, kind):
-    """After the first refused document the shortest is tried; where that is refused too, the query has failed."""
+    """After the first refused document the smallest is tried; where that is refused too, the query has failed."""
     with StandIn(kind) as server:
         server.always(errors(kind)["422_validation" if kind == "tei" else "400_overflow"])
         outcome = scored(way, server, [RerankJob(QUERY, MANY[:30])])
         assert len(server.requests) <= math.log2(30) + 3
         body = server.requests[-1].body
         last = body.get("texts") or [one["instructions"]["document"] for one in body["questions"].values()]
-    assert last[0] == min(MANY[1:30], key=len)  # the first was refused before
+    assert estimated_tokens(last[0]) == min(map(estimated_tokens, MANY[1:30]))  # the first was refused before
     assert outcome.error().status == (422 if kind == "tei" else 400)
 
 
@@ -59,6 +61,42 @@ def test_documents_that_are_too_large_cost_the_others_nothing(way):
     assert outcome.scores[0][:3] == [None, None, None]
     assert None not in outcome.scores[0][3:]
     assert outcome.details["documents_too_large"] == 3
+
+
+@both_ways
+def test_a_part_of_large_documents_does_not_fail_the_query(way):
+    """However late the other parts are answered; the smallest document is found by what it weighs, not by letters."""
+    huge, small = ["leaf " * 3000, "branch " * 3000], MANY[:4]
+    dense = ["a" * 120, "\u6f22" * 60, *("b" * 80 for _ in range(3))]
+    with StandIn("tei", max_bytes=9_000, latency=0.1) as server:
+        outcome = scored(way, server, [RerankJob(QUERY, [*huge, *small])], max_documents=2)
+        assert outcome.failures == {}
+        assert [score is None for score in outcome.scores[0]] == [True, True, False, False, False, False]
+    with StandIn("tei", max_bytes=190) as server:
+        outcome = scored(way, server, [RerankJob("b", dense)])
+        assert outcome.failures == {}
+        assert [score is None for score in outcome.scores[0]] == [True, True, False, False, False]
+
+
+@both_ways
+def test_a_connection_that_does_not_come_to_stand_is_told_as_such(way):
+    """Where the time of an attempt is up before there is one: no request, no turn of the rate, and the right cause."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        address = listener.getsockname()
+        with contextlib.ExitStack() as fill:  # what nobody accepts takes the places of those who come later
+            for _ in range(3):
+                waiting = fill.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex(address)
+            with StandIn("cohere") as server:
+                url = f"http://127.0.0.1:{address[1]}"
+                fields = {"request_timeout": 0.3, "requests_per_minute": 1, "base_url": url}
+                outcome = scored(way, server, [RerankJob(QUERY, ["plum"])], **fields)
+    assert "no connection within 0.3 s" in str(outcome.error())
+    assert outcome.error().attempts == 3
+    assert outcome.usage == {}
 
 
 @both_ways
