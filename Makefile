@@ -17,8 +17,9 @@ check: .venv/test ## lint, format, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/test ## quality on Cranfield, stage by stage
+bench: .venv/test ## quality on Cranfield, stage by stage; a hosted reranker with many queries under way
 	$(BIN)/python benchmarks/cranfield.py
+	$(BIN)/python benchmarks/hosted_concurrency.py
 
 clean:
 	rm -rf .venv data
