@@ -22,6 +22,7 @@ from milvus_pipeline.errors import (
 from milvus_pipeline.extras import require
 from milvus_pipeline.ingest import CollectionStore, CollectionWriter, Embedder, IngestReport, ingest
 from milvus_pipeline.pipeline import Pipeline
+from milvus_pipeline.problems import suggestion
 from milvus_pipeline.records import Hit, Query, RerankResult, SearchResult, StageReport
 from milvus_pipeline.registry import register, registry
 from milvus_pipeline.reranker import Reranker, RerankJob
@@ -68,6 +69,7 @@ __all__ = [
     "retry_after",
     "retrying",
     "shown",
+    "suggestion",
     "told",
     "total_planned",
     "total_usage",

@@ -72,6 +72,14 @@ class Reranker(Stage):
             As many finite numbers; None for a text that was left unscored, which ranks below the scored ones.
         """
 
+    def scored_alone(self, query: str, texts: Sequence[str], deadline: Deadline) -> Iterable[float | None]:
+        """``score`` for a reranker whose work is ``score_batch``: a batch of one. Its failure is raised."""
+        context = Context(deadline, 1)
+        scores = self.score_batch([RerankJob(query, texts)], context)
+        for error in context.failures.values():
+            raise error
+        return scores[0]
+
     def score_batch(self, jobs: Sequence[RerankJob], context: Context) -> Sequence[Iterable[float | None]]:
         """``score`` for several queries. ``context`` positions are those of ``jobs``; see ``Context.fail``."""
         return [self.score(job.query, job.texts) for job in jobs]

@@ -63,12 +63,12 @@ def secret_from(names: Sequence[str], purpose: str, *, words: bool = False) -> s
     Raises:
         StageError: none is set, or the value cannot be sent in a header of HTTP. The message does not hold it.
     """
-    name = next((name for name in names if os.environ.get(name, "").strip()), None)
+    name = next(filter(environment, names), None)
     if name is None:
         empty = [name for name in names if name in os.environ]
         state = f"{empty[0]} is empty" if empty else f"{' or '.join(names)} is not set"
         raise StageError(f"{purpose}: the environment variable {state}; set it before the stage opens")
-    value = os.environ[name].strip()
+    value = environment(name)
     if not re.fullmatch(r"[ -~]+" if words else r"[!-~]+", value):
         raise StageError(
             f"{purpose}: the value of the environment variable {name} holds blanks, line breaks or characters that are "

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from milvus_pipeline import StageError
 from milvus_stages.hosted.watchdog import Line, SeverableLine
@@ -61,8 +61,7 @@ class Clients:
         with self._lock:
             if self._closed:
                 raise closed_error()
-            found = self._idle.pop() if self._idle else None
-            stale = [self._idle.popleft() for _ in range(_count_stale(idle.since for idle in self._idle))]
+            found, stale = _taken(self._idle)
         client, line = (found.client, found.line) if found else (self._make(), SeverableLine(tls=self._tls))
         try:
             for old in stale:
@@ -90,6 +89,9 @@ class _AsyncIdle(NamedTuple):
     client: httpx.AsyncClient
     line: Line
     since: float
+
+
+_AnyIdle = TypeVar("_AnyIdle", _Idle, _AsyncIdle)
 
 
 class AsyncClients:
@@ -125,8 +127,7 @@ class AsyncClients:
             if new := loop not in self._ends:
                 self._ends[loop] = self._end_of_loop()
             idle = self._idle.setdefault(loop, deque())
-            found = idle.pop() if idle else None
-            stale = [idle.popleft() for _ in range(_count_stale(each.since for each in idle))]
+            found, stale = _taken(idle)
         if stale:
             _begin_to_close(loop, stale)  # not waited for: who is cancelled meanwhile would lose them
         client, line = (found.client, found.line) if found else (self._make(), Line(tls=self._tls))
@@ -167,15 +168,14 @@ class AsyncClients:
                 loop.call_soon_threadsafe(_begin_to_close, loop, clients)
 
 
-def _count_stale(since: Iterable[float]) -> int:
-    """How many at the beginning, which have been idle the longest, have been so for too long."""
-    now = time.monotonic()
-    count = 0
-    for each in since:
-        if now - each < KEPT_SECONDS:
-            break
-        count += 1
-    return count
+def _taken(idle: deque[_AnyIdle]) -> tuple[_AnyIdle | None, list[_AnyIdle]]:
+    """Take the one that was used last out of those that are idle, and all that have been so for too long."""
+    found = idle.pop() if idle else None
+    before = time.monotonic() - KEPT_SECONDS
+    stale = []
+    while idle and idle[0].since <= before:
+        stale.append(idle.popleft())
+    return found, stale
 
 
 _closing: set[asyncio.Task[None]] = set()

@@ -10,7 +10,7 @@ import json
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -18,7 +18,6 @@ from weakref import WeakSet
 
 from milvus_pipeline import (
     Deadline,
-    DeadlineError,
     PipelineError,
     ServiceError,
     StageError,
@@ -31,7 +30,7 @@ from milvus_stages.hosted.plan import Part
 from milvus_stages.hosted.replies import BadReply, Received, bad_reply_error, checked, read_json
 from milvus_stages.hosted.throttle import Booking, Rate, Slots
 from milvus_stages.hosted.transport import Transport, Unsent
-from milvus_stages.hosted.work import Stopped, Tries, Work, conversation, kept, resumed
+from milvus_stages.hosted.work import Stopped, Tries, Work, conversation, resumed
 
 _MOST_WARNINGS: Final = 10
 """Warnings of one reply that are told."""
@@ -139,20 +138,17 @@ class Exchange:
                     received = self._transport.send(body, *self._seconds(deadline))
             self._take(work, current, received)
 
-        with kept(work, deadline):
-            talk = conversation(self._service, work, part)
-            current = next(talk, None)
-            while current is not None:
-                tries = Tries(work, self._retry, deadline)
-                policy = retrying(self._retry, deadline, tries.passing, _asked_wait, tries.waits)
-                try:
-                    policy.copy(sleep=work.bell.wait)(attempt, current, tries)
-                except ServiceError as error:
-                    current = resumed(talk, tries.told(error))
-                except DeadlineError as late:
-                    raise tries.instead_of(late) from None
-                else:
-                    current = next(talk, None)
+        talk = conversation(self._service, work, part, deadline)
+        request = next(talk, None)
+        while request is not None:
+            tries = request.tries
+            policy = retrying(self._retry, deadline, tries.passing, _asked_wait, tries.waits)
+            try:
+                policy.copy(sleep=work.bell.wait)(attempt, *request)
+            except Exception as error:
+                request = resumed(talk, error)
+            else:
+                request = next(talk, None)
 
     # -- event loops --------------------------------------------------------------------------------------------
 
@@ -181,20 +177,17 @@ class Exchange:
                     received = await self._transport.asend(body, *self._seconds(deadline))
             self._take(work, current, received)
 
-        with kept(work, deadline):
-            talk = conversation(self._service, work, part)
-            current = next(talk, None)
-            while current is not None:
-                tries = Tries(work, self._retry, deadline)
-                policy = async_retrying(self._retry, deadline, tries.passing, _asked_wait, tries.waits)
-                try:
-                    await policy.copy(sleep=work.bell.asleep)(attempt, current, tries)
-                except ServiceError as error:
-                    current = resumed(talk, tries.told(error))
-                except DeadlineError as late:
-                    raise tries.instead_of(late) from None
-                else:
-                    current = next(talk, None)
+        talk = conversation(self._service, work, part, deadline)
+        request = next(talk, None)
+        while request is not None:
+            tries = request.tries
+            policy = async_retrying(self._retry, deadline, tries.passing, _asked_wait, tries.waits)
+            try:
+                await policy.copy(sleep=work.bell.asleep)(attempt, *request)
+            except Exception as error:
+                request = resumed(talk, error)
+            else:
+                request = next(talk, None)
 
     # -- what both share ----------------------------------------------------------------------------------------
 
@@ -242,7 +235,7 @@ class Exchange:
         return max(left, 0.001), "`timeout`"
 
     def _body(self, work: Work, part: Part) -> bytes:
-        payload = self._hook(work, "payload", work.query, part.texts(work.job), part.top_k)
+        payload = self._payload(work, part)
         # Not escaped: the bytes that limits are counted in are those of the text.
         try:
             text = json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -278,19 +271,19 @@ class Exchange:
         warnings = [text for text in reply.warnings if isinstance(text, str) and text.strip()][:_MOST_WARNINGS]
         work.take(part, scores, reply, map(private.clean, warnings))
 
-    def _hook(self, work: Work, name: str, *arguments: Any) -> Any:
-        """What a method of the provider's returns.
+    def _payload(self, work: Work, part: Part) -> Mapping[str, Any]:
+        """What the provider wants sent.
 
         Raises:
-            StageError: it failed. The failure is its cause, unless that repeats a text or a key.
+            StageError: it failed to say so. The failure is the cause, unless that repeats a text or a key.
         """
         try:
-            return getattr(self._service, name)(*arguments)
+            return self._service.payload(work.query, part.texts(work.job), part.top_k)
         except PipelineError:
             raise
         except Exception as error:
             kind = type(self._service).__name__
-            failure = StageError(f"{self._service.type}: {kind}.{name} failed ({type(error).__name__})")
+            failure = StageError(f"{self._service.type}: {kind}.payload failed ({type(error).__name__})")
             said = str(error)
             if work.private(self._secrets).kept(said) == said:
                 failure.__cause__ = error

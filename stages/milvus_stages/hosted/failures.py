@@ -26,6 +26,8 @@ _READ: Final = 2 * _LONGEST
 _LONGEST_WAIT: Final = 9_999_999.0
 """Seconds, some months. A figure with more digits is no wait, and may be anything: it is not repeated."""
 
+_TEXT_LEFT_OUT: Final = "(the service's message repeats a text of the request and is left out)"
+
 _ID_HEADERS: Final = ("x-debug-trace-id", "x-typesafe-request-id", "x-request-id", "request-id")
 _ID_MEMBERS: Final = ("request_id", "id")
 
@@ -56,21 +58,16 @@ class Private:
         return Hidden(self.secrets, self.texts)
 
     def clean(self, message: str) -> str:
-        """The message without pieces of a key, or words in its place where it cannot be told."""
-        kept = self.kept(message)
-        if kept is not None:
-            return kept
-        if self._redacted(message) is None:
+        """The beginning of the message without pieces of a key, or words in its place where it cannot be told."""
+        redacted = self._hidden.redacted(_printable(message[:_READ]))
+        if redacted is None:
             return SECRET_LEFT_OUT
-        return "(the service's message repeats a text of the request and is left out)"
+        return _TEXT_LEFT_OUT if self._hidden.repeated_by(redacted) else redacted[:_LONGEST]
 
     def kept(self, message: str) -> str | None:
-        """The beginning of the message without pieces of a key; None where it repeats a text, or hides a key."""
-        redacted = self._redacted(message)
-        return None if redacted is None or self._hidden.repeated_by(redacted) else redacted[:_LONGEST]
-
-    def _redacted(self, message: str) -> str | None:
-        return self._hidden.redacted(_printable(message[:_READ]))
+        """``clean``, but None where the message cannot be told."""
+        cleaned = self.clean(message)
+        return None if cleaned in (SECRET_LEFT_OUT, _TEXT_LEFT_OUT) else cleaned
 
 
 def refused(

@@ -107,11 +107,20 @@ class Plan:
             "tokens": sum(part.tokens for part in self.parts),
         }
 
+    def report(self, context: Context, position: int) -> None:
+        """Leave the warnings, and what they are about, where the result carries them."""
+        self._warn(context, position)
+        if self.blank:
+            context.note(position, documents_blank=self.blank)
+
     def note(self, context: Context, position: int) -> None:
         """Leave the warnings, and the figures of a dry run, where the result carries them."""
+        self._warn(context, position)
+        context.note(position, planned=self.figures)
+
+    def _warn(self, context: Context, position: int) -> None:
         for warning in self.warnings:
             context.warn(warning, position)
-        context.note(position, planned=self.figures)
 
 
 def plan(job: RerankJob, limits: Limits, service: str) -> Plan:

@@ -22,14 +22,18 @@ class _NotOurs(logging.Filter):
 _not_ours: Final = _NotOurs()
 
 
+def stand_before_loggers() -> None:
+    """Make ``unlogged`` work, which it does from then on; doing it again changes nothing."""
+    for name in _LOGGERS:
+        logging.getLogger(name).addFilter(_not_ours)
+
+
 @contextmanager
 def unlogged() -> Iterator[None]:
     """Keep httpx and httpcore from logging what this thread or task does; what others do is logged as before.
 
     Reason phrases and headers of replies are a service's own words, and may repeat a key or a text.
     """
-    for name in _LOGGERS:
-        logging.getLogger(name).addFilter(_not_ours)  # once, however often it is added
     token = _ours.set(True)
     try:
         yield

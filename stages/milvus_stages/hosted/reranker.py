@@ -294,11 +294,7 @@ class HostedReranker(Reranker):
 
     def score(self, query: str, texts: Sequence[str]) -> Iterable[float | None]:
         """The relevance of each text to the query, as the service gives it; None for a blank text."""
-        context = Context(Deadline.after(self.timeout), 1)
-        scores = self.score_batch([RerankJob(query, texts)], context)
-        for error in context.failures.values():
-            raise error
-        return scores[0]
+        return self.scored_alone(query, texts, Deadline.after(self.timeout))
 
     def score_batch(self, jobs: Sequence[RerankJob], context: Context) -> list[list[float | None]]:
         """Score several queries, whose requests overlap."""

@@ -37,14 +37,9 @@ class Slots:
             DeadlineError: none came free in time.
         """
         ticket = self._ticket()
-        try:
+        with self._awaited(ticket, deadline):
             if not ticket.done():
                 ticket.result(deadline.remaining())
-        except BaseException as error:
-            self._give_up(ticket)
-            if isinstance(error, TimeoutError):
-                raise _no_slot(deadline) from None
-            raise
         try:
             yield
         finally:
@@ -54,15 +49,10 @@ class Slots:
     async def aheld(self, deadline: Deadline) -> AsyncIterator[None]:
         """``held`` for a task."""
         ticket = self._ticket()
-        try:
+        with self._awaited(ticket, deadline):
             if not ticket.done():
                 async with asyncio.timeout(deadline.remaining()):
                     await asyncio.wrap_future(ticket)
-        except BaseException as error:
-            self._give_up(ticket)
-            if isinstance(error, TimeoutError):
-                raise _no_slot(deadline) from None
-            raise
         try:
             yield
         finally:
@@ -78,9 +68,17 @@ class Slots:
                 self._waiting.append(ticket)
         return ticket
 
-    def _give_up(self, ticket: Future[None]) -> None:
-        if not ticket.cancel():
-            self._release()  # the slot came at the last moment
+    @contextmanager
+    def _awaited(self, ticket: Future[None], deadline: Deadline) -> Iterator[None]:
+        """Give the place up where the wait for it ends otherwise, and say so where that is by the time."""
+        try:
+            yield
+        except BaseException as error:
+            if not ticket.cancel():
+                self._release()  # the slot came at the last moment
+            if isinstance(error, TimeoutError):
+                raise _no_slot(deadline) from None
+            raise
 
     def _release(self) -> None:
         with self._lock:

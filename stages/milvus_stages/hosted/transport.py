@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from milvus_pipeline import ServiceError, StageError, require
 from milvus_stages.hosted.clients import KEPT_SECONDS, AsyncClients, Clients
-from milvus_stages.hosted.quiet import unlogged
+from milvus_stages.hosted.quiet import stand_before_loggers, unlogged
 from milvus_stages.hosted.replies import Received
 from milvus_stages.hosted.watchdog import Line, SeverableLine, Watchdog
 
@@ -45,6 +45,7 @@ class Transport:
 
     def __init__(self, url: str, headers: Mapping[str, str], service: str) -> None:
         self._httpx = require("httpx", extra=None, wanted_by=service)
+        stand_before_loggers()
         self.request = f"POST {url}"
         self._url = url
         self._service = service

@@ -10,7 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from milvus_pipeline import Context, Deadline, DeadlineError, RerankJob, RetrySettings, ServiceError
 from milvus_stages.hosted.failures import Private
@@ -19,7 +19,7 @@ from milvus_stages.hosted.replies import Reply, counted
 from milvus_stages.hosted.throttle import Bell
 
 if TYPE_CHECKING:
-    from milvus_stages.hosted.reranker import HostedReranker
+    from milvus_stages.hosted.reranker import HostedReranker, HostedRetry
 
 
 _OUR_WORDS: Final = ("requests", "retries")
@@ -40,7 +40,7 @@ class Work:
         self.scores: list[float | None] = [None] * len(job.texts)
         self.error: Exception | None = None
         self._usage: Counter[str] = Counter()
-        self._warnings: list[str] = list(plan.warnings)
+        self._warnings: list[str] = []
         self._too_large: list[ServiceError] = []
         self._lock = threading.Lock()
         self.bell = Bell()
@@ -93,10 +93,9 @@ class Work:
             self.fail(self._too_large[-1])  # it is not the documents: the query, say, is too long
         if self.error is not None:
             context.fail(position, self.error)
+        self.plan.report(context, position)
         for warning in self._warnings:
             context.warn(warning, position)
-        if self.plan.blank:
-            context.note(position, documents_blank=self.plan.blank)
         if self._too_large and self.error is None:
             context.warn(
                 f"{len(self._too_large)} of {len(self.job.texts)} documents are larger than the service takes; "
@@ -108,35 +107,48 @@ class Work:
             context.note(position, usage=dict(self._usage))
 
 
-Conversation = Generator[Part, None, None]
+class Request(NamedTuple):
+    """What a driver is asked to send, and the attempts at it that it makes."""
+
+    part: Part
+    tries: Tries
 
 
-def conversation(service: HostedReranker, work: Work, part: Part) -> Conversation:
+Conversation = Generator[Request, None, None]
+
+
+def conversation(service: HostedReranker, work: Work, part: Part, deadline: Deadline) -> Conversation:
     """Yields requests; is resumed when one has been answered, or thrown the error that it ended in.
 
     A request that the service finds too large is halved. A single document that is too large is left out. If it is the
     first to be refused and nothing has been scored, the smallest is tried: where that is too large as well, so are the
-    others, which need not be tried one by one. Most likely it is the query that is too long.
+    others, which need not be tried one by one. Most likely it is the query that is too long. Any other error ends the
+    conversation, and is kept with the query.
     """
     pending = [part]
     probe: Part | None = None
-    while pending:
-        current = pending.pop()
-        try:
-            yield current
-        except ServiceError as error:
-            if service.limits().listwise or not service.too_large(error):
-                raise
-            if len(current.places) > 1:
-                pending.extend(reversed(current.halves()))
-                continue
-            work.leave_out(error)
-            if current is probe:
-                for _ in range(sum(len(rest.places) for rest in pending)):
-                    work.leave_out(error)
-                return
-            if probe is None and pending and not work.has_scores:
-                probe = _smallest_first(pending)
+    with _kept(work, deadline):
+        while pending:
+            current = pending.pop()
+            tries = Tries(work, cast("HostedRetry", service.retry), deadline)
+            try:
+                yield Request(current, tries)
+            except DeadlineError as late:
+                raise tries.instead_of(late) from None
+            except ServiceError as error:
+                tries.told(error)
+                if service.limits().listwise or not service.too_large(error):
+                    raise
+                if len(current.places) > 1:
+                    pending.extend(reversed(current.halves()))
+                    continue
+                work.leave_out(error)
+                if current is probe:
+                    for _ in range(sum(len(rest.places) for rest in pending)):
+                        work.leave_out(error)
+                    return
+                if probe is None and pending and not work.has_scores:
+                    probe = _smallest_first(pending)
 
 
 def _smallest_first(pending: list[Part]) -> Part:
@@ -149,8 +161,8 @@ def _smallest_first(pending: list[Part]) -> Part:
     return alone
 
 
-def resumed(talk: Conversation, error: ServiceError) -> Part | None:
-    """The next request after one that failed; the error again where the conversation does not know better."""
+def resumed(talk: Conversation, error: Exception) -> Request | None:
+    """The next request after one that failed; None where that was the last."""
     try:
         return talk.throw(error)
     except StopIteration:
@@ -162,7 +174,7 @@ class Stopped(Exception):  # noqa: N818 - no fault of its own
 
 
 @contextmanager
-def kept(work: Work, deadline: Deadline) -> Iterator[None]:
+def _kept(work: Work, deadline: Deadline) -> Iterator[None]:
     """Keep the error of a conversation with its query, so that the others go on; time that is up says so."""
     try:
         yield

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from difflib import get_close_matches
 from typing import Any, Final
 
-from milvus_pipeline import StageError, require
+from milvus_pipeline import StageError, require, suggestion
 from milvus_stages.retrieve.connection import pymilvus_for
 
 _EXTRA: Final = "pymilvus-model"
@@ -35,7 +34,7 @@ def exported(function: str, wanted_by: str) -> Callable[..., Any]:
     found = {name: getattr(library, name, None) for name in library.__all__}
     known = {name: own for name, own in found.items() if isinstance(own, type) and issubclass(own, base)}
     if function not in known:
-        raise StageError(f"function: the PyMilvus model library has no {function!r}{_near(function, known)}")
+        raise StageError(f"function: the PyMilvus model library has no {function!r}{suggestion(function, known)}")
     return known[function]
 
 
@@ -51,16 +50,10 @@ def check_names(function: str, found: Callable[..., Any], arguments: Collection[
         known = [own.name for own in named]
         for name in arguments:
             if name not in known:
-                raise StageError(f"arguments.{name}: {function} takes no such argument{_near(name, known)}")
+                raise StageError(f"arguments.{name}: {function} takes no such argument{suggestion(name, known)}")
     for own in named:
         if own.default is own.empty and own.name not in arguments:
             raise StageError(f"arguments: {function} needs {own.name!r}; add it")
-
-
-def _near(word: str, known: Iterable[str]) -> str:
-    names = {name.lower(): name for name in known}
-    close = get_close_matches(word.lower(), names, n=1, cutoff=0.6)
-    return f"; did you mean {names[close[0]]!r}?" if close else f"; known are {', '.join(sorted(names.values()))}"
 
 
 _ours: ContextVar[bool] = ContextVar("_ours", default=False)

@@ -19,11 +19,7 @@ class LocalReranker(LocalModel, Reranker):
 
     def score(self, query: str, texts: Sequence[str]) -> Iterable[float | None]:
         """The relevance of each text to the query; see ``score_batch``."""
-        context = Context(Deadline(), 1)
-        scores = self.score_batch([RerankJob(query, texts)], context)
-        for error in context.failures.values():
-            raise error
-        return scores[0]
+        return self.scored_alone(query, texts, Deadline())
 
     @abstractmethod
     def score_batch(self, jobs: Sequence[RerankJob], context: Context) -> Sequence[Iterable[float | None]]:

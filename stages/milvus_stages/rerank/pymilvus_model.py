@@ -131,11 +131,7 @@ class PymilvusModel(Reranker):
 
     def score(self, query: str, texts: Sequence[str]) -> Iterable[float | None]:
         """The relevance of each text to the query; see ``score_batch``."""
-        context = Context(Deadline(), 1)
-        scores = self.score_batch([RerankJob(query, texts)], context)
-        for error in context.failures.values():
-            raise error
-        return scores[0]
+        return self.scored_alone(query, texts, Deadline())
 
     def score_batch(self, jobs: Sequence[RerankJob], context: Context) -> list[list[float | None]]:
         """Call the function once a query.
@@ -173,12 +169,11 @@ class PymilvusModel(Reranker):
     def _score_into(
         self, scores: list[float | None], opened: _Opened, job: RerankJob, position: int, context: Context
     ) -> None:
-        kept = [place for place, text in enumerate(job.texts) if text.strip()]
-        if blank := len(job.texts) - len(kept):
-            context.warn(f"{blank} of {len(job.texts)} documents are blank; ranked last, without a score", position)
-            context.note(position, documents_blank=blank)
-        if not kept:
+        planned = plan(job, Limits(), self.function)
+        planned.report(context, position)
+        if not planned.parts:
             return
+        kept = planned.parts[0].places
         results = self._called(opened, job.query, [job.texts[place] for place in kept], context.deadline)
         for index, score in self._scores_of(results, len(kept)):
             scores[kept[index]] = score

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from milvus_pipeline import (
     async_retrying,
     retrying,
 )
-from milvus_stages._secrets import check_variable
+from milvus_stages._secrets import check_variable, environment
 from milvus_stages.retrieve import failures, filters
 from milvus_stages.retrieve.answers import hits_of
 from milvus_stages.retrieve.batch import MAX_WINDOW, Job, jobs_of
@@ -187,7 +186,7 @@ class MilvusSearch(Stage):
 
     def token(self) -> str:
         """The token, from the environment; empty where there is none."""
-        return os.environ.get(self.token_env, "").strip() if self.token_env else ""
+        return environment(self.token_env) if self.token_env else ""
 
     def writer(self, spec: CollectionSpec) -> Writer:
         """What makes this stage's collection anew, for ``ingest``. The stage need not be open.
