@@ -56,6 +56,17 @@ def test_however_a_list_is_split_the_ranking_is_the_same(serve, way, provider):
         assert all(request.refused is None for request in server.requests)
 
 
+@pytest.mark.parametrize("provider", ["infinity", "mixedbread", "vllm", "voyage"])
+def test_more_than_a_thousand_documents_are_split(serve, way, provider):
+    """1,001 become two requests, whose scores are put together."""
+    server = serve(provider)
+    texts = [f"plum number {number}" for number in range(1001)]
+    answer = ask(stage_for(server), way, texts=texts)
+    assert sorted(len(request.body[server.provider.documents_key]) for request in server.requests) == [500, 501]
+    assert all(request.refused is None for request in server.requests)
+    assert answer.order == [index for index, _ in ranking(QUERY, texts)]
+
+
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_every_provider_is_sent_what_it_reads(serve, way, provider):
     """JSON by POST with the key as a bearer, and the texts as they are: no escapes, no blanks taken off."""

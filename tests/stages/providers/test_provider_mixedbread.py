@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from milvus_stages import Mixedbread
 from support.hosted import QUERY, TEXTS, ask, stage_for
-from support.standins import errors, ranking
+from support.standins import errors
 from support.standins.mixedbread import MODEL
 
 
@@ -32,16 +32,6 @@ def test_the_options(serve, way):
     body = server.requests[0].body
     assert server.requests[0].refused is None
     assert (body["model"], body["rewrite_query"]) == ("mixedbread-ai/mxbai-rerank-base-v2", True)
-
-
-def test_more_than_a_thousand_documents_are_split(serve, way):
-    """1,001 become two requests, whose scores are put together."""
-    server = serve("mixedbread")
-    texts = [f"plum number {number}" for number in range(1001)]
-    answer = ask(stage_for(server), way, texts=texts)
-    assert sorted(len(request.body["input"]) for request in server.requests) == [500, 501]
-    assert all(request.refused is None for request in server.requests)
-    assert answer.order == [index for index, _ in ranking(QUERY, texts)]
 
 
 def test_usage_has_the_services_words(serve, way):

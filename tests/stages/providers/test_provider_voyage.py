@@ -74,16 +74,6 @@ def test_the_limits_of_each_model(model, tokens, pair):
     assert Voyage(model=model, truncation=False).limits().document_tokens is None
 
 
-def test_more_than_a_thousand_documents_are_split(serve, way):
-    """1,001 become two requests, whose scores are put together."""
-    server = serve("voyage")
-    texts = [f"plum number {number}" for number in range(1001)]
-    answer = ask(stage_for(server), way, texts=texts)
-    assert sorted(len(request.body["documents"]) for request in server.requests) == [500, 501]
-    assert all(request.refused is None for request in server.requests)
-    assert answer.order == [index for index, _ in ranking(QUERY, texts)]
-
-
 def test_the_total_of_tokens_bounds_a_request(serve, way):
     """A long query counts once a document, so that few documents fit; the service never has to refuse."""
     server = serve("voyage")

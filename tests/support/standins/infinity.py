@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from support.standins.messages import Reply, Request, Scripted
-from support.standins.provider import Body, Provider, fastapi_list, refuse
+from support.standins.provider import Body, FastAPI, refuse
 from support.standins.relevance import ranking, tokens
 from support.standins.tei import logit
 
 
 @dataclass
-class Infinity(Provider):
+class Infinity(FastAPI):
     """Settings: ``prefix`` of the path, ``models`` (empty: any), ``max_documents``, ``max_characters`` of a text."""
 
     name = "infinity"
@@ -36,18 +36,6 @@ class Infinity(Provider):
     def wrong_key(self) -> Reply:
         """FastAPI's."""
         return Reply(401, {"detail": "Unauthorized"}, {"www-authenticate": "Bearer"})
-
-    def invalid(self, where: str, message: str, value: Any) -> Reply:
-        """FastAPI's."""
-        return Reply(422, fastapi_list(where, message, value))
-
-    def wrong_type(self, request: Request) -> Reply:
-        """FastAPI takes the body for a string."""
-        return self.invalid("body", "must be an object", request.raw.decode(errors="replace"))
-
-    def not_json(self) -> Reply:
-        """FastAPI's."""
-        return self.invalid("body", "JSON decode error", {})
 
     def check(self, body: Body) -> None:
         """Unknown members and empty strings are let pass."""

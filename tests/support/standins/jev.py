@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from support.standins.messages import Reply, Request, Scripted
-from support.standins.provider import Body, Provider, fastapi_list, refuse
+from support.standins.provider import Body, FastAPI, refuse
 from support.standins.relevance import relevance, tokens
 
 _KINDS = {
@@ -23,7 +23,7 @@ _QUESTION = {"type", "instructions", "criteria"}
 
 
 @dataclass
-class Jev(Provider):
+class Jev(FastAPI):
     """A decision model: one yes/no question for each document. Settings.
 
     ``max_tokens`` of a request, ``max_state_tokens`` of the state and the longest question (a token is four
@@ -50,18 +50,6 @@ class Jev(Provider):
     def missing_key(self) -> Reply:
         """403, though documented as 401."""
         return self.error(403, "Not authenticated")
-
-    def invalid(self, where: str, message: str, value: Any) -> Reply:
-        """FastAPI's."""
-        return Reply(422, fastapi_list(where, message, value))
-
-    def wrong_type(self, request: Request) -> Reply:
-        """FastAPI takes the body for a string."""
-        return self.invalid("body", "must be an object", request.raw.decode(errors="replace"))
-
-    def not_json(self) -> Reply:
-        """FastAPI's."""
-        return self.invalid("body", "JSON decode error", {})
 
     @staticmethod
     def overflow() -> Reply:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from support.standins.messages import Reply, Request, Scripted
-from support.standins.provider import Body, Provider, fastapi_list, refuse
+from support.standins.messages import Reply, Scripted
+from support.standins.provider import Body, FastAPI, refuse
 from support.standins.relevance import tokens
 
 MODEL = "mixedbread-ai/mxbai-rerank-large-v2"
@@ -23,7 +23,7 @@ _KINDS = {
 
 
 @dataclass
-class Mixedbread(Provider):
+class Mixedbread(FastAPI):
     """Settings: ``models`` (empty: any), ``max_documents``, ``max_query_characters``. Documents are strings only."""
 
     name = "mixedbread"
@@ -41,18 +41,6 @@ class Mixedbread(Provider):
         """Four members; documented for 429, and assumed for the others."""
         kind = kind or _KINDS.get(status, "internal_server_error")
         return Reply(status, {"type": kind, "url": "https://example.invalid/errors", "message": message, "details": {}})
-
-    def invalid(self, where: str, message: str, value: Any) -> Reply:
-        """FastAPI's."""
-        return Reply(422, fastapi_list(where, message, value))
-
-    def wrong_type(self, request: Request) -> Reply:
-        """FastAPI takes the body for a string."""
-        return self.invalid("body", "must be an object", request.raw.decode(errors="replace"))
-
-    def not_json(self) -> Reply:
-        """FastAPI's."""
-        return self.invalid("body", "JSON decode error", {})
 
     def check(self, body: Body) -> None:
         """-1, the default of `top_k`, is not to be sent."""

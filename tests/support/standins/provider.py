@@ -227,6 +227,22 @@ def refuse(reply: Reply, reason: str) -> NoReturn:
     raise Refusal(reply, reason)
 
 
+class FastAPI(Provider):
+    """A service that leaves the look at the body's shape to FastAPI."""
+
+    def invalid(self, where: str, message: str, value: Any) -> Reply:
+        """FastAPI's."""
+        return Reply(422, fastapi_list(where, message, value))
+
+    def wrong_type(self, request: Request) -> Reply:
+        """FastAPI takes the body for a string."""
+        return self.invalid("body", "must be an object", request.raw.decode(errors="replace"))
+
+    def not_json(self) -> Reply:
+        """FastAPI's."""
+        return self.invalid("body", "JSON decode error", {})
+
+
 def fastapi_list(where: str, message: str, value: Any) -> dict[str, Any]:
     """The body of FastAPI's 422: it repeats what was sent."""
     return {"detail": [{"type": "value_error", "loc": ["body", where], "msg": message, "input": value}]}
