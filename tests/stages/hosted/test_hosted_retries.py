@@ -190,12 +190,13 @@ def test_a_reply_that_takes_too_long_is_given_up(way):
     began = time.monotonic()
     with StandIn("cohere") as server:
         server.script(late(HANGS), dripping(0.1, 200))
-        assert ask(way, server, request_timeout=0.15).scores == RIGHT
+        # Time enough for the reply that is right, also on a machine that is busy.
+        assert ask(way, server, request_timeout=0.6).scores == RIGHT
         server.always(dripping(0.1, 200))
-        outcome = ask(way, server, request_timeout=0.15, retry={"attempts": 1})
+        outcome = ask(way, server, request_timeout=0.6, retry={"attempts": 1})
         server.wait_until_idle()
         assert [request.abandoned for request in server.requests] == [True, True, False, True]
-    assert "no reply, or not the whole of it, within 0.15 s; raise request_timeout" in str(outcome.error())
+    assert "no reply, or not the whole of it, within 0.6 s; raise request_timeout" in str(outcome.error())
     assert time.monotonic() - began < HANGS
 
 
