@@ -4,16 +4,19 @@ This module is the whole public face; the others are private to the project. Imp
 transformers, pymilvus and httpx: a stage imports what it needs when it opens.
 """
 
+from milvus_pipeline.checks import CheckContext, Finding
 from milvus_pipeline.collection import CollectionSpec, FieldSpec, IndexSpec
 from milvus_pipeline.config import PipelineConfig, json_schema
 from milvus_pipeline.deadline import Deadline
 from milvus_pipeline.dry_run import DryRun
 from milvus_pipeline.errors import (
+    CircuitOpenError,
     ConfigError,
     DeadlineError,
     IngestError,
     PipelineError,
     QueryError,
+    ReasonCode,
     ServiceError,
     StageError,
     shown,
@@ -23,15 +26,17 @@ from milvus_pipeline.extras import require
 from milvus_pipeline.ingest import CollectionStore, CollectionWriter, Embedder, IngestReport, ingest
 from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.problems import suggestion
-from milvus_pipeline.records import Hit, Query, RerankResult, SearchResult, StageReport
+from milvus_pipeline.records import Hit, Query, Reason, RerankResult, SearchResult, StageReport
 from milvus_pipeline.registry import register, registry
 from milvus_pipeline.reranker import Reranker, RerankJob
 from milvus_pipeline.retry import PASSING_STATUSES, RetrySettings, async_retrying, retry_after, retrying
-from milvus_pipeline.stage import Context, Stage
+from milvus_pipeline.stage import Context, Fallback, Stage
 from milvus_pipeline.usage import total_planned, total_usage
 
 __all__ = [
     "PASSING_STATUSES",
+    "CheckContext",
+    "CircuitOpenError",
     "CollectionSpec",
     "CollectionStore",
     "CollectionWriter",
@@ -41,7 +46,9 @@ __all__ = [
     "DeadlineError",
     "DryRun",
     "Embedder",
+    "Fallback",
     "FieldSpec",
+    "Finding",
     "Hit",
     "IndexSpec",
     "IngestError",
@@ -51,6 +58,8 @@ __all__ = [
     "PipelineError",
     "Query",
     "QueryError",
+    "Reason",
+    "ReasonCode",
     "RerankJob",
     "RerankResult",
     "Reranker",

@@ -6,25 +6,93 @@ exception only the first line is told, and not even that where it repeats a docu
 
 from __future__ import annotations
 
+from typing import Final, Literal, get_args
+
+ReasonCode = Literal[
+    "deadline",
+    "unavailable",
+    "circuit_open",
+    "rate_limited",
+    "unauthorized",
+    "refused",
+    "bad_reply",
+    "too_large",
+    "not_found",
+    "not_loaded",
+    "schema_changed",
+    "no_score",
+    "query",
+    "config",
+    "error",
+]
+"""Why a stage did not do all of its work, for programs; ``docs/reliability.md`` tells what each stands for.
+
+deadline: the time given is used up; unavailable: a server cannot be reached, lost the connection, or answers that it is
+in trouble; circuit_open: it was not asked, since it failed again and again a moment ago; rate_limited: it wants to be
+asked less often; unauthorized: it refuses the credentials; refused: it refuses the request for good; bad_reply: what it
+answered cannot be read; too_large: the request or the answer is over a limit; not_found: the collection is gone;
+not_loaded: it is not in memory; schema_changed: it is no longer the collection that the stage was opened for;
+no_score: a threshold had no score to cut on; query: the query cannot be run; config: the configuration is wrong;
+error: anything else.
+"""
+
+REASON_CODES: Final[frozenset[str]] = frozenset(get_args(ReasonCode))
+
 
 class PipelineError(Exception):
-    """Base of everything this framework raises on purpose."""
+    """Base of everything this framework raises on purpose.
+
+    Attributes:
+        reason_code: what kind of fault it is, for programs.
+    """
+
+    reason_code: ReasonCode = "error"
 
 
 class ConfigError(PipelineError, ValueError):
     """A pipeline, a stage or a configuration file is wrong; nothing was run."""
 
+    reason_code: ReasonCode = "config"
+
 
 class QueryError(PipelineError, ValueError):
     """One query cannot be run as it is (empty text, a vector with NaN, a wrong dimension)."""
 
+    reason_code: ReasonCode = "query"
+
 
 class StageError(PipelineError):
-    """A stage could not be opened or failed on its input; ``__cause__`` holds the first cause."""
+    """A stage could not be opened or failed on its input; ``__cause__`` holds the first cause.
+
+    Args:
+        message: where, what, and the next step.
+        reason_code: the kind of fault; that of the class by default.
+    """
+
+    def __init__(self, message: str = "", *, reason_code: ReasonCode | None = None) -> None:
+        super().__init__(message)
+        if reason_code is not None:
+            self.reason_code = reason_code
 
 
 class DeadlineError(StageError, TimeoutError):
     """The time given to a query was used up."""
+
+    reason_code: ReasonCode = "deadline"
+
+
+class CircuitOpenError(StageError):
+    """A server was not asked, since it failed again and again a moment ago.
+
+    Attributes:
+        retry_after: seconds until it is tried again.
+    """
+
+    reason_code: ReasonCode = "circuit_open"
+
+    def __init__(self, message: str = "", *, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class ServiceError(StageError):
@@ -54,8 +122,9 @@ class ServiceError(StageError):
         request_id: str | None = None,
         retry_after: float | None = None,
         retryable: bool = False,
+        reason_code: ReasonCode | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(message, reason_code=reason_code or _reason_of(status, retryable))
         self.status = status
         self.code = code
         self.detail = detail
@@ -71,6 +140,16 @@ class ServiceError(StageError):
         if self.attempts > 1:
             message += f" ({self.attempts} attempts, the last after a wait of {self.waited:.1f} s)"
         return f"{message}; not tried again: {self.given_up}" if self.given_up else message
+
+
+def _reason_of(status: int | None, retryable: bool) -> ReasonCode:
+    """What kind of fault a reply with this HTTP status is, or the lack of a reply (None)."""
+    known: dict[int, ReasonCode] = {401: "unauthorized", 403: "unauthorized", 413: "too_large", 429: "rate_limited"}
+    if status is not None and status in known:
+        return known[status]
+    if status is None or retryable or status >= 500:
+        return "unavailable"
+    return "bad_reply" if 200 <= status < 300 else "refused"
 
 
 class IngestError(PipelineError):

@@ -117,7 +117,7 @@ def _problem(detail: ErrorDetails, model: type[BaseModel]) -> Problem:
         return Problem(path, f"must be {text} {bound}, is {shown(value)}")
     if kind == "literal_error":
         near = suggestion(value, _literals(context)) if isinstance(value, str) else ""
-        return Problem(path, f"must be {context['expected']}, is {_word(value)}{near if 'mean' in near else ''}")
+        return Problem(path, f"must be {context['expected']}, is {word_of(value)}{near if 'mean' in near else ''}")
     if kind == "value_error":
         return Problem(path, str(context.get("error", detail["msg"])))
     if kind in {"too_short", "string_too_short"}:
@@ -126,14 +126,14 @@ def _problem(detail: ErrorDetails, model: type[BaseModel]) -> Problem:
             path, "must not be empty" if least == 1 else f"must have at least {least} items, is {kind_of(value)}"
         )
     if kind == "string_pattern_mismatch":
-        return Problem(path, f"must fit {context['pattern']}, is {_word(value)}")
+        return Problem(path, f"must fit {context['pattern']}, is {word_of(value)}")
     wanted = _WANTED.get(kind.removesuffix("_parsing").removesuffix("_type"))
     if wanted:
         return Problem(path, f"must be {wanted}, is {kind_of(value)}")
     return Problem(path, f"{detail['msg'][:1].lower()}{detail['msg'][1:]}, is {kind_of(value)}")
 
 
-def _word(value: object) -> str:
+def word_of(value: object) -> str:
     """A value that is one of a few words, or was meant to be; else its kind."""
     short = isinstance(value, str) and len(value) <= _LONGEST_WORD and value.isidentifier() and looks_like_a_key(value)
     return shown(value) if short else kind_of(value)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
-from milvus_pipeline.errors import PipelineError
+from milvus_pipeline.errors import PipelineError, ReasonCode
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,9 +19,20 @@ if TYPE_CHECKING:
 
     Vector: TypeAlias = Sequence[float] | npt.NDArray[np.float32]
 
-Status = Literal["ok", "degraded", "partial", "failed"]
-"""ok: every stage did its work; degraded: a stage was skipped; partial: a stage ran out of time half way;
-failed: the query has no usable result, see ``SearchResult.error``."""
+Status = Literal["ok", "partial", "degraded", "failed"]
+"""ok: every stage did its work; partial: a stage did part of it, since its time ran out or a score was missing;
+degraded: a stage failed, and was skipped or stood in for; failed: the query has no usable result, see
+``SearchResult.error``. Of several the last in this order counts."""
+
+StageStatus = Literal["ok", "partial", "skipped", "failed"]
+
+
+class Reason(NamedTuple):
+    """Why a result is not what the pipeline would have made of it: which stage, in code and in words."""
+
+    stage: str
+    code: ReasonCode
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +120,11 @@ class StageReport:
         seconds: wall time of the stage, for the whole batch that the query was part of.
         hits_in: number of hits before the stage.
         hits_out: number of hits after it.
-        status: "ok", "skipped" (it failed and the pipeline went on without it) or "failed".
-        reason: why it was skipped or failed.
+        status: "ok", "partial" (it did part of its work), "skipped" (it failed, and the pipeline went on without it,
+            or with its fallback) or "failed".
+        reason: why it is not "ok", in words.
+        reason_code: the same for programs.
+        fallback_for: name of the failed stage that this one stood in for.
         error: the exception that says so. Where a service failed, its ``__cause__`` is the ServiceError, with status,
             code and request id.
         warnings: what the reader of the result should know.
@@ -124,8 +138,10 @@ class StageReport:
     seconds: float = field(compare=False)
     hits_in: int
     hits_out: int
-    status: Literal["ok", "skipped", "failed"] = "ok"
+    status: StageStatus = "ok"
     reason: str | None = None
+    reason_code: ReasonCode | None = None
+    fallback_for: str | None = None
     warnings: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
     batch_size: int = field(default=1, compare=False)
@@ -155,6 +171,8 @@ class StageReport:
             "hits_out": self.hits_out,
             "status": self.status,
             "reason": self.reason,
+            "reason_code": self.reason_code,
+            "fallback_for": self.fallback_for,
             "warnings": list(self.warnings),
             "details": dict(self.details),
             "batch_size": self.batch_size,
@@ -191,8 +209,20 @@ class SearchResult:
 
     @property
     def degraded(self) -> bool:
-        """True where the result lacks a stage's work: status is degraded, partial or failed."""
+        """True where the result lacks a stage's work, or part of it: status is partial, degraded or failed."""
         return self.status != "ok"
+
+    @property
+    def reasons(self) -> list[Reason]:
+        """Why the status is not "ok", stage by stage in the order they ran; empty where it is."""
+        told = [
+            Reason(report.stage, report.reason_code or "error", report.reason or "no reason was given")
+            for report in self.reports
+            if report.status != "ok"
+        ]
+        if self.error is not None and all(report.status != "failed" for report in self.reports):
+            told.append(Reason("", self.error.reason_code, str(self.error)))  # it never came to a stage
+        return told
 
     @property
     def warnings(self) -> list[str]:
@@ -224,6 +254,7 @@ class SearchResult:
         data: dict[str, Any] = {
             "query": {"id": self.query.id, "text": self.query.text},
             "status": self.status,
+            "reasons": [reason._asdict() for reason in self.reasons],
             "hits": [hit.to_dict() for hit in self.hits],
             "reports": [report.to_dict() for report in self.reports],
         }

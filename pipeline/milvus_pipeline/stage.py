@@ -8,24 +8,36 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PlainSerializer,
+    PlainValidator,
     PrivateAttr,
     ValidationError,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
 
+from milvus_pipeline.checks import CheckContext, Finding
 from milvus_pipeline.deadline import Deadline
-from milvus_pipeline.errors import ConfigError
-from milvus_pipeline.problems import Problem, describe, suggestion, takes_bool
+from milvus_pipeline.errors import ConfigError, DeadlineError, ReasonCode
+from milvus_pipeline.problems import Problem, describe, kind_of, suggestion, takes_bool, word_of
 from milvus_pipeline.records import SearchResult
+
+
+class Shortfall(NamedTuple):
+    """Why a stage did only part of its work, in words and in code."""
+
+    reason: str
+    code: ReasonCode
 
 
 class Context:
@@ -42,6 +54,24 @@ class Context:
         self.warnings: list[list[str]] = [[] for _ in range(size)]
         self.details: list[dict[str, Any]] = [{} for _ in range(size)]
         self.failures: dict[int, Exception] = {}
+        self.partials: list[Shortfall | None] = [None] * size
+        self._parent: Context | None = None
+        self._cancelled = False
+
+    @property
+    def cancelled(self) -> bool:
+        """True once nobody waits for the stage any more: the call was cancelled, or given up at its deadline."""
+        return self._cancelled or (self._parent is not None and self._parent.cancelled)
+
+    def cancel(self) -> None:
+        """Say that nobody waits for the stage any more. What has no thread of its own is ended by the event loop."""
+        self._cancelled = True
+
+    def check(self) -> None:
+        """Raise DeadlineError where there is no sense in going on. Long work in a thread asks between its steps."""
+        if self.cancelled:
+            raise DeadlineError("the call was given up, so the rest of its work was not done")
+        self.deadline.check()
 
     def warn(self, message: str, position: int | None = None) -> None:
         """Add a warning to the report of the query at ``position`` of the batch, or of every query."""
@@ -65,8 +95,19 @@ class Context:
         """Mark one query of the batch as failed in this stage; the others go on. The first error counts."""
         self.failures.setdefault(position, error)
 
+    def partial(self, position: int, reason: str, code: ReasonCode = "deadline") -> None:
+        """Say that the stage did only part of its work for one query, whose result is kept. The first reason counts.
+
+        Args:
+            position: of the query in the batch.
+            reason: what was not done, and why, in words: "12 of 40 documents were not scored in the time given".
+            code: the same for programs.
+        """
+        if self.partials[position] is None:
+            self.partials[position] = Shortfall(reason, code)
+
     def part(self, positions: Sequence[int]) -> Context:
-        """A context for some queries of the batch; its failures are brought back by ``merge``.
+        """A context for some queries of the batch; failures and partial results are brought back by ``merge``.
 
         Warnings and details are those of this context itself: what a request cost must be told, too, where an
         exception or a cancellation keeps the rest from being merged.
@@ -74,12 +115,63 @@ class Context:
         part = Context(self.deadline, len(positions))
         part.warnings = [self.warnings[position] for position in positions]
         part.details = [self.details[position] for position in positions]
+        part._parent = self
         return part
 
     def merge(self, part: Context, positions: Sequence[int]) -> None:
-        """Take over the failures of the ``part`` that was made for these positions."""
+        """Take over the failures and the partial results of the ``part`` that was made for these positions."""
         for inner, error in part.failures.items():
             self.fail(positions[inner], error)
+        for inner, shortfall in enumerate(part.partials):
+            if shortfall is not None:
+                self.partial(positions[inner], *shortfall)
+
+
+@dataclass(frozen=True)
+class Fallback:
+    """What stands in for a stage that failed: ``on_error=Fallback(BGE())``, or in YAML ``on_error: {fallback: {...}}``.
+
+    The fallback gets the hits as they were before the stage that failed, the queries that failed alone, and what is
+    left of their time; the ``timeout`` of the stage before it is what leaves it some. Its own ``on_error`` says what
+    its own failure does, so that a chain of them ends in "raise" or "skip". It opens with the pipeline.
+
+    Args:
+        stage: the one that stands in.
+    """
+
+    stage: Stage
+
+
+def _checked_on_error(value: Any) -> str | Fallback:
+    if isinstance(value, Mapping) and set(value) == {"fallback"}:
+        if not isinstance(value["fallback"], Stage):
+            raise ValueError(f"fallback: must be a stage, is {kind_of(value['fallback'])}")
+        return Fallback(value["fallback"])
+    if isinstance(value, Fallback):
+        if not isinstance(value.stage, Stage):
+            raise ValueError(f"fallback: must be a stage, is {kind_of(value.stage)}")
+        return value
+    if isinstance(value, str) and value in ("raise", "skip"):
+        return value
+    near = suggestion(value, ("raise", "skip", "fallback")) if isinstance(value, str) else ""
+    raise ValueError(
+        f"must be 'raise', 'skip' or {{fallback: STAGE}}, is {word_of(value)}{near if 'mean' in near else ''}"
+    )
+
+
+def _on_error_as_data(value: str | Fallback) -> Any:
+    return {"fallback": value.stage.config()} if isinstance(value, Fallback) else value
+
+
+if TYPE_CHECKING:  # what may be written; a stage has it as one of the first two
+    OnError = Literal["raise", "skip"] | Fallback | Mapping[Literal["fallback"], "Stage"]
+else:
+    OnError = Annotated[
+        Any,
+        PlainValidator(_checked_on_error),
+        PlainSerializer(_on_error_as_data),
+        WithJsonSchema({"enum": ["raise", "skip"], "type": "string"}),  # the fallback's part is put in with the stages
+    ]
 
 
 class Stage(BaseModel):
@@ -118,8 +210,11 @@ class Stage(BaseModel):
         float | None, Field(gt=0, allow_inf_nan=False, description="Seconds this stage may take for a batch, at most.")
     ] = None
     on_error: Annotated[
-        Literal["raise", "skip"],
-        Field(description="What a failure does to the query: end it, or go on without this stage and say so."),
+        OnError,
+        Field(
+            description="What a failure does to the query: raise ends it, skip goes on without this stage, "
+            "{fallback: STAGE} has another stage do it. The result says so."
+        ),
     ] = "raise"
 
     _lock: Any = PrivateAttr(default_factory=threading.RLock)
@@ -154,6 +249,15 @@ class Stage(BaseModel):
 
     def __hash__(self) -> int:
         return hash((type(self), self.name))
+
+    @property
+    def fallback(self) -> Stage | None:
+        """The stage that stands in where this one fails."""
+        return self.on_error.stage if isinstance(self.on_error, Fallback) else None
+
+    def family(self) -> list[Stage]:
+        """This stage, its fallback, the fallback's fallback, and so on."""
+        return [self, *(self.fallback.family() if self.fallback else ())]
 
     def config(self) -> dict[str, Any]:
         """The configuration as plain data: ``type`` and every field that is not at its default."""
@@ -246,6 +350,14 @@ class Stage(BaseModel):
     def is_open(self) -> bool:
         """True between ``open`` and ``close``."""
         return self._users > 0
+
+    def check(self, context: CheckContext) -> Iterable[Finding]:
+        """What can be verified cheaply and without side effects, before a first query: see ``Pipeline.check``.
+
+        Nothing is loaded, changed or paid for, and the stage may be closed. What can be compared with other stages
+        (a dimension, say) is left in the context for those behind this one. An exception is told as an error.
+        """
+        return ()
 
     # -- work ---------------------------------------------------------------------------------------------------
 

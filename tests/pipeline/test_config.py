@@ -163,7 +163,7 @@ def test_a_key_that_resembles_nothing_lists_what_there_is():
         ("timeout: 0", "stages[1].timeout: must be above 0, is 0"),
         ("top_k: true", "stages[1].top_k: must not be true"),
         ("name: 7", "stages[1].name: must be text, is 7"),
-        ("on_error: ignore", "stages[1].on_error: must be 'raise' or 'skip', is 'ignore'"),
+        ("on_error: ignore", "stages[1].on_error: must be 'raise', 'skip' or {fallback: STAGE}, is 'ignore'"),
         ("top_k: 1, top_n: 1", "stages[1].top_n: unknown key; did you mean 'top_k'?"),
     ],
 )

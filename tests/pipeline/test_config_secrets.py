@@ -43,7 +43,7 @@ def said(text: str) -> str:
         (f"retry: {KEY}", ".retry: must be a mapping of keys to values, is a text"),
         (f"max_concurrency: {KEY}", ".max_concurrency: must be a whole number, is a text"),
         (f"request_timeout: {{env: {KEY}}}", ".request_timeout: must be a number, is a mapping"),
-        (f"on_error: {KEY}", ".on_error: must be 'raise' or 'skip', is a text"),
+        (f"on_error: {KEY}", ".on_error: must be 'raise', 'skip' or {fallback: STAGE}, is a text"),
         (f"{KEY}: 1", ".…: unknown key; known are api_key_env, "),
         (f"retry: {{{KEY}: 1}}", ".retry.…: unknown key; known are "),
         (f"model: ${{{KEY}}}", ".model: what stands in ${…} is not the name of a variable"),
