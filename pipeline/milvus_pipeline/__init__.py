@@ -4,6 +4,7 @@ This module is the whole public face; the others are private to the project. Imp
 transformers, pymilvus and httpx: a stage imports what it needs when it opens.
 """
 
+from milvus_pipeline.breaker import FAIR_SECONDS, Breaker, BreakerSettings, breaker_for
 from milvus_pipeline.checks import CheckContext, Finding
 from milvus_pipeline.collection import CollectionSpec, FieldSpec, IndexSpec
 from milvus_pipeline.config import PipelineConfig, json_schema
@@ -34,7 +35,10 @@ from milvus_pipeline.stage import Context, Fallback, Stage
 from milvus_pipeline.usage import total_planned, total_usage
 
 __all__ = [
+    "FAIR_SECONDS",
     "PASSING_STATUSES",
+    "Breaker",
+    "BreakerSettings",
     "CheckContext",
     "CircuitOpenError",
     "CollectionSpec",
@@ -70,6 +74,7 @@ __all__ = [
     "StageError",
     "StageReport",
     "async_retrying",
+    "breaker_for",
     "ingest",
     "json_schema",
     "register",

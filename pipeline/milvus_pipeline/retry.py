@@ -37,14 +37,26 @@ _CROWD: Final = 0.1
 """Those whom a service sent away together shall not come back together: a wait asked for is longer by up to this."""
 
 
-class RetrySettings(BaseModel):
+class Settings(BaseModel):
+    """Numbers that a field of a stage is made of."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any) -> Any:
+        # pydantic takes `attempts: true` for 1.
+        if isinstance(value, bool):
+            raise ValueError(f"must not be {str(value).lower()}")
+        return value
+
+
+class RetrySettings(Settings):
     """How calls that fail for a passing reason are repeated: exponential backoff with jitter.
 
     Before the attempt n + 1 a random time between half of and all of ``min_wait * 2**(n - 1)`` passes, at most
     ``max_wait``. No wait goes on past the deadline of the query.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     attempts: Annotated[int, Field(ge=1, le=100, description="Attempts in all; 1 for no repetition.")] = 3
     min_wait: Annotated[
@@ -58,14 +70,6 @@ class RetrySettings(BaseModel):
             description="Seconds before any attempt, at most; an error that asks for a longer wait is final.",
         ),
     ] = 5.0
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _true_is_no_number(cls, value: Any) -> Any:
-        # pydantic takes `attempts: true` for 1.
-        if isinstance(value, bool):
-            raise ValueError(f"must not be {str(value).lower()}")
-        return value
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
