@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Final, Self, TypeGuard
 from urllib.parse import urlsplit
 
 from milvus_pipeline import Deadline, StageError, require
+from milvus_stages.retrieve.tls import TLS, secure_channel
 
 CONNECT_SECONDS = 10.0
 """A server must be reached within this time, however long a stage may otherwise take."""
@@ -64,6 +65,11 @@ def check_uri(uri: str) -> str:
 def is_lite(uri: str) -> bool:
     """Whether the URI is a file of Milvus Lite."""
     return uri.endswith(LITE_SUFFIX) and "://" not in uri
+
+
+def is_https(uri: str) -> bool:
+    """Whether the URI asks for TLS."""
+    return urlsplit(uri).scheme == "https"
 
 
 def pymilvus_for(wanted_by: str) -> Any:
@@ -117,20 +123,23 @@ class Connection:
         self._async_clients: dict[asyncio.AbstractEventLoop, asyncio.Task[Any]] = {}
 
     @classmethod
-    def open(cls, uri: str, token: str, db_name: str, timeout: float) -> Self:
+    def open(cls, uri: str, token: str, db_name: str, timeout: float, tls: TLS | None = None) -> Self:
         """Connect within ``timeout`` seconds.
 
         Raises:
-            StageError: the server does not say a word.
+            StageError: the server does not say a word, or a file of ``tls`` is not what it should be.
             Exception: whatever pymilvus raises where it cannot connect.
         """
         pymilvus = pymilvus_for("milvus_search")
         deadline = Deadline.after(timeout)
-        _await_a_word(uri, timeout)
+        if tls is not None:
+            tls.check_files()
+        _await_a_word(uri, timeout, tls)
         # pymilvus waits for its channel as long as it is told; zero would be an error of its own.
         left = max(MIN_SECONDS, deadline.remaining() or 0.0)
         # A connection of its own can be closed; pymilvus keeps shared ones until the process ends.
         options = {"uri": uri, "token": token, "db_name": db_name, "dedicated": True}
+        options |= {} if tls is None else tls.options()
         return cls(pymilvus.MilvusClient(**options, timeout=left), {**options, "timeout": timeout})
 
     def call(self, deadline: Deadline, method: str, *arguments: Any) -> Any:
@@ -211,7 +220,7 @@ def _connected(task: asyncio.Task[Any] | None) -> TypeGuard[asyncio.Task[Any]]:
     return task is not None and task.done() and not task.cancelled() and task.exception() is None
 
 
-def _await_a_word(uri: str, seconds: float) -> None:
+def _await_a_word(uri: str, seconds: float, tls: TLS | None = None) -> None:
     """Wait until the server at ``uri`` has answered a connection, or refused it.
 
     pymilvus connects under one lock of the whole process, and so does it close: a server that takes connections and
@@ -223,10 +232,7 @@ def _await_a_word(uri: str, seconds: float) -> None:
     grpc = require("grpc", extra=None, wanted_by="milvus_search")
     manager = require("pymilvus.client.connection_manager", extra=None, wanted_by="milvus_search")
     address = manager.ConnectionConfig.from_uri(uri).address
-    if urlsplit(uri).scheme == "https":
-        channel = grpc.secure_channel(address, grpc.ssl_channel_credentials())
-    else:
-        channel = grpc.insecure_channel(address)
+    channel = secure_channel(grpc, address, tls) if is_https(uri) else grpc.insecure_channel(address)
     states: queue.SimpleQueue[Any] = queue.SimpleQueue()
     deadline = Deadline.after(seconds)
     with channel:

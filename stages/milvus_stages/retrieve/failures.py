@@ -7,6 +7,7 @@ many things: so the class is looked at first, then the gRPC status, then the cod
 from __future__ import annotations
 
 from milvus_pipeline import PipelineError, StageError
+from milvus_stages.retrieve import tls
 from milvus_stages.retrieve.filters import without_values
 
 _TRANSIENT_STATUS = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED"})
@@ -55,7 +56,8 @@ def is_transient(error: BaseException) -> bool:
 def is_transient_at_connect(error: BaseException) -> bool:
     """The same for making a connection, where every fault, of authentication too, is raised as code 2."""
     cause = error.__cause__
-    return cause is not None and cause is not error and status(cause) in _TRANSIENT_STATUS
+    passing = cause is not None and cause is not error and status(cause) in _TRANSIENT_STATUS
+    return passing and tls.meaning(error) is None
 
 
 def is_not_loaded(error: BaseException) -> bool:
@@ -86,6 +88,8 @@ def explained(error: BaseException, where: str, token_env: str | None = None, ex
 
 def _meaning(error: BaseException, token_env: str | None, expression: str) -> str:
     names = {status(error), status(error.__cause__) if error.__cause__ else None}
+    if said := tls.meaning(error):
+        return said
     if names & _REFUSED_STATUS:
         variable = f"the environment variable {token_env}" if token_env else "`token_env`"
         return f"the server refused the credentials; put the right token (user:password, or an API key) in {variable}"
@@ -96,7 +100,8 @@ def _meaning(error: BaseException, token_env: str | None, expression: str) -> st
     if is_too_large(error):
         return "the answer to one query is over the size of a message; lower `limit` or ask for fewer output_fields"
     if "UNAVAILABLE" in names or code(error) in {2, *_TRANSIENT_CODES}:
-        return f"cannot be reached ({_said(error, expression)}); check that the server runs and that `uri` is right"
+        check = f"check that the server runs and that `uri` is right{tls.hint(error)}"
+        return f"cannot be reached ({_said(error, expression)}); {check}"
     if is_not_loaded(error):
         return "the collection is not loaded; load it, or set `load: true`"
     if code(error) == _NOT_FOUND:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from milvus_pipeline import Deadline, StageError, require, told
 from milvus_stages.retrieve.connection import Arguments, Connection, closed_error, pymilvus_for
+from milvus_stages.retrieve.tls import TLS
 
 _SEARCH_SECONDS = 600.0
 # pymilvus pings every 10 s. The database, which is in the same process, takes pings that no call goes with for an
@@ -55,7 +56,7 @@ class LiteConnection(Connection):
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="milvus-lite-search")
 
     @classmethod
-    def open(cls, uri: str, token: str, db_name: str, timeout: float) -> Self:
+    def open(cls, uri: str, token: str, db_name: str, timeout: float, tls: TLS | None = None) -> Self:
         """Serve the database and connect to it.
 
         Raises:

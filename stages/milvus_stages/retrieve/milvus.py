@@ -26,10 +26,11 @@ from milvus_stages._secrets import check_variable, environment
 from milvus_stages.retrieve import failures, filters
 from milvus_stages.retrieve.answers import hits_of
 from milvus_stages.retrieve.batch import MAX_WINDOW, Job, jobs_of
-from milvus_stages.retrieve.connection import check_uri, is_lite
+from milvus_stages.retrieve.connection import check_uri, is_https, is_lite
 from milvus_stages.retrieve.opening import LOAD_SECONDS, Opened, ensure_loaded, opened
 from milvus_stages.retrieve.params import numbered, problem
 from milvus_stages.retrieve.sharing import shared
+from milvus_stages.retrieve.tls import TLS
 from milvus_stages.retrieve.writer import Writer
 
 _CALLS_AT_ONCE = 8  # searches of one batch that an event loop has under way, where their filters differ
@@ -60,6 +61,9 @@ class MilvusSearch(Stage):
         str | None,
         Field(description="Environment variable that holds the token: user:password, or an API key. May be unset."),
     ] = "MILVUS_TOKEN"  # noqa: S105 - the variable's name
+    tls: Annotated[
+        TLS | None, Field(description="CA, client certificate and name of a server of https://, as files.")
+    ] = None
     db_name: Annotated[str, Field(description="Database on the server; its default one if empty.")] = ""
     collection: Annotated[str, Field(min_length=1, description="The collection to search.")]
     anns_field: Annotated[
@@ -146,6 +150,8 @@ class MilvusSearch(Stage):
             )
         if is_lite(self.uri) and self.db_name:
             raise ValueError("db_name: belongs to a server; for Milvus Lite, name another file in `uri`")
+        if self.tls is not None and not is_https(self.uri):
+            raise ValueError("tls: belongs to a server of https://; write https:// in `uri`, or leave `tls` out")
         if found := problem(self.params, self.index_type, self.metric_type):
             raise ValueError(found)
         filters.check(self.filter, self.filter_params)

@@ -104,7 +104,7 @@ def connected(stage: MilvusSearch, deadline: Deadline) -> Connection:
 
     def attempt() -> Connection:
         seconds = max(MIN_SECONDS, deadline.remaining() or 0.0)
-        return shared.acquire(stage.uri, stage.token(), stage.db_name, seconds)
+        return shared.acquire(stage.uri, stage.token(), stage.db_name, seconds, stage.tls)
 
     try:
         return retrying(stage.retry, deadline, failures.is_transient_at_connect)(attempt)

@@ -1,4 +1,4 @@
-"""The open connections of this process: one a server (or Lite database), token and database, however many use it."""
+"""The open connections of this process: one a server (or Lite file), token, database and TLS, however many use it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from milvus_pipeline import Deadline, StageError
 from milvus_stages.retrieve.connection import MIN_SECONDS, Connection, is_lite
 from milvus_stages.retrieve.lite import LiteConnection, lite_path
+from milvus_stages.retrieve.tls import TLS
 
-Key = tuple[str, str, str]
+Key = tuple[str, str, str, TLS | None]
 
 
 class _Place:
@@ -33,7 +34,7 @@ class Shared:
         self._lock = threading.Lock()
         self._open: dict[Key, _Place] = {}
 
-    def acquire(self, uri: str, token: str, db_name: str, timeout: float) -> Connection:
+    def acquire(self, uri: str, token: str, db_name: str, timeout: float, tls: TLS | None = None) -> Connection:
         """The connection, made if need be, in at most ``timeout`` seconds. Every ``acquire`` wants its ``release``.
 
         Raises:
@@ -43,7 +44,7 @@ class Shared:
         """
         deadline = Deadline.after(timeout)
         lite = is_lite(uri)
-        key = (lite_path(uri), "", "") if lite else (uri, token, db_name)
+        key = (lite_path(uri), "", "", None) if lite else (uri, token, db_name, tls)
         with self._at(key) as place:
             if not place.lock.acquire(timeout=timeout):
                 raise StageError(
@@ -53,7 +54,7 @@ class Shared:
             try:
                 if place.connection is None:
                     left = max(MIN_SECONDS, deadline.remaining() or 0.0)
-                    place.connection = (LiteConnection if lite else Connection).open(uri, token, db_name, left)
+                    place.connection = (LiteConnection if lite else Connection).open(uri, token, db_name, left, tls)
                 with self._lock:
                     place.users += 1
                 return place.connection
