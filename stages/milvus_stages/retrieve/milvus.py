@@ -151,7 +151,7 @@ class MilvusSearch(Stage):
         if is_lite(self.uri) and self.db_name:
             raise ValueError("db_name: belongs to a server; for Milvus Lite, name another file in `uri`")
         if self.tls is not None and not is_https(self.uri):
-            raise ValueError("tls: belongs to a server of https://; write https:// in `uri`, or leave `tls` out")
+            raise ValueError("tls: belongs to a server of https://; write it in `uri`, or leave `tls` out")
         if found := problem(self.params, self.index_type, self.metric_type):
             raise ValueError(found)
         filters.check(self.filter, self.filter_params)
