@@ -13,7 +13,7 @@ from milvus_pipeline.collection import CollectionSpec
 from milvus_pipeline.errors import ConfigError
 from milvus_pipeline.problems import Problem, kind_of, problems_of, suggestion
 from milvus_pipeline.registry import Registry, registry
-from milvus_pipeline.stage import Stage, check_chain, check_names
+from milvus_pipeline.stage import Fallback, Stage, check_chain, check_names
 from milvus_pipeline.yaml_source import Source, parse_yaml, read_yaml
 
 
@@ -92,13 +92,20 @@ def _stage(data: object, place: tuple[str | int, ...], stage_types: Registry) ->
         cls = stage_types.get(kind)
     except ConfigError as error:
         return [Problem((*place, "type"), str(error))]
+    fields = {str(key): value for key, value in data.items() if key != "type"}
+    on_error, found = fields.get("on_error"), []
+    if isinstance(on_error, dict) and set(on_error) == {"fallback"}:
+        fallback = _stage(on_error["fallback"], (*place, "on_error", "fallback"), stage_types)
+        fields["on_error"] = Fallback(fallback) if isinstance(fallback, Stage) else "skip"
+        found = fallback if isinstance(fallback, list) else []
     try:
-        return cls(**{str(key): value for key, value in data.items() if key != "type"})
+        stage = cls(**fields)
     except ConfigError as error:
         cause = error.__cause__
         if not isinstance(cause, ValidationError):
-            return [Problem(place, str(error))]
-        return [Problem((*place, *problem.path), problem.message) for problem in problems_of(cause, cls)]
+            return [Problem(place, str(error)), *found]
+        return [*(Problem((*place, *each.path), each.message) for each in problems_of(cause, cls)), *found]
+    return found or stage
 
 
 def to_data(
@@ -144,9 +151,16 @@ def json_schema(stage_types: Registry = registry) -> dict[str, Any]:
         }
         own["required"] = ["type", *own.get("required", [])]
         _add_aliases(own, stage_types.get(kind))
+        _add_fallback(own["properties"]["on_error"])
         definitions[f"stage_{kind}"] = own
         stages.append({"$ref": f"#/$defs/stage_{kind}"})
     schema["properties"]["stages"]["items"] = {"oneOf": stages}
+    definitions["fallback"] = {
+        "type": "object",
+        "properties": {"fallback": {"description": "The stage that stands in.", "oneOf": stages}},
+        "required": ["fallback"],
+        "additionalProperties": False,
+    }
     for part in (schema, *definitions.values()):
         properties = part.get("properties", {})
         part["properties"] = {name: _or_variable(value) for name, value in properties.items()}
@@ -166,6 +180,11 @@ def _or_variable(value: dict[str, Any]) -> dict[str, Any]:
     said: dict[str, Any] = {key: value[key] for key in ("title", "description", "default") if key in value}
     alternatives = value.get("anyOf") or [{key: part for key, part in value.items() if key not in said}]
     return {**said, "anyOf": [*alternatives, _VARIABLE]}
+
+
+def _add_fallback(on_error: dict[str, Any]) -> None:
+    """A stage in the place of "raise" and "skip", which the schema of a single stage cannot name."""
+    on_error["anyOf"] = [{"enum": on_error.pop("enum")}, {"$ref": "#/$defs/fallback"}]
 
 
 def _add_aliases(schema: dict[str, Any], cls: type[Stage]) -> None:

@@ -42,7 +42,7 @@ class DryRun:
         self.name = name
         self.stages = tuple(stages[: last + 1])
         self.services = tuple(stage for stage in self.stages if _sends(stage))
-        self._to_open = tuple(stage for stage in self.stages if stage.dry_run_opens)
+        self._to_open = tuple(member for stage in self.stages for member in stage.family() if member.dry_run_opens)
         self._timeout = timeout
         self._life = Life(name, stages)
 

@@ -1,4 +1,4 @@
-"""Opening and closing the stages of a pipeline, all of them or some."""
+"""Opening and closing the stages of a pipeline, all of them or some; and where each one stands in it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from milvus_pipeline.errors import StageError, told
+from milvus_pipeline.errors import PipelineError, StageError, told
 from milvus_pipeline.stage import Stage
 
 logger = logging.getLogger(__name__)
@@ -21,8 +21,7 @@ class Life:
     """
 
     def __init__(self, name: str, stages: Sequence[Stage]) -> None:
-        self._name = name
-        self._stages = stages
+        self._places = places(name, stages)
 
     def open(self, stages: Sequence[Stage], timeout: float | None) -> None:
         """Open these stages, in their order.
@@ -44,7 +43,9 @@ class Life:
                         done.close()
                 if not isinstance(error, Exception):
                     raise
-                raise StageError(f"{self._place(stage)} cannot be opened: {told(error)}") from error
+                code = error.reason_code if isinstance(error, PipelineError) else None
+                message = f"{self._places[stage.name]} cannot be opened: {told(error)}"
+                raise StageError(message, reason_code=code) from error
             opened.append(stage)
 
     def close(self, stages: Sequence[Stage]) -> None:
@@ -74,15 +75,18 @@ class Life:
 
     def _raise_unclosed(self, errors: list[tuple[Stage, Exception]]) -> None:
         for stage, error in errors:
-            raise StageError(f"{self._place(stage)} cannot be closed: {told(error)}") from error
-
-    def _place(self, stage: Stage) -> str:
-        return place(self._name, self._stages, self._stages.index(stage))
+            raise StageError(f"{self._places[stage.name]} cannot be closed: {told(error)}") from error
 
 
-def place(name: str, stages: Sequence[Stage], position: int) -> str:
-    """Pipeline and stage, to lead a message."""
-    return f"{name}: stages[{position}] ({stages[position].name})"
+def places(name: str, stages: Sequence[Stage]) -> dict[str, str]:
+    """Pipeline, place and stage, to lead a message, by the stage's name; fallbacks have theirs behind their stage's."""
+    found = {}
+    for position, stage in enumerate(stages):
+        at = f"{name}: stages[{position}]"
+        for member in stage.family():
+            found[member.name] = f"{at} ({member.name})"
+            at += ".on_error.fallback"
+    return found
 
 
 @contextmanager

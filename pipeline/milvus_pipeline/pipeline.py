@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -12,10 +13,11 @@ from typing import Any, Self
 from pydantic import ValidationError
 
 from milvus_pipeline import config as _config
+from milvus_pipeline.checks import CheckContext, Finding
 from milvus_pipeline.collection import CollectionSpec
 from milvus_pipeline.deadline import Deadline, time_limit
 from milvus_pipeline.dry_run import DryRun
-from milvus_pipeline.errors import ConfigError, shown
+from milvus_pipeline.errors import ConfigError, shown, told
 from milvus_pipeline.life import Life, unclosed_told
 from milvus_pipeline.problems import describe
 from milvus_pipeline.records import Query, SearchResult
@@ -23,6 +25,9 @@ from milvus_pipeline.running import allowed, driven, is_number, settled, started
 from milvus_pipeline.stage import Stage, check_chain, check_names
 
 AnyQuery = str | Query
+
+CHECK_SECONDS = 30.0
+"""A check takes no longer, unless it is told to."""
 
 
 class Pipeline:
@@ -65,6 +70,7 @@ class Pipeline:
         self.name = name
         self.timeout = timeout
         self.collection = _collection(collection)
+        self._all = tuple(member for stage in self.stages for member in stage.family())
         self._life = Life(name, self.stages)
         self._lock = threading.RLock()
         self._open = False
@@ -117,11 +123,11 @@ class Pipeline:
         return f"Pipeline({self.name!r}: {' -> '.join(stage.name for stage in self.stages)})"
 
     def stage(self, name: str) -> Stage:
-        """The stage of this name. KeyError where there is none."""
-        for stage in self.stages:
+        """The stage of this name, or the fallback. KeyError where there is none."""
+        for stage in self._all:
             if stage.name == name:
                 return stage
-        raise KeyError(f"{self.name} has no stage {name!r}; it has {[stage.name for stage in self.stages]}")
+        raise KeyError(f"{self.name} has no stage {name!r}; it has {[stage.name for stage in self._all]}")
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -138,7 +144,7 @@ class Pipeline:
         with self._lock:
             if self._open:
                 return self
-            self._life.open(self.stages, self.timeout if timeout is None else timeout)
+            self._life.open(self._all, self.timeout if timeout is None else timeout)
             self._open = True
         return self
 
@@ -161,14 +167,14 @@ class Pipeline:
     def _taken(self) -> tuple[Stage, ...]:
         """The stages to close, which only the first of several callers gets."""
         with self._lock:
-            stages, self._open = (self.stages if self._open else ()), False
+            stages, self._open = (self._all if self._open else ()), False
         return stages
 
     def _enter(self, timeout: float | None) -> None:
         """Open the pipeline, and hold its stages open for one run, whoever closes the pipeline meanwhile."""
         with self._lock:
             self.open(timeout)
-            for stage in self.stages:
+            for stage in self._all:
                 stage.open()
 
     def __enter__(self) -> Self:
@@ -223,7 +229,7 @@ class Pipeline:
             results = driven(loop, lambda call: call.stage.process(call.results, call.context))
         finally:
             with unclosed_told():
-                self._life.close(self.stages)
+                self._life.close(self._all)
         return settled(results, return_errors)
 
     async def arun(self, query: AnyQuery, *, timeout: float | None = None) -> SearchResult:
@@ -245,14 +251,49 @@ class Pipeline:
                     async with time_limit(call.context.deadline):
                         outcome = await call.stage.aprocess(call.results, call.context)
                 except Exception as error:
+                    call.context.cancel()  # a thread that works for the stage shall not go on for nobody
                     call = loop.throw(error)
+                except BaseException:
+                    call.context.cancel()
+                    raise
                 else:
                     call = loop.send(outcome)
         except StopIteration as done:
             return settled(done.value, return_errors)
         finally:
             with unclosed_told():
-                await self._life.aclose(self.stages)
+                await self._life.aclose(self._all)
+
+    # -- checking -----------------------------------------------------------------------------------------------
+
+    def check(self, *, timeout: float = CHECK_SECONDS, send: bool = False) -> list[Finding]:
+        """What can be verified before a first query, cheaply and without side effects; ``milvus-pipeline doctor``.
+
+        Servers, collections, keys and models are looked at, stage by stage; nothing is loaded, changed or paid for.
+        The pipeline need not be open.
+
+        Args:
+            timeout: seconds that it may take in all.
+            send: also send one request of one short text to each hosted service, which may cost something.
+
+        Returns:
+            What was found, in the order of the stages, each followed by its fallback. Errors are findings, too.
+        """
+        context = CheckContext(Deadline.after(allowed(timeout, CHECK_SECONDS)), send=send)
+        findings: list[Finding] = []
+        for stage in self._all:
+            try:
+                findings.extend(replace(found, stage=stage.name) for found in stage.check(context))
+            except Exception as error:
+                advice = "see the message; if it is none of your doing, tell the stage's author"
+                findings.append(
+                    Finding("error", "check", f"the check itself failed: {told(error)}", advice, stage.name)
+                )
+        return findings
+
+    async def acheck(self, *, timeout: float = CHECK_SECONDS, send: bool = False) -> list[Finding]:
+        """``check`` without blocking the event loop."""
+        return await asyncio.to_thread(self.check, timeout=timeout, send=send)
 
     def dry_run(self, *, timeout: float | None = None) -> DryRun:
         """What a job would send to hosted rerankers, found out without sending it; see ``DryRun``.

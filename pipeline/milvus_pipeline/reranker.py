@@ -245,11 +245,16 @@ class Reranker(Stage):
         try:
             yield context
         except TimeoutError as error:
+            context.cancel()
             if not isinstance(error, DeadlineError):
                 context.deadline.check()
             raise
+        except BaseException:
+            context.cancel()
+            raise
         finally:
-            for warning in context.warnings[0]:
+            shortfall = context.partials[0]
+            for warning in [*context.warnings[0], *([shortfall.reason] if shortfall else [])]:
                 logger.warning("%s: %s", self.name, warning)
         for failure in context.failures.values():
             raise failure

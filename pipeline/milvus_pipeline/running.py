@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import NamedTuple, TypeAlias, cast
+from typing import Final, NamedTuple, TypeAlias, cast, get_args
 
 from milvus_pipeline.deadline import Deadline
-from milvus_pipeline.errors import DeadlineError, PipelineError, QueryError, StageError, shown, told
-from milvus_pipeline.life import place
-from milvus_pipeline.records import Query, SearchResult, StageReport, Status
+from milvus_pipeline.errors import DeadlineError, PipelineError, QueryError, ReasonCode, StageError, shown, told
+from milvus_pipeline.life import places
+from milvus_pipeline.records import Query, SearchResult, StageReport, StageStatus, Status
 from milvus_pipeline.stage import Context, Stage
 
 
@@ -27,6 +27,7 @@ class Call(NamedTuple):
 
 _ECHO = 40  # characters of a document by which its text is known in a message
 _FEWEST = 8  # shorter beginnings are words that any message may hold
+_EARLY = 0.002  # seconds
 
 Steps: TypeAlias = Generator[Call, Sequence[SearchResult], list[SearchResult]]
 
@@ -61,26 +62,47 @@ def settled(results: list[SearchResult], return_errors: bool) -> list[SearchResu
 
 def steps(name: str, stages: Sequence[Stage], results: list[SearchResult], deadline: Deadline) -> Steps:
     """The loop over the stages of the pipeline ``name``: yields a call, is sent its outcome or thrown its error."""
-    for position, stage in enumerate(stages):
+    where = places(name, stages)
+    for stage in stages:
         live = [index for index, result in enumerate(results) if result.status != "failed"]
         if not live:
             break
-        where = place(name, stages, position)
-        before = [results[index] for index in live]
-        context = Context(Deadline() if stage.instant else deadline.sooner(stage.timeout), len(live))
-        began = time.perf_counter()
-        after: Sequence[SearchResult] = before
-        try:
-            context.deadline.check()
-            after = _checked((yield Call(stage, before, context)), len(before))
-            _note_lateness(context)
-        except Exception as error:
-            after = before
-            context.failures = dict.fromkeys(range(len(live)), _shared_error(error, where, before, context))
-        seconds = time.perf_counter() - began
-        for inner, index in enumerate(live):
-            error_here = _placed(context.failures.get(inner), where, before[inner : inner + 1])
-            results[index] = _reported(stage, before[inner], after[inner], seconds, context, inner, error_here)
+        done = yield from _done(stage, [results[index] for index in live], deadline, where)
+        for index, result in zip(live, done, strict=True):
+            results[index] = result
+    return results
+
+
+def _done(
+    stage: Stage,
+    before: list[SearchResult],
+    deadline: Deadline,
+    where: Mapping[str, str],
+    stands_in_for: str | None = None,
+) -> Steps:
+    """What becomes of results in a stage and, where it fails on some of them, in its fallback."""
+    context = Context(Deadline() if stage.instant else deadline.sooner(stage.timeout), len(before))
+    began = time.perf_counter()
+    after: Sequence[SearchResult] = before
+    try:
+        context.deadline.check()
+        after = _checked((yield Call(stage, before, context)), len(before))
+        _note_lateness(context)
+    except Exception as error:
+        after = before
+        context.failures = dict.fromkeys(range(len(before)), _shared_error(error, where[stage.name], before, context))
+    seconds = time.perf_counter() - began
+    results = []
+    for position, (old, new) in enumerate(zip(before, after, strict=True)):
+        error_here = _placed(context.failures.get(position), where[stage.name], [old])
+        report = _report(stage, old, new, seconds, context, position, error_here, stands_in_for)
+        results.append(_reported(old, new, report))
+    failed = sorted(context.failures)
+    if stage.fallback is not None and failed:
+        others = [results[position] for position in failed]
+        stood_in = yield from _done(stage.fallback, others, deadline, where, stage.name)
+        for position, result in zip(failed, stood_in, strict=True):
+            results[position] = result
     return results
 
 
@@ -136,17 +158,30 @@ def _note_lateness(context: Context) -> None:
 
 def _shared_error(error: Exception, where: str, results: list[SearchResult], context: Context) -> PipelineError:
     """The error of all queries of a batch that failed together."""
-    if isinstance(error, DeadlineError | TimeoutError):
+    if isinstance(error, DeadlineError) or (isinstance(error, TimeoutError) and _is_up(context.deadline)):
         shared: PipelineError = DeadlineError(f"{where} did not finish: {_late(error, context.deadline)}")
     else:
         queries = "the query" if len(results) == 1 else f"{len(results)} queries"
-        shared = StageError(f"{where} failed on {queries}: {_said(error, results)}")
+        shared = StageError(f"{where} failed on {queries}: {_said(error, results)}", reason_code=_code(error))
     shared.__cause__ = error
     return shared
 
 
+def _is_up(deadline: Deadline) -> bool:
+    """Whether the time given is used up; an event loop's timer may ring a moment early."""
+    left = deadline.remaining()
+    return left is not None and left < _EARLY
+
+
+def _code(error: Exception) -> ReasonCode:
+    if isinstance(error, PipelineError):
+        return error.reason_code
+    # A plugin's call that was not answered in the time that the plugin itself gave it.
+    return "unavailable" if isinstance(error, TimeoutError | ConnectionError) else "error"
+
+
 def _late(error: Exception, deadline: Deadline) -> str:
-    if isinstance(error, DeadlineError) or deadline.budget is None or not deadline.expired:
+    if isinstance(error, DeadlineError) or deadline.budget is None:
         return told(error)
     return f"the time given ({deadline.budget:g} s) is used up; raise `timeout` or ask for less"
 
@@ -165,13 +200,14 @@ def _placed(error: Exception | None, where: str, results: list[SearchResult]) ->
     """A stage's error for one query, led by where it happened."""
     if error is None or (isinstance(error, StageError) and str(error).startswith(where)):
         return error
-    kind = next((kind for kind in (QueryError, DeadlineError) if isinstance(error, kind)), StageError)
-    placed = kind(f"{where}: {_said(error, results)}")
+    message = f"{where}: {_said(error, results)}"
+    kind = next((kind for kind in (QueryError, DeadlineError) if isinstance(error, kind)), None)
+    placed = kind(message) if kind else StageError(message, reason_code=_code(error))
     placed.__cause__ = error
     return placed
 
 
-def _reported(
+def _report(
     stage: Stage,
     before: SearchResult,
     after: SearchResult,
@@ -179,24 +215,49 @@ def _reported(
     context: Context,
     position: int,
     error: PipelineError | None,
-) -> SearchResult:
-    """The result after a stage, with the stage's report; a failed stage leaves the hits as they were."""
-    result = after if error is None else before
-    failed = error is not None and stage.on_error == "raise"
-    report = StageReport(
+    stands_in_for: str | None,
+) -> StageReport:
+    """What a stage did for one query."""
+    status: StageStatus = "ok"
+    reason, code = None, None
+    if error is not None:
+        status = "failed" if stage.on_error == "raise" else "skipped"
+        reason, code = str(error), error.reason_code
+    elif shortfall := context.partials[position]:
+        status = "partial"
+        reason, code = shortfall
+    kept = before if error is not None else after
+    return StageReport(
         stage=stage.name,
         type=stage.type,
         seconds=seconds,
         hits_in=len(before.hits),
-        hits_out=0 if failed else len(result.hits),
-        status="ok" if error is None else "failed" if failed else "skipped",
-        reason=None if error is None else str(error),
+        hits_out=0 if status == "failed" else len(kept.hits),
+        status=status,
+        reason=reason,
+        reason_code=code,
+        fallback_for=stands_in_for,
         # Copies: a stage that was given up at its deadline may still write into its context.
         warnings=tuple(context.warnings[position]),
         details=dict(context.details[position]),
         batch_size=context.size,
         error=error,
     )
-    status: Status = result.status if error is None else "failed" if failed else "degraded"
-    hits = [] if failed else result.hits
-    return SearchResult(result.query, hits, status, [*before.reports, report], error if failed else None)
+
+
+_RESULTS: Final[Mapping[StageStatus, Status]] = {
+    "ok": "ok",
+    "partial": "partial",
+    "skipped": "degraded",
+    "failed": "failed",
+}
+
+
+def _reported(before: SearchResult, after: SearchResult, report: StageReport) -> SearchResult:
+    """The result after a stage, with the stage's report; a failed stage leaves the hits as they were."""
+    status = max(before.status, _RESULTS[report.status], key=get_args(Status).index)
+    reports = [*before.reports, report]
+    if report.status == "failed":
+        return SearchResult(before.query, [], status, reports, report.error)
+    kept = before if report.status == "skipped" else after
+    return SearchResult(kept.query, kept.hits, status, reports)

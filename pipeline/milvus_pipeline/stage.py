@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
@@ -29,7 +29,7 @@ from pydantic import (
 from milvus_pipeline.checks import CheckContext, Finding
 from milvus_pipeline.deadline import Deadline
 from milvus_pipeline.errors import ConfigError, DeadlineError, ReasonCode
-from milvus_pipeline.problems import Problem, describe, kind_of, suggestion, takes_bool, word_of
+from milvus_pipeline.problems import Problem, describe, dotted, kind_of, suggestion, takes_bool, word_of
 from milvus_pipeline.records import SearchResult
 
 
@@ -170,7 +170,7 @@ else:
         Any,
         PlainValidator(_checked_on_error),
         PlainSerializer(_on_error_as_data),
-        WithJsonSchema({"enum": ["raise", "skip"], "type": "string"}),  # the fallback's part is put in with the stages
+        WithJsonSchema({"enum": ["raise", "skip"]}),  # a fallback is any stage, which the schema of a file knows
     ]
 
 
@@ -391,15 +391,23 @@ class Stage(BaseModel):
 
 def check_names(stages: Iterable[Stage]) -> list[Problem]:
     """Problems with the names of a pipeline's stages: scores and reports are kept by name, so each must be its own."""
-    seen: dict[str, int] = {}
+    seen: dict[str, str] = {}
     problems = []
-    for position, stage in enumerate(stages):
+    for path, stage in _with_paths(stages):
         if stage.name in seen:
-            first = seen[stage.name]
-            text = f"{stage.name!r} is also the name of stages[{first}]; give one of them a `name` of its own"
-            problems.append(Problem(("stages", position, "name"), text))
-        seen.setdefault(stage.name, position)
+            text = f"{stage.name!r} is also the name of {seen[stage.name]}; give one of them a `name` of its own"
+            problems.append(Problem((*path, "name"), text))
+        seen.setdefault(stage.name, dotted(path))
     return problems
+
+
+def _with_paths(stages: Iterable[Stage]) -> Iterator[tuple[tuple[str | int, ...], Stage]]:
+    """Every stage and every fallback, with its place in the configuration."""
+    for position, stage in enumerate(stages):
+        path: tuple[str | int, ...] = ("stages", position)
+        for member in stage.family():
+            yield path, member
+            path = (*path, "on_error", "fallback")
 
 
 def check_chain(stages: Sequence[Stage]) -> list[Problem]:
@@ -407,21 +415,27 @@ def check_chain(stages: Sequence[Stage]) -> list[Problem]:
     problems = []
     # Query text and vector can come with the query itself, so their lack shows only when a query is run.
     have = {"query_text", "vector"}
-    for position, stage in enumerate(stages):
+    for path, stage in _with_paths(stages):
+        position = int(path[1])
         missing_here = sorted(stage.requires() - have)
         for missing in missing_here:
             if missing == "text" and "hits" in missing_here:
                 continue  # without hits there is no text either: one problem, said once
             givers = [f"stages[{i}] ({s.name})" for i, s in enumerate(stages) if missing in _given(s)]
-            names = [earlier.name for earlier in stages[:position]]
-            problems.append(Problem(("stages", position), f"{stage.name} {_lack(missing, givers, names)}"))
-        have |= _given(stage)
+            names = [member.name for earlier in stages[:position] for member in earlier.family()]
+            problems.append(Problem(path, f"{stage.name} {_lack(missing, givers, names)}"))
+        replaced = stages[position]
+        if stage is not replaced and (lacking := sorted(replaced.provides() - stage.provides())):
+            text = f"does not give {' and '.join(map(repr, lacking))}, which {replaced.name} gives; it cannot stand in"
+            problems.append(Problem(path, f"{stage.name} {text}"))
+        if stage.fallback is None:
+            have |= _given(replaced)
     return problems
 
 
 def _given(stage: Stage) -> frozenset[str]:
     # Which stages score, their types do not say; that a stage of the name runs before is what can be checked here.
-    return stage.provides() | {f"score:{stage.name}"}
+    return stage.provides() | {f"score:{member.name}" for member in stage.family()}
 
 
 def _lack(missing: str, givers: list[str], names: list[str]) -> str:

@@ -16,7 +16,7 @@ def test_a_line_is_a_whole_result(invoke, fruit):
     done = invoke("run", fruit, "-q", "red plum")
     assert done.exit_code == 0
     (line,) = lines_of(done.stdout)
-    assert list(line) == ["query", "status", "hits", "reports"]
+    assert list(line) == ["query", "status", "reasons", "hits", "reports"]
     assert line["query"] == {"id": "1", "text": "red plum"}
     assert line["status"] == "ok"
     assert line["hits"][0] == {
