@@ -6,20 +6,25 @@ many things: so the class is looked at first, then the gRPC status, then the cod
 
 from __future__ import annotations
 
-from milvus_pipeline import PipelineError, StageError
+from typing import Final
+
+from milvus_pipeline import FAIR_SECONDS, PipelineError, ReasonCode, StageError
 from milvus_stages.retrieve import tls
 from milvus_stages.retrieve.filters import without_values
 
 _TRANSIENT_STATUS = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED"})
 _REFUSED_STATUS = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED"})
 
-# 2: connection lost; 8: rate limit or force deny; 103, 106: not fully loaded; 202: no replica available;
-# 503: a node is out of service.
-_TRANSIENT_CODES = frozenset({2, 8, 103, 106, 202, 503})
+_UNEXPECTED = 1
+_LOST = 2
+_RATE_LIMITED = 8  # or all is denied
 _NOT_FOUND = 100
 _NOT_LOADED = 101
-_UNEXPECTED = 1
-_TRANSIENT_WORDS = ("Retry timeout", "service not ready")
+_PARTLY_LOADED = frozenset({103, 106})
+_IN_TROUBLE = frozenset({202, 503})  # no replica is available; a node is out of service
+_TRANSIENT_CODES = frozenset({_LOST, _RATE_LIMITED, *_PARTLY_LOADED, *_IN_TROUBLE})
+_NO_ANSWER: Final = "Retry timeout"
+_NOT_READY: Final = "service not ready"
 _FILTER_REFUSED = 6  # Milvus Lite's code for an expression it cannot read
 _FILTER_WORDS = ("cannot parse expression", "failed to create query plan")
 
@@ -29,6 +34,8 @@ def status(error: BaseException) -> str | None:
     code = getattr(error, "code", None)
     if callable(code):  # a gRPC error; pymilvus's own have an attribute, a number or a gRPC status
         code = code()
+    if isinstance(code, int):  # pymilvus's numbers may have names, too
+        return None
     name = getattr(code, "name", None)
     return name if isinstance(name, str) else None
 
@@ -49,15 +56,39 @@ def is_transient(error: BaseException) -> bool:
     if type(error).__name__ != "MilvusException":  # its subclasses all tell of bad input or a bad set-up
         return False
     if code(error) == _UNEXPECTED:
-        return any(words in str(error) for words in _TRANSIENT_WORDS)
+        return any(words in str(error) for words in (_NO_ANSWER, _NOT_READY))
+    if code(error) == _LOST and (cause := _status_of_cause(error)) is not None:
+        return cause in _TRANSIENT_STATUS and tls.meaning(error) is None
     return is_not_loaded(error) or code(error) in _TRANSIENT_CODES
 
 
 def is_transient_at_connect(error: BaseException) -> bool:
     """The same for making a connection, where every fault, of authentication too, is raised as code 2."""
-    cause = error.__cause__
-    passing = cause is not None and cause is not error and status(cause) in _TRANSIENT_STATUS
-    return passing and tls.meaning(error) is None
+    return _status_of_cause(error) in _TRANSIENT_STATUS and tls.meaning(error) is None
+
+
+def says_unreachable(error: BaseException, seconds: float | None) -> bool | None:
+    """What a failed call says of its server: True that it is gone or stuck, False that it is alive, None nothing.
+
+    Args:
+        error: what the call raised.
+        seconds: that it had.
+    """
+    if isinstance(error, PipelineError):
+        return True if error.reason_code == "unavailable" else None
+    if is_timeout(error):  # of a caller in a hurry nothing follows
+        return True if seconds is None or seconds >= FAIR_SECONDS else None
+    return "UNAVAILABLE" in _names(error) or code(error) == _LOST
+
+
+def is_timeout(error: BaseException) -> bool:
+    """Whether the call was not answered in its time, whoever found that out."""
+    return isinstance(error, TimeoutError) or "DEADLINE_EXCEEDED" in _names(error) or _NO_ANSWER in str(error)
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether the server answered that it cannot do what was asked: the collection may be another than it was."""
+    return status(error) is None and code(error) is not None and not is_transient(error)
 
 
 def is_not_loaded(error: BaseException) -> bool:
@@ -81,34 +112,61 @@ def explained(error: BaseException, where: str, token_env: str | None = None, ex
     """
     if isinstance(error, StageError):
         return error
-    explanation = StageError(f"{where}: {_meaning(error, token_env, expression)}")
+    reason, words = _meaning(error, token_env, expression)
+    explanation = StageError(f"{where}: {words}", reason_code=reason)
     explanation.__cause__ = error
     return explanation
 
 
-def _meaning(error: BaseException, token_env: str | None, expression: str) -> str:
-    names = {status(error), status(error.__cause__) if error.__cause__ else None}
-    if said := tls.meaning(error):
-        return said
+def _status_of_cause(error: BaseException) -> str | None:
+    # pymilvus raises errors `from` themselves.
+    return status(error.__cause__) if error.__cause__ is not None and error.__cause__ is not error else None
+
+
+def _names(error: BaseException) -> set[str | None]:
+    return {status(error), _status_of_cause(error)}
+
+
+def _meaning(error: BaseException, token_env: str | None, expression: str) -> tuple[ReasonCode, str]:
+    names, number, said = _names(error), code(error), _said(error, expression)
+    if words := tls.meaning(error):
+        return "unavailable", words
     if names & _REFUSED_STATUS:
         variable = f"the environment variable {token_env}" if token_env else "`token_env`"
-        return f"the server refused the credentials; put the right token (user:password, or an API key) in {variable}"
-    if isinstance(error, TimeoutError) or "DEADLINE_EXCEEDED" in names or "Retry timeout" in str(error):
-        return "the server did not answer in time; check that it is well, or raise `timeout`"
+        return "unauthorized", (
+            f"the server refused the credentials; put the right token (user:password, or an API key) in {variable}"
+        )
+    if is_timeout(error):
+        return "unavailable", "the server did not answer in time; check that it is well, or raise `timeout`"
     if "UNIMPLEMENTED" in names:
-        return "the server does not know this call; check that `uri` names Milvus's gRPC port, or upgrade the server"
+        return "refused", (
+            "the server does not know this call; check that `uri` names Milvus's gRPC port, or upgrade the server"
+        )
     if is_too_large(error):
-        return "the answer to one query is over the size of a message; lower `limit` or ask for fewer output_fields"
-    if "UNAVAILABLE" in names or code(error) in {2, *_TRANSIENT_CODES}:
-        check = f"check that the server runs and that `uri` is right{tls.hint(error)}"
-        return f"cannot be reached ({_said(error, expression)}); {check}"
-    if is_not_loaded(error):
-        return "the collection is not loaded; load it, or set `load: true`"
-    if code(error) == _NOT_FOUND:
-        return "the collection is gone; make it with `milvus-pipeline ingest`"
-    if code(error) == _FILTER_REFUSED or any(words in str(error) for words in _FILTER_WORDS):
-        return f"Milvus cannot read the filter: {_said(error, expression)}"
-    return f"Milvus refused the call: {_said(error, expression)}"
+        return "too_large", (
+            "the answer to one query is over the size of a message; lower `limit` or ask for fewer output_fields"
+        )
+    if "UNAVAILABLE" in names or number == _LOST:
+        return "unavailable", (
+            f"cannot be reached ({said}); check that the server runs and that `uri` is right{tls.hint(error)}"
+        )
+    return _meaning_of_code(error, number, said)
+
+
+def _meaning_of_code(error: BaseException, number: int | None, said: str) -> tuple[ReasonCode, str]:
+    if number in _IN_TROUBLE or (number == _UNEXPECTED and _NOT_READY in str(error)):
+        return "unavailable", f"the server is not ready ({said}); check that it is well, or come again later"
+    if number == _RATE_LIMITED:
+        return "rate_limited", f"the server wants fewer calls ({said}); call it less often, or raise its limits"
+    if number == _NOT_LOADED:
+        return "not_loaded", "the collection is not loaded; load it, or set `load: true`"
+    if number in _PARTLY_LOADED:
+        return "not_loaded", f"the collection is not loaded in full ({said}); wait until it is, or load it again"
+    if number == _NOT_FOUND:
+        return "not_found", "the collection is gone; make it with `milvus-pipeline ingest`"
+    if number == _FILTER_REFUSED or any(words in str(error) for words in _FILTER_WORDS):
+        return "query", f"Milvus cannot read the filter: {said}"
+    return "refused", f"Milvus refused the call: {said}"
 
 
 def _said(error: BaseException, expression: str) -> str:
