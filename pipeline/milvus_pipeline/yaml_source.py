@@ -14,11 +14,25 @@ from typing import Any
 
 import yaml
 
-from milvus_pipeline.errors import ConfigError
+from milvus_pipeline.errors import ConfigError, shown
 from milvus_pipeline.problems import Problem, dotted, kind_of
 
 MAX_NODES = 100_000
 """Nodes a document may have with its aliases expanded; bounds the 'billion laughs' family of documents."""
+
+MAX_DEPTH = 64
+"""Levels that values may be nested, with aliases expanded; so the depth of the call stack is not in a file's hands."""
+
+MAX_CHARACTERS = 1_000_000
+"""Length of a document; what is as long takes some seconds to read."""
+
+_LONGEST_SCALAR = 100
+"""Characters of a number or date. Long ones take time that grows with the square of their length."""
+
+_STRING, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
+# A lone `=` or `<<` is a sign of old YAML to the parser, and a text to whoever wrote it.
+_TEXTS = (_STRING, _MERGE, "tag:yaml.org,2002:value")
+_PLAIN = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "timestamp"))
 
 _QUOTE = re.compile(r"(['\"])(.*?)\1")
 _SIGN = re.compile(r".{0,8}|<[a-z ]+>")
@@ -65,7 +79,8 @@ def read_yaml(path: str | Path, environ: Mapping[str, str] | None = None) -> Sou
         ConfigError: also where the file cannot be read.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        with Path(path).open(encoding="utf-8") as file:
+            text = file.read(MAX_CHARACTERS + 1)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; check the path, which is taken from {Path.cwd()}") from None
     except IsADirectoryError:
@@ -74,6 +89,8 @@ def read_yaml(path: str | Path, environ: Mapping[str, str] | None = None) -> Sou
         raise ConfigError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError:  # NUL, or what no file system can spell
+        raise ConfigError(f"{shown(str(path))}: is no path; give the name of a YAML file") from None
     return parse_yaml(text, str(path), environ)
 
 
@@ -89,11 +106,13 @@ def parse_yaml(text: str, origin: str = "<yaml>", environ: Mapping[str, str] | N
         The data; a variable without value is left as it stands, and is among the ``problems``.
 
     Raises:
-        ConfigError: not YAML, not a mapping, or a key twice.
+        ConfigError: not YAML, not a mapping, a key twice, or too much of anything.
     """
+    if len(text) > MAX_CHARACTERS:
+        raise ConfigError(f"{origin}: has more than {MAX_CHARACTERS} characters, so it is most likely another file")
     loader = None
     try:
-        loader = yaml.SafeLoader(text)
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             raise ConfigError(f"{origin}: the file is empty; it needs at least a list of `stages`")
@@ -105,10 +124,12 @@ def parse_yaml(text: str, origin: str = "<yaml>", environ: Mapping[str, str] | N
         problem = f"{_unquoted(str(error.problem or error.context))}{_flow_hint(text, mark)}{place}"
         # Without its cause, which repeats the line: a key may stand in it.
         raise ConfigError(f"{origin}: is not valid YAML: {problem}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        if isinstance(error, ConfigError):
-            raise
+    except ConfigError:
+        raise
+    except (yaml.YAMLError, OverflowError, RecursionError, ValueError) as error:
         problem = next(iter(str(error).splitlines()), type(error).__name__)
+        if isinstance(error, OverflowError) or "chr()" in problem:
+            problem = "an escape with \\U, in double quotes, names no character"
         raise ConfigError(f"{origin}: is not valid YAML: {_unquoted(problem)}") from None
     finally:
         if loader is not None:
@@ -131,6 +152,27 @@ def _unquoted(problem: str) -> str:
     return _QUOTE.sub(lambda match: match[0] if _SIGN.fullmatch(match[2]) else "'…'", problem)
 
 
+class _Loader(yaml.SafeLoader):
+    """Makes nodes of a text, not too many and not too deep; constructs nothing by itself."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.count = self.depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.count += 1
+        self.depth += 1
+        if self.count > MAX_NODES or self.depth > MAX_DEPTH:
+            problem = f"has more than {MAX_NODES} values" if self.count > MAX_NODES else _TOO_DEEP
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=self.peek_event().start_mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+_TOO_DEEP = f"its values are nested more than {MAX_DEPTH} deep"
+
+
 class _Reader:
     """Turns nodes into plain data; remembers lines."""
 
@@ -143,36 +185,61 @@ class _Reader:
         self.left = MAX_NODES
 
     def read(self, node: yaml.Node, place: Place) -> Any:
-        self.left -= 1
-        if self.left < 0:
-            raise ConfigError(f"{self.origin}: has more than {MAX_NODES} values with its aliases expanded")
+        self._count(len(place))
         self.lines.setdefault(place, node.start_mark.line + 1)
         if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
             return self._mapping(node, place)
         if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
             return [self.read(item, (*place, index)) for index, item in enumerate(node.value)]
-        if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:str":
+        if isinstance(node, yaml.ScalarNode) and node.tag in _TEXTS:
             return self._substituted(node.value, place)
-        if not isinstance(node, yaml.ScalarNode) or node.tag not in self.loader.yaml_constructors:
+        # The constructors take for granted that a value is what its tag says, which a tag in the file need not be.
+        if not isinstance(node, yaml.ScalarNode) or node.tag not in _PLAIN or node.tag != self._resolved(node):
             raise self._wrong(place, "begins with `!`, which makes it a tag to YAML; put it in quotes")
+        if len(node.value) > _LONGEST_SCALAR:
+            raise self._wrong(place, f"is a number of more than {_LONGEST_SCALAR} characters; put it in quotes")
         return self.loader.construct_object(node, deep=True)
 
+    def _count(self, depth: int) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise ConfigError(f"{self.origin}: has more than {MAX_NODES} values with its aliases expanded")
+        if depth > MAX_DEPTH:
+            raise ConfigError(f"{self.origin}: is not valid YAML: {_TOO_DEEP}, with its aliases expanded")
+
+    def _resolved(self, node: yaml.ScalarNode) -> Any:
+        """The tag of the same value without a tag and quotes."""
+        return self.loader.resolve(yaml.ScalarNode, node.value, (True, False))
+
     def _mapping(self, node: yaml.MappingNode, place: Place) -> dict[str, Any]:
-        own = [self._key(key, place) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        for index, (name, line) in enumerate(own):
-            if any(name == earlier for earlier, _ in own[:index]):
-                self.lines[(*place, name)] = line
-                raise self._wrong((*place, name), "the key stands twice; remove one")
-        self.loader.flatten_mapping(node)
         data: dict[str, Any] = {}
-        for key, value in node.value:
-            name, line = self._key(key, place)
+        for name, (line, value) in self._members(node, place, len(place)).items():
             self.lines[(*place, name)] = line
             data[name] = self.read(value, (*place, name))
         return data
 
+    def _members(self, node: yaml.MappingNode, place: Place, depth: int) -> dict[str, tuple[int, yaml.Node]]:
+        """Line and node by key: what a mapping merges in, under its own."""
+        merged: dict[str, tuple[int, yaml.Node]] = {}
+        own: dict[str, tuple[int, yaml.Node]] = {}
+        for key, value in node.value:
+            self._count(depth)
+            if key.tag == _MERGE:
+                # Of several, an earlier one goes before a later one.
+                for each in reversed(value.value) if isinstance(value, yaml.SequenceNode) else [value]:
+                    if not isinstance(each, yaml.MappingNode):
+                        raise self._wrong(place, "`<<` takes a mapping, or a list of mappings")
+                    merged |= self._members(each, place, depth + 1)
+                continue
+            name, line = self._key(key, place)
+            if name in own:
+                self.lines[(*place, name)] = line
+                raise self._wrong((*place, name), "the key stands twice; remove one")
+            own[name] = (line, value)
+        return merged | own
+
     def _key(self, node: yaml.Node, place: Place) -> tuple[str, int]:
-        if not isinstance(node, yaml.ScalarNode) or node.tag not in self.loader.yaml_constructors:
+        if not isinstance(node, yaml.ScalarNode) or node.tag not in (*_TEXTS, *_PLAIN):
             raise self._wrong(place, "a key must be a plain word")
         return str(node.value), node.start_mark.line + 1
 
@@ -196,7 +263,9 @@ class _Reader:
                 return match.group()
             return given
 
-        return _VARIABLE.sub(value, text)
+        # What is behind the last brace has no variable, and would be searched for its end again and again.
+        end = text.rfind("}") + 1
+        return _VARIABLE.sub(value, text[:end]) + text[end:].replace("$$", "$")
 
     def _wrong(self, place: Place, message: str) -> ConfigError:
         return Source(None, self.origin, self.lines).error([Problem(place, message)])
