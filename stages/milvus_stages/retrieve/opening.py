@@ -126,7 +126,7 @@ def opened(stage: MilvusSearch) -> Opened:
     deadline = Deadline() if is_lite(stage.uri) else stage.opening
     connection = connected(stage, deadline)
     try:
-        state = _checked(stage, connection, deadline)
+        state = checked(stage, connection, deadline)
         ensure_loaded(stage, connection, deadline, LOAD_SECONDS)
     except Exception as error:
         shared.release(connection)
@@ -136,7 +136,7 @@ def opened(stage: MilvusSearch) -> Opened:
     return state
 
 
-def _checked(stage: MilvusSearch, connection: Connection, deadline: Deadline) -> Opened:
+def checked(stage: MilvusSearch, connection: Connection, deadline: Deadline) -> Opened:
     try:
         info = described(connection, stage.collection, deadline)
         anns_field = vector_field(info, stage.anns_field)
