@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal, Self
 
 from milvus_pipeline.deadline import Deadline
+from milvus_pipeline.errors import told
 
 Level = Literal["ok", "warning", "error"]
+
+_ADVICE: Final = "see what the message says, and check this stage's fields"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,34 @@ class Finding:
     next_step: str = ""
     stage: str = ""
 
+    @classmethod
+    def ok(cls, topic: str, message: str) -> Self:
+        """That all is well."""
+        return cls("ok", topic, message)
+
+    @classmethod
+    def warning(cls, topic: str, message: str, next_step: str) -> Self:
+        """That queries run, but maybe not as well as they could."""
+        return cls("warning", topic, message, next_step)
+
+    @classmethod
+    def error(cls, topic: str, message: str, next_step: str) -> Self:
+        """That queries fail."""
+        return cls("error", topic, message, next_step)
+
+    @classmethod
+    def of(cls, fault: BaseException | str, topic: str, level: Level = "error", otherwise: str = _ADVICE) -> Self:
+        """The finding that an exception or a message makes.
+
+        Args:
+            fault: messages of ours say what is wrong, a semicolon, and the next step.
+            topic: what was looked at.
+            level: how bad it is.
+            otherwise: the next step where the message names none.
+        """
+        what, _, step = (fault if isinstance(fault, str) else told(fault)).partition("; ")
+        return cls(level, topic, what, step.strip() or otherwise)
+
     def to_dict(self) -> dict[str, str]:
         """The finding as plain data."""
         return {
@@ -45,7 +76,7 @@ class CheckContext:
     """What a stage may do in a check, and the facts that stages leave for those behind them.
 
     Args:
-        deadline: when the check has to be done; pass ``deadline.remaining()`` to every call of a server.
+        deadline: when the stage's check has to be done; pass ``deadline.remaining()`` to every call of a server.
         send: requests that may be paid for are allowed.
 
     Attributes:
@@ -53,6 +84,8 @@ class CheckContext:
         dim_of: the encoder's name and model, for messages.
         texts: a sample of the texts that the collection holds.
         documents: how many it holds in all.
+        hits: how many hits a query brings to the stage, at most; None where that cannot be known beforehand.
+        hits_of: the stage and the field that say so.
     """
 
     deadline: Deadline
@@ -61,3 +94,5 @@ class CheckContext:
     dim_of: str = ""
     texts: Sequence[str] = field(default_factory=tuple)
     documents: int = 0
+    hits: int | None = None
+    hits_of: str = ""

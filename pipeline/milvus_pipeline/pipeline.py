@@ -18,6 +18,7 @@ from milvus_pipeline.collection import CollectionSpec
 from milvus_pipeline.deadline import Deadline, time_limit
 from milvus_pipeline.dry_run import DryRun
 from milvus_pipeline.errors import ConfigError, shown, told
+from milvus_pipeline.fit import misfits, widths
 from milvus_pipeline.life import Life, unclosed_told
 from milvus_pipeline.problems import describe
 from milvus_pipeline.records import Query, SearchResult
@@ -26,8 +27,8 @@ from milvus_pipeline.stage import Stage, check_chain, check_names
 
 AnyQuery = str | Query
 
-CHECK_SECONDS = 30.0
-"""A check takes no longer, unless it is told to."""
+CHECK_SECONDS = 10.0
+"""The servers of a stage have so long to answer in a check, unless it is told otherwise."""
 
 
 class Pipeline:
@@ -273,15 +274,19 @@ class Pipeline:
         The pipeline need not be open.
 
         Args:
-            timeout: seconds that it may take in all.
+            timeout: seconds that the servers of each stage have to answer.
             send: also send one request of one short text to each hosted service, which may cost something.
 
         Returns:
             What was found, in the order of the stages, each followed by its fallback. Errors are findings, too.
         """
-        context = CheckContext(Deadline.after(allowed(timeout, CHECK_SECONDS)), send=send)
+        seconds = allowed(timeout, CHECK_SECONDS)
+        context = CheckContext(Deadline(), send=send)
         findings: list[Finding] = []
+        coming, together = widths(self.stages), misfits(self.stages, self.timeout)
         for stage in self._all:
+            context.deadline = Deadline.after(seconds)  # one dead server takes nothing from the other stages
+            context.hits, context.hits_of = coming[stage.name] or (None, "")
             try:
                 findings.extend(replace(found, stage=stage.name) for found in stage.check(context))
             except Exception as error:
@@ -289,6 +294,7 @@ class Pipeline:
                 findings.append(
                     Finding("error", "check", f"the check itself failed: {told(error)}", advice, stage.name)
                 )
+            findings.extend(found for found in together if found.stage == stage.name)
         return findings
 
     async def acheck(self, *, timeout: float = CHECK_SECONDS, send: bool = False) -> list[Finding]:
