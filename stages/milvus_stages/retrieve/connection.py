@@ -8,12 +8,13 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, Final, Self, TypeGuard
+from typing import Any, ClassVar, Final, NoReturn, Self
 from urllib.parse import urlsplit
 
 from milvus_pipeline import Deadline, StageError, require
+from milvus_stages.retrieve.loops import LoopClients
 from milvus_stages.retrieve.tls import TLS, secure_channel
 
 CONNECT_SECONDS = 10.0
@@ -33,6 +34,13 @@ _URI_VARIABLE: Final = "MILVUS_URI"
 Arguments = dict[str, Any]
 
 _importing = threading.Lock()
+
+# How soon gRPC tries to connect again; by default it lets up to two minutes pass, and as long as 20 s for one attempt.
+_RECONNECTING: Final = {
+    "grpc.initial_reconnect_backoff_ms": 100,
+    "grpc.max_reconnect_backoff_ms": 1000,
+    "grpc.min_reconnect_backoff_ms": 5000,
+}
 
 
 def check_uri(uri: str) -> str:
@@ -112,15 +120,19 @@ class Connection:
     Args:
         client: a connected ``pymilvus.MilvusClient`` that nobody else uses.
         options: the arguments that an asynchronous client is made with.
+
+    Attributes:
+        closed: set once it is closed; what waits for something else shall then give up.
     """
 
     is_lite: ClassVar[bool] = False
 
     def __init__(self, client: Any, options: Arguments) -> None:
         self.client = client
+        self.closed = threading.Event()
         self._options = options
-        self._closed = False
-        self._async_clients: dict[asyncio.AbstractEventLoop, asyncio.Task[Any]] = {}
+        self._loops = LoopClients(self._async_client)
+        _leave_recovery_to_grpc(client, _give_up)
 
     @classmethod
     def open(cls, uri: str, token: str, db_name: str, timeout: float, tls: TLS | None = None) -> Self:
@@ -138,9 +150,9 @@ class Connection:
         # pymilvus waits for its channel as long as it is told; zero would be an error of its own.
         left = max(MIN_SECONDS, deadline.remaining() or 0.0)
         # A connection of its own can be closed; pymilvus keeps shared ones until the process ends.
-        options = {"uri": uri, "token": token, "db_name": db_name, "dedicated": True}
+        options = {"uri": uri, "token": token, "db_name": db_name, "dedicated": True, "grpc_options": _RECONNECTING}
         options |= {} if tls is None else tls.options()
-        return cls(pymilvus.MilvusClient(**options, timeout=left), {**options, "timeout": timeout})
+        return cls(pymilvus.MilvusClient(**options, timeout=left), options)
 
     def call(self, deadline: Deadline, method: str, *arguments: Any) -> Any:
         """Call a method of the client within the deadline and ``CALL_SECONDS``."""
@@ -151,16 +163,20 @@ class Connection:
         """``MilvusClient.search`` with these arguments, within the deadline."""
         deadline.check()
         with self._unless_closed():
-            return self.client.search(**arguments, timeout=deadline.remaining(at_most=CALL_SECONDS))
+            return self.client.search(**arguments, **_once(deadline))
 
     async def asearch(self, arguments: Arguments, deadline: Deadline) -> Any:
-        """``search`` on this event loop's own client."""
+        """``search`` on this event loop's own client. Cancelling it ends the call."""
         deadline.check()
         with self._unless_closed():
-            async with asyncio.timeout(deadline.remaining(at_most=CALL_SECONDS)):
-                client = await self._async_client()
-            deadline.check()
-            return await client.search(**arguments, timeout=deadline.remaining(at_most=CALL_SECONDS))
+            if self.closed.is_set():
+                raise closed_error()
+            client = await self._loops.here()
+            return await client.search(**arguments, **_once(deadline))
+
+    def marker(self, collection: str) -> object:
+        """What is another once the collection is, where that costs nothing to find out; None where it does."""
+        return None
 
     @contextmanager
     def _unless_closed(self) -> Iterator[None]:
@@ -169,55 +185,62 @@ class Connection:
             yield
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
-            if not self._closed or (task is not None and task.cancelling()):
+            if not self.closed.is_set() or (task is not None and task.cancelling()):
                 raise
             # gRPC cancels the calls of a channel that is closed, and nobody the task.
             raise closed_error() from error
         except Exception as error:
-            if not self._closed:
+            if not self.closed.is_set():
                 raise
             raise closed_error() from error
 
-    async def _async_client(self) -> Any:
-        if self._closed:
-            raise closed_error()
-        loop = asyncio.get_running_loop()
-        task = self._async_clients.get(loop)
-        if task is None or (task.done() and not _connected(task)):
-            for ended in [each for each in self._async_clients if each.is_closed()]:
-                del self._async_clients[ended]  # its client can be neither used nor closed any more
-            task = self._async_clients[loop] = loop.create_task(self._async_connected())
-        # Shielded: a search that is cancelled must not take the connection from the others that wait for it.
-        return await asyncio.shield(task)
-
-    async def _async_connected(self) -> Any:
+    def _async_client(self) -> tuple[Any, Callable[[], Awaitable[None]]]:
+        """A client for the running loop, which connects with its first call."""
         client = pymilvus_for("milvus_search").AsyncMilvusClient(**self._options)
-        await client._connect()  # its first call would do the same, but two first calls at once would connect twice
-        return client
+        module = require("pymilvus.client.connection_manager", extra=None, wanted_by="milvus_search")
+        # Without pymilvus's manager of connections: it forgets no loop, and connects to one server at a time.
+        strategy = module.AsyncConnectionManager()._get_strategy(client._config)
+        client._handler = strategy.create_handler(client._config)
+        _leave_recovery_to_grpc(client, _agive_up)
+        managed = module.ManagedConnection(handler=client._handler, config=client._config, strategy=strategy)
+        return client, lambda: strategy.close_async(managed)  # type: ignore[no-any-return]
 
     async def aclose_here(self) -> None:
         """Close the client of this event loop, if there is one. The next ``asearch`` on it makes another."""
-        task = self._async_clients.pop(asyncio.get_running_loop(), None)
-        if _connected(task):
-            await task.result().close()
+        await self._loops.aclose_here()
 
     def close(self) -> None:
         """Close the connection; the clients of event loops that still run are closed by them."""
-        self._closed = True
-        for loop, task in list(self._async_clients.items()):
-            if loop.is_running() and _connected(task):
-                asyncio.run_coroutine_threadsafe(task.result().close(), loop)
-        self._async_clients.clear()
+        self.closed.set()
+        self._loops.close()
         self.client.close()
+
+
+def _once(deadline: Deadline) -> Arguments:
+    """The arguments that bound a call: pymilvus makes it once, since repeating it is the stage's business."""
+    return {"timeout": deadline.remaining(at_most=CALL_SECONDS), "retry_on_rate_limit": False}
+
+
+def _leave_recovery_to_grpc(client: Any, give_up: Callable[[Exception], Any]) -> None:
+    """Have the client's calls fail at once where they fail.
+
+    pymilvus would repeat them with waits that pass their timeout, and make a connection anew for up to 10 s whatever
+    the timeout is, under a lock that all of its clients in the process share. gRPC connects again by itself.
+    """
+    client._handler._on_rpc_error = give_up
+
+
+def _give_up(error: Exception) -> NoReturn:
+    raise error
+
+
+async def _agive_up(error: Exception) -> NoReturn:
+    raise error
 
 
 def closed_error() -> StageError:
     """That a search found its connection closed."""
     return StageError("the stage was closed while the query ran; close a pipeline when its queries are answered")
-
-
-def _connected(task: asyncio.Task[Any] | None) -> TypeGuard[asyncio.Task[Any]]:
-    return task is not None and task.done() and not task.cancelled() and task.exception() is None
 
 
 def _await_a_word(uri: str, seconds: float, tls: TLS | None = None) -> None:
@@ -243,7 +266,8 @@ def _await_a_word(uri: str, seconds: float, tls: TLS | None = None) -> None:
                 pass
         except queue.Empty:
             raise StageError(
-                f"{uri}: the server did not answer in time; check that it is well, or raise `timeout`"
+                f"{uri}: the server did not answer in time; check that it is well, or raise `timeout`",
+                reason_code="unavailable",
             ) from None
         finally:
             channel.unsubscribe(states.put)

@@ -37,7 +37,8 @@ def check_present(uri: str) -> None:
     if not path.exists():
         raise StageError(
             f"there is no Milvus Lite database {uri} (looked for {path}); check `uri`, or make it with "
-            "`milvus-pipeline ingest`"
+            "`milvus-pipeline ingest`",
+            reason_code="not_found",
         )
 
 
@@ -66,13 +67,17 @@ class LiteConnection(Connection):
         manager = require("milvus_lite.server_manager", extra="lite", wanted_by=f"milvus_search with uri {uri}")
         path = lite_path(uri)
         if not Path(path).parent.is_dir():
-            raise StageError(f"the folder of {uri} does not exist (looked for {Path(path).parent}); check `uri`")
+            raise StageError(
+                f"the folder of {uri} does not exist (looked for {Path(path).parent}); check `uri`",
+                reason_code="not_found",
+            )
         with _reasons.kept() as reasons:
             address = manager.server_manager_instance.start_and_get_uri(path)
         if address is None:
-            raise StageError(f"{uri}: {_why(reasons)}") from (reasons[-1] if reasons else None)
-        options = {"uri": address, "timeout": timeout, "dedicated": True, "grpc_options": _GRPC_OPTIONS}
-        return cls(pymilvus.MilvusClient(**options), options, path)
+            cause = reasons[-1] if reasons else None
+            raise StageError(f"{uri}: {_why(reasons)}", reason_code="unavailable") from cause
+        options = {"uri": address, "dedicated": True, "grpc_options": _GRPC_OPTIONS}
+        return cls(pymilvus.MilvusClient(**options, timeout=timeout), options, path)
 
     def search(self, arguments: Arguments, deadline: Deadline) -> Any:
         """``MilvusClient.search`` with these arguments, after those that came before it."""
@@ -90,6 +95,18 @@ class LiteConnection(Connection):
         deadline.check()
         return await asyncio.wait_for(asyncio.wrap_future(self._submitted(arguments)), deadline.remaining())
 
+    def marker(self, collection: str) -> object:
+        """When the files that hold its schema and its index were written.
+
+        Milvus Lite takes a search with the metric of an index that is no more, and answers with wrong scores.
+        """
+        folder = Path(self._path)
+        files = (
+            folder / "collections" / collection / "schema.json",
+            folder / "collections" / collection / "manifest.json",
+        )
+        return tuple(_written(file) for file in (*files, folder / "aliases.json"))
+
     def _submitted(self, arguments: Arguments) -> Future[Any]:
         try:
             return self._worker.submit(self._searched, arguments)
@@ -97,19 +114,27 @@ class LiteConnection(Connection):
             raise closed_error() from error
 
     def _searched(self, arguments: Arguments) -> Any:
-        if self._closed:
+        if self.closed.is_set():
             raise closed_error()
         return self.client.search(**arguments, timeout=_SEARCH_SECONDS)
 
     def close(self) -> None:
         """Close the connection, and the database where no other client of this process uses it."""
         # What waits for its turn is not cancelled, which would look as if the caller's task were; it finds us closed.
-        self._closed = True
+        self.closed.set()
         self._worker.shutdown(wait=True)
         super().close()
         manager = require("milvus_lite.server_manager", extra="lite", wanted_by="milvus_search")
         if not _others(str(self._options["uri"])):
             manager.server_manager_instance.release_server(self._path)
+
+
+def _written(file: Path) -> tuple[int, int] | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def _others(address: str) -> bool:

@@ -71,7 +71,7 @@ def test_counting_users_waits_for_nobody(silent: Silent, lite: Engine) -> None:
     """The event loop asks for the number of users, so it is there at once whatever others wait for."""
     with Pipeline([lite.stage()]) as pipeline:
         connection = pipeline.stages[0]._opened.connection
-        with shared._at((silent.uri, "", "")) as place:
+        with shared._at((silent.uri, "", "", None)) as place:
             assert place.lock.locked()
             assert shared.users(connection) >= 1
 
@@ -129,7 +129,7 @@ def test_a_search_that_finds_a_database_closed(own: Engine) -> None:
         while connection._worker._work_queue.qsize() < 2:
             pass
         waiting.append(threads.submit(connection.close))
-        while not connection._closed:
+        while not connection.closed.is_set():
             pass
         go_on.set()
         for each in waiting:
