@@ -19,6 +19,7 @@ from pydantic import (
     PlainSerializer,
     PlainValidator,
     PrivateAttr,
+    SkipValidation,
     ValidationError,
     ValidationInfo,
     WithJsonSchema,
@@ -167,7 +168,7 @@ if TYPE_CHECKING:  # what may be written; a stage has it as one of the first two
     OnError = Literal["raise", "skip"] | Fallback | Mapping[Literal["fallback"], "Stage"]
 else:
     OnError = Annotated[
-        Any,
+        Literal["raise", "skip"] | SkipValidation[Fallback],
         PlainValidator(_checked_on_error),
         PlainSerializer(_on_error_as_data),
         WithJsonSchema({"enum": ["raise", "skip"]}),  # a fallback is any stage, which the schema of a file knows

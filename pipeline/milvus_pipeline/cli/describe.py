@@ -22,7 +22,7 @@ from milvus_pipeline.cli.outputs import json_text
 from milvus_pipeline.cli.tables import console_on
 from milvus_pipeline.errors import ConfigError
 from milvus_pipeline.registry import GROUP, registry
-from milvus_pipeline.stage import Stage
+from milvus_pipeline.stage import Fallback, Stage
 
 
 @reported
@@ -114,6 +114,8 @@ def said_type(annotation: Any) -> str:
         return f"{origin.__name__}[{inner}]"
     if annotation in (None, type(None)):
         return "none"
+    if annotation is Fallback:
+        return "{fallback: STAGE}"
     return getattr(annotation, "__name__", str(annotation))
 
 

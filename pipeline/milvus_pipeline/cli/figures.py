@@ -1,8 +1,12 @@
-"""Figures of usage in words: ``12 requests, 1 retry, 48,210 total tokens``."""
+"""What reports say, in words: ``was skipped``; usage as ``12 requests, 1 retry, 48,210 total tokens``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
+
+STATUS_SAID: Final[Mapping[str, str]] = {"skipped": "was skipped", "partial": "did part of its work"}
+"""What a stage did that lacks in a result."""
 
 _FIRST = ("requests", "retries")
 """What every service has comes before its own words."""

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from milvus_pipeline.cli.faults import printable
-from milvus_pipeline.cli.figures import figures_said
+from milvus_pipeline.cli.figures import STATUS_SAID, figures_said
 from milvus_pipeline.records import Hit, SearchResult, StageReport
 
 _ID_WIDTH = 24
@@ -134,9 +134,14 @@ def _footer(result: SearchResult) -> list[Text]:
         costs = (f"{stage} {figures_said(figures)}" for stage, figures in result.usage.items())
         lines.append(Text(shown(" · ".join(costs)), style="dim"))
     lines += [
-        Text(f"{report.stage} was skipped: {shown(report.reason or '')}", style="red")
+        Text(f"{report.stage} {STATUS_SAID[report.status]}: {shown(report.reason or '')}", style="red")
         for report in result.reports
-        if report.status == "skipped"
+        if report.status in STATUS_SAID
+    ]
+    lines += [
+        Text(f"{report.stage} stood in for {report.fallback_for}", style="yellow")
+        for report in result.reports
+        if report.fallback_for is not None and report.status in ("ok", "partial")
     ]
     lines += [Text(f"warning: {shown(warning)}", style="yellow") for warning in result.warnings]
     if result.error is not None:

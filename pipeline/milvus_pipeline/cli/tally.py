@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from milvus_pipeline.cli.faults import tell
-from milvus_pipeline.cli.figures import figures_said
+from milvus_pipeline.cli.figures import STATUS_SAID, figures_said
 from milvus_pipeline.cli.outputs import OutputError
 from milvus_pipeline.records import SearchResult
 from milvus_pipeline.usage import Totals
@@ -38,6 +38,8 @@ class Tally:
         self._usage = Totals()
         self._lines: list[str] = []
         self._folded: Counter[str] = Counter()
+        self._lacking: Counter[str] = Counter()
+        self._reasons: dict[str, str] = {}
         self._untold = 0
 
     @property
@@ -63,6 +65,7 @@ class Tally:
         self._states["failed" if error else result.status] += 1
         for stage, figures in result.usage.items():
             self._usage.add(stage, figures)
+        self._count_lacking(result)
         lines = [f"error: query {result.query.id}: {error}"] if error else []
         if self._kept:
             lines += [f"warning: query {result.query.id}: {warning}" for warning in result.warnings]
@@ -74,6 +77,14 @@ class Tally:
                 self._lines.append(line)
             else:
                 self._untold += 1
+
+    def _count_lacking(self, result: SearchResult) -> None:
+        """Count the stages whose work the result lacks, by kind of reason; the first one's words stand for all."""
+        for report in result.reports:
+            if report.status in STATUS_SAID:
+                kind = f"{report.stage} {STATUS_SAID[report.status]} ({report.reason_code or 'error'})"
+                self._lacking[kind] += 1
+                self._reasons.setdefault(kind, report.reason or "no reason was given")
 
     def _fold(self, warnings: list[str]) -> None:
         for warning in warnings:
@@ -92,6 +103,8 @@ class Tally:
         """
         for line in self._lines:
             tell(line)
+        for kind, count in self._lacking.items() if self._told else ():
+            tell(f"warning: {counted(count)}: {kind}: {self._reasons[kind]}")
         for warning, count in self._folded.items():
             tell(f"warning: {counted(count)}: {warning}")
         if self._untold:

@@ -19,7 +19,7 @@ class Truncate(Stage):
 
     1. ``min_score``: hits whose score by the stage ``score_of`` is lower are dropped, and so are those without that
        score. Where no hit of a result carries it (that stage was skipped, or is a reranker in a dry run, which asks
-       none), the threshold is skipped too, with a warning.
+       none), the threshold is skipped too, and the result says so: it is partial, with the code ``no_score``.
     2. ``top_k``: the first so many stay.
     3. ``max_tokens`` and ``max_chars``: hits are taken in their order while they fit into both. The first that does
        not fit ends the list, so that no hit passes a better one for being shorter; ``cut`` says whether it is
@@ -111,6 +111,15 @@ class Truncate(Stage):
         """Cut the hits of every result."""
         return [self._truncated(result, position, context) for position, result in enumerate(results)]
 
+    def dry_run(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
+        """``process``; that a dry run asks for no scores is no fault, so a threshold without one is a warning."""
+        part = context.part(range(len(results)))
+        kept = self.process(results, part)
+        for position, shortfall in enumerate(part.partials):
+            if shortfall is not None:
+                context.warn(shortfall.reason, position)
+        return kept
+
     def _truncated(self, result: SearchResult, position: int, context: Context) -> SearchResult:
         above = self._above_threshold(result, position, context)
         first = above[: self.top_k]
@@ -134,10 +143,7 @@ class Truncate(Stage):
         scores = [hit.scores.get(self.score_of) for hit in hits]
         scored = [score for score in scores if score is not None]
         if not scored:
-            context.warn(
-                f"no hit carries a score by {self.score_of!r}, so min_score {self.min_score:g} was not applied",
-                position,
-            )
+            self._note_skipped(result, position, context)
             return hits
         if missing := len(hits) - len(scored):
             context.warn(f"{missing} of {len(hits)} hits have no score by {self.score_of!r}; dropped", position)
@@ -148,6 +154,13 @@ class Truncate(Stage):
                 position,
             )
         return [hit for hit, score in zip(hits, scores, strict=True) if score is not None and score >= self.min_score]
+
+    def _note_skipped(self, result: SearchResult, position: int, context: Context) -> None:
+        """Say that the threshold was not applied, unless it is that of a fallback that was not needed."""
+        context.note(position, skipped=["min_score"])
+        if any(report.stage == self.score_of for report in result.reports):
+            reason = f"no hit carries a score by {self.score_of!r}, so min_score {self.min_score:g} was not applied"
+            context.partial(position, reason, "no_score")
 
     def _within_budget(self, hits: Sequence[Hit], position: int, context: Context) -> list[Hit]:
         if self.max_tokens is not None and self._counter is None:

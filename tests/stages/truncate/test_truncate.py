@@ -71,12 +71,21 @@ def test_a_threshold_that_nothing_reaches_says_the_best_score():
     assert context.warnings == [["no hit reaches min_score 0.5; the best score by 'bge' is 0.3125"]]
 
 
-def test_a_threshold_on_a_skipped_stage_is_skipped_with_a_warning():
-    """Where the reranker was skipped its threshold does not empty the result."""
+def test_a_threshold_on_a_skipped_stage_is_skipped_and_says_so():
+    """Where the reranker was skipped its threshold does not empty the result, which is partial then."""
     reports = [StageReport("search", "milvus_search", 0, 0, 2), StageReport("bge", "bge", 0, 2, 2, status="skipped")]
     hits, context = truncated(Truncate(min_score=0.5, score_of="bge"), hits_of("a", "b"), reports)
     assert len(hits) == 2
-    assert context.warnings == [["no hit carries a score by 'bge', so min_score 0.5 was not applied"]]
+    assert context.partials == [("no hit carries a score by 'bge', so min_score 0.5 was not applied", "no_score")]
+    assert context.details[0]["skipped"] == ["min_score"]
+
+
+def test_a_threshold_on_a_fallback_that_was_not_needed_is_silent():
+    """Each of two rerankers, of which one stands in for the other, may have a threshold of its own."""
+    reports = [StageReport("search", "milvus_search", 0, 0, 2), StageReport("cohere", "cohere", 0, 2, 2)]
+    hits, context = truncated(Truncate(min_score=0.5, score_of="bge"), hits_of("a", "b"), reports)
+    assert len(hits) == 2
+    assert (context.partials, context.warnings) == ([None], [[]])
 
 
 def test_a_threshold_on_a_stage_that_does_not_exist_is_an_error():
