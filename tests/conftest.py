@@ -10,9 +10,16 @@ from typing import Any
 
 import pytest
 
+from milvus_pipeline.breaker import forget_breakers
 from support.milvus_server import NoServer, running_server
 
 ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def no_open_circuits() -> None:
+    """What one test's servers failed at is forgotten in the next, whose servers may have the same ports."""
+    forget_breakers()
 
 
 @pytest.fixture(scope="session")

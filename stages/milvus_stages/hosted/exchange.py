@@ -11,17 +11,20 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final, cast
 from weakref import WeakSet
 
 from milvus_pipeline import (
+    BreakerSettings,
+    CircuitOpenError,
     Deadline,
     PipelineError,
     ServiceError,
     StageError,
     async_retrying,
+    breaker_for,
     retrying,
 )
 from milvus_stages.hosted.clients import closed_error
@@ -29,11 +32,14 @@ from milvus_stages.hosted.failures import refused
 from milvus_stages.hosted.plan import Part
 from milvus_stages.hosted.replies import BadReply, Received, bad_reply_error, checked, read_json
 from milvus_stages.hosted.throttle import Booking, Rate, Slots
-from milvus_stages.hosted.transport import Transport, Unsent
+from milvus_stages.hosted.transport import Transport, Unanswered, Unsent
 from milvus_stages.hosted.work import Stopped, Tries, Work, conversation, resumed
 
 _MOST_WARNINGS: Final = 10
 """Warnings of one reply that are told."""
+
+_IN_TROUBLE: Final = frozenset({500, 502, 503, 504, 529})
+"""HTTP statuses by which a service says that it fails; any other is an answer."""
 
 if TYPE_CHECKING:
     from milvus_stages.hosted.reranker import HostedReranker, HostedRetry
@@ -59,6 +65,10 @@ class Exchange:
         self._retry = cast("HostedRetry", service.retry)
         self._slots = Slots(service.max_concurrency)
         self._rate = Rate(service.requests_per_minute, service.tokens_per_minute)
+        # Without the key: one that is refused, or has had too much, is answered, and an answer is no failure.
+        named = f"{transport.request} ({service.model})" if service.model else transport.request
+        settings = cast("BreakerSettings | None", service.breaker)
+        self._breaker = breaker_for((transport.request, service.model or ""), named, settings) if settings else None
         self._lock = threading.Lock()
         self._works: set[Work] = set()
         self._ended = False
@@ -90,13 +100,13 @@ class Exchange:
     def run(self, works: Sequence[Work], deadline: Deadline) -> None:
         """Send the requests of all queries; what becomes of each stands in it."""
         with self._known(works):
-            waiting = deque((work, part) for work in works for part in work.plan.parts)
+            waiting = deque(_in_turn(works))
             if len(waiting) == 1:
                 self._converse(*waiting[0], deadline)
             else:
-                self._run_threads(works, waiting, deadline)
+                self._run_threads(waiting, deadline)
 
-    def _run_threads(self, works: Sequence[Work], waiting: deque[tuple[Work, Part]], deadline: Deadline) -> None:
+    def _run_threads(self, waiting: deque[tuple[Work, Part]], deadline: Deadline) -> None:
         broken: list[BaseException] = []
 
         def work_off() -> None:
@@ -120,8 +130,6 @@ class Exchange:
                 raise broken[0]
         except BaseException:  # what has not begun is not sent
             waiting.clear()
-            for work in works:
-                work.fail(StageError("the call was given up"))
             raise
 
     def _converse(self, work: Work, part: Part, deadline: Deadline) -> None:
@@ -134,15 +142,16 @@ class Exchange:
                 with self._booked(current, deadline, tries) as booking:
                     work.bell.wait(booking.wait)
                     self._check(work, deadline)
-                    tries.begin(booking.wait)
-                    received = self._transport.send(body, *self._seconds(deadline))
+                    with self._guarded():
+                        tries.begin(booking.wait)
+                        received = self._accepted(work, self._transport.send(body, *self._seconds(deadline)))
             self._take(work, current, received)
 
-        talk = conversation(self._service, work, part, deadline)
+        talk = conversation(self._service, work, part, deadline, self._breaker)
         request = next(talk, None)
         while request is not None:
             tries = request.tries
-            policy = retrying(self._retry, deadline, tries.passing, _asked_wait, tries.waits)
+            policy = retrying(self._retry, deadline, tries.passing, self._asked_wait, tries.waits)
             try:
                 policy.copy(sleep=work.bell.wait)(attempt, *request)
             except Exception as error:
@@ -154,7 +163,7 @@ class Exchange:
 
     async def arun(self, works: Sequence[Work], deadline: Deadline) -> None:
         """``run`` for an event loop; cancelling it ends the requests."""
-        tasks = [(work, part) for work in works for part in work.plan.parts]
+        tasks = _in_turn(works)
         with self._known(works):
             if len(tasks) == 1:
                 await self._aconverse(*tasks[0], deadline)
@@ -173,15 +182,16 @@ class Exchange:
                 with self._booked(current, deadline, tries) as booking:
                     await work.bell.asleep(booking.wait)
                     self._check(work, deadline)
-                    tries.begin(booking.wait)
-                    received = await self._transport.asend(body, *self._seconds(deadline))
+                    with self._guarded():
+                        tries.begin(booking.wait)
+                        received = self._accepted(work, await self._transport.asend(body, *self._seconds(deadline)))
             self._take(work, current, received)
 
-        talk = conversation(self._service, work, part, deadline)
+        talk = conversation(self._service, work, part, deadline, self._breaker)
         request = next(talk, None)
         while request is not None:
             tries = request.tries
-            policy = async_retrying(self._retry, deadline, tries.passing, _asked_wait, tries.waits)
+            policy = async_retrying(self._retry, deadline, tries.passing, self._asked_wait, tries.waits)
             try:
                 await policy.copy(sleep=work.bell.asleep)(attempt, *request)
             except Exception as error:
@@ -193,11 +203,15 @@ class Exchange:
 
     @contextmanager
     def _known(self, works: Sequence[Work]) -> Iterator[None]:
-        """``close`` knows the queries that are under way."""
+        """``close`` knows the queries that are under way; they have failed where the call is given up."""
         with self._lock:
             self._works.update(works)
         try:
             yield
+        except BaseException:
+            for work in works:
+                work.fail(StageError("the call was given up"))
+            raise
         finally:
             with self._lock:
                 self._works.difference_update(works)
@@ -208,7 +222,14 @@ class Exchange:
             raise Stopped
         if self._ended:
             raise closed_error()
+        work.key_refusal.check()
         deadline.check()
+        if self._breaker is not None:
+            self._breaker.check()
+
+    def _guarded(self) -> AbstractContextManager[None]:
+        """Round the sending of a request: what it ends in is counted for the endpoint."""
+        return nullcontext() if self._breaker is None else self._breaker.guarding(_blamed)
 
     @contextmanager
     def _booked(self, part: Part, deadline: Deadline, tries: Tries) -> Iterator[Booking]:
@@ -226,6 +247,11 @@ class Exchange:
                 tries.sent()
             raise
         tries.sent()
+
+    def _asked_wait(self, error: BaseException) -> float | None:
+        if isinstance(error, CircuitOpenError):
+            return min(error.retry_after, self._retry.max_wait)
+        return error.retry_after if isinstance(error, ServiceError) else None
 
     def _seconds(self, deadline: Deadline) -> tuple[float, str]:
         """The time that an attempt has, and the setting that bounds it."""
@@ -247,12 +273,17 @@ class Exchange:
             "texts, finite numbers, lists and mappings"
         )
 
+    def _accepted(self, work: Work, received: Received) -> Received:
+        """A reply with a status of success; else the error that it stands for is raised."""
+        if not 200 <= received.status < 300:
+            private = work.private(self._secrets)
+            raise refused(received, self._service, self._transport.request, private, self._key_names)
+        return received
+
     def _take(self, work: Work, part: Part, received: Received) -> None:
         """Read a reply, check it, and keep what it says."""
         service, request = self._service, self._transport.request
         private = work.private(self._secrets)
-        if not 200 <= received.status < 300:
-            raise refused(received, service, request, private, self._key_names)
         bad: BadReply | None = None
         try:
             reply = service.parse(read_json(received), received.headers)
@@ -311,5 +342,16 @@ def _next(waiting: deque[tuple[Work, Part]]) -> tuple[Work, Part] | None:
         return None
 
 
-def _asked_wait(error: BaseException) -> float | None:
-    return error.retry_after if isinstance(error, ServiceError) else None
+def _in_turn(works: Sequence[Work]) -> list[tuple[Work, Part]]:
+    """All requests: the first of each query, then the second ones. What time leaves out are the worst candidates."""
+    tasks = [(turn, work, part) for work in works for turn, part in enumerate(work.plan.parts)]
+    return [(work, part) for _, work, part in sorted(tasks, key=lambda task: task[0])]
+
+
+def _blamed(error: Exception) -> bool | None:
+    """What a failed request says of the service, see ``Breaker.guarding``."""
+    if isinstance(error, Unanswered):
+        return error.blamed
+    if not isinstance(error, ServiceError):
+        return None  # a fault of ours, or of a plugin's
+    return error.status in _IN_TROUBLE and error.retryable

@@ -97,7 +97,7 @@ def refused(
     if wait is not None:
         wait = min(wait, _LONGEST_WAIT)
         message += f", and asks for a wait {_told_wait(wait, private)}"
-    return ServiceError(
+    error = ServiceError(
         f"{message}; {_next_step(received.status, service, private, key_names)}",
         status=received.status,
         code=code,
@@ -106,6 +106,9 @@ def refused(
         retry_after=wait,
         retryable=service.passing(received),
     )
+    if service.too_large(error):
+        error.reason_code = "too_large"
+    return error
 
 
 def _told_wait(wait: float, private: Private) -> str:

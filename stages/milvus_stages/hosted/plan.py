@@ -89,9 +89,9 @@ class Plan:
     """The requests for one query.
 
     Args:
-        parts: none where every document is blank.
+        parts: none where every document is blank; the first documents are in the first.
         blank: number of documents that are left out, having nothing but white space.
-        warnings: what the reader of the result should know.
+        warnings: what the reader of the result should know, however the requests end.
     """
 
     parts: tuple[Part, ...]
@@ -107,18 +107,27 @@ class Plan:
             "tokens": sum(part.tokens for part in self.parts),
         }
 
-    def report(self, context: Context, position: int) -> None:
-        """Leave the warnings, and what they are about, where the result carries them."""
-        self._warn(context, position)
+    def report(self, context: Context, position: int, *, ranked: bool = True) -> None:
+        """Leave the warnings, and what they are about, where the result carries them.
+
+        Args:
+            context: of the batch.
+            position: of the query in it.
+            ranked: the documents were put into an order; what is told of that order holds only then.
+        """
+        self._warn(context, position, ranked=ranked)
         if self.blank:
             context.note(position, documents_blank=self.blank)
 
     def note(self, context: Context, position: int) -> None:
         """Leave the warnings, and the figures of a dry run, where the result carries them."""
-        self._warn(context, position)
+        self._warn(context, position, ranked=True)
         context.note(position, planned=self.figures)
 
-    def _warn(self, context: Context, position: int) -> None:
+    def _warn(self, context: Context, position: int, *, ranked: bool) -> None:
+        if self.blank and ranked:
+            total = self.blank + self.figures["documents"]
+            context.warn(f"{self.blank} of {total} documents are blank; ranked last, without a score", position)
         for warning in self.warnings:
             context.warn(warning, position)
 
@@ -134,9 +143,9 @@ def plan(job: RerankJob, limits: Limits, service: str) -> Plan:
     query = estimated_tokens(job.query)
     sizes = {place: _size(job.texts[place], query, limits) for place in places}
     once = 0 if limits.query_repeats else query
-    warnings = [f"{blank} of {len(job.texts)} documents are blank; ranked last, without a score"] if blank else []
+    warnings: list[str] = []
     if limits.listwise:
-        warnings += _listwise_check(len(places), once + sum(sizes.values()), limits, service)
+        warnings = _listwise_check(len(places), once + sum(sizes.values()), limits, service)
         limits = Limits()
     parts = [
         Part(tuple(group), tuple(sizes[place] for place in group), once, min(job.top_k or len(group), len(group)))
@@ -150,7 +159,8 @@ def _listwise_check(count: int, tokens: int, limits: Limits, service: str) -> li
     if limits.documents is not None and count > limits.documents:
         raise StageError(
             f"{service} ranks the documents of a request against each other, so {count} of them cannot be split into "
-            f"requests of {limits.documents}; retrieve fewer (`limit`), or take a model that scores pairs"
+            f"requests of {limits.documents}; retrieve fewer (`limit`), or take a model that scores pairs",
+            reason_code="too_large",
         )
     if limits.tokens is not None and tokens > limits.tokens:
         return [

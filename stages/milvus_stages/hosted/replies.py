@@ -181,7 +181,12 @@ def members(data: Any, *path: str) -> Any:
 
 def bad_reply_error(error: BadReply, service: str, request: str, status: int) -> ServiceError:
     """The error that a bad reply with a status of success ends in."""
-    return ServiceError(f"{service}: {request} answered wrongly: {error}", status=status, retryable=error.cut_short)
+    return ServiceError(
+        f"{service}: {request} answered wrongly: {error}",
+        status=status,
+        retryable=error.cut_short,
+        reason_code="bad_reply",
+    )
 
 
 def _either(names: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Private
 
 from milvus_pipeline import (
     PASSING_STATUSES,
+    BreakerSettings,
     Context,
     Deadline,
     Reranker,
@@ -27,7 +28,7 @@ from milvus_stages.hosted.exchange import Exchange
 from milvus_stages.hosted.plan import Limits, Plan, plan
 from milvus_stages.hosted.replies import Received, Reply, counted, listed, members
 from milvus_stages.hosted.transport import Transport
-from milvus_stages.hosted.work import Work
+from milvus_stages.hosted.work import KeyRefusal, Work
 
 _USER_AGENT = "milvus-search-pipeline"
 
@@ -112,9 +113,11 @@ BaseURL = Annotated[str, AfterValidator(_checked_url)]
 if TYPE_CHECKING:  # what may be written; a stage has it as the classes below
     Headers = Mapping[str, str | FromEnv | Mapping[str, str]]
     Retry = RetrySettings | Mapping[str, int | float]
+    Breaking = BreakerSettings | Mapping[str, int | float] | None
 else:
     Headers = Annotated[dict[str, str | FromEnv], BeforeValidator(_checked_headers)]
     Retry = Annotated[HostedRetry, BeforeValidator(_hosted)]
+    Breaking = BreakerSettings | None
 
 
 class HostedReranker(Reranker):
@@ -169,6 +172,9 @@ class HostedReranker(Reranker):
         int | None, Field(ge=1, description="Documents in one request, at most; what the service takes by default.")
     ] = None
     retry: Annotated[Retry, Field(description="How failures that may pass are repeated.")] = HostedRetry()
+    breaker: Annotated[
+        Breaking, Field(description="When a service that fails again and again is left alone; null for never.")
+    ] = BreakerSettings()
 
     _exchange: Exchange | None = PrivateAttr(default=None)
 
@@ -326,7 +332,8 @@ class HostedReranker(Reranker):
         return self._exchange
 
     def _works(self, jobs: Sequence[RerankJob], context: Context) -> dict[int, Work]:
-        return {position: Work(jobs[position], planned) for position, planned in self._plans(jobs, context)}
+        refusal = KeyRefusal()
+        return {position: Work(jobs[position], planned, refusal) for position, planned in self._plans(jobs, context)}
 
     def _plans(self, jobs: Sequence[RerankJob], context: Context) -> Iterator[tuple[int, Plan]]:
         limits = self._limits()

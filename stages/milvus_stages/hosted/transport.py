@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
-from milvus_pipeline import ServiceError, StageError, require
+from milvus_pipeline import FAIR_SECONDS, ServiceError, StageError, require
 from milvus_stages.hosted.clients import KEPT_SECONDS, AsyncClients, Clients
 from milvus_stages.hosted.quiet import stand_before_loggers, unlogged
 from milvus_stages.hosted.replies import Received
@@ -30,7 +30,17 @@ _MOST_BYTES: Final = 64 * 2**20
 """No reply of a reranker is larger, unless something is wrong with it."""
 
 
-class Unsent(ServiceError):  # noqa: N818 - says what became of the request
+class Unanswered(ServiceError):  # noqa: N818 - says what became of the request
+    """No reply came, or not the whole of it.
+
+    Attributes:
+        blamed: whether that is the service's failure; None where it says nothing of the service.
+    """
+
+    blamed: bool | None = True
+
+
+class Unsent(Unanswered):
     """No connection was made, so that the service has seen nothing of the request."""
 
 
@@ -92,7 +102,8 @@ class Transport:
 
         Raises:
             Unsent: there is no connection.
-            ServiceError: no reply came, or not the whole of it.
+            Unanswered: no reply came, or not the whole of it.
+            ServiceError: the reply cannot be read.
         """
         try:
             with unlogged(), self._clients.lent() as (client, line):
@@ -169,7 +180,7 @@ class Transport:
         return Received(reply.status_code, reply.headers, body)
 
     def _error(self, what: str, *, passing: bool = False) -> ServiceError:
-        return ServiceError(f"{self._service}: {self.request}: {what}", retryable=passing)
+        return ServiceError(f"{self._service}: {self.request}: {what}", retryable=passing, reason_code="bad_reply")
 
     def _asked(self, body: bytes, seconds: float) -> dict[str, Any]:
         return {"content": body, "timeout": self._httpx.Timeout(seconds, connect=min(seconds, _CONNECT_SECONDS))}
@@ -178,15 +189,16 @@ class Transport:
         if len(content) > _MOST_BYTES:
             raise self._error(f"the reply is larger than {_MOST_BYTES >> 20} MiB")
 
-    def _told(self, error: Exception, seconds: float, setting: str) -> ServiceError:
+    def _told(self, error: Exception, seconds: float, setting: str) -> Unanswered:
         """What httpx says, as ours. Another attempt may succeed, except where the server cannot be trusted."""
-        kind: type[ServiceError] = ServiceError
+        kind = Unanswered
         passing = True
         cause: Exception | None = error
+        late = isinstance(error, self._httpx.TimeoutException | TimeoutError)
         if isinstance(error, self._httpx.ConnectTimeout):
             kind, what = Unsent, f"no connection within {min(seconds, _CONNECT_SECONDS):.3g} s"
             step = "check base_url and the network"
-        elif isinstance(error, self._httpx.TimeoutException | TimeoutError):
+        elif late:
             what = f"no reply, or not the whole of it, within {seconds:.3g} s"
             step = f"raise {setting}, or ask for less"
         elif _untrusted(error):
@@ -203,6 +215,8 @@ class Transport:
             what, step, cause = f"the connection broke ({type(error).__name__})", "check that the service is well", None
         failure = kind(f"{self._service}: {self.request}: {what}; {step}", retryable=passing)
         failure.__cause__ = cause
+        if not passing or (late and seconds < FAIR_SECONDS):
+            failure.blamed = None
         return failure
 
     # -- life ---------------------------------------------------------------------------------------------------

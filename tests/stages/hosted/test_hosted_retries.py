@@ -160,7 +160,8 @@ def test_what_never_passes_ends(way):
 @each_provider
 def test_a_connection_that_breaks_is_repeated(way, provider):
     """Before the reply or inside of it, with a length or in chunks; in the end it succeeds, or says what happened."""
-    with StandIn(provider) as server, opened(way, server, retry={"attempts": 3, "min_wait": 0.001}) as call:
+    fields = {"retry": {"attempts": 3, "min_wait": 0.001}, "breaker": None}
+    with StandIn(provider) as server, opened(way, server, **fields) as call:
         for name, fault in FAULTS.items():
             server.clear()
             server.script(fault, fault)
@@ -303,7 +304,7 @@ def test_a_query_stops_sending_when_it_has_failed(way):
         assert 1 <= len(server.requests) <= 4
         server.clear()
         server.always(server.error(500, "no"))
-        outcome = ask(way, server, texts, max_documents=4, max_concurrency=1, retry=QUICK)
+        outcome = ask(way, server, texts, max_documents=4, max_concurrency=1, retry=QUICK, breaker=None)
         assert len(server.requests) < 30
     error = outcome.error()
     assert (error.status, error.attempts) == (500, 3)
