@@ -103,6 +103,8 @@ class PymilvusModel(Reranker):
             raise ValueError("must be a mapping of the function's argument names to values")
         if not all(isinstance(name, str) and name.isidentifier() for name in value):
             raise ValueError("the names must be those of arguments in Python, such as model_name")
+        if _trusts_code(value):
+            raise ValueError("trust_remote_code: Python code that comes with a model is never run; leave it out")
         return plain_arguments(value)
 
     # -- life ---------------------------------------------------------------------------------------------------
@@ -273,6 +275,13 @@ class PymilvusModel(Reranker):
         if isinstance(error, TypeError | LookupError | AttributeError):  # from its reading of the reply
             what = _MISREAD.get(self.function, "this function does not know what the service replied")
         return f"; {what}: use the stage `{stage}`"
+
+
+def _trusts_code(value: Any) -> bool:
+    """Whether ``trust_remote_code`` is set, on any level."""
+    if isinstance(value, Mapping):
+        return any((name == "trust_remote_code" and own) or _trusts_code(own) for name, own in value.items())
+    return isinstance(value, list | tuple) and any(map(_trusts_code, value))
 
 
 # -- what no message may carry --------------------------------------------------------------------------------------
