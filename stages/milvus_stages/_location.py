@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from milvus_pipeline import StageError, require, told
+from milvus_pipeline import StageError, require, shown, told
 
 PACKAGE = "package:"
 
@@ -70,7 +70,10 @@ def _in_package(model: str) -> Path:
     if not name.isidentifier() or ".." in parts or PurePosixPath(inner).is_absolute() or "\\" in inner:
         raise StageError(f"model: {model!r} must be {PACKAGE}NAME/PATH, with PATH inside the package NAME")
     # This only looks: a package that carries weights may import heavy things, so it is not imported itself.
-    spec = find_spec(name)
+    try:
+        spec = find_spec(name)
+    except ValueError:  # __main__, when it is a script
+        spec = None
     roots = list(spec.submodule_search_locations or ()) if spec is not None else []
     if not roots:
         raise StageError(
@@ -85,11 +88,14 @@ def _in_package(model: str) -> Path:
 
 def _on_disk(model: str) -> Path | None:
     """The folder of that name, or None where the name can only be a hub id."""
-    path = Path(model).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise StageError(f"model: {model!r} is a file; name the folder that holds it")
+    try:
+        path = Path(model).expanduser()
+        if path.is_dir():
+            return path
+        if path.exists():
+            raise StageError(f"model: {model!r} is a file; name the folder that holds it")
+    except (OSError, RuntimeError) as error:  # may not be read, is too long, or the home of a user that there is not
+        raise StageError(f"model: {shown(model)} cannot be looked at: {told(error, 80)}; check the path") from None
     if model.startswith(".") or not _HUB_ID.fullmatch(model):
         raise StageError(f"model: no such folder: {model!r} (relative paths are taken from {Path.cwd()})")
     return None
