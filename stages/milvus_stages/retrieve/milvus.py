@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from milvus_pipeline import (
+    CheckContext,
     CollectionSpec,
     Context,
     Deadline,
+    Finding,
     Hit,
     RetrySettings,
     SearchResult,
@@ -26,6 +28,7 @@ from milvus_stages._secrets import check_variable, environment
 from milvus_stages.retrieve import failures, filters
 from milvus_stages.retrieve.answers import hits_of
 from milvus_stages.retrieve.batch import MAX_WINDOW, Job, jobs_of
+from milvus_stages.retrieve.checkup import search_findings
 from milvus_stages.retrieve.connection import check_uri, is_https, is_lite
 from milvus_stages.retrieve.opening import LOAD_SECONDS, Opened, ensure_loaded, opened
 from milvus_stages.retrieve.params import numbered, problem
@@ -201,6 +204,10 @@ class MilvusSearch(Stage):
             IngestError: the specification does not fit this stage.
         """
         return Writer(self, spec)
+
+    def check(self, context: CheckContext) -> Iterable[Finding]:
+        """Server, collection, fields, dimension, index, load state, rows, texts, one search, and its recall."""
+        return search_findings(self, context)
 
     # -- work ---------------------------------------------------------------------------------------------------
 
