@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 
 from milvus_pipeline.breaker import forget_breakers
-from support.milvus_server import NoServer, running_server
+from support.milvus_server import server_for_tests
 
 ROOT = Path(__file__).parent.parent
 
@@ -25,17 +24,8 @@ def no_open_circuits() -> None:
 @pytest.fixture(scope="session")
 def milvus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URI of a Milvus server, one for the whole run. Tests that use it are marked ``server``."""
-    server = running_server(tmp_path_factory.mktemp("milvus-server"))
-    try:
-        uri = server.__enter__()
-    except NoServer as reason:
-        if os.environ.get("CI"):  # there, half of the tests must not be left out in silence
-            pytest.fail(f"no Milvus server: {reason}")
-        pytest.skip(f"no Milvus server: {reason}")
-    try:
-        yield uri
-    finally:
-        server.__exit__(None, None, None)
+    with server_for_tests(tmp_path_factory.mktemp("milvus-server")) as server:
+        yield server.uri
 
 
 @pytest.fixture(scope="session")
