@@ -1,10 +1,12 @@
 """What the README shows is what the code does."""
 
 import re
+from typing import get_args
 
 import yaml
 
 from milvus_pipeline import Pipeline, Query, Reranker, registry
+from milvus_pipeline.records import Status
 from milvus_stages.hosted import HostedReranker
 from support.readme import README, blocks
 
@@ -18,6 +20,15 @@ def test_the_two_pipelines_of_the_readme_are_equal():
     exec(blocks("python", "The same pipeline twice")[0], names)  # noqa: S102 - the README's own text
     assert Pipeline.from_yaml(text) == names["pipeline"]
     assert Pipeline.from_yaml(names["pipeline"].to_yaml()) == names["pipeline"]
+
+
+def test_the_pipeline_that_may_fail_is_valid():
+    """The chain of stages under "When something fails" can be built, and its table has every status."""
+    (text,) = blocks("yaml", "When something fails")
+    pipeline = Pipeline.from_yaml(text)
+    assert [stage.name for stage in pipeline.stages[2].family()] == ["cohere", "bge"]
+    section = README.read_text(encoding="utf-8").split("## When something fails")[1].split("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == list(get_args(Status))
 
 
 def test_the_readmes_query_is_one():

@@ -242,14 +242,17 @@ def test_signs_that_turn_the_order_of_a_text_do_not(sign):
 
 
 def test_a_table_tells_what_went_wrong(monkeypatch):
-    """Times, a skipped stage, warnings and failures stand below the hits."""
+    """Times, what stages did not do, who stood in, warnings and failures stand below the hits."""
     reports = [
         StageReport("search", "milvus_search", 1.25, 0, 3, warnings=("only 3 of 5",), batch_size=4),
         StageReport("bge", "bge", 0.0021, 3, 3, status="skipped", reason="bge failed: no memory", batch_size=4),
+        StageReport("spare", "bge", 0.1, 3, 3, "partial", "1 of 3 was not scored", "deadline", fallback_for="bge"),
     ]
     table = table_of(SearchResult(Query(QUERY, id="7"), reranked(), "degraded", reports), monkeypatch)
     assert f"{QUERY}  [degraded]" in table
-    assert "search 1.25s · bge 2.1ms  (for 4 queries together)" in table
+    assert "spare did part of its work: 1 of 3 was not scored" in table
+    assert "spare stood in for bge" in table
+    assert "search 1.25s · bge 2.1ms · spare 100ms  (for 4 queries together)" in table
     assert "bge was skipped: bge failed: no memory" in table
     assert "warning: search: only 3 of 5" in table
     failed = table_of(SearchResult(Query("", id="8"), status="failed", error=ValueError("is empty")), monkeypatch)

@@ -61,12 +61,14 @@ def test_a_stage_that_fails_on_a_query_fails_that_query(invoke, make):
 
 
 def test_a_skipped_stage_is_degraded_not_failed(invoke, make):
-    """A result that lost a stage is written as degraded, and the command ends with 0."""
+    """A result that lost a stage is written as degraded, the reason is told, and the command ends with 0."""
     config = make("a.yaml", "stages:\n - {type: listed_search}\n - {type: faulty, on_error: skip}\n")
-    done = invoke("run", config, "-q", "red")
+    done = invoke("run", config, "-q", "red", "-q", "blue")
     assert done.exit_code == 0
-    assert lines_of(done.stdout)[0]["status"] == "degraded"
-    assert "1 degraded" in done.stderr
+    assert [line["status"] for line in lines_of(done.stdout)] == ["degraded", "degraded"]
+    reason = "pipeline: stages[1] (faulty) failed on 2 queries: ZeroDivisionError: division by zero"
+    assert done.stderr.splitlines()[0] == f"warning: 2 queries: faulty was skipped (error): {reason}"
+    assert "2 degraded" in done.stderr
 
 
 def test_a_stage_that_does_not_open_ends_with_1(invoke, make, tmp_path):
