@@ -1,15 +1,20 @@
 """What a type checker must see of the public face; checked by mypy, never run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, assert_type
 
 from milvus_pipeline import (
+    CheckContext,
     Context,
     DryRun,
+    Fallback,
+    Finding,
     Hit,
     Pipeline,
     PipelineError,
     Query,
+    Reason,
+    ReasonCode,
     Reranker,
     RerankJob,
     RerankResult,
@@ -73,7 +78,15 @@ class TypedStage(Stage):
 
     def process(self, results: Sequence[SearchResult], context: Context) -> list[SearchResult]:
         """Cut every result to one hit."""
+        context.check()
+        context.partial(0, "not all of it")
+        context.partial(0, "not all of it", "no_score")
+        context.partial(0, "not all of it", "no_idea")  # type: ignore[arg-type]
         return [result.with_hits(result.hits[:1]) for result in results]
+
+    def check(self, context: CheckContext) -> Iterable[Finding]:
+        """One finding."""
+        yield Finding("ok", "dimension", f"{context.dim} numbers")
 
 
 def runs(pipeline: Pipeline) -> None:
@@ -127,6 +140,23 @@ def failures(report: StageReport) -> None:
         assert_type(cause.retry_after, float | None)
         assert_type(cause.retryable, bool)
         assert_type(cause.attempts, int)
+
+
+def degradation(pipeline: Pipeline, result: SearchResult) -> list[Stage]:
+    """The types of what a result lacks, of what a check finds, and of what may be written for `on_error`."""
+    assert_type(result.reasons, list[Reason])
+    assert_type(result.reasons[0].code, ReasonCode)
+    assert_type(result.reports[0].reason_code, ReasonCode | None)
+    assert_type(result.reports[0].fallback_for, str | None)
+    assert_type(pipeline.check(timeout=5.0, send=True), list[Finding])
+    assert_type(TypedStage().fallback, Stage | None)
+    TypedStage(on_error="ignore")  # type: ignore[arg-type]
+    TypedStage(on_error=Fallback("bge"))  # type: ignore[arg-type]
+    return [
+        TypedStage(on_error="skip"),
+        Cohere(timeout=1.0, on_error=Fallback(BGE(on_error="skip"))),
+        TypedStage(on_error={"fallback": TypedStage(name="spare")}),
+    ]
 
 
 async def alone() -> None:
