@@ -43,6 +43,20 @@ def locate(model: str, revision: str | None = None, *, wanted_by: str, files: Se
     return folder.resolve()
 
 
+def locate_here(model: str, revision: str | None = None, *, wanted_by: str, file: str = "config.json") -> Path | None:
+    """``locate`` without the hub: None where the hub's cache does not hold ``file`` of the model.
+
+    Raises:
+        StageError: there is no such folder, package or model.
+    """
+    folder = _in_package(model) if model.startswith(PACKAGE) else _on_disk(model)
+    if folder is not None:
+        return folder.resolve()
+    hub = require("huggingface_hub", extra="local", wanted_by=wanted_by)
+    cached = hub.try_to_load_from_cache(model, file, revision=revision)
+    return Path(cached).parent if isinstance(cached, str) else None
+
+
 def check_files(folder: Path, model: str) -> None:
     """Raise StageError unless the folder holds a model with a tokenizer, whose weights are safetensors."""
     if not (folder / "config.json").is_file():

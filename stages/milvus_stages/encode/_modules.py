@@ -94,6 +94,26 @@ def read_head(folder: Path, device: torch.device, normalize: bool | None) -> Hea
     return Head(modes, tuple(steps), normalized in steps, pools_prompt, True)
 
 
+def output_dim(folder: Path, hidden: int) -> int:
+    """Length of the vectors of the head that a model's files describe, without its weights.
+
+    Args:
+        folder: the model.
+        hidden: size of the transformer's hidden states.
+
+    Raises:
+        StageError: the files are damaged, or name a pooling that is not known here.
+    """
+    dim = hidden
+    for kind, path in (module_list(folder) or [])[1:]:
+        config = read_object(path / "config.json")
+        if kind == "Pooling":
+            dim = hidden * len(_modes(config, path))
+        elif kind == "Dense":
+            dim = int(config.get("out_features", dim))
+    return dim
+
+
 def normalized(vectors: torch.Tensor) -> torch.Tensor:
     """The vectors at unit length; a zero vector stays zero."""
     import torch
