@@ -123,7 +123,18 @@ def to_data(
 
 def to_yaml(data: Mapping[str, Any]) -> str:
     """Plain data as YAML that ``parse_config`` reads back to the same."""
-    return yaml.safe_dump(_escaped(data), sort_keys=False, allow_unicode=True, width=120)
+    return yaml.dump(_escaped(data), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes the rarer line breaks as escapes, which only double quotes have: as they are, they are read as blanks."""
+
+    def represent_str(self, text: str) -> yaml.ScalarNode:
+        style = '"' if any(sign in text for sign in "\x85\u2028\u2029") else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 
 def _escaped(data: Any) -> Any:
