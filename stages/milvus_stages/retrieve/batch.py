@@ -29,7 +29,7 @@ class Job:
 
     Args:
         positions: of the queries in the batch.
-        vectors: of the queries, ``(dim,)`` each, in the order of ``positions``.
+        vectors: of the queries, ``(dim,)`` each and of one dimension, in the order of ``positions``.
         expression: the filter; empty for none.
         params: of the index.
     """
@@ -38,6 +38,11 @@ class Job:
     vectors: Sequence[npt.NDArray[np.float32]]
     expression: str
     params: Mapping[str, Any]
+
+    @property
+    def dim(self) -> int:
+        """Dimension of the vectors."""
+        return int(self.vectors[0].shape[0])
 
     def halves(self) -> tuple[Job, Job]:
         """Two jobs that do this one's work."""
@@ -79,11 +84,11 @@ def jobs_of(results: Sequence[SearchResult], state: Opened, context: Context) ->
     for position, result in enumerate(results):
         query = result.query
         try:
-            vector = checked_vector(query.vector, state.dim, state.anns_field)
+            vector = checked_vector(query.vector)
             values = {**stage.filter_params, **query.filter_params}
             expression = filters.joined((stage.filter, query.filter), values, must_use=query.filter_params)
             params = state.search_params(numbered(query.params))
-            key = json.dumps([expression, params], sort_keys=True, default=str)
+            key = json.dumps([expression, params, vector.shape[0]], sort_keys=True, default=str)
         except Exception as error:  # whatever is wrong with one query, the others go on
             context.fail(position, error)
             continue

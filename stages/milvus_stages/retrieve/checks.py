@@ -26,21 +26,25 @@ class CollectionInfo:
 
     Args:
         name: as asked for.
+        real_name: of the collection itself, where that is an alias.
         primary: name of the primary key's field.
         fields: data type by field name, such as ``{"text": "VARCHAR"}``.
         dims: dimension by name of the FLOAT_VECTOR fields.
         dynamic: whether rows may hold fields that the schema lacks.
         partitions: names.
         rows: number of rows, as far as the server has counted them.
+        marker: what the connection knows this state of it by; None where it knows nothing of the kind.
     """
 
     name: str
+    real_name: str
     primary: str
     fields: Mapping[str, str]
     dims: Mapping[str, int]
     dynamic: bool
     partitions: Sequence[str]
     rows: int
+    marker: object = None
 
     @property
     def plain_fields(self) -> list[str]:
@@ -64,17 +68,22 @@ def described(connection: Connection, collection: str, deadline: Deadline) -> Co
         StageError: there is none of that name; the message says which there are.
     """
     if not connection.call(deadline, "has_collection", collection):
-        raise StageError(_missing(collection, connection.call(deadline, "list_collections")))
+        existing = connection.call(deadline, "list_collections")
+        raise StageError(_missing(collection, existing), reason_code="not_found")
+    real_name = connection.call(deadline, "describe_collection", collection)["collection_name"]
+    marker = connection.marker(real_name)
     data = connection.call(deadline, "describe_collection", collection)
     fields = {field["name"]: str(getattr(field["type"], "name", field["type"])) for field in data["fields"]}
     return CollectionInfo(
         name=collection,
+        real_name=real_name,
         primary=next(field["name"] for field in data["fields"] if field.get("is_primary")),
         fields=fields,
         dims={f["name"]: int(f["params"]["dim"]) for f in data["fields"] if fields[f["name"]] == "FLOAT_VECTOR"},
         dynamic=bool(data.get("enable_dynamic_field")),
         partitions=connection.call(deadline, "list_partitions", collection),
         rows=int(connection.call(deadline, "get_collection_stats", collection).get("row_count", 0)),
+        marker=marker,
     )
 
 
@@ -99,15 +108,17 @@ def vector_field(info: CollectionInfo, anns_field: str | None) -> str:
     """
     if anns_field is not None:
         if anns_field not in info.fields:
-            raise StageError(f"anns_field: {unknown_field(info, anns_field, list(info.dims))}")
+            raise StageError(f"anns_field: {unknown_field(info, anns_field, list(info.dims))}", reason_code="config")
         if anns_field not in info.dims:
             raise StageError(
                 f"anns_field: {anns_field!r} is {info.fields[anns_field]}, but the search needs a FLOAT_VECTOR; "
-                f"{_listed('the collection has', info.dims)}"
+                f"{_listed('the collection has', info.dims)}",
+                reason_code="config",
             )
         return anns_field
     if len(info.dims) != 1:
-        raise StageError(f"anns_field: name the field to search; {_listed('the FLOAT_VECTOR fields are', info.dims)}")
+        fields = _listed("the FLOAT_VECTOR fields are", info.dims)
+        raise StageError(f"anns_field: name the field to search; {fields}", reason_code="config")
     return next(iter(info.dims))
 
 
@@ -131,11 +142,11 @@ def grouping_problem(version: str) -> str | None:
     return f"group_by_field: the server is {version}, which ignores it; it needs Milvus 2.4 or later"
 
 
-def checked_vector(vector: Any, dim: int, field: str) -> npt.NDArray[np.float32]:
-    """A query's vector as ``(dim,)`` float32.
+def checked_vector(vector: Any) -> npt.NDArray[np.float32]:
+    """A query's vector as ``(dim,)`` float32, of whatever dimension.
 
     Raises:
-        QueryError: there is none, it is no flat list of numbers, has another dimension, or is not finite.
+        QueryError: there is none, it is no flat list of numbers, or is not finite.
     """
     if vector is None:
         raise QueryError("the query has no vector; put an encode stage before this one, or pass Query(vector=...)")
@@ -145,11 +156,6 @@ def checked_vector(vector: Any, dim: int, field: str) -> npt.NDArray[np.float32]
         array = np.empty(0, dtype=object)
     if array.ndim != 1 or array.dtype.kind not in "fiu":
         raise QueryError("the query's vector must be a flat list of numbers, such as [0.1, 0.2]")
-    if array.shape[0] != dim:
-        raise QueryError(
-            f"the query's vector has {array.shape[0]} numbers, but the field {field!r} holds vectors of {dim}; encode "
-            "the query with the model that the collection was made with"
-        )
     with np.errstate(over="ignore"):
         array = array.astype(np.float32, copy=False)
     if not np.isfinite(array).all():

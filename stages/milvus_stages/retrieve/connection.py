@@ -203,7 +203,7 @@ class Connection:
         client._handler = strategy.create_handler(client._config)
         _leave_recovery_to_grpc(client, _agive_up)
         managed = module.ManagedConnection(handler=client._handler, config=client._config, strategy=strategy)
-        return client, lambda: strategy.close_async(managed)  # type: ignore[no-any-return]
+        return client, lambda: strategy.close_async(managed)
 
     async def aclose_here(self) -> None:
         """Close the client of this event loop, if there is one. The next ``asearch`` on it makes another."""

@@ -75,7 +75,9 @@ def says_unreachable(error: BaseException, seconds: float | None) -> bool | None
         seconds: that it had.
     """
     if isinstance(error, PipelineError):
-        return True if error.reason_code == "unavailable" else None
+        if error.reason_code in ("deadline", "circuit_open", "error"):
+            return None
+        return error.reason_code == "unavailable"
     if is_timeout(error):  # of a caller in a hurry nothing follows
         return True if seconds is None or seconds >= FAIR_SECONDS else None
     return "UNAVAILABLE" in _names(error) or code(error) == _LOST

@@ -2,41 +2,38 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from milvus_pipeline import (
+    BreakerSettings,
     CheckContext,
     CollectionSpec,
     Context,
     Deadline,
     Finding,
-    Hit,
     RetrySettings,
     SearchResult,
     Stage,
     StageError,
-    async_retrying,
-    retrying,
+    breaker_for,
 )
 from milvus_stages._secrets import check_variable, environment
 from milvus_stages.retrieve import failures, filters
-from milvus_stages.retrieve.answers import hits_of
-from milvus_stages.retrieve.batch import MAX_WINDOW, Job, jobs_of
+from milvus_stages.retrieve.batch import MAX_WINDOW
 from milvus_stages.retrieve.checkup import search_findings
-from milvus_stages.retrieve.connection import check_uri, is_https, is_lite
-from milvus_stages.retrieve.opening import LOAD_SECONDS, Opened, ensure_loaded, opened
+from milvus_stages.retrieve.connection import check_uri, closed_error, is_https, is_lite
+from milvus_stages.retrieve.opening import Opened, opened
 from milvus_stages.retrieve.params import numbered, problem
+from milvus_stages.retrieve.renewal import Renewal
+from milvus_stages.retrieve.searching import Batch
 from milvus_stages.retrieve.sharing import shared
 from milvus_stages.retrieve.tls import TLS
 from milvus_stages.retrieve.writer import Writer
-
-_CALLS_AT_ONCE = 8  # searches of one batch that an event loop has under way, where their filters differ
 
 
 class MilvusSearch(Stage):
@@ -51,6 +48,9 @@ class MilvusSearch(Stage):
 
     Without a ``timeout``, neither here nor at the pipeline nor at the call, a server has 30 seconds to answer one
     search with all of its repetitions; waiting for a collection that is being loaded does not count.
+
+    A collection that is dropped, or made anew, while the stage is open is noticed when a search fails or its answer
+    looks different: it is looked at again, and searched as it is now where it fits the stage.
     """
 
     type: ClassVar[str] = "milvus_search"
@@ -121,7 +121,15 @@ class MilvusSearch(Stage):
         RetrySettings(attempts=5, min_wait=0.2, max_wait=2.0)
     )
 
+    breaker: Annotated[
+        BreakerSettings | None,
+        Field(
+            description="When a server that fails again and again is left alone; null for never. Not for Milvus Lite."
+        ),
+    ] = BreakerSettings(failures=5, wait=2.0)
+
     _opened: Opened | None = PrivateAttr(default=None)
+    _renewal: Renewal | None = PrivateAttr(default=None)
 
     # -- configuration ------------------------------------------------------------------------------------------
 
@@ -174,14 +182,26 @@ class MilvusSearch(Stage):
     def setup(self) -> None:
         """Connect, check that the collection fits, and load it where that is needed and allowed.
 
+        Loading is not waited for beyond the time that servers have to answer: it goes on, and queries wait for it, each
+        for as long as it has.
+
         Raises:
             StageError: the server cannot be reached within ``timeout``, or the collection does not fit; the message
-                holds every problem found.
+                holds every problem found. Or the server failed again and again a moment ago, and is not called now.
         """
-        self._opened = opened(self)
+        state = opened(self)
+        self._opened, self._renewal = state, Renewal(self)
+        try:
+            self._renewal.begin(state, Deadline() if is_lite(self.uri) else self.opening)
+        except Exception as error:
+            self.teardown()
+            raise failures.explained(error, self.where, self.token_env) from error
 
     def teardown(self) -> None:
         """Give the connection back; its last user closes it."""
+        if self._renewal is not None:
+            self._renewal.end()
+            self._renewal = None
         if self._opened is not None:
             shared.release(self._opened.connection)
             self._opened = None
@@ -213,103 +233,36 @@ class MilvusSearch(Stage):
 
     def process(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
         """Retrieve the hits of every query."""
-        state = self._state()
-        jobs = jobs_of(results, state, context)
-        hits: dict[int, list[Hit]] = {}
-        while jobs:
-            job = jobs.popleft()
-            try:
-                deadline = state.search_deadline(context.deadline)
-                policy = retrying(self.retry, deadline, state.retryable)
-                answers: Any = policy(self._search, state, job, deadline, context)
-            except Exception as error:
-                self._after(error, job, jobs, context)
-            else:
-                self._read(answers, job, state, hits, context)
-        return [result.with_hits(hits.get(position, [])) for position, result in enumerate(results)]
+        batch = Batch(self, results, context)
+        batch.run()
+        return [result.with_hits(batch.hits.get(position, [])) for position, result in enumerate(results)]
 
     async def aprocess(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
         """``process`` for an event loop; calls with different filters overlap."""
-        state = self._state()
-        jobs = jobs_of(results, state, context)
-        hits: dict[int, list[Hit]] = {}
+        batch = Batch(self, results, context)
+        await batch.arun()
+        return [result.with_hits(batch.hits.get(position, [])) for position, result in enumerate(results)]
 
-        async def work() -> None:
-            while jobs:
-                job = jobs.popleft()
-                try:
-                    deadline = state.search_deadline(context.deadline)
-                    policy = async_retrying(self.retry, deadline, state.retryable)
-                    answers: Any = await policy(self._asearch, state, job, deadline, context)
-                except Exception as error:
-                    self._after(error, job, jobs, context)
-                else:
-                    self._read(answers, job, state, hits, context)
-
-        done = await asyncio.gather(*(work() for _ in range(min(_CALLS_AT_ONCE, len(jobs)))), return_exceptions=True)
-        for outcome in done:
-            if isinstance(outcome, BaseException):
-                raise outcome
-        return [result.with_hits(hits.get(position, [])) for position, result in enumerate(results)]
-
-    def _state(self) -> Opened:
+    def state(self) -> Opened:
+        """The collection as it was found last, with the connection to it. StageError where the stage is not open."""
         if self._opened is None:
             raise StageError(f"{self.name} is not open; call open() first, or run it in a pipeline")
         return self._opened
 
-    def _search(self, state: Opened, job: Job, deadline: Deadline, context: Context) -> Any:
-        arguments = job.arguments(state)
-        try:
-            return state.connection.search(arguments, deadline)
-        except Exception as error:
-            if not failures.is_not_loaded(error):
-                raise
-        self._load_again(state, context)
-        return state.connection.search(arguments, state.search_deadline(context.deadline))
+    @property
+    def renewal(self) -> Renewal:
+        """Where a collection is looked at again, or loaded."""
+        if self._renewal is None:
+            raise closed_error()
+        return self._renewal
 
-    async def _asearch(self, state: Opened, job: Job, deadline: Deadline, context: Context) -> Any:
-        arguments = job.arguments(state)
-        try:
-            return await state.connection.asearch(arguments, deadline)
-        except Exception as error:
-            if not failures.is_not_loaded(error):
-                raise
-        await asyncio.to_thread(self._load_again, state, context)
-        return await state.connection.asearch(arguments, state.search_deadline(context.deadline))
+    def guarding(self, seconds: float | None) -> AbstractContextManager[None]:
+        """Round a call to the server: it is not made where the server failed again and again a moment ago.
 
-    def _load_again(self, state: Opened, context: Context) -> None:
-        """Load a collection that was released under us, or wait for one that a restarted server still loads."""
-        ensure_loaded(self, state.connection, context.deadline, context.deadline.remaining(at_most=LOAD_SECONDS))
-
-    def _after(self, error: Exception, job: Job, jobs: deque[Job], context: Context) -> None:
-        """What follows from a failed call: smaller calls, failed queries, or the end of the batch."""
-        if failures.is_too_large(error) and len(job.positions) > 1:
-            jobs.extendleft(reversed(job.halves()))
-            return
-        explained = failures.explained(error, self.where, self.token_env, job.expression)
-        if isinstance(error, TimeoutError) or failures.is_transient(error):
-            jobs.clear()  # the others would wait for the same server
-            context.deadline.check()
-            raise explained
-        for position in job.positions:
-            context.fail(position, explained)
-
-    def _read(self, answers: Any, job: Job, state: Opened, hits: dict[int, list[Hit]], context: Context) -> None:
-        """Turn the answers of a call into hits, and report on each query."""
-        for position, answer in zip(job.positions, answers, strict=True):
-            try:
-                hits[position] = hits_of(
-                    answer,
-                    stage=self.name,
-                    text_field=self.text_field,
-                    primary=state.info.primary,
-                    fields=state.fields,
-                    rising=self.metric_type == "L2",
-                    decimals=self.round_decimal,
-                )
-            except StageError as error:
-                context.fail(position, error)
-                continue
-            context.note(position, returned=len(hits[position]), requested=self.limit)
-            if warning := state.shortfall(len(hits[position]), job.params, bool(job.expression)):
-                context.warn(warning, position)
+        Args:
+            seconds: that the call has.
+        """
+        if self.breaker is None or is_lite(self.uri):
+            return nullcontext()
+        breaker = breaker_for((self.uri, self.db_name), f"Milvus at {self.uri}", self.breaker)
+        return breaker.guarding(lambda error: failures.says_unreachable(error, seconds))

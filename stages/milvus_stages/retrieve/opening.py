@@ -1,12 +1,12 @@
-"""Opening a search: connect, check that the collection fits the stage, load it."""
+"""Opening a search: connect, and check that the collection fits the stage."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from milvus_pipeline import Deadline, PipelineError, QueryError, StageError, retrying
+from milvus_pipeline import CircuitOpenError, Deadline, PipelineError, QueryError, StageError, retrying
 from milvus_stages.retrieve import failures
 from milvus_stages.retrieve.checks import (
     CollectionInfo,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from milvus_stages.retrieve.milvus import MilvusSearch
 
 LOAD_SECONDS = 120.0
-"""Loading a collection may take this long. It is work and no hang, so a stage's ``timeout`` does not bound it."""
+"""Loading a collection may take this long. It goes on when nobody waits for it any more."""
 
 _TEXT_TYPES = frozenset({"VARCHAR", "STRING", "TEXT"})
 
@@ -44,6 +44,7 @@ class Opened:
         fields: the fields that go into ``hit.fields``.
         requested_fields: what is asked of Milvus.
         stage: the configuration.
+        first_dim: the dimension when the stage was opened.
     """
 
     connection: Connection
@@ -54,9 +55,62 @@ class Opened:
     fields: Sequence[str]
     requested_fields: Sequence[str]
     stage: MilvusSearch
+    first_dim: int
 
-    def retryable(self, error: BaseException) -> bool:
-        """Whether a search that failed so may be made again. In Milvus Lite only loading is a passing state."""
+    def renewed(self) -> Opened:
+        """The same, as the collection is now.
+
+        Raises:
+            StageError: it is gone, or does not fit the stage any more.
+        """
+        deadline = Deadline.after(CALL_SECONDS)
+        try:
+            now = checked(self.stage, self.connection, deadline)
+        except StageError as error:
+            if error.reason_code != "config":
+                raise
+            raise StageError(
+                f"{error}\n{self.stage.where} is not what it was when the stage was opened; after the change, open the "
+                "pipeline anew",
+                reason_code="schema_changed",
+            ) from error
+        return replace(now, first_dim=self.first_dim)
+
+    def like(self, other: Opened) -> bool:
+        """Whether an answer of the one can be read as one of the other. Both fit the stage."""
+        return _read_by(self) == _read_by(other)
+
+    def doubtful(self, answers: Sequence[Any]) -> bool:
+        """Whether answers may come from another collection of this name, which the engines do not tell."""
+        if self.connection.marker(self.info.real_name) != self.info.marker:
+            return True
+        hit = next((answer[0] for answer in answers if len(answer)), None)
+        return hit is not None and any(
+            name in self.info.fields and name != self.info.primary and name not in hit["entity"]
+            for name in self.requested_fields
+        )
+
+    def misfit(self, dim: int) -> PipelineError:
+        """That queries of this dimension do not fit the collection."""
+        if self.dim == self.first_dim:
+            return QueryError(
+                f"the query's vector has {dim} numbers, but the field {self.anns_field!r} holds vectors of {self.dim}; "
+                "encode the query with the model that the collection was made with"
+            )
+        return StageError(
+            f"{self.stage.where} has changed: its field {self.anns_field!r} held vectors of {self.first_dim} numbers "
+            f"when the stage was opened and holds vectors of {self.dim} now, but the query's vector has {dim}; encode "
+            "queries with the model that it is made with now, or make it anew with theirs",
+            reason_code="schema_changed",
+        )
+
+    def retryable(self, error: BaseException, given: Deadline) -> bool:
+        """Whether a search that failed so may be made again. In Milvus Lite only loading is a passing state.
+
+        That a server is left alone for a while is waited for only where nobody said when he wants an answer.
+        """
+        if isinstance(error, CircuitOpenError):
+            return given.at is None
         return failures.is_not_loaded(error) if self.connection.is_lite else failures.is_transient(error)
 
     def search_deadline(self, given: Deadline) -> Deadline:
@@ -115,7 +169,7 @@ def connected(stage: MilvusSearch, deadline: Deadline) -> Connection:
 
 
 def opened(stage: MilvusSearch) -> Opened:
-    """Connect, check and load.
+    """Connect and check.
 
     Raises:
         StageError: see ``MilvusSearch.setup``.
@@ -123,36 +177,55 @@ def opened(stage: MilvusSearch) -> Opened:
     if is_lite(stage.uri):
         check_present(stage.uri)
     # Opening a file is work of this process; only a server can keep one waiting.
-    deadline = Deadline() if is_lite(stage.uri) else stage.opening
-    connection = connected(stage, deadline)
+    given = Deadline() if is_lite(stage.uri) else stage.opening
+    limit = given.sooner(CONNECT_SECONDS)
+
+    def attempt() -> Opened:
+        seconds = max(MIN_SECONDS, limit.remaining() or 0.0)
+        with stage.guarding(seconds):
+            connection = shared.acquire(stage.uri, stage.token(), stage.db_name, seconds, stage.tls)
+            try:
+                return checked(stage, connection, given if connection.is_lite else given.sooner(CALL_SECONDS))
+            except BaseException:
+                shared.release(connection)
+                raise
+
     try:
-        state = checked(stage, connection, deadline)
-        ensure_loaded(stage, connection, deadline, LOAD_SECONDS)
+        return retrying(stage.retry, limit, failures.is_transient)(attempt)
+    except PipelineError:
+        raise
     except Exception as error:
-        shared.release(connection)
-        if isinstance(error, PipelineError):
-            raise
         raise failures.explained(error, stage.where, stage.token_env) from error
-    return state
 
 
 def checked(stage: MilvusSearch, connection: Connection, deadline: Deadline) -> Opened:
+    """The collection that the connection leads to.
+
+    Raises:
+        StageError: there is none, or it does not fit the stage; the message holds every problem found.
+    """
     try:
         info = described(connection, stage.collection, deadline)
         anns_field = vector_field(info, stage.anns_field)
     except StageError as error:
-        raise StageError(f"{stage.uri}: {error}") from error
+        raise StageError(f"{stage.uri}: {error}", reason_code=error.reason_code) from error
     version = connection.call(deadline, "get_server_version")
     index = index_of(connection, stage.collection, anns_field, deadline)
     if problems := [*_index_problems(stage, index, anns_field), *_field_problems(stage, info, version)]:
-        raise StageError("\n".join(f"{stage.where}: {found}" for found in problems))
+        raise StageError("\n".join(f"{stage.where}: {found}" for found in problems), reason_code="config")
     assert index is not None  # noqa: S101 - a missing index is among the problems above
     wanted = info.plain_fields if stage.output_fields is None else stage.output_fields
     fields = [name for name in dict.fromkeys(wanted) if name != stage.text_field]
     if stage.output_fields is None:
         fields = [name for name in fields if name != info.primary]
     requested = [name for name in (stage.text_field, *fields) if name is not None] or [info.primary]
-    return Opened(connection, info, index, anns_field, info.dims[anns_field], fields, requested, stage)
+    dim = info.dims[anns_field]
+    return Opened(connection, info, index, anns_field, dim, fields, requested, stage, first_dim=dim)
+
+
+def _read_by(state: Opened) -> tuple[Any, ...]:
+    """What the answers of a collection are read by."""
+    return state.dim, state.anns_field, state.info.primary, state.info.fields, state.fields, state.requested_fields
 
 
 def _index_problems(stage: MilvusSearch, index: IndexInfo | None, field: str) -> list[str]:
@@ -195,26 +268,3 @@ def _field_problems(stage: MilvusSearch, info: CollectionInfo, version: str) -> 
         if name not in info.partitions
     )
     return problems
-
-
-def ensure_loaded(stage: MilvusSearch, connection: Connection, deadline: Deadline, seconds: float | None) -> None:
-    """Load the collection, or wait until it is loaded.
-
-    Args:
-        stage: the configuration.
-        connection: to its server.
-        deadline: for asking whether it is loaded.
-        seconds: that loading may take.
-
-    Raises:
-        StageError: it is not loaded, and the stage may not load it.
-    """
-    state = connection.call(deadline, "get_load_state", stage.collection)["state"].name
-    if state == "Loaded":
-        return
-    if state != "Loading" and not stage.load:
-        raise StageError(
-            f"{stage.where} is not loaded, and the stage may not load it (`load: false`); load it, or set `load: true`"
-        )
-    # For a collection that is being loaded already, this waits until it is.
-    connection.client.load_collection(stage.collection, timeout=seconds)

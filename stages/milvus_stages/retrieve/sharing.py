@@ -49,7 +49,8 @@ class Shared:
             if not place.lock.acquire(timeout=timeout):
                 raise StageError(
                     f"{uri}: others have been connecting to it, or leaving it, for {timeout:.3g} s; check "
-                    "that it is well, or raise `timeout`"
+                    "that it is well, or raise `timeout`",
+                    reason_code="unavailable",
                 )
             try:
                 if place.connection is None:

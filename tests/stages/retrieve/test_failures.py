@@ -119,6 +119,9 @@ class Troubled:
 
     is_lite = False
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
     def __init__(self, real: Any, trouble: Callable[[int, int], Exception | None]) -> None:
         self.real = real
         self.trouble = trouble

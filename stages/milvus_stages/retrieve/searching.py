@@ -1,0 +1,237 @@
+"""The searches of one batch: made, made again, made smaller, and what becomes of each query."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
+
+from milvus_pipeline import (
+    CircuitOpenError,
+    Context,
+    Deadline,
+    DeadlineError,
+    Hit,
+    PipelineError,
+    SearchResult,
+    StageError,
+    async_retrying,
+    retrying,
+)
+from milvus_stages.retrieve import failures
+from milvus_stages.retrieve.answers import hits_of
+from milvus_stages.retrieve.batch import Job, jobs_of
+from milvus_stages.retrieve.connection import CALL_SECONDS
+
+if TYPE_CHECKING:
+    from milvus_stages.retrieve.milvus import MilvusSearch
+    from milvus_stages.retrieve.opening import Opened
+
+_CALLS_AT_ONCE = 8  # searches of one batch that an event loop has under way, where their filters differ
+_NOTICE_SECONDS = 0.1  # until a wait finds that nobody waits for its outcome
+
+
+class _Search(NamedTuple):
+    """A step: search the collection in this state."""
+
+    state: Opened
+    deadline: Deadline
+
+
+class _Renew(NamedTuple):
+    """A step: look at the collection again, of which this was thought."""
+
+    doubted: Opened
+
+
+_Attempt: TypeAlias = Generator[_Search | _Renew, Any, tuple[Any, "Opened"]]
+
+
+class Batch:
+    """One batch of queries. ``hits`` are those of the queries that did not fail, by position, when it is done.
+
+    Args:
+        stage: open.
+        results: the queries.
+        context: for what is to be reported of each.
+    """
+
+    def __init__(self, stage: MilvusSearch, results: Sequence[SearchResult], context: Context) -> None:
+        self.hits: dict[int, list[Hit]] = {}
+        self._stage = stage
+        self._context = context
+        self._first = stage.state()
+        self._jobs = jobs_of(results, self._first, context)
+
+    def run(self) -> None:
+        """Make the searches."""
+        while self._jobs:
+            job = self._jobs.popleft()
+            deadline = self._first.search_deadline(self._context.deadline)
+            policy = retrying(self._stage.retry, deadline, self._retryable, _wait_hint, self._counting(job))
+            policy.sleep = self._rest
+            try:
+                answer: Any = policy(self._answered, job, deadline)
+            except Exception as error:
+                self._after(error, job)
+            else:
+                self._read(answer[0], answer[1], job)
+
+    async def arun(self) -> None:
+        """``run`` for an event loop; searches with different filters overlap."""
+        workers = (self._work() for _ in range(min(_CALLS_AT_ONCE, len(self._jobs))))
+        for outcome in await asyncio.gather(*workers, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    async def _work(self) -> None:
+        while self._jobs:
+            job = self._jobs.popleft()
+            deadline = self._first.search_deadline(self._context.deadline)
+            policy = async_retrying(self._stage.retry, deadline, self._retryable, _wait_hint, self._counting(job))
+            try:
+                answer: Any = await policy(self._aanswered, job, deadline)
+            except Exception as error:
+                self._after(error, job)
+            else:
+                self._read(answer[0], answer[1], job)
+
+    # -- one attempt --------------------------------------------------------------------------------------------
+
+    def _attempt(self, job: Job, deadline: Deadline) -> _Attempt:
+        """The steps to an answer, and the state of the collection that it is read by."""
+        state = self._stage.state()
+        if job.dim != state.dim:
+            state = yield _Renew(state)
+            if job.dim != state.dim:
+                raise state.misfit(job.dim)
+        refused: Exception | None = None
+        answers: Any = None
+        try:
+            answers = yield _Search(state, deadline)
+        except Exception as error:
+            # Not loaded, or loaded no more; gone; or of another kind than the search was made for.
+            if not (failures.is_not_loaded(error) or failures.is_refusal(error)):
+                raise
+            refused = error
+        if refused is None and not state.doubtful(answers):
+            return answers, state
+        doubted, state = state, (yield _Renew(state))
+        if state.like(doubted) and refused is None:
+            return answers, state
+        if state.like(doubted) and refused is not None and not failures.is_not_loaded(refused):
+            raise refused
+        if job.dim != state.dim:
+            raise state.misfit(job.dim)
+        return (yield _Search(state, state.search_deadline(self._context.deadline))), state
+
+    def _answered(self, job: Job, deadline: Deadline) -> tuple[Any, Opened]:
+        steps = self._attempt(job, deadline)
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    if isinstance(step, _Renew):
+                        outcome: Any = self._stage.renewal.wait(step.doubted, self._context)
+                    else:
+                        with self._stage.guarding(step.deadline.remaining(at_most=CALL_SECONDS)):
+                            outcome = step.state.connection.search(job.arguments(step.state), step.deadline)
+                except Exception as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(outcome)
+        except StopIteration as done:
+            return cast("tuple[Any, Opened]", done.value)
+
+    async def _aanswered(self, job: Job, deadline: Deadline) -> tuple[Any, Opened]:
+        steps = self._attempt(job, deadline)
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    if isinstance(step, _Renew):
+                        outcome: Any = await self._stage.renewal.await_(step.doubted, self._context)
+                    else:
+                        with self._stage.guarding(step.deadline.remaining(at_most=CALL_SECONDS)):
+                            outcome = await step.state.connection.asearch(job.arguments(step.state), step.deadline)
+                except Exception as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(outcome)
+        except StopIteration as done:
+            return cast("tuple[Any, Opened]", done.value)
+
+    # -- between and after attempts -----------------------------------------------------------------------------
+
+    def _retryable(self, error: BaseException) -> bool:
+        return self._first.retryable(error, self._context.deadline)
+
+    def _counting(self, job: Job) -> Any:
+        def count(error: BaseException, seconds: float) -> None:
+            for position in job.positions:
+                self._context.note(position, retries=self._context.details[position].get("retries", 0) + 1)
+
+        return count
+
+    def _rest(self, seconds: float) -> None:
+        """Wait between two attempts; not for long where the connection is closed or nobody waits any more."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self._context.check()
+            if self._first.connection.closed.wait(min(left, _NOTICE_SECONDS)):
+                return  # the next attempt says so
+
+    def _after(self, error: Exception, job: Job) -> None:
+        """What follows from a failed call: smaller calls, failed queries, or the end of the batch."""
+        if failures.is_too_large(error) and len(job.positions) > 1:
+            self._jobs.extendleft(reversed(job.halves()))
+            return
+        failed = [job]
+        explained: Exception = error
+        if not isinstance(error, PipelineError):
+            explained = failures.explained(error, self._stage.where, self._stage.token_env, job.expression)
+        if isinstance(error, TimeoutError | CircuitOpenError) or failures.is_transient(error):
+            failed.extend(self._jobs)  # they would wait for the same server
+            self._jobs.clear()
+            explained = self._late(error) or explained
+        for each in failed:
+            for position in each.positions:
+                self._context.fail(position, explained)
+
+    def _late(self, error: Exception) -> DeadlineError | None:
+        """That the time given is used up, where it is, rather than what the last attempt failed by."""
+        if isinstance(error, DeadlineError):
+            return error
+        try:
+            self._context.deadline.check()
+        except DeadlineError as late:
+            late.__cause__ = error
+            return late
+        return None
+
+    def _read(self, answers: Any, state: Opened, job: Job) -> None:
+        """Turn the answers of a call into hits, and report on each query."""
+        stage, context = self._stage, self._context
+        for position, answer in zip(job.positions, answers, strict=True):
+            try:
+                found = hits_of(
+                    answer,
+                    stage=stage.name,
+                    text_field=stage.text_field,
+                    primary=state.info.primary,
+                    fields=state.fields,
+                    rising=stage.metric_type == "L2",
+                    decimals=stage.round_decimal,
+                )
+            except StageError as error:
+                context.fail(position, error)
+                continue
+            self.hits[position] = found
+            context.note(position, returned=len(found), requested=stage.limit)
+            if warning := state.shortfall(len(found), job.params, bool(job.expression)):
+                context.warn(warning, position)
+
+
+def _wait_hint(error: BaseException) -> float | None:
+    return error.retry_after if isinstance(error, CircuitOpenError) else None
