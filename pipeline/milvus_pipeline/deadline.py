@@ -6,9 +6,11 @@ import asyncio
 import time
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from milvus_pipeline.errors import DeadlineError
+
+_MARGIN: Final = 0.05  # seconds, at most, by which work is ended before its deadline
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,13 @@ class Deadline:
         if self.at is None:
             return other
         return self if other.at is None or self.at <= other.at else other
+
+    def before(self) -> Deadline:
+        """A little before this deadline: by then work is ended that shall leave time to keep what is done of it."""
+        left = self.remaining()
+        if self.at is None or left is None:
+            return self
+        return Deadline(self.at - min(_MARGIN, left / 10), self.budget)
 
     def remaining(self, at_most: float | None = None) -> float | None:
         """Seconds left, never below 0, at most ``at_most``; None where neither bounds it."""

@@ -49,12 +49,13 @@ class Renewal:
             if future.done():
                 raise
 
-    def wait(self, doubted: Opened, context: Context) -> Opened:
+    def wait(self, doubted: Opened, deadline: Deadline, context: Context) -> Opened:
         """The collection as it is now, and loaded.
 
         Args:
             doubted: what was thought of it.
-            context: of the caller.
+            deadline: of the wait.
+            context: of the caller, who may wait no more.
 
         Raises:
             StageError: it is gone, or does not fit the stage any more, or may not be loaded, or is not in time.
@@ -63,24 +64,24 @@ class Renewal:
         future = self.begun(doubted)
         while True:
             try:
-                return future.result(context.deadline.remaining(at_most=_NOTICE_SECONDS))
+                return future.result(deadline.remaining(at_most=_NOTICE_SECONDS))
             except TimeoutError:
                 if future.done():
                     raise
-                if context.deadline.expired:
-                    raise self._late(context.deadline) from None
+                if deadline.expired:
+                    raise self._late(deadline) from None
                 context.check()
 
-    async def await_(self, doubted: Opened, context: Context) -> Opened:
+    async def await_(self, doubted: Opened, deadline: Deadline) -> Opened:
         """``wait`` for an event loop."""
         future = self.begun(doubted)
         try:
-            async with asyncio.timeout(context.deadline.remaining()):
+            async with asyncio.timeout(deadline.remaining()):
                 return await asyncio.wrap_future(future)
         except TimeoutError:
             if future.done():
                 raise
-            raise self._late(context.deadline) from None
+            raise self._late(deadline) from None
 
     def begun(self, doubted: Opened) -> Future[Opened]:
         """The outcome to be: of a look that is under way, or begins now, or has been had since ``doubted``."""

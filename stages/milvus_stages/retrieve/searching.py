@@ -61,6 +61,8 @@ class Batch:
         self.hits: dict[int, list[Hit]] = {}
         self._stage = stage
         self._context = context
+        # Whoever awaits the batch gives it up at its deadline, and with it what other searches have found by then.
+        self._deadline = context.deadline.before()
         self._first = stage.state()
         self._jobs = jobs_of(results, self._first, context)
 
@@ -68,7 +70,7 @@ class Batch:
         """Make the searches."""
         while self._jobs:
             job = self._jobs.popleft()
-            deadline = self._first.search_deadline(self._context.deadline)
+            deadline = self._first.search_deadline(self._deadline)
             policy = retrying(self._stage.retry, deadline, self._retryable, _wait_hint, self._counting(job))
             policy.sleep = self._rest
             try:
@@ -88,7 +90,7 @@ class Batch:
     async def _work(self) -> None:
         while self._jobs:
             job = self._jobs.popleft()
-            deadline = self._first.search_deadline(self._context.deadline)
+            deadline = self._first.search_deadline(self._deadline)
             policy = async_retrying(self._stage.retry, deadline, self._retryable, _wait_hint, self._counting(job))
             try:
                 answer: Any = await policy(self._aanswered, job, deadline)
@@ -124,7 +126,7 @@ class Batch:
             raise refused
         if job.dim != state.dim:
             raise state.misfit(job.dim)
-        return (yield _Search(state, state.search_deadline(self._context.deadline))), state
+        return (yield _Search(state, state.search_deadline(self._deadline))), state
 
     def _answered(self, job: Job, deadline: Deadline) -> tuple[Any, Opened]:
         steps = self._attempt(job, deadline)
@@ -133,7 +135,7 @@ class Batch:
             while True:
                 try:
                     if isinstance(step, _Renew):
-                        outcome: Any = self._stage.renewal.wait(step.doubted, self._context)
+                        outcome: Any = self._stage.renewal.wait(step.doubted, self._deadline, self._context)
                     else:
                         with self._stage.guarding(step.deadline.remaining(at_most=CALL_SECONDS)):
                             outcome = step.state.connection.search(job.arguments(step.state), step.deadline)
@@ -151,7 +153,7 @@ class Batch:
             while True:
                 try:
                     if isinstance(step, _Renew):
-                        outcome: Any = await self._stage.renewal.await_(step.doubted, self._context)
+                        outcome: Any = await self._stage.renewal.await_(step.doubted, self._deadline)
                     else:
                         with self._stage.guarding(step.deadline.remaining(at_most=CALL_SECONDS)):
                             outcome = await step.state.connection.asearch(job.arguments(step.state), step.deadline)
@@ -165,7 +167,7 @@ class Batch:
     # -- between and after attempts -----------------------------------------------------------------------------
 
     def _retryable(self, error: BaseException) -> bool:
-        return self._first.retryable(error, self._context.deadline)
+        return self._first.retryable(error, self._deadline)
 
     def _counting(self, job: Job) -> Any:
         def count(error: BaseException, seconds: float) -> None:
@@ -204,7 +206,7 @@ class Batch:
         if isinstance(error, DeadlineError):
             return error
         try:
-            self._context.deadline.check()
+            self._deadline.check()
         except DeadlineError as late:
             late.__cause__ = error
             return late
