@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -95,7 +95,7 @@ def _lengths(lengths: Sequence[int], room: int, context: CheckContext, *, longer
     )
 
 
-def _files(stage: LocalModel) -> Iterator[Finding]:
+def _files(stage: LocalModel) -> Generator[Finding, None, ModelFiles | None]:
     """What keeps the model from being used; returns its files where they are here."""
     for package in ("torch", "transformers"):
         if find_spec(package) is None:
@@ -117,10 +117,10 @@ def _files(stage: LocalModel) -> Iterator[Finding]:
 
 def _not_here(stage: LocalModel) -> Finding:
     offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
-    level = "error" if offline else "warning"
     why = "and HF_HUB_OFFLINE keeps it from being fetched" if offline else "so it is downloaded when the stage opens"
     step = "open the pipeline once where the hub can be reached, or name a local folder, or package:NAME/PATH"
-    return Finding(level, "model", f"{stage.model!r} is not on this machine, {why}", step)  # type: ignore[arg-type]
+    said = f"{stage.model!r} is not on this machine, {why}"
+    return Finding.error("model", said, step) if offline else Finding.warning("model", said, step)
 
 
 def read_files(folder: Path, stage: LocalModel) -> ModelFiles:

@@ -14,8 +14,10 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Private
 from milvus_pipeline import (
     PASSING_STATUSES,
     BreakerSettings,
+    CheckContext,
     Context,
     Deadline,
+    Finding,
     Reranker,
     RerankJob,
     RetrySettings,
@@ -24,13 +26,12 @@ from milvus_pipeline import (
 )
 from milvus_stages._redaction import proxy_secrets
 from milvus_stages._secrets import FromEnv, VariableName, names_a_secret, secret_from
+from milvus_stages.hosted.checkup import service_findings
 from milvus_stages.hosted.exchange import Exchange
 from milvus_stages.hosted.plan import Limits, Plan, plan
 from milvus_stages.hosted.replies import Received, Reply, counted, listed, members
-from milvus_stages.hosted.transport import Transport
+from milvus_stages.hosted.transport import USER_AGENT, Transport
 from milvus_stages.hosted.work import KeyRefusal, Work
-
-_USER_AGENT = "milvus-search-pipeline"
 
 _OWN_HEADERS = frozenset({"content-type", "content-length", "transfer-encoding", "connection", "host"})
 """Headers that the transport writes."""
@@ -250,21 +251,29 @@ class HostedReranker(Reranker):
 
     def setup(self) -> None:
         """Read the key, and get ready to connect. Nothing is sent."""
+        url, headers, secrets = self.prepared()
+        transport = Transport(url, headers, self.type)
+        self._exchange = Exchange(self, transport, secrets=secrets, key_names=self.key_variables)
+
+    def prepared(self) -> tuple[str, dict[str, str], tuple[str, ...]]:
+        """Where requests go, their headers, and what no message may repeat. StageError where one is missing."""
         headers, secrets = self._sent_headers()
         key = None if "authorization" in headers else self._key()
         if key is not None:
             headers["authorization"] = f"Bearer {key}"
             secrets += (key,)
         secrets += (*self.read_secrets(), *proxy_secrets())
+        return self.endpoint(key), headers, secrets
+
+    def endpoint(self, key: str | None) -> str:
+        """The URL that requests go to. StageError where it is not known, or is none."""
         base = self.base_url or self.address(key)
         if base is None:
             raise StageError(f"{self.type}: base_url is not set, and the key does not tell the address; set it")
         try:
-            url = joined(_checked_url(base), self.path)
+            return joined(_checked_url(base), self.path)
         except ValueError as error:
             raise StageError(f"{self.type}: the service's address {error}") from error
-        transport = Transport(url, headers, self.type)
-        self._exchange = Exchange(self, transport, secrets=secrets, key_names=self._key_variables)
 
     def teardown(self) -> None:
         """Let go of connections and threads."""
@@ -278,17 +287,22 @@ class HostedReranker(Reranker):
             await self._exchange.aclose_here()
         await super().aclose()
 
+    def check(self, context: CheckContext) -> Iterable[Finding]:
+        """Key, whether the service can be reached, what a query asks of it; with ``send``, one request."""
+        return service_findings(self, context)
+
     @property
-    def _key_variables(self) -> tuple[str, ...]:
+    def key_variables(self) -> tuple[str, ...]:
+        """The environment variables that the key is looked for in."""
         return self.key_names if self.api_key_env is None else (self.api_key_env,)
 
     def _key(self) -> str | None:
-        names = self._key_variables
+        names = self.key_variables
         return secret_from(names, f"{self.type}: the API key") if names else None
 
     def _sent_headers(self) -> tuple[dict[str, str], tuple[str, ...]]:
         """The headers by lower-case names, and the values that are secret."""
-        headers, secrets = {"user-agent": _USER_AGENT}, []
+        headers, secrets = {"user-agent": USER_AGENT}, []
         for name, value in cast("Mapping[str, str | FromEnv]", self.headers).items():
             if isinstance(value, FromEnv):
                 value = secret_from([value.env], f"{self.type}: the header {name}", words=True)

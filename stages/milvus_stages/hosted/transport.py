@@ -23,6 +23,8 @@ from milvus_stages.hosted.watchdog import Line, SeverableLine, Watchdog
 if TYPE_CHECKING:
     import httpx
 
+USER_AGENT: Final = "milvus-search-pipeline"
+
 _CONNECT_SECONDS: Final = 10.0
 """A connection must stand within this time, however long a reply may take."""
 
@@ -83,7 +85,7 @@ class Transport:
     def _fault(self, options: dict[str, Any]) -> str | None:
         """Complete the options, and try them; the kind of error that they end in, if any."""
         try:
-            options["verify"] = _certificates(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+            options["verify"] = certificates()
             with self._httpx.Client(**options) as client:
                 client.build_request("POST", self._url)
         except (ValueError, ImportError, OSError, self._httpx.InvalidURL) as error:
@@ -201,7 +203,7 @@ class Transport:
         elif late:
             what = f"no reply, or not the whole of it, within {seconds:.3g} s"
             step = f"raise {setting}, or ask for less"
-        elif _untrusted(error):
+        elif untrusted(error):
             kind, passing, what = Unsent, False, "the server's certificate cannot be verified"
             step = "check base_url, or name the certificates to trust in SSL_CERT_FILE"
         elif isinstance(error, self._httpx.ProxyError):
@@ -209,7 +211,7 @@ class Transport:
             kind, cause, what = Unsent, None, "the proxy does not let it through"
             step = "check the proxies that the environment names"
         elif isinstance(error, self._httpx.ConnectError | self._httpx.InvalidURL | UnicodeError):
-            kind, what, step = Unsent, f"cannot be reached ({_named(error)})", "check base_url and the network"
+            kind, what, step = Unsent, f"cannot be reached ({named(error)})", "check base_url and the network"
         else:
             # What it says may hold pieces of the reply, so it is not even kept as the cause.
             what, step, cause = f"the connection broke ({type(error).__name__})", "check that the service is well", None
@@ -238,6 +240,11 @@ class Transport:
         self._watchdog.close()
 
 
+def certificates() -> ssl.SSLContext:
+    """The certificates to trust, as the environment names them now."""
+    return _certificates(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+
+
 @lru_cache(maxsize=4)
 def _certificates(file: str | None, folder: str | None) -> ssl.SSLContext:
     """The certificates to trust, which take longer to read than all else that opening does.
@@ -250,7 +257,7 @@ def _certificates(file: str | None, folder: str | None) -> ssl.SSLContext:
     return context
 
 
-def _untrusted(error: BaseException | None) -> bool:
+def untrusted(error: BaseException | None) -> bool:
     """Whether the cause of an error is a certificate that cannot be verified."""
     while error is not None:
         if isinstance(error, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY_FAILED" in str(error):
@@ -259,7 +266,7 @@ def _untrusted(error: BaseException | None) -> bool:
     return False
 
 
-def _named(error: Exception) -> str:
+def named(error: Exception) -> str:
     """The error's class, and the beginning of what it says."""
     said = " ".join(str(error).split())[:100]
     return f"{type(error).__name__}: {said}" if said else type(error).__name__

@@ -12,7 +12,16 @@ from typing import Annotated, Any, ClassVar, Final, NamedTuple
 
 from pydantic import Field, PrivateAttr, field_validator
 
-from milvus_pipeline import Context, Deadline, DeadlineError, Reranker, RerankJob, StageError
+from milvus_pipeline import (
+    CheckContext,
+    Context,
+    Deadline,
+    DeadlineError,
+    Finding,
+    Reranker,
+    RerankJob,
+    StageError,
+)
 from milvus_stages._redaction import Hidden
 from milvus_stages._secrets import environment, plain_arguments, resolved_arguments
 from milvus_stages.hosted.plan import Limits, plan
@@ -124,6 +133,22 @@ class PymilvusModel(Reranker):
             step = f'; install it with: pip install "{missing}"' if missing else self._lack_of_key()
             failure = self._failure("cannot be made", error, step, secrets, ())
         raise failure  # here, where the foreign error is no context that a traceback would print
+
+    def check(self, context: CheckContext) -> Iterable[Finding]:
+        """The library, the function, its arguments and its key; the function itself is not made."""
+        try:
+            found = exported(self.function, self.name)
+            arguments, _ = resolved_arguments(self.arguments, "arguments", "the function")
+            check_names(self.function, found, arguments)
+        except StageError as error:
+            yield Finding.of(error, "function")
+            return
+        yield Finding.ok("function", f"{self.function} is there, and takes these arguments; its model is not looked at")
+        if self._lack_of_key():
+            variables = " or ".join(_VARIABLES[self.function])
+            yield Finding.error("key", f"{variables} is not set", self._lack_of_key().removeprefix("; "))
+        if self.sends and context.hits is not None:
+            yield Finding.ok("requests", f"a query with {context.hits:,} hits is 1 request")
 
     def teardown(self) -> None:
         """Let go of the function, and of its model with it."""

@@ -77,6 +77,7 @@ class _Checkup:
         self._connection = connection
         self._deadline = context.deadline
         self._loaded = False
+        self._loaded_here = False
 
     def findings(self, connecting: float) -> Iterator[Finding]:
         """Everything, in an order in which each makes sense of the next."""
@@ -192,11 +193,11 @@ class _Checkup:
     def _memory(self, info: CollectionInfo) -> Iterator[Finding | None]:
         """The collection as it is; that of a Lite database which only this check uses is loaded meanwhile."""
         connection, name = self._connection, self._stage.collection
-        fault, ours = None, False
+        fault = None
         if self._state() == "NotLoad" and self._loads_for_itself(info):
             try:
                 connection.client.load_collection(name, timeout=LOAD_SECONDS)
-                ours = True
+                self._loaded_here = True
             except Exception as error:
                 told = failures.explained(error, self._stage.where, self._stage.token_env)
                 step = "make it anew with `milvus-pipeline ingest`, with an index that Milvus Lite knows"
@@ -204,7 +205,7 @@ class _Checkup:
         try:
             yield fault
         finally:
-            if ours and shared.users(connection) == 1:
+            if self._loaded_here and shared.users(connection) == 1:
                 connection.client.release_collection(name, timeout=LOAD_SECONDS)
 
     def _loads_for_itself(self, info: CollectionInfo) -> bool:
@@ -219,8 +220,8 @@ class _Checkup:
         state = self._state()
         self._loaded = state == "Loaded"
         if self._loaded:
-            where = "in this process" if self._connection.is_lite else "on the server"
-            yield Finding.ok("memory", f"the collection is loaded {where}")
+            said = "it can be loaded, which each process does for itself" if self._loaded_here else "it is loaded"
+            yield Finding.ok("memory", said)
         elif state == "Loading":
             yield Finding.warning("memory", "the server is still loading the collection", "wait until it is loaded")
         elif not self._stage.load:

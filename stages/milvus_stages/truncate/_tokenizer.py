@@ -12,7 +12,7 @@ from milvus_stages._location import locate
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
-_FILE = "tokenizer.json"
+TOKENIZER_FILE = "tokenizer.json"
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -70,10 +70,10 @@ def load_counter(name: str, *, wanted_by: str) -> TokenCounter:
 
 
 def _file(name: str, wanted_by: str) -> Path:
-    folder = locate(name, wanted_by=wanted_by, files=[_FILE])
-    if not (folder / _FILE).is_file():
+    folder = locate(name, wanted_by=wanted_by, files=[TOKENIZER_FILE])
+    if not (folder / TOKENIZER_FILE).is_file():
         raise StageError(
-            f"{folder} holds no {_FILE}; save the tokenizer in its fast form there (transformers: "
+            f"{folder} holds no {TOKENIZER_FILE}; save the tokenizer in its fast form there (transformers: "
             "AutoTokenizer.from_pretrained(...).save_pretrained(...))"
         )
-    return folder / _FILE
+    return folder / TOKENIZER_FILE

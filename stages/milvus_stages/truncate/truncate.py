@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AliasChoices, Field, PrivateAttr, model_validator
 
-from milvus_pipeline import Context, Hit, SearchResult, Stage, StageError
+from milvus_pipeline import CheckContext, Context, Finding, Hit, SearchResult, Stage, StageError
 from milvus_stages.truncate._budget import Budget, Cost
+from milvus_stages.truncate._checkup import budget_findings
 from milvus_stages.truncate._tokenizer import TokenCounter, load_counter
 
 
@@ -106,6 +107,10 @@ class Truncate(Stage):
     def teardown(self) -> None:
         """Let go of the tokenizer."""
         self._counter = None
+
+    def check(self, context: CheckContext) -> Iterable[Finding]:
+        """The tokenizer, and how many of the collection's documents the budget holds."""
+        return budget_findings(self, context)
 
     def process(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
         """Cut the hits of every result."""
