@@ -1,4 +1,4 @@
-"""The command ``milvus-pipeline``: run, ingest, validate, schema, stages."""
+"""The command ``milvus-pipeline``: run, ingest, validate, doctor, schema, stages."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from milvus_pipeline.cli import checks, describe, ingest, run
+from milvus_pipeline.cli import checks, describe, doctor, ingest, run
 from milvus_pipeline.extras import DISTRIBUTION
 
 app = typer.Typer(
@@ -38,5 +38,6 @@ def milvus_pipeline(
 app.command()(run.run)
 app.command()(ingest.ingest)
 app.command()(checks.validate)
+app.command()(doctor.doctor)
 app.command()(checks.schema)
 app.command()(describe.stages)
