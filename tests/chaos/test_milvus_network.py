@@ -1,0 +1,46 @@
+"""A hundred threads and a hundred tasks ask while the network between them and Milvus breaks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from support.milvus_server import MilvusServer
+from support.proxy import Proxy
+from support.storm import judged, storm
+
+from .conftest import questions, search
+
+pytestmark = pytest.mark.server
+
+AWAY = {"unavailable", "circuit_open", "deadline"}
+
+FAULTS: dict[str, Callable[[Proxy], None]] = {
+    "delay": lambda proxy: proxy.delay(0.3),
+    "trickle": lambda proxy: proxy.trickle(chunk=16, pause=0.002),
+    "cut": lambda proxy: proxy.cut(),
+    "cut, and whoever comes, too": lambda proxy: proxy.cut(new=True),
+    "reset": lambda proxy: proxy.reset(),
+    "reset, and whoever comes, too": lambda proxy: proxy.reset(new=True),
+    "cut within a reply": lambda proxy: proxy.cut_after(1000),
+    "refused": lambda proxy: proxy.refuse(),
+    "frozen": lambda proxy: proxy.freeze(),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_network_that_breaks_and_heals(server: MilvusServer, fault: str) -> None:
+    """Every query is answered rightly or fails in time and says why; the same pipeline goes on afterwards."""
+    with Proxy(server.port) as proxy:
+
+        def break_and_heal() -> None:
+            FAULTS[fault](proxy)
+            time.sleep(0.7)
+            proxy.heal()
+
+        with storm(search(proxy.url), questions()) as ask:
+            judged(ask(timeout=2, times=2, meanwhile=break_and_heal), AWAY)
+            ask.until_right(20, AWAY)
+            assert set(judged(ask(timeout=30), set())) == {"ok"}

@@ -1,0 +1,70 @@
+"""A hundred threads and a hundred tasks ask while the Milvus server dies, stands still, or loses its collection."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from support.milvus_server import MilvusServer
+from support.storm import judged, storm
+
+from .conftest import COLLECTION, DIM, VECTORS, make_things, questions, search, unit
+
+pytestmark = pytest.mark.server
+
+AWAY = {"unavailable", "circuit_open", "deadline"}
+
+
+def test_a_server_is_killed_and_comes_back(server: MilvusServer) -> None:
+    """Every query is answered rightly or fails in time and says why; the same pipeline finds the new server."""
+    with storm(search(server.uri), questions()) as ask:
+        codes = judged(ask(times=4, meanwhile=server.kill), AWAY)
+        assert codes["ok"] >= 20
+        assert codes.total() - codes["ok"] >= 200
+        assert "ok" not in judged(ask(), AWAY)
+        server.restart()
+        ask.until_right(60, AWAY | {"not_loaded"})
+        assert set(judged(ask(timeout=30), set())) == {"ok"}
+
+
+def test_a_server_stands_still_and_goes_on(server: MilvusServer) -> None:
+    """No query waits for it longer than its deadline, and the same pipeline goes on with it."""
+
+    def stand_still() -> None:
+        server.freeze()
+        time.sleep(2)
+        server.thaw()
+
+    with storm(search(server.uri), questions()) as ask:
+        assert judged(ask(timeout=1, times=4, meanwhile=stand_still), AWAY)["deadline"]
+        ask.until_right(30, AWAY)
+        assert set(judged(ask(timeout=30), set())) == {"ok"}
+
+
+def test_a_collection_is_dropped_and_made_anew(server: MilvusServer) -> None:
+    """It is said to be gone, then to have changed; made as it was, it is searched again."""
+    from pymilvus import MilvusClient
+
+    with storm(search(server.uri), questions()) as ask:
+        client = MilvusClient(server.uri, timeout=10, dedicated=True)
+        client.drop_collection(COLLECTION, timeout=60)
+        client.close()
+        assert set(judged(ask(), {"not_found"})) == {"not_found"}
+        make_things(server.uri, unit(2, (500, DIM + 8)))
+        assert set(judged(ask(), {"schema_changed"})) == {"schema_changed"}
+        make_things(server.uri)
+        ask.until_right(30, {"not_found", "not_loaded"})
+        assert set(judged(ask(timeout=30), set())) == {"ok"}
+
+
+def test_a_collection_is_released(server: MilvusServer) -> None:
+    """It is loaded again by the queries that find it so."""
+    from pymilvus import MilvusClient
+
+    with storm(search(server.uri), questions()) as ask:
+        client = MilvusClient(server.uri, timeout=10, dedicated=True)
+        client.release_collection(COLLECTION, timeout=60)
+        client.close()
+        assert set(judged(ask(timeout=30), set())) == {"ok"}
+    assert len(VECTORS) == 3000

@@ -1,0 +1,201 @@
+"""Many queries at once from threads and from an event loop, as a backend's requests come, while something breaks.
+
+    with storm(pipeline, questions) as ask:
+        outcomes = ask(timeout=3, meanwhile=server.kill)     # every question once from a thread, once from a task
+        codes = judged(outcomes, {"unavailable", "deadline"})     # Counter(ok=40, unavailable=160)
+
+A question is a query with the keys of its right hits. ``meanwhile`` is called when a tenth of them is answered. At the
+end of the block the pipeline is closed, on the event loop, whose tasks must have ended by then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from milvus_pipeline import Pipeline, PipelineError, Query, SearchResult
+from support.leaks import other_tasks
+
+SLACK = 2.0
+"""Seconds that an answer may come after its deadline on a busy machine. What waits without end comes later still."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A query, and what is right."""
+
+    query: Query
+    keys: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a question: a result or an error, after so many seconds of the ``timeout`` that it was given."""
+
+    question: Question
+    way: str
+    timeout: float
+    seconds: float
+    result: SearchResult | None
+    error: BaseException | None
+
+    @property
+    def right(self) -> bool:
+        """Whether the hits are the ones that they should be."""
+        return self.result is not None and [hit.id for hit in self.result] == list(self.question.keys)
+
+    @property
+    def code(self) -> str:
+        """The reason of a result that is not whole, or of an error; "ok"; "wrong" for hits that are not right."""
+        if isinstance(self.error, PipelineError):
+            return self.error.reason_code
+        if self.error is not None:
+            return type(self.error).__name__
+        assert self.result is not None
+        if not self.right:
+            return "wrong"
+        return self.result.reasons[0].code if self.result.reasons else "ok"
+
+
+class Storm:
+    """Asks every question at once from as many threads, and from as many tasks; see the module.
+
+    Args:
+        pipeline: open.
+        questions: to ask.
+        loop: one that runs in another thread.
+    """
+
+    def __init__(self, pipeline: Pipeline, questions: Sequence[Question], loop: asyncio.AbstractEventLoop) -> None:
+        self.pipeline = pipeline
+        self.questions = questions
+        self._loop = loop
+
+    def __call__(
+        self, timeout: float = 3.0, times: int = 1, meanwhile: Callable[[], Any] | None = None
+    ) -> list[Outcome]:
+        """The outcomes of all questions, each asked ``times`` times in a row in both ways.
+
+        Raises:
+            AssertionError: an answer has not come long after its deadline.
+        """
+        outcomes: list[Outcome] = []
+        started = threading.Event()
+
+        def put(outcome: Outcome) -> None:
+            outcomes.append(outcome)
+            if len(outcomes) * 10 >= total:
+                started.set()
+
+        def ask_in_thread(question: Question) -> None:
+            for _ in range(times):
+                begun, result, error = time.monotonic(), None, None
+                try:
+                    result = self.pipeline.run(question.query, timeout=timeout)
+                except BaseException as raised:
+                    error = raised
+                put(Outcome(question, "thread", timeout, time.monotonic() - begun, result, error))
+
+        async def ask_in_task(question: Question) -> None:
+            for _ in range(times):
+                begun, result, error = time.monotonic(), None, None
+                try:
+                    result = await self.pipeline.arun(question.query, timeout=timeout)
+                except BaseException as raised:
+                    error = raised
+                put(Outcome(question, "task", timeout, time.monotonic() - begun, result, error))
+
+        async def ask_all() -> None:
+            await asyncio.gather(*map(ask_in_task, self.questions))
+
+        total = 2 * times * len(self.questions)
+        threads = [threading.Thread(target=ask_in_thread, args=(each,), daemon=True) for each in self.questions]
+        for thread in threads:
+            thread.start()
+        tasks: Future[None] = asyncio.run_coroutine_threadsafe(ask_all(), self._loop)
+        if meanwhile is not None:
+            started.wait(timeout + SLACK)
+            meanwhile()
+        ended = time.monotonic() + times * (timeout + SLACK) + SLACK
+        while time.monotonic() < ended and len(outcomes) < total:
+            time.sleep(0.01)
+        ways = Counter(outcome.way for outcome in outcomes)
+        assert len(outcomes) == total, f"{total - len(outcomes)} of {total} have no answer after all that time: {ways}"
+        tasks.result(SLACK)
+        for thread in threads:
+            thread.join()
+        return outcomes
+
+    def one(self, timeout: float = 3.0) -> Outcome:
+        """The outcome of the first question, from this thread."""
+        question, begun, result, error = self.questions[0], time.monotonic(), None, None
+        try:
+            result = self.pipeline.run(question.query, timeout=timeout)
+        except PipelineError as raised:
+            error = raised
+        return Outcome(question, "thread", timeout, time.monotonic() - begun, result, error)
+
+    def until_right(self, seconds: float, codes: set[str]) -> Counter[str]:
+        """Ask until the answer is right; the codes of those before that. Each must be one of ``codes``.
+
+        Raises:
+            AssertionError: it is not, after so many seconds, or another code came.
+        """
+        met: Counter[str] = Counter()
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            outcome = self.one()
+            if outcome.code == "ok":
+                return met
+            assert outcome.code in codes, told(outcome)
+            met[outcome.code] += 1
+            time.sleep(0.1)
+        raise AssertionError(f"no right answer within {seconds:g} s: {met}, at last {told(outcome)}")
+
+
+@contextmanager
+def storm(pipeline: Pipeline, questions: Sequence[Question]) -> Iterator[Storm]:
+    """A ``Storm`` with the pipeline opened and an event loop that runs in a thread of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="storm")
+    thread.start()
+
+    def on_loop(coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(60)
+
+    try:
+        with pipeline:  # which ends what a failed assertion leaves open
+            yield Storm(pipeline, questions, loop)
+            on_loop(pipeline.aclose())
+            left = on_loop(other_tasks())
+            assert not left, f"tasks that are left: {left}"
+    finally:
+        on_loop(loop.shutdown_default_executor())
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+def judged(outcomes: Sequence[Outcome], codes: set[str]) -> Counter[str]:
+    """How many outcomes have which code.
+
+    Raises:
+        AssertionError: a code is neither "ok" nor one of these, or an answer came long after its deadline.
+    """
+    for outcome in outcomes:
+        assert outcome.code in {"ok", *codes}, told(outcome)
+        assert outcome.seconds < outcome.timeout + SLACK, f"after {outcome.seconds:.1f} s: {told(outcome)}"
+    return Counter(outcome.code for outcome in outcomes)
+
+
+def told(outcome: Outcome) -> str:
+    """An outcome for a message."""
+    said = outcome.error if outcome.error is not None else outcome.result and [hit.id for hit in outcome.result]
+    return f"{outcome.code} in a {outcome.way} after {outcome.seconds:.2f} s: {said!r}, not {outcome.question.keys}"
