@@ -170,17 +170,17 @@ def _scalar(value: Any, name: str) -> str:
     if isinstance(value, int):
         if not -_INT64 <= value < _INT64:
             raise QueryError(f"filter_params.{name}: {shown(value)} does not fit into 64 bits")
-        return str(value)
+        return int.__repr__(value)  # a class of the caller's own may print itself as it likes
     if isinstance(value, float):
         if not math.isfinite(value):
             raise QueryError(f"filter_params.{name}: must be a finite number, is {value}")
-        return repr(value)
+        return float.__repr__(value)
     if isinstance(value, str):
         try:
-            value.encode()
+            str.encode(value)
         except UnicodeEncodeError:
             raise QueryError(f"filter_params.{name}: is not valid Unicode text (a lone surrogate)") from None
-        return f'"{value.translate(_ESCAPES)}"'
+        return f'"{str.translate(value, _ESCAPES)}"'
     raise QueryError(
         f"filter_params.{name}: must be text, a number, true or false, or a list of these, is {type(value).__name__}"
     )

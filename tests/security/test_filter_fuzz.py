@@ -1,0 +1,289 @@
+"""A value in a filter is one literal that means itself, and no filter widens what another allows."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from enum import Enum
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pymilvus import DataType, MilvusClient
+
+from milvus_pipeline import QueryError
+from milvus_stages.retrieve.filters import joined
+
+fixed = settings(derandomize=True, deadline=None, max_examples=100)
+
+INJECTIONS = (
+    *('" or 1==1 or "', "' or 1==1 or '", '\\" or id >= 0 or "', '\\\\" or id >= 0 or "', '") or (id >= 0) or ("'),
+    *('"] or id in [1, 2] or tag in ["', "{v} or true", "${V}", "true", "null", "1", "not", "and", "or", "id", "$meta"),
+    *("-- all", "/* all */", "// all", "# all", "%", "_", "a%", "\\", '"', "'", '""', "\\u0022", "\\x22", "\\042"),
+)
+LETTERS = "\"'\\\n\r\t\0\x01\x07\x08\x0b\x0c\x1b\x7f\x85\xa0\u200b\u2028\u202e\ufeff\ufffdaé漢😀 %_(){}[]=<>!&|,;:-+*/#"
+
+texts = (
+    st.sampled_from(INJECTIONS)
+    | st.text(st.sampled_from(LETTERS), max_size=12)
+    | st.text(st.characters(exclude_categories=["Cs"]))
+)
+numbers = st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+single = texts | numbers | st.booleans()
+values = single | st.lists(single, max_size=4)
+
+FRAGMENTS = (
+    *('tag == "a"', "tag == 'a'", "id >= 0", "id < 0", "id in [1, 2]", "tag == {v}", "(", ")", "[", "]", "or", "and"),
+    *("not", "true", "||", "&&", '"', "'", "\\", '\\"', '"a', "b'", "-- x", "// x", "/*", "*/", "#", ";", ",", "\n"),
+    *('("a) or (b")', '"("', "')'", '"\\\\"', "'\\''", "tag like 'a%'", "1 == 1", "{", "}", "{w}"),
+)
+atoms = st.sampled_from([piece for piece in FRAGMENTS if " " in piece and piece[0] in "(ti1"])
+whole = st.recursive(
+    atoms,
+    lambda inner: st.tuples(inner, st.sampled_from(["or", "and", "||", "or not"]), inner).map(" ".join),
+    max_leaves=4,
+)
+broken = st.lists(st.sampled_from(FRAGMENTS), min_size=1, max_size=4).map(" ".join).filter(str.strip)
+expressions = whole | whole.map("({})".format) | st.tuples(whole, broken).map(" ".join) | broken
+
+# -- a reader of Milvus's literals that shares nothing with what is tested -------------------------------------------
+
+
+class Literal(NamedTuple):
+    """A text, a number or a truth value, as the engine reads it."""
+
+    value: Any
+
+
+def read(expression: str) -> list[Literal | str]:
+    """The literals of an expression, and every other sign or word. ValueError where a string has no end."""
+    found: list[Literal | str] = []
+    at = 0
+    while at < len(expression):
+        sign = expression[at]
+        if sign in "\"'":
+            text, at = read_string(expression, at)
+            found.append(Literal(text))
+            continue
+        end = at + 1
+        if sign.isalnum() or sign in "_-":
+            while end < len(expression) and (
+                expression[end].isalnum() or expression[end] in "_." or expression[end - 1 : end + 1] in ("e-", "e+")
+            ):
+                end += 1
+        if not sign.isspace():
+            found.append(word(expression[at:end]))
+        at = end
+    return found
+
+
+def read_string(expression: str, start: int) -> tuple[str, int]:
+    """The text of the string that begins at ``start``, and the place behind it."""
+    text, at = "", start + 1
+    while at < len(expression):
+        sign = expression[at]
+        if sign == expression[start]:
+            return text, at + 1
+        if sign == "\\":
+            at += 1
+            sign = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\", '"': '"', "'": "'"}[expression[at : at + 1]]
+        text += sign
+        at += 1
+    raise ValueError("a string without an end")
+
+
+def word(text: str) -> Literal | str:
+    if text in ("true", "false"):
+        return Literal(text == "true")
+    for kind in (int, float):
+        try:
+            return Literal(kind(text)) if text[0] in "-0123456789" else text
+        except ValueError:
+            continue
+    return text
+
+
+def same(read_back: Any, value: Any) -> bool:
+    """Equal, and of the same kind: 1 is neither 1.0 nor true."""
+    return type(read_back) is type(value) and repr(read_back) == repr(value)
+
+
+# -- as text ---------------------------------------------------------------------------------------------------------
+
+
+@fixed
+@given(values, st.sampled_from(["x == {v}", "a < 1 or ({v} != b)", "not x in {v} and y == 'q\\'{v2'", "x=={v}or{v}"]))
+def test_a_value_is_one_literal(value: Any, template: str) -> None:
+    """Read back, it is equal and of its kind; around it stands what stood in the template, and nothing else."""
+    template = template.replace("{v2", "z")
+    before = [word for part in template.split("{v}") for word in ["<value>", *read(part)]][1:]
+    found = read(joined([template], {"v": value}))
+    for expected in before:
+        if expected != "<value>":
+            assert found.pop(0) == expected
+        elif isinstance(value, list):
+            assert found.pop(0) == "["
+            for number, item in enumerate(value):
+                assert number == 0 or found.pop(0) == ","
+                literal = found.pop(0)
+                assert isinstance(literal, Literal)
+                assert same(literal.value, item)
+            assert found.pop(0) == "]"
+        else:
+            literal = found.pop(0)
+            assert isinstance(literal, Literal)
+            assert same(literal.value, value)
+    assert found == []
+
+
+@fixed
+@given(expressions, expressions, texts)
+def test_what_is_joined_stays_in_its_parentheses(one: str, other: str, value: str) -> None:
+    """Each expression is refused, or all of it lies in brackets of its own, which nothing in it closes."""
+    try:
+        alone = [joined([each], {"v": value}) for each in (one, other)]
+        both = joined([one, other], {"v": value})
+    except QueryError:
+        return
+    assert both == f"({alone[0]}) and ({alone[1]})"
+    found = read(both)
+    depth, closings = 0, []
+    for place, part in enumerate(found):
+        depth += {"(": 1, "[": 1, ")": -1, "]": -1}.get(part, 0) if isinstance(part, str) else 0
+        assert depth >= 0
+        if depth == 0:
+            closings.append(place)
+    assert [found[place] for place in closings] == [")", "and", ")"]
+
+
+class Says(Enum):
+    """Members that are texts or numbers, and print as something else."""
+
+    TEXT = "text"
+
+
+class Number(int):
+    """Prints what widens a filter."""
+
+    def __str__(self) -> str:
+        return "1 or 1 == 1"
+
+    __repr__ = __str__
+
+
+class Real(float):
+    """Prints what widens a filter."""
+
+    __repr__ = Number.__str__
+
+
+class Text(str):
+    """Prints, and turns into, what widens a filter."""
+
+    __slots__ = ()
+
+    def translate(self, table: Any) -> str:
+        return '" or 1 == 1 or "'
+
+    __str__ = __repr__ = Number.__str__
+
+
+def test_values_of_classes_of_ones_own() -> None:
+    """They count as the number or text that they are, not as they print."""
+    assert joined(["x in {v}"], {"v": [Number(3), Real(0.5), Text("t")]}) == 'x in  [3, 0.5, "t"]'
+    with pytest.raises(QueryError, match=r"filter_params.v: must be text, a number"):
+        joined(["x == {v}"], {"v": Says.TEXT})
+
+
+# -- in an engine ----------------------------------------------------------------------------------------------------
+
+
+class Rows(NamedTuple):
+    """A collection of nasty values."""
+
+    client: MilvusClient
+    tags: list[str]
+    numbers: list[int]
+
+    def found(self, expression: str) -> list[int]:
+        rows = self.client.query("rows", filter=expression, output_fields=["id"], limit=1000, timeout=60)
+        return sorted(row["id"] for row in rows)
+
+
+# Not -2**63, which the server cannot read, and says so.
+INTEGERS = [0, 1, -1, 7, 2**31, -(2**31) - 1, 2**53 + 1, 2**63 - 1, -(2**63) + 1]
+
+
+@pytest.fixture(scope="session", params=["lite", pytest.param("server", marks=pytest.mark.server)])
+def rows(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rows]:
+    """Milvus Lite, then a server, with a row for each injection, for each sign, and for some mixtures of them."""
+    if request.param == "lite":
+        uri = str(tmp_path_factory.mktemp("rows") / "rows.db")
+    else:
+        uri = request.getfixturevalue("milvus_server")
+    mixed = random.Random(0)  # noqa: S311 - the same on every run
+    tags = [*INJECTIONS, *LETTERS, *("".join(mixed.choices(LETTERS, k=8)) for _ in range(60))]
+    tags = list(dict.fromkeys(tags))
+    integers = [INTEGERS[row % len(INTEGERS)] for row in range(len(tags))]
+    client = MilvusClient(uri, timeout=20, dedicated=True)
+    schema = client.create_schema(auto_id=False)
+    schema.add_field("id", DataType.INT64, is_primary=True)
+    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=2)
+    schema.add_field("tag", DataType.VARCHAR, max_length=200)
+    schema.add_field("number", DataType.INT64)
+    index = client.prepare_index_params()
+    index.add_index("vector", index_type="FLAT", metric_type="IP")
+    client.create_collection("rows", schema=schema, index_params=index, consistency_level="Eventually", timeout=60)
+    data = [
+        {"id": row, "vector": [1.0, 0.0], "tag": tag, "number": number}
+        for row, (tag, number) in enumerate(zip(tags, integers, strict=True))
+    ]
+    client.insert("rows", data, timeout=60)
+    client.flush("rows", timeout=60)
+    client.load_collection("rows", timeout=60)
+    # All of it is there from now on, so that no other query has to wait for that.
+    assert len(client.query("rows", filter="id >= 0", consistency_level="Strong", timeout=60)) == len(tags)
+    yield Rows(client, tags, integers)
+    client.drop_collection("rows", timeout=60)
+    client.close()
+    if request.param == "lite":
+        from milvus_lite.server_manager import server_manager_instance
+
+        server_manager_instance.release_server(uri)
+
+
+def test_an_engine_finds_the_rows_of_a_value_and_no_other(rows: Rows) -> None:
+    """Every stored text and number, alone and in a list, finds exactly the rows that hold it."""
+    for row, tag in enumerate(rows.tags):
+        assert rows.found(joined(["tag == {v}"], {"v": tag})) == [row]
+        assert rows.found(joined(["tag == {v}", "tag in {w}"], {"v": tag, "w": [tag, "x"]})) == [row]
+        assert rows.found(joined(["tag == {v}", "id < 0"], {"v": tag})) == []
+    assert rows.found(joined(["tag in {v}"], {"v": rows.tags})) == list(range(len(rows.tags)))
+    for number in INTEGERS:
+        holding = [row for row, own in enumerate(rows.numbers) if own == number]
+        assert rows.found(joined(["number in {v}"], {"v": [number]})) == holding
+        assert rows.found(joined(["number == {v}"], {"v": number})) == holding
+
+
+@fixed
+@given(value=texts)
+def test_an_engine_finds_nothing_for_a_text_that_no_row_holds(rows: Rows, value: str) -> None:
+    """Whatever the text."""
+    holding = [row for row, own in enumerate(rows.tags) if own == value]
+    assert rows.found(joined(["tag == {v}"], {"v": value})) == holding
+
+
+@fixed
+@given(one=expressions, other=expressions)
+def test_an_engine_never_finds_more_with_a_second_filter(rows: Rows, one: str, other: str) -> None:
+    """What two filters find together, each of them finds alone, for all that the engine can read."""
+    from pymilvus.exceptions import MilvusException
+
+    try:
+        together, alone = joined([one, other], {"v": "a"}), [joined([each], {"v": "a"}) for each in (one, other)]
+        found = set(rows.found(together))
+    except (QueryError, MilvusException):
+        return
+    for each in alone:
+        assert found <= set(rows.found(each))
