@@ -149,13 +149,13 @@ def _sent(stage: HostedReranker, deadline: Deadline) -> Iterator[Finding]:
     finally:
         trial.teardown()
     usage = context.details[0].get("usage", {})
-    cost = ", ".join(f"{count:,} {word.replace('_', ' ')}" for word, count in usage.items())
+    cost = ", ".join(f"{word.replace('_', ' ')} {count:,}" for word, count in usage.items())
     if error := context.failures.get(0):
         yield Finding.of(_unled(error, stage), "request", otherwise="see what the service says")
         return
     took = f"{1000 * (time.perf_counter() - began):.0f} ms"
     model = f"{stage.model} " if stage.model else ""
-    yield Finding.ok("request", f"{model}gave one document the score {score:.3g} in {took}; it cost {cost}")
+    yield Finding.ok("request", f"{model}gave one document the score {score:.3g} in {took}; its usage: {cost}")
 
 
 def _unled(error: BaseException, stage: HostedReranker) -> BaseException | str:
