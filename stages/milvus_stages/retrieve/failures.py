@@ -15,6 +15,7 @@ from milvus_stages.retrieve.filters import without_values
 _TRANSIENT_STATUS = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED"})
 _REFUSED_STATUS = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED"})
 
+_PLAIN: Final = "MilvusException"
 _UNEXPECTED = 1
 _LOST = 2
 _RATE_LIMITED = 8  # or all is denied
@@ -53,7 +54,7 @@ def is_transient(error: BaseException) -> bool:
     found = status(error)
     if found is not None:
         return found in _TRANSIENT_STATUS
-    if type(error).__name__ != "MilvusException":  # its subclasses all tell of bad input or a bad set-up
+    if type(error).__name__ != _PLAIN:  # its subclasses all tell of bad input or a bad set-up
         return False
     if code(error) == _UNEXPECTED:
         return any(words in str(error) for words in (_NO_ANSWER, _NOT_READY))
@@ -85,7 +86,9 @@ def says_unreachable(error: BaseException, seconds: float | None) -> bool | None
 
 def is_timeout(error: BaseException) -> bool:
     """Whether the call was not answered in its time, whoever found that out."""
-    return isinstance(error, TimeoutError) or "DEADLINE_EXCEEDED" in _names(error) or _NO_ANSWER in str(error)
+    if isinstance(error, TimeoutError) or "DEADLINE_EXCEEDED" in _names(error):
+        return True
+    return type(error).__name__ == _PLAIN and _NO_ANSWER in str(error)
 
 
 def is_refusal(error: BaseException) -> bool:

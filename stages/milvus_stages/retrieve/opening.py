@@ -66,6 +66,7 @@ class Opened:
         deadline = Deadline.after(CALL_SECONDS)
         try:
             now = checked(self.stage, self.connection, deadline)
+            self._check_lost(now)
         except StageError as error:
             if error.reason_code != "config":
                 raise
@@ -75,6 +76,14 @@ class Opened:
                 reason_code="schema_changed",
             ) from error
         return replace(now, first_dim=self.first_dim)
+
+    def _check_lost(self, now: Opened) -> None:
+        """Raise where fields that were asked for by name are no more; for a dynamic schema, they may be in the rows."""
+        for key, names in (("text_field", [self.stage.text_field]), ("output_fields", self.stage.output_fields or ())):
+            for name in names:
+                if name in self.info.fields and name not in now.info.fields:
+                    found = unknown_field(now.info, str(name))
+                    raise StageError(f"{self.stage.where}: {key}: {found}", reason_code="config")
 
     def like(self, other: Opened) -> bool:
         """Whether an answer of the one can be read as one of the other. Both fit the stage."""

@@ -110,10 +110,12 @@ class Renewal:
             state = doubted.renewed()
             ensure_loaded(self._stage, doubted.connection, self._ended)
         except Exception as raised:
-            error = closed_error() if self._ended.is_set() else raised
+            error = raised
         with self._lock:
             self._running = None
-            if error is None and not self._ended.is_set():
+            if self._ended.is_set():
+                error = closed_error()
+            elif error is None:
                 self._stage._opened = state
         if error is None:
             future.set_result(state)

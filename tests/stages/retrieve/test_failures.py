@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import grpc
 import pytest
-from pymilvus.exceptions import DescribeCollectionException, MilvusException, ParamError
+from pymilvus.exceptions import (
+    ConnectionConfigException,
+    DescribeCollectionException,
+    ErrorCode,
+    MilvusException,
+    ParamError,
+)
 
-from milvus_pipeline import Deadline, Pipeline, StageError
+from milvus_pipeline import Deadline, DeadlineError, Pipeline, StageError
 from milvus_pipeline.retry import RetrySettings
 from milvus_stages import MilvusSearch
 from milvus_stages.retrieve import failures
@@ -41,32 +49,72 @@ def at_connect(status: grpc.StatusCode) -> MilvusException:
     return error
 
 
+UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+
+
 @pytest.mark.parametrize(
-    ("error", "transient"),
+    ("error", "transient", "reason"),
     [
-        (RpcError(grpc.StatusCode.UNAVAILABLE), True),
-        (RpcError(grpc.StatusCode.DEADLINE_EXCEEDED), True),
-        (RpcError(grpc.StatusCode.UNIMPLEMENTED), False),
-        (RpcError(grpc.StatusCode.PERMISSION_DENIED), False),
-        (RpcError(grpc.StatusCode.RESOURCE_EXHAUSTED), False),
-        (MilvusException(code=grpc.StatusCode.UNAVAILABLE, message="Retry timeout"), True),
-        (MilvusException(code=2, message="Fail connecting"), True),
-        (MilvusException(code=503, message="node offline"), True),
-        (MilvusException(code=101, message="not loaded"), True),
-        (MilvusException(code=1, message="[search] Retry timeout: 1s"), True),
-        (MilvusException(code=1, message="service not ready"), True),
-        (MilvusException(code=1, message="nprobe must be positive"), False),
-        (MilvusException(code=65535, message="metric type not match"), False),
-        (MilvusException(code=6, message="unexpected token"), False),
-        (DescribeCollectionException(code=100, message="no such collection"), False),
-        (ParamError(message="bad"), False),
-        (ValueError("bad"), False),
-        (StageError("ours"), False),
+        (RpcError(UNAVAILABLE), True, "unavailable"),
+        (RpcError(grpc.StatusCode.DEADLINE_EXCEEDED), True, "unavailable"),
+        (RpcError(grpc.StatusCode.UNIMPLEMENTED), False, "refused"),
+        (RpcError(grpc.StatusCode.PERMISSION_DENIED), False, "unauthorized"),
+        (RpcError(grpc.StatusCode.UNAUTHENTICATED), False, "unauthorized"),
+        (RpcError(grpc.StatusCode.RESOURCE_EXHAUSTED), False, "too_large"),
+        (MilvusException(code=UNAVAILABLE, message="[search] Retry timeout: 1s"), True, "unavailable"),
+        (MilvusException(code=ErrorCode.UNEXPECTED_ERROR, message="[search] Retry timeout: 1s"), True, "unavailable"),
+        (MilvusException(code=1, message="[search] Retry timeout: 1s"), True, "unavailable"),
+        (MilvusException(code=1, message="service not ready"), True, "unavailable"),
+        (MilvusException(code=1, message="nprobe must be positive"), False, "refused"),
+        (MilvusException(code=1, message=""), False, "refused"),
+        (MilvusException(code=2, message="Fail connecting"), True, "unavailable"),
+        (at_connect(UNAVAILABLE), True, "unavailable"),
+        (at_connect(grpc.StatusCode.DEADLINE_EXCEEDED), True, "unavailable"),
+        (at_connect(grpc.StatusCode.UNAUTHENTICATED), False, "unauthorized"),
+        (MilvusException(code=503, message="node offline"), True, "unavailable"),
+        (MilvusException(code=202, message="no replica"), True, "unavailable"),
+        (MilvusException(code=8, message="rate limit"), True, "rate_limited"),
+        (MilvusException(code=101, message="not loaded"), True, "not_loaded"),
+        (MilvusException(code=103, message="partly loaded"), True, "not_loaded"),
+        (MilvusException(code=106, message="partly loaded"), True, "not_loaded"),
+        (MilvusException(code=100, message="no such collection"), False, "not_found"),
+        (DescribeCollectionException(code=100, message="no such collection"), False, "not_found"),
+        (MilvusException(code=65535, message="metric type not match"), False, "refused"),
+        (MilvusException(code=6, message="unexpected token"), False, "query"),
+        (MilvusException(code=1100, message="invalid parameter"), False, "refused"),
+        (MilvusException(code=700, message="index not found"), False, "refused"),
+        (MilvusException(code=800, message="no such database"), False, "refused"),
+        (ParamError(message="[search] Retry timeout: in vain"), False, "refused"),
+        (ConnectionConfigException(message="Open local milvus failed"), False, "refused"),
+        (ValueError("bad"), False, "refused"),
+        (AttributeError("bad"), False, "refused"),
+        (StageError("ours"), False, "error"),
     ],
 )
-def test_which_failures_pass(error: Exception, transient: bool) -> None:
-    """By class first, then by status, then by code: the codes 1 and 2 mean many things."""
+def test_what_failures_mean(error: Exception, transient: bool, reason: str) -> None:
+    """By class first, then by status, then by code: the codes 1 and 2 mean many things, and numbers may have names."""
     assert failures.is_transient(error) is transient
+    assert failures.explained(error, "here").reason_code == reason
+
+
+@pytest.mark.parametrize(
+    ("error", "seconds", "verdict"),
+    [
+        (RpcError(UNAVAILABLE), 1.0, True),
+        (MilvusException(code=2, message="Fail connecting"), 1.0, True),
+        (RpcError(grpc.StatusCode.DEADLINE_EXCEEDED), 1.0, True),
+        (RpcError(grpc.StatusCode.DEADLINE_EXCEEDED), 0.1, None),
+        (TimeoutError(), 0.1, None),
+        (MilvusException(code=101, message="not loaded"), 1.0, False),
+        (MilvusException(code=8, message="rate limit"), 1.0, False),
+        (StageError("no word", reason_code="unavailable"), 1.0, True),
+        (StageError("no such collection", reason_code="not_found"), 1.0, False),
+        (DeadlineError("late"), 1.0, None),
+    ],
+)
+def test_what_failures_say_of_the_server(error: Exception, seconds: float, verdict: bool | None) -> None:
+    """A caller in a hurry says nothing of it, and an answer of whatever kind says that it lives."""
+    assert failures.says_unreachable(error, seconds) is verdict
 
 
 @pytest.mark.parametrize(("status", "transient"), [("UNAVAILABLE", True), ("UNAUTHENTICATED", False)])
@@ -227,3 +275,38 @@ def test_bad_requests_are_made_once(lite: Engine, quick: Pipeline, run_batch: An
     assert "cannot read the filter" in str(second.error)
     assert len(third) == 10
     assert sorted(connection.sizes) == [1, 2]
+
+
+def test_one_late_call_takes_nothing_from_the_others(lite: Engine, quick: Pipeline, run_batch: Any) -> None:
+    """Of a batch with two filters, the queries of the call that hangs fail at the deadline; the others are answered."""
+
+    def hang(call: int, size: int) -> Exception | None:
+        if size == 2:
+            time.sleep(connection.deadlines[-1].remaining() or 0.0)
+            return RpcError(grpc.StatusCode.DEADLINE_EXCEEDED)
+        return None
+
+    connection = troubled(quick.stages[0], hang)
+    queries = [lite.query(0), lite.query(1, filter="year > 3"), lite.query(2, filter="year > 3")]
+    results = run_batch(quick, queries, timeout=1.0, return_errors=True)
+    assert [result.status for result in results] == ["ok", "failed", "failed"]
+    assert all(isinstance(result.error, DeadlineError) for result in results[1:])
+
+
+def test_retries_are_told(lite: Engine, quick: Pipeline, run_batch: Any) -> None:
+    """The report says how often a search was made again; where it was not, it says nothing of it."""
+    troubled(quick.stages[0], lambda call, size: RpcError(UNAVAILABLE) if call < 3 else None)
+    first, second = run_batch(quick, [lite.query(0)])[0], run_batch(quick, [lite.query(0)])[0]
+    assert first.report("milvus_search").details["retries"] == 2
+    assert "retries" not in second.report("milvus_search").details
+
+
+def test_a_wait_between_attempts_ends_with_the_connection(lite: Engine) -> None:
+    """Whoever waits for a lost server learns at once that the stage was closed."""
+    stage = lite.stage(retry=RetrySettings(attempts=2, min_wait=60, max_wait=60))
+    with Pipeline([stage]) as pipeline:
+        connection = troubled(stage, lambda call, size: RpcError(UNAVAILABLE))
+        connection.closed = threading.Event()
+        threading.Timer(0.2, connection.closed.set).start()
+        with pytest.raises(StageError, match="cannot be reached"):
+            pipeline.run(lite.query(0))
