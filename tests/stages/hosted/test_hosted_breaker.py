@@ -162,6 +162,23 @@ def test_a_refused_call_takes_no_turn_of_the_rate(way, clock):
         assert call(timeout=30).failures == {}
 
 
+@both_ways
+def test_a_refused_call_waits_for_no_slot(way):
+    """The only one is held by a request that hangs, and what another stage learned meanwhile is said at once."""
+    fields = {"retry": ONCE, "breaker": {"failures": 1, "wait": 3600}}
+    with ThreadPoolExecutor(1) as pool, StandIn("cohere") as server, keyed(server):
+        server.script(late(HANGS))
+        server.always(server.error(503))
+        with stage(server, max_concurrency=1, **fields) as busy, stage(server, **fields) as other:
+            pool.submit(batch, busy, [JOB])
+            server.wait_for(1)
+            batch(other, [JOB])
+            began = time.monotonic()
+            outcome = batch(busy, [JOB], HANGS) if way == "sync" else asyncio.run(abatch(busy, [JOB], HANGS))
+            assert is_refused(outcome)
+            assert time.monotonic() - began < HANGS / 2
+
+
 def test_a_trial_that_is_cancelled_is_free_for_the_next(clock):
     """The server sees it leave at once; until then all others are refused, afterwards the next caller is the trial."""
 
