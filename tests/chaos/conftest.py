@@ -14,7 +14,7 @@ from support.leaks import leaving_nothing
 from support.milvus_server import MilvusServer, server_for_tests
 from support.storm import Question, storm
 
-ROWS, DIM, LIMIT, CROWD = 3000, 32, 10, 100
+ROWS, DIM, LIMIT, CROWD = 2000, 32, 10, 100
 COLLECTION = "things"
 LEASE = 10
 """Seconds; so long the server loads its collections after a kill, and two thirds of it may it stand still."""
@@ -39,8 +39,8 @@ def questions(count: int = CROWD, dim: int = DIM, vectors: Any = VECTORS) -> Seq
     ]
 
 
-def make_things(uri: str, vectors: Any = VECTORS, name: str = COLLECTION) -> None:
-    """The collection anew: keys 0, 1, ... and an index that is exact."""
+def make_things(uri: str, vectors: Any = VECTORS, index_type: str = "FLAT", **params: Any) -> None:
+    """The collection anew: keys 0, 1, ... and an index that is exact, or another."""
     from pymilvus import DataType, MilvusClient
 
     client = MilvusClient(uri, timeout=10, dedicated=True)
@@ -48,15 +48,15 @@ def make_things(uri: str, vectors: Any = VECTORS, name: str = COLLECTION) -> Non
     schema.add_field("id", DataType.INT64, is_primary=True)
     schema.add_field("vector", DataType.FLOAT_VECTOR, dim=vectors.shape[1])
     schema.add_field("text", DataType.VARCHAR, max_length=100)
-    client.drop_collection(name, timeout=60)
-    client.create_collection(name, schema=schema, timeout=60)
+    client.drop_collection(COLLECTION, timeout=60)
+    client.create_collection(COLLECTION, schema=schema, timeout=60)
     rows = [{"id": key, "vector": vector.tolist(), "text": f"text {key}"} for key, vector in enumerate(vectors)]
-    client.insert(name, rows, timeout=60)
-    client.flush(name, timeout=60)  # also: what a killed server has not written is lost
+    client.insert(COLLECTION, rows, timeout=60)
+    client.flush(COLLECTION, timeout=60)  # also: what a killed server has not written is lost
     index = client.prepare_index_params()
-    index.add_index("vector", index_type="FLAT", metric_type="IP", params={})
-    client.create_index(name, index, timeout=60)
-    client.load_collection(name, timeout=60)
+    index.add_index("vector", index_type=index_type, metric_type="IP", params={"params": params})
+    client.create_index(COLLECTION, index, timeout=60)
+    client.load_collection(COLLECTION, timeout=60)
     client.close()
 
 

@@ -9,7 +9,7 @@ import pytest
 from support.milvus_server import MilvusServer
 from support.storm import judged, storm
 
-from .conftest import COLLECTION, DIM, VECTORS, make_things, questions, search, unit
+from .conftest import COLLECTION, DIM, make_things, questions, search, unit
 
 pytestmark = pytest.mark.server
 
@@ -67,4 +67,3 @@ def test_a_collection_is_released(server: MilvusServer) -> None:
         client.release_collection(COLLECTION, timeout=60)
         client.close()
         assert set(judged(ask(timeout=30), set())) == {"ok"}
-    assert len(VECTORS) == 3000
