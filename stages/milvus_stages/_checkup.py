@@ -50,11 +50,15 @@ def encoder_findings(stage: LocalModel, max_length: int | None, context: CheckCo
     files = yield from _files(stage)
     if files is None:
         return
-    dim = output_dim(files.folder, files.hidden) if files.hidden else None
+    specials = files.tokenizer.specials
+    try:
+        dim = output_dim(files.folder, files.hidden) if files.hidden else None
+        read = max_length_of(_loaded(files), max_length, specials) - specials
+    except StageError as error:
+        yield Finding.of(error, "model")
+        return
     if dim is not None:
         context.dim, context.dim_of = dim, f"{stage.name} ({stage.model})"
-    specials = files.tokenizer.specials
-    read = max_length_of(_loaded(files), max_length, specials) - specials
     vectors = f"vectors of {dim}" if dim is not None else "vectors (its files do not say how long)"
     yield Finding.ok("model", f"{stage.model} is here: {vectors}, from the first {read:,} tokens of a text")
     yield from _device(stage)
@@ -66,14 +70,19 @@ def reranker_findings(stage: LocalReranker, context: CheckContext) -> Iterator[F
     if files is None:
         return
     trial = stage.model_copy()  # what `prepare` settles is kept in the stage, which shall stay as it is
-    trial.prepare(_loaded(files))
+    try:
+        trial.prepare(_loaded(files))
+    except StageError as error:
+        yield Finding.of(error, "model")
+        return
     room = trial.document_room(QUERY_TOKENS)
     beside = f" beside a query of {QUERY_TOKENS}" if trial.document_room(0) != room else ""
     yield Finding.ok("model", f"{stage.model} is here; it reads {room:,} tokens of a document{beside}")
     yield from _device(stage)
     if context.texts:
         lengths = [own.length for own in files.tokenizer.tokens(context.texts, 0)]
-        yield _lengths(lengths, room, context, longer=files.limit > room + 2 * QUERY_TOKENS)
+        taken = files.tokenizer.pair_specials + (QUERY_TOKENS if beside else 0)
+        yield _lengths(lengths, room, context, longer=files.limit > room + taken)
 
 
 def _lengths(lengths: Sequence[int], room: int, context: CheckContext, *, longer: bool) -> Finding:

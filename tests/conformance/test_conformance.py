@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 
 from milvus_pipeline import (
+    CheckContext,
     ConfigError,
     Context,
     Deadline,
+    Finding,
     Hit,
     Query,
     QueryError,
@@ -236,6 +238,26 @@ def test_its_dry_run_leaves_its_input_alone(stage, world):
     assert context.failures == {}
     assert [result.query.id for result in results] == [result.query.id for result in given]
     assert stage.is_open == stage.dry_run_opens
+
+
+def test_its_check_tells_what_to_do_and_changes_nothing(stage, world):
+    """Closed and open it raises nothing, every warning and error has a next step, and the stage works as before."""
+
+    def checked():
+        context = CheckContext(Deadline.after(60), texts=[text for text in TEXTS if text], documents=len(TEXTS), hits=5)
+        found = list(stage.check(context))
+        assert all(type(one) is Finding and one.topic and one.message for one in found)
+        assert all(one.next_step for one in found if one.level != "ok")
+        assert not any(text and text in json.dumps([one.to_dict() for one in found]) for text in TEXTS)
+        return [(one.level, one.topic) for one in found]
+
+    closed = checked()
+    assert not stage.is_open
+    with_stage_open(stage)
+    before, _ = processed(stage, inputs(world))
+    assert checked() == closed
+    after, _ = processed(stage, inputs(world))
+    assert all(map(close_to, before, after))
 
 
 def test_its_prints_hold_no_document(stage, world):

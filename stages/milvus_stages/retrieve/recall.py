@@ -20,7 +20,7 @@ GOOD: Final = 0.9
 """Less is worth a warning."""
 
 _ENOUGH: Final = 0.95  # no higher effort is tried beyond it
-_TRIES: Final = 4
+_TRIES: Final = 6
 _MOST_HITS: Final = 1000  # of a query that are compared
 _MOST_BYTES: Final = 100 * 2**20  # of vectors that are compared one by one
 _TOLERANCE: Final = 1e-4  # of scores that are equal but for rounding
@@ -224,4 +224,5 @@ def _advice(search: _Search, truth: _Truth, now: float) -> str:
     if not tried or tried[-1][1] <= now + 0.01:
         return f"{effort.name} is {effort.value}, and more of it finds no more; build the index anew, with more effort"
     gives = ", ".join(f"{value} gives {recall:.2f}" for value, recall in tried)
-    return f"raise params.{effort.name} from {effort.value}: {gives}"
+    given = effort.name in search.params
+    return f"raise params.{effort.name} from {effort.value}: {gives}" if given else f"set params.{effort.name}: {gives}"

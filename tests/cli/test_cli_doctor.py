@@ -1,0 +1,147 @@
+"""`milvus-pipeline doctor`: what is printed, in which shape, and how it ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from milvus_pipeline import CheckContext, Finding, register
+from support.fakes import ListedSearch
+
+ROOT = Path(__file__).parents[2]
+FINDINGS = {
+    "ok": Finding.ok("rows", "there are 7"),
+    "warning": Finding.warning("recall", "it is 0.5", "raise params.nprobe"),
+    "error": Finding.error("index", "there is \x1b[31mnone", "make it with `milvus-pipeline ingest`"),
+}
+
+
+@register("checked_search")
+class CheckedSearch(ListedSearch):
+    """Finds what it is told to find."""
+
+    finds: tuple[str, ...] = ()
+
+    def check(self, context: CheckContext) -> Iterable[Finding]:
+        for level in self.finds:
+            yield FINDINGS[level]
+        if context.send:
+            yield Finding.ok("request", f"sent within {context.deadline.budget:g} s")
+
+
+@pytest.fixture
+def config(make):
+    """Writes a configuration whose stages find what is named: ``config("ok", "error")``."""
+
+    def written(*levels: str) -> Path:
+        text = f"stages:\n  - {{type: checked_search, finds: {json.dumps(levels)}}}\n  - {{type: word_overlap}}\n"
+        return make("checked.yaml", f"name: fruit\n{text}")
+
+    return written
+
+
+@pytest.mark.parametrize(
+    ("levels", "options", "code", "summary"),
+    [
+        (["ok"], [], 0, "fruit: 1 ok"),
+        (["ok", "warning"], [], 0, "fruit: 1 warning, 1 ok"),
+        (["ok", "warning"], ["--strict"], 1, "fruit: 1 warning, 1 ok"),
+        (["error", "ok", "warning", "error"], [], 1, "fruit: 2 errors, 1 warning, 1 ok"),
+        ([], ["--strict"], 0, "fruit: 0 ok"),
+    ],
+)
+def test_the_end_follows_from_the_worst(invoke, config, levels, options, code, summary):
+    """Errors end it with 1, warnings only where asked; the last line counts."""
+    done = invoke("doctor", config(*levels), *options)
+    assert done.exit_code == code
+    assert done.stdout.splitlines()[-1] == summary
+
+
+def test_the_table_says_what_and_what_to_do(invoke, config):
+    """Stage, check, result in words, what was found, and the next step below it; no control signs."""
+    path = config("ok", "warning", "error")
+    lines = [" ".join(line.split()) for line in invoke("doctor", path, env={"COLUMNS": "200"}).stdout.splitlines()]
+    assert lines[2:8] == [
+        "checked_search",
+        "rows ok there are 7",
+        "recall warning it is 0.5",
+        "→ raise params.nprobe",
+        "index error there is \ufffd[31mnone",
+        f"→ make it with `milvus-pipeline ingest {path} FILE...`",
+    ]
+
+
+def test_a_pipe_gets_no_colours_and_no_more_than_its_width(command, config, environment):
+    """80 columns unless told otherwise."""
+    text = config("ok", "warning").read_text(encoding="utf-8").replace("checked_search", "listed_search")
+    path = config().with_name("plain.yaml")
+    path.write_text(text.replace(', finds: ["ok", "warning"]', ""), encoding="utf-8")
+    code, out, _ = command("doctor", path, env={"FORCE_COLOR": "1"})
+    assert code == 0
+    assert "\x1b" not in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_json_is_one_document(invoke, config):
+    """With the summary, and every finding whole."""
+    path = config("ok", "error")
+    data = json.loads(invoke("doctor", path, "--format", "json").stdout)
+    assert (data["pipeline"], data["config"]) == ("fruit", str(path))
+    assert data["summary"] == {"ok": 1, "warning": 0, "error": 1}
+    assert data["findings"][0] == {
+        "stage": "checked_search",
+        "level": "ok",
+        "topic": "rows",
+        "message": "there are 7",
+        "next_step": "",
+    }
+
+
+def test_leave_and_time_are_handed_on(invoke, config):
+    """Without `--send` there is none."""
+    assert "request" not in invoke("doctor", config()).stdout
+    assert "sent within 3 s" in invoke("doctor", config(), "--send", "--timeout", "3").stdout
+
+
+def test_a_wrong_configuration_ends_it_with_2(invoke, make):
+    """As everywhere."""
+    done = invoke("doctor", make("wrong.yaml", "stages: [{type: truncat}]\n"))
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "did you mean 'truncate'" in done.stderr
+
+
+def test_a_fresh_machine_is_told_what_to_do(invoke, monkeypatch, tmp_path, minilm):
+    """Without the demo's database it names the command that makes it; the other stages are looked at all the same."""
+    monkeypatch.setenv("MILVUS_URI", str(tmp_path / "none.db"))
+    done = invoke("doctor", ROOT / "configs" / "python_docs.yaml", "--format", "json")
+    assert done.exit_code == 1
+    (error,) = [found for found in json.loads(done.stdout)["findings"] if found["level"] == "error"]
+    assert error["stage"] == "milvus_search"
+    assert error["next_step"] == "check `uri`, or make it with `make demo`"
+    levels = {found["stage"]: found["level"] for found in json.loads(done.stdout)["findings"]}
+    assert {stage for stage, level in levels.items() if level == "ok"} == {"encode", "late_interaction", "truncate"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dead_servers_keep_no_other_stage_from_its_turn(invoke, make, monkeypatch):
+    """Database and service are both down; both are told, and so is what a query would ask."""
+    monkeypatch.delenv("MILVUS_TOKEN", raising=False)
+    path = make(
+        "dead.yaml",
+        "stages:\n"
+        "  - {type: milvus_search, uri: 'http://127.0.0.1:1', collection: x, limit: 40}\n"
+        "  - {type: tei, base_url: 'http://127.0.0.1:1', on_error: {fallback: {type: rerank_api,"
+        " base_url: 'http://127.0.0.1:1', on_error: skip}}}\n",
+    )
+    done = invoke("doctor", path, "--format", "json", "--timeout", "5")
+    found = [(one["stage"], one["topic"], one["level"]) for one in json.loads(done.stdout)["findings"]]
+    assert done.exit_code == 1
+    assert [one for one in found if one[2] == "error"] == [
+        ("milvus_search", "server", "error"),
+        ("tei", "address", "error"),
+        ("rerank_api", "address", "error"),
+    ]
+    assert ("tei", "requests", "ok") in found

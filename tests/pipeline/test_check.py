@@ -1,0 +1,102 @@
+"""`Pipeline.check`: what the stages find and what they make of each other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from milvus_pipeline import CheckContext, Fallback, Finding, Pipeline, Stage, StageError
+from support.fakes import ListedSearch, WordOverlap
+
+
+class Limited(ListedSearch):
+    """A retrieval stage with a limit, which leaves a fact for those behind it."""
+
+    limit: int = 10
+
+    def check(self, context: CheckContext) -> Iterable[Finding]:
+        context.texts = ["a text"]
+        yield Finding.ok("rows", "7")
+
+
+class Noting(WordOverlap):
+    """Says what comes to it."""
+
+    def check(self, context: CheckContext) -> Iterable[Finding]:
+        yield Finding.ok("noted", f"{context.hits} by {context.hits_of or 'none'}, {list(context.texts)}")
+
+
+class Broken(Stage):
+    """Its check fails, after it has used up all of its time."""
+
+    def check(self, context: CheckContext) -> Iterable[Finding]:
+        yield Finding.ok("first", "fine")
+        time.sleep(0.2)
+        assert context.deadline.expired
+        raise StageError("the thing is gone; put it back")
+
+
+def found(stages: list[Stage], **others: Any) -> list[tuple[str, str, str]]:
+    """Stage, level and topic of what a check finds."""
+    checked = Pipeline(stages, **others).check(timeout=0.1)
+    assert all(one.next_step or one.level == "ok" for one in checked)
+    return [(one.stage, one.level, one.topic) for one in checked]
+
+
+def test_each_stage_has_its_own_time_and_a_failure_is_a_finding():
+    """A check that fails keeps what it found before, and takes neither time nor turn from the others."""
+    assert found([Limited(name="search"), Broken(name="broken"), Noting(name="noting")]) == [
+        ("search", "ok", "rows"),
+        ("broken", "ok", "first"),
+        ("broken", "error", "check"),
+        ("noting", "ok", "noted"),
+    ]
+
+
+def test_stages_learn_what_comes_to_them():
+    """The number of hits follows limit and top_k; a fallback gets what the stage before it got."""
+    pipeline = Pipeline(
+        [
+            Limited(name="search", limit=50),
+            Noting(name="first", top_k=20, on_error=Fallback(Noting(name="spare", top_k=5))),
+            Noting(name="second"),
+        ]
+    )
+    said = {one.stage: one.message for one in pipeline.check()}
+    assert said["first"] == said["spare"] == "50 by `limit` of search, ['a text']"
+    assert said["second"] == "20 by `top_k` of first, ['a text']"
+    (alone,) = Pipeline([ListedSearch(), Noting()]).check()
+    assert alone.message == "None by none, []"
+
+
+def test_a_cut_that_cuts_nothing_is_told():
+    """A top_k above what comes has no effect; one that is equal is fine."""
+    stages = [Limited(name="search", limit=10), WordOverlap(name="a", top_k=10), WordOverlap(name="b", top_k=11)]
+    assert found(stages) == [("search", "ok", "rows"), ("b", "warning", "top_k")]
+    (told,) = [one for one in Pipeline(stages).check() if one.level == "warning"]
+    assert told.message == "top_k is 11, but no more than 10 hits come here (`limit` of search), so it cuts nothing"
+
+
+def test_a_fallback_without_time_is_told():
+    """It gets what the stages before it leave of the pipeline's timeout."""
+
+    def chain(first: float | None, second: float | None) -> list[Stage]:
+        third = WordOverlap(name="third")
+        spare = WordOverlap(name="second", timeout=second, on_error=Fallback(third))
+        return [ListedSearch(), WordOverlap(name="first", timeout=first, on_error=Fallback(spare))]
+
+    warned = ("warning", "timeout")
+    assert found(chain(1.0, 1.0), timeout=3.0) == []
+    assert found(chain(3.0, 1.0), timeout=3.0) == [("first", *warned)]
+    assert found(chain(None, 1.0), timeout=3.0) == [("first", *warned)]
+    assert found(chain(2.0, 1.0), timeout=3.0) == [("second", *warned)]
+    assert found(chain(None, None)) == []
+
+
+def test_a_finding_is_made_of_a_message():
+    """What is wrong and the next step are told apart; a message without one gets another."""
+    made = Finding.of(StageError("there is no index; make one; or another"), "index")
+    assert (made.level, made.message, made.next_step) == ("error", "there is no index", "make one; or another")
+    assert Finding.of(KeyError("x"), "index", "warning").next_step
+    assert Finding.of("it is slow", "speed", "warning", "buy a faster one").next_step == "buy a faster one"
