@@ -164,10 +164,14 @@ class _Loader(yaml.SafeLoader):
         self.depth += 1
         if self.count > MAX_NODES or self.depth > MAX_DEPTH:
             problem = f"has more than {MAX_NODES} values" if self.count > MAX_NODES else _TOO_DEEP
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=self.peek_event().start_mark)
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=self._place())
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
+
+    def _place(self) -> yaml.Mark:
+        mark: yaml.Mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+        return mark
 
 
 _TOO_DEEP = f"its values are nested more than {MAX_DEPTH} deep"
@@ -209,7 +213,7 @@ class _Reader:
 
     def _resolved(self, node: yaml.ScalarNode) -> Any:
         """The tag of the same value without a tag and quotes."""
-        return self.loader.resolve(yaml.ScalarNode, node.value, (True, False))
+        return self.loader.resolve(yaml.ScalarNode, node.value, (True, False))  # type: ignore[no-untyped-call]
 
     def _mapping(self, node: yaml.MappingNode, place: Place) -> dict[str, Any]:
         data: dict[str, Any] = {}

@@ -25,6 +25,9 @@ SECRET_LEFT_OUT: Final = "(the service's message repeats a secret and is left ou
 _FEWEST: Final = 4
 """Characters of a secret. A shorter value from the environment, a digit perhaps, would be found in every message."""
 
+_LONGEST_SAID: Final = 2400
+"""Characters of a foreign error that are looked at; what says more most likely repeats its input."""
+
 _PIECE: Final = 8
 """Characters in a row of a secret that give it away; fewer are in a message by chance."""
 
@@ -110,9 +113,35 @@ def without_secrets(message: str, secrets: Iterable[str]) -> str:
     return SECRET_LEFT_OUT if redacted is None else redacted
 
 
+def chain_is_clean(error: BaseException, hidden: Hidden) -> bool:
+    """Whether nothing that a traceback prints of the error, and of what led to it, has a secret or a text."""
+    return all(_is_clean(each, hidden) for each in _chain(error))
+
+
 def repeats(message: str, texts: Iterable[str]) -> bool:
     """``Hidden.repeated_by`` for one message alone."""
     return Hidden((), lambda: texts).repeated_by(message)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error, and all that its traceback would print."""
+    waiting: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while waiting:
+        own = waiting.pop()
+        if own is not None and id(own) not in seen:
+            seen.add(id(own))
+            yield own
+            waiting += [own.__cause__, own.__context__]
+            waiting += own.exceptions if isinstance(own, BaseExceptionGroup) else ()
+
+
+def _is_clean(error: BaseException, hidden: Hidden) -> bool:
+    try:
+        said = "\n".join([str(error), repr(error), *map(str, getattr(error, "__notes__", ()))])
+    except Exception:  # one whose own __str__ fails
+        return False
+    return len(said) <= _LONGEST_SAID and hidden.redacted(said) == said and not hidden.repeated_by(said)
 
 
 def proxy_secrets() -> tuple[str, ...]:

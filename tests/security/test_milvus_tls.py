@@ -47,7 +47,7 @@ def refused(world: World, uri: str, tls: dict[str, str] | None) -> str:
     with pytest.raises(StageError) as caught:
         search(world, uri, tls, retry=RetrySettings(attempts=2, min_wait=0.01, max_wait=0.02)).open()
     assert time.monotonic() - started < HANG_SECONDS
-    assert caught.value.reason_code in ("unavailable", "error")
+    assert caught.value.reason_code == "unavailable"
     return str(caught.value)
 
 
@@ -81,7 +81,7 @@ def test_a_server_that_is_not_trusted(
     with front(target, identity=authority.issue_cert("127.0.0.1")) as server:
         said = refused(world, server.uri, tls)
         untrusted = "the server's certificate is not trusted; put the file of the CA that signed it into `tls.ca`"
-        assert said == f"{server.uri}: {untrusted}"
+        assert said.endswith(f"{server.uri}: {untrusted}")
         assert server.calls == []
 
 

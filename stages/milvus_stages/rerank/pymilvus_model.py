@@ -22,7 +22,7 @@ from milvus_pipeline import (
     RerankJob,
     StageError,
 )
-from milvus_stages._redaction import Hidden
+from milvus_stages._redaction import Hidden, chain_is_clean
 from milvus_stages._secrets import environment, plain_arguments, resolved_arguments
 from milvus_stages.hosted.plan import Limits, plan
 from milvus_stages.rerank._pymilvus_library import check_names, exported, without_installing
@@ -280,7 +280,7 @@ class PymilvusModel(Reranker):
         else:
             said = redacted if len(redacted) <= _TOLD else f"{redacted[: _TOLD - 1]}…"
         failure = StageError(f"{self.function} {did}: {type(error).__name__}{': ' if said else ''}{said}{step}")
-        if all(_clean(each, hidden) for each in _chain(error)):
+        if chain_is_clean(error, hidden):
             failure.__cause__ = error
         return failure
 
@@ -321,28 +321,6 @@ def _keys_of_others() -> set[str]:
     except (OSError, ValueError):  # no file, so no key
         pass
     return {key for key in keys if key.strip()}
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error, and all that its traceback would print."""
-    waiting: list[BaseException | None] = [error]
-    seen: set[int] = set()
-    while waiting:
-        own = waiting.pop()
-        if own is not None and id(own) not in seen:
-            seen.add(id(own))
-            yield own
-            waiting += [own.__cause__, own.__context__]
-            waiting += own.exceptions if isinstance(own, BaseExceptionGroup) else ()
-
-
-def _clean(error: BaseException, hidden: Hidden) -> bool:
-    """Whether nothing that a traceback prints of the error has a key or a text."""
-    try:
-        said = "\n".join([str(error), repr(error), *map(str, getattr(error, "__notes__", ()))])
-    except Exception:  # one whose own __str__ fails
-        return False
-    return len(said) <= 4 * _READ and hidden.redacted(said) == said and not hidden.repeated_by(said)
 
 
 def _text_of(error: BaseException) -> str:

@@ -9,8 +9,10 @@ from __future__ import annotations
 from typing import Final
 
 from milvus_pipeline import FAIR_SECONDS, PipelineError, ReasonCode, StageError
+from milvus_stages._redaction import Hidden, chain_is_clean
+from milvus_stages._secrets import environment
 from milvus_stages.retrieve import tls
-from milvus_stages.retrieve.filters import without_values
+from milvus_stages.retrieve.filters import texts_of, without_values
 
 _TRANSIENT_STATUS = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED"})
 _REFUSED_STATUS = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED"})
@@ -114,12 +116,18 @@ def explained(error: BaseException, where: str, token_env: str | None = None, ex
         where: the collection and its server, for the message; without credentials.
         token_env: name of the variable that holds the token.
         expression: the filter of the call, which is not repeated: it may hold private values.
+
+    Returns:
+        An error whose ``__cause__`` is the given one, unless that repeats the token or the filter. It is to be raised
+        ``from`` its cause.
     """
     if isinstance(error, StageError):
         return error
     reason, words = _meaning(error, token_env, expression)
     explanation = StageError(f"{where}: {words}", reason_code=reason)
-    explanation.__cause__ = error
+    secret = environment(token_env) if token_env else ""
+    clean = chain_is_clean(error, Hidden([secret], lambda: texts_of(expression)))
+    explanation.__cause__ = error if clean else None  # also that is kept from a traceback by what is set here
     return explanation
 
 

@@ -94,6 +94,11 @@ def without_values(message: str, expression: str) -> str:
     return re.sub(r'"[^"]*(?:"|$)', "…", message)
 
 
+def texts_of(expression: str) -> list[str]:
+    """The expression, and the literals in it: what may be private of a filter."""
+    return [expression, *(found.strip("\"'") for found in _LITERAL.findall(expression))] if expression else []
+
+
 def _forms(literal: str) -> list[str]:
     """Patterns of the ways in which messages quote a literal."""
     if literal[0] not in "\"'":

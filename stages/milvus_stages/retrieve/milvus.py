@@ -195,7 +195,8 @@ class MilvusSearch(Stage):
             self._renewal.begin(state, Deadline() if is_lite(self.uri) else self.opening)
         except Exception as error:
             self.teardown()
-            raise failures.explained(error, self.where, self.token_env) from error
+            explained = failures.explained(error, self.where, self.token_env)
+            raise explained from explained.__cause__
 
     def teardown(self) -> None:
         """Give the connection back; its last user closes it."""

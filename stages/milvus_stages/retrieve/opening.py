@@ -174,7 +174,8 @@ def connected(stage: MilvusSearch, deadline: Deadline) -> Connection:
     except PipelineError:
         raise
     except Exception as error:
-        raise failures.explained(error, stage.uri, stage.token_env) from error
+        explained = failures.explained(error, stage.uri, stage.token_env)
+        raise explained from explained.__cause__
 
 
 def opened(stage: MilvusSearch) -> Opened:
@@ -204,7 +205,8 @@ def opened(stage: MilvusSearch) -> Opened:
     except PipelineError:
         raise
     except Exception as error:
-        raise failures.explained(error, stage.where, stage.token_env) from error
+        explained = failures.explained(error, stage.where, stage.token_env)
+        raise explained from explained.__cause__
 
 
 def checked(stage: MilvusSearch, connection: Connection, deadline: Deadline) -> Opened:

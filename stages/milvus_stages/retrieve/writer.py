@@ -177,7 +177,8 @@ class _Explained:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, Exception) and not isinstance(error, PipelineError):
-            raise failures.explained(error, self._stage.where, self._stage.token_env) from error
+            explained = failures.explained(error, self._stage.where, self._stage.token_env)
+            raise explained from explained.__cause__
 
 
 def _options(field: FieldSpec, dim: int) -> dict[str, Any]:
