@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Any
+from typing import Any, Final
+
+_SETTLE_SECONDS: Final = 0.01
 
 
 class LoopClients:
@@ -41,6 +43,9 @@ class LoopClients:
         finally:
             self._kept.pop(loop, None)
             await close()
+            # gRPC hears a moment later that calls were cut off, and must find the loop alive then: it would complain
+            # in whichever loop comes next, and never end its thread.
+            await asyncio.sleep(_SETTLE_SECONDS)
 
     async def aclose_here(self) -> None:
         """Close the client of the running loop, if there is one. The next ``here`` makes another."""

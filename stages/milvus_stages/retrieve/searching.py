@@ -205,12 +205,15 @@ class Batch:
         """That the time given is used up, where it is, rather than what the last attempt failed by."""
         if isinstance(error, DeadlineError):
             return error
-        try:
-            self._deadline.check()
-        except DeadlineError as late:
-            late.__cause__ = error
-            return late
-        return None
+        left = self._deadline.remaining()
+        # The clocks of gRPC and of event loops may be a moment before ours.
+        if left is None or left > (_NOTICE_SECONDS if failures.is_timeout(error) else 0.0):
+            return None
+        late = DeadlineError(
+            f"the time given ({self._deadline.budget:g} s) is used up; raise `timeout` or ask for less"
+        )
+        late.__cause__ = error
+        return late
 
     def _read(self, answers: Any, state: Opened, job: Job) -> None:
         """Turn the answers of a call into hits, and report on each query."""
