@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from milvus_pipeline import CheckContext, Finding, register
+from milvus_pipeline import CheckContext, Deadline, Finding, register
 from support.fakes import ListedSearch
+from support.readme import blocks
 
 ROOT = Path(__file__).parents[2]
 FINDINGS = {
@@ -145,3 +146,14 @@ def test_dead_servers_keep_no_other_stage_from_its_turn(invoke, make, monkeypatc
         ("rerank_api", "address", "error"),
     ]
     assert ("tei", "requests", "ok") in found
+
+
+def test_the_check_of_the_document_works_as_shown():
+    """The plugin under "A check of your own" finds what it says."""
+    names: dict = {"__name__": "notebook"}
+    exec(blocks("python", "A check of your own", ROOT / "docs" / "doctor.md")[0], names)  # noqa: S102 - the document's
+    stage = names["ExactWords"](most_words=2)
+    context = CheckContext(Deadline(), texts=["a red plum", "plum"])
+    (found,) = stage.check(context)
+    assert found.message == "1 of 2 sampled documents are longer than 2 words"
+    assert stage("red plum", ["a red plum", "red plum"])[0].index == 1
