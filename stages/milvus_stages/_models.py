@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
@@ -14,6 +14,7 @@ from pydantic import Field, PrivateAttr
 from milvus_pipeline import Stage, StageError, require, told
 from milvus_stages._layout import read_object, sentence_config, transformer_folder
 from milvus_stages._location import check_files, locate
+from milvus_stages._pace import Clock, Pace, TooLittleMemoryError
 from milvus_stages._tokens import Row, TextTokenizer
 
 if TYPE_CHECKING:
@@ -35,9 +36,23 @@ class ModelKey(NamedTuple):
     dtype: DType
 
 
+class _Watch:
+    """Looks at the clock of the pass under way before each of the network's layers."""
+
+    def __init__(self) -> None:
+        self.clock: Clock | None = None
+
+    def __call__(self, *_: object) -> None:
+        if self.clock is not None:
+            self.clock.check()
+
+
 @dataclass(eq=False)
 class LoadedModel:
-    """A model in memory. Its lock is held for every forward pass, which bounds memory and keeps the cores to one."""
+    """A model in memory. Its lock is held for every forward pass, which bounds memory and keeps the cores to one.
+
+    A pass ends where its call has no time left, or was given up, between two layers.
+    """
 
     key: ModelKey
     folder: Path
@@ -45,6 +60,9 @@ class LoadedModel:
     tokenizer: TextTokenizer
     device: torch.device
     limit: int
+    watch: _Watch
+    pace: Pace = field(default_factory=Pace)
+    turn: threading.Lock = field(default_factory=threading.Lock)
     lock: threading.Lock = field(default_factory=threading.Lock)
     users: int = 0
 
@@ -53,17 +71,19 @@ class LoadedModel:
         """The network's configuration, as transformers reads it."""
         return self.network.config
 
-    def forward(self, rows: Sequence[Row]) -> tuple[Any, torch.Tensor]:
+    def forward(self, rows: Sequence[Row], clock: Clock) -> tuple[Any, torch.Tensor]:
         """One forward pass, without gradients.
 
         Args:
             rows: at least one, none longer than ``limit``.
+            clock: of the call that the pass is for.
 
         Returns:
             The network's output and the attention mask ``(rows, longest row)``, 1 for a token and 0 for padding.
 
         Raises:
-            StageError: the device's memory does not suffice.
+            DeadlineError: the time is up, or the call was given up.
+            TooLittleMemoryError: the device's memory does not suffice.
         """
         import torch
 
@@ -73,15 +93,28 @@ class LoadedModel:
         inputs = {"input_ids": ids, "attention_mask": (torch.arange(width) < lengths[:, None]).long()}
         if self.tokenizer.has_types:
             inputs["token_type_ids"] = torch.tensor([row.types + [0] * (width - len(row.ids)) for row in rows])
-        with self.lock, torch.inference_mode():
+        with self._held(clock), torch.inference_mode():
             inputs = {name: tensor.to(self.device) for name, tensor in inputs.items()}
             try:
                 return self.network(**inputs, return_dict=True), inputs["attention_mask"]
             except torch.OutOfMemoryError as error:
-                raise StageError(
-                    f"{self.device} has too little memory for {len(rows)} texts of {width} tokens; "
-                    "lower batch_size or max_length"
+                texts = "a text" if len(rows) == 1 else f"{len(rows)} texts"
+                raise TooLittleMemoryError(
+                    f"{self.device} has too little memory for {texts} of {width} tokens; "
+                    f"lower {'max_length' if len(rows) == 1 else 'batch_size or max_length'}"
                 ) from error
+
+    @contextmanager
+    def _held(self, clock: Clock) -> Iterator[None]:
+        """The lock, with the watch on the clock."""
+        with ExitStack() as held:
+            with clock.holding(self.turn):  # who has had the model comes behind the one who waits here
+                held.enter_context(clock.holding(self.lock))
+            self.watch.clock = clock
+            try:
+                yield
+            finally:
+                self.watch.clock = None
 
 
 class LocalModel(Stage):
@@ -139,9 +172,7 @@ _models_lock = threading.Lock()
 def _borrow(model: str, revision: str | None, kind: Kind, device: str, dtype: DType, *, wanted_by: str) -> LoadedModel:
     torch = require("torch", extra="local", wanted_by=wanted_by)
     transformers = require("transformers", extra="local", wanted_by=wanted_by)
-    where = _device(torch, device)
-    if where.type == "cpu" and dtype == "float16":
-        raise StageError("dtype: float16 is for GPUs; on a CPU take float32, or bfloat16 to halve the memory")
+    where = usable_device(torch, device, dtype)
     folder = locate(model, revision, wanted_by=wanted_by)
     key = ModelKey(str(folder), kind, str(where), dtype)
     with _models_lock:
@@ -158,8 +189,12 @@ def _give_back(loaded: LoadedModel) -> None:
             del _models[loaded.key]
 
 
-def _device(torch: Any, device: str) -> Any:
-    """The device, checked to be there; ``cuda`` gets its number, so that ``cuda`` and ``cuda:0`` share models."""
+def usable_device(torch: Any, device: str, dtype: DType) -> Any:
+    """The device, checked to be there; ``cuda`` gets its number, so that ``cuda`` and ``cuda:0`` share models.
+
+    Raises:
+        StageError: it is not there, or does not take the precision.
+    """
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if device == "auto":
         device = "cuda" if cuda else "mps" if mps else "cpu"
@@ -168,10 +203,16 @@ def _device(torch: Any, device: str) -> Any:
         count = torch.cuda.device_count() if cuda else 0
         if int(number or 0) >= count:
             there = f"torch sees {count} CUDA device{'s' * (count != 1)}"
-            raise StageError(f"device: {device!r} is not available ({there}); take 'cpu' or 'auto'")
+            raise StageError(
+                f"device: {device!r} is not available ({there}); take 'cpu' or 'auto'", reason_code="config"
+            )
         device = f"cuda:{number or torch.cuda.current_device()}"
     if kind == "mps" and not mps:
-        raise StageError("device: 'mps' is not available on this machine; take 'cpu' or 'auto'")
+        raise StageError("device: 'mps' is not available on this machine; take 'cpu' or 'auto'", reason_code="config")
+    if device == "cpu" and dtype == "float16":
+        raise StageError(
+            "dtype: float16 is for GPUs; on a CPU take float32, or bfloat16 to halve the memory", reason_code="config"
+        )
     return torch.device(device)
 
 
@@ -184,9 +225,7 @@ def _load(torch: Any, transformers: Any, key: ModelKey, folder: Path, model: str
     inner = transformer_folder(folder)
     check_files(inner, model)
     config = read_object(inner / "config.json")
-    architectures = config.get("architectures") or []
-    if key.kind == "classifier" and architectures and not any("ForSequenceClass" in name for name in architectures):
-        raise _no_classifier(model, architectures)
+    check_architecture(model, key.kind, config)
     device = torch.device(key.device)
     try:
         with _quiet(transformers):
@@ -215,7 +254,24 @@ def _load(torch: Any, transformers: Any, key: ModelKey, folder: Path, model: str
     network = network.to(device).eval()
     texts = TextTokenizer(tokenizer, lower=bool(sentence_config(folder).get("do_lower_case")))
     limits = [limit for limit in (texts.limit, _positions(torch, network)) if limit]
-    return LoadedModel(key, folder, network, texts, device, min(limits, default=_LENGTH_OF_LAST_RESORT))
+    limit = min(limits, default=_LENGTH_OF_LAST_RESORT)
+    return LoadedModel(key, folder, network, texts, device, limit, _watched(torch, network))
+
+
+def _watched(torch: Any, network: Any) -> _Watch:
+    """The watch of the network's layers. It knows nothing of the network, so that both are freed with the model."""
+    watch = _Watch()
+    for module in network.modules():
+        for layer in module if isinstance(module, torch.nn.ModuleList) else ():
+            layer.register_forward_pre_hook(watch)
+    return watch
+
+
+def check_architecture(model: str, kind: Kind, config: Mapping[str, Any]) -> None:
+    """Raise StageError where a model's config.json says that it is no classifier, but one is wanted."""
+    architectures = config.get("architectures") or []
+    if kind == "classifier" and architectures and not any("ForSequenceClass" in name for name in architectures):
+        raise _no_classifier(model, architectures)
 
 
 def _check_weights(model: str, kind: Kind, network: Any, report: dict[str, Any]) -> None:
@@ -284,7 +340,11 @@ def max_length_of(loaded: LoadedModel, given: int | None, specials: int, field: 
     own = sentence_config(loaded.folder).get("max_seq_length")
     length = given or min(own or loaded.limit, loaded.limit)
     if length > loaded.limit:
-        raise StageError(f"{field}: is {length}, but the model takes {loaded.limit} tokens at most")
+        raise StageError(
+            f"{field}: is {length}, but the model takes {loaded.limit} tokens at most", reason_code="config"
+        )
     if length <= specials:
-        raise StageError(f"{field}: must be above {specials}, the number of special tokens, is {length}")
+        raise StageError(
+            f"{field}: must be above {specials}, the number of special tokens, is {length}", reason_code="config"
+        )
     return length

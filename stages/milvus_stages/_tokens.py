@@ -6,7 +6,7 @@ around it afterwards. The result is what the tokenizer gives for the pair as a w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from milvus_pipeline import StageError
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 Ids = list[int]
 
-_CHARACTERS_AT_ONCE = 2_000_000  # bounds the memory of encodings, which is a hundred times that of the ids
+_CHARACTERS_AT_ONCE = 50_000  # some milliseconds; bounds the memory of encodings, a hundred times that of the ids
+_ALIKE = 0.75  # of the longest row of a batch
+_WORTH_A_PASS = 512  # tokens: what a pass costs beside them hardly counts
 
 
 class Tokens(NamedTuple):
@@ -80,10 +82,12 @@ class TextTokenizer:
         """Number of special tokens around a pair."""
         return sum(len(piece.ids) for piece in self._pair)
 
-    def tokens(self, texts: Sequence[str], limit: int) -> list[Tokens]:
-        """The first ``limit`` tokens of each text, without special tokens."""
+    def tokens(self, texts: Sequence[str], limit: int, check: Callable[[], None] | None = None) -> list[Tokens]:
+        """The first ``limit`` tokens of each text, without special tokens; ``check`` may end the work by raising."""
         found = []
         for part in _parts(texts):
+            if check is not None:
+                check()
             for encoding in self._encoded(part):
                 ids = encoding.ids
                 found.append(Tokens(ids[:limit], len(ids)))
@@ -139,11 +143,19 @@ class TextTokenizer:
 def batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
     """Positions of rows in groups of at most ``size`` and of similar length, the longest first.
 
-    The longest first, so that a batch that does not fit into memory fails at once and not after a while.
+    The longest first, so that a batch that does not fit into memory fails at once and not after a while. A batch that
+    is worth its pass takes no row that would be padding for a good part.
     """
-    order = sorted(range(len(lengths)), key=lambda position: -lengths[position])
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
+    batch: list[int] = []
+    for position in sorted(range(len(lengths)), key=lambda position: -lengths[position]):
+        longest = lengths[batch[0]] if batch else 0
+        padded = lengths[position] < _ALIKE * longest and len(batch) * longest >= _WORTH_A_PASS
+        if batch and (len(batch) == size or padded):
+            yield batch
+            batch = []
+        batch.append(position)
+    if batch:
+        yield batch
 
 
 def _parts(texts: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
 
 from pydantic import Field, PrivateAttr
 
-from milvus_pipeline import Context, Deadline, QueryError, SearchResult, StageError
+from milvus_pipeline import (
+    CheckContext,
+    Context,
+    Deadline,
+    DeadlineError,
+    Finding,
+    QueryError,
+    SearchResult,
+    StageError,
+)
+from milvus_stages._checkup import encoder_findings
 from milvus_stages._layout import read_object
 from milvus_stages._models import Kind, LoadedModel, LocalModel, max_length_of
-from milvus_stages._tokens import batches
+from milvus_stages._pace import Clock, TextWork, work_off
 from milvus_stages.encode._modules import Head, read_head
 
 if TYPE_CHECKING:
@@ -29,6 +39,14 @@ class _Prepared(NamedTuple):
     query_prompt: str
     document_prompt: str
     dim: int
+
+
+class _Vectors(NamedTuple):
+    """The vectors ``(texts, dim)``, the numbers of the texts that have theirs, and of those that were too long."""
+
+    values: npt.NDArray[np.float32]
+    done: set[int]
+    cut: set[int]
 
 
 class Encode(LocalModel):
@@ -69,12 +87,18 @@ class Encode(LocalModel):
         document = _first(self.document_prompt, *(prompts.get(name) for name in ("document", "passage", "corpus")))
         if (query or document) and not head.pools_prompt:
             raise StageError(
-                "the model leaves prompts out of its pooling, which is not supported; set the prompts to ''"
+                "the model leaves prompts out of its pooling, which is not supported; set the prompts to ''",
+                reason_code="config",
             )
         max_length = max_length_of(loaded, self.max_length, loaded.tokenizer.specials)
-        output, mask = loaded.forward([loaded.tokenizer.row(loaded.tokenizer.tokens(["a"], 1)[0].ids)])
+        row = loaded.tokenizer.row(loaded.tokenizer.tokens(["a"], 1)[0].ids)
+        output, mask = loaded.forward([row], Clock(Context(Deadline(), 0)))
         dim = head(output.last_hidden_state, mask).shape[-1]
         self._prepared = _Prepared(head, max_length, query, document, dim)
+
+    def check(self, context: CheckContext) -> Iterable[Finding]:
+        """The model's files, the dimension of its vectors, how long a text may be, and the device."""
+        return encoder_findings(self, self.max_length, context)
 
     @property
     def dim(self) -> int:
@@ -93,7 +117,7 @@ class Encode(LocalModel):
         Raises:
             StageError: the stage is not open.
         """
-        return self._vectors(texts, self._ready()[1].document_prompt, Deadline())[0]
+        return self._vectors(texts, self._ready()[1].document_prompt, Clock(Context(Deadline(), 0))).values
 
     def process(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
         """Give the queries without vector theirs."""
@@ -107,11 +131,17 @@ class Encode(LocalModel):
                 context.fail(position, QueryError("the query has neither text nor vector; give it one of them"))
         prepared = self._ready()[1]
         texts = [results[position].query.text for position in positions]
-        vectors, cut = self._vectors(texts, prepared.query_prompt, context.deadline)
+        clock = Clock(context)
+        vectors = self._vectors(texts, prepared.query_prompt, clock)
         encoded = list(results)
-        for position, vector, was_cut in zip(positions, vectors, cut, strict=True):
-            encoded[position] = results[position].with_query(results[position].query.with_vector(vector))
-            if was_cut:
+        for number, position in enumerate(positions):
+            if number not in vectors.done:
+                lack = f"the query was not encoded {clock.given}; raise `timeout` or ask for less"
+                context.fail(position, DeadlineError(lack))
+                continue
+            query = results[position].query
+            encoded[position] = results[position].with_query(query.with_vector(vectors.values[number]))
+            if number in vectors.cut:
                 context.warn(f"the query is longer than {prepared.max_length} tokens; its end was left out", position)
         return encoded
 
@@ -120,22 +150,28 @@ class Encode(LocalModel):
         assert self._prepared is not None  # noqa: S101 - set by the same setup that has set `loaded`
         return loaded, self._prepared
 
-    def _vectors(
-        self, texts: Sequence[str], prompt: str, deadline: Deadline
-    ) -> tuple[npt.NDArray[np.float32], list[bool]]:
-        """The vectors ``(texts, dim)``, and which of the texts were too long."""
+    def _vectors(self, texts: Sequence[str], prompt: str, clock: Clock) -> _Vectors:
+        """The vectors of the texts, or of those for which there is time. DeadlineError where the call is given up."""
         import numpy as np
 
         loaded, prepared = self._ready()
+        vectors = _Vectors(np.empty((len(texts), prepared.dim), dtype=np.float32), set(), set())
+
+        def encode(numbers: Sequence[int]) -> None:
+            rows = [loaded.tokenizer.row(work.tokens[number].ids) for number in numbers]
+            output, mask = loaded.forward(rows, clock)
+            vectors.values[numbers] = prepared.head(output.last_hidden_state, mask).cpu().numpy()
+            vectors.done.update(numbers)
+            vectors.cut.update(number for number in numbers if work.tokens[number].cut)
+
         room = prepared.max_length - loaded.tokenizer.specials
-        tokens = loaded.tokenizer.tokens([prompt + text for text in texts], room)
-        rows = [loaded.tokenizer.row(own.ids) for own in tokens]
-        vectors = np.empty((len(rows), prepared.dim), dtype=np.float32)
-        for batch in batches([len(row.ids) for row in rows], self.batch_size):
-            deadline.check()
-            output, mask = loaded.forward([rows[position] for position in batch])
-            vectors[batch] = prepared.head(output.last_hidden_state, mask).cpu().numpy()
-        return vectors, [own.cut for own in tokens]
+        work = TextWork(loaded.tokenizer, [prompt + text for text in texts], room, clock, encode)
+        try:
+            work_off(work, loaded.pace, self.batch_size, clock)
+        except DeadlineError:
+            if clock.context.cancelled:
+                raise
+        return vectors
 
 
 def _prompts(loaded: LoadedModel) -> dict[str, str]:

@@ -34,7 +34,10 @@ def exported(function: str, wanted_by: str) -> Callable[..., Any]:
     found = {name: getattr(library, name, None) for name in library.__all__}
     known = {name: own for name, own in found.items() if isinstance(own, type) and issubclass(own, base)}
     if function not in known:
-        raise StageError(f"function: the PyMilvus model library has no {function!r}{suggestion(function, known)}")
+        raise StageError(
+            f"function: the PyMilvus model library has no {function!r}{suggestion(function, known)}",
+            reason_code="config",
+        )
     return known[function]
 
 
@@ -50,10 +53,13 @@ def check_names(function: str, found: Callable[..., Any], arguments: Collection[
         known = [own.name for own in named]
         for name in arguments:
             if name not in known:
-                raise StageError(f"arguments.{name}: {function} takes no such argument{suggestion(name, known)}")
+                raise StageError(
+                    f"arguments.{name}: {function} takes no such argument{suggestion(name, known)}",
+                    reason_code="config",
+                )
     for own in named:
         if own.default is own.empty and own.name not in arguments:
-            raise StageError(f"arguments: {function} needs {own.name!r}; add it")
+            raise StageError(f"arguments: {function} needs {own.name!r}; add it", reason_code="config")
 
 
 _ours: ContextVar[bool] = ContextVar("_ours", default=False)

@@ -3,34 +3,89 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias, TypeVar
 
-from milvus_pipeline import Context, Deadline, Reranker, RerankJob
+from milvus_pipeline import CheckContext, Context, Deadline, DeadlineError, Finding, Reranker, RerankJob
+from milvus_stages._checkup import reranker_findings
 from milvus_stages._models import Kind, LocalModel
-from milvus_stages._tokens import Ids, Row, Tokens, batches
+from milvus_stages._pace import Clock, Work, work_off
+from milvus_stages._tokens import Ids, Row, Tokens
 
 if TYPE_CHECKING:
     import torch
 
+_Item = TypeVar("_Item")
+_ENDLESS = 1_000_000  # tokens, more than any model reads
+Check: TypeAlias = Callable[[], None]
+Scores: TypeAlias = list[list[float | None]]
+"""For each job the scores of its texts; None for one that is not scored yet."""
+
 
 class LocalReranker(LocalModel, Reranker):
-    """A reranker on a local transformer. Write ``score_batch``."""
+    """A reranker on a local transformer. Write ``score_into``.
+
+    Where a query has a deadline, its best hits are scored first, in chunks. When the time is up, the hits that were not
+    reached keep their order behind those that were, and the report calls the work partial.
+    """
 
     def score(self, query: str, texts: Sequence[str]) -> Iterable[float | None]:
         """The relevance of each text to the query; see ``score_batch``."""
         return self.scored_alone(query, texts, Deadline())
 
+    def score_batch(self, jobs: Sequence[RerankJob], context: Context) -> Scores:
+        """Score several queries at once: all of their texts, or as many of the first ones as there is time for.
+
+        Raises:
+            DeadlineError: the call was given up. A query none of whose texts was scored in time fails alone.
+        """
+        scores: Scores = [[None] * len(job.texts) for job in jobs]
+        clock = Clock(context)
+        try:
+            self.score_into(scores, jobs, clock)
+        except DeadlineError:
+            if context.cancelled:
+                raise
+        for position, own in enumerate(scores):
+            if position not in context.failures and (missing := own.count(None)):
+                _report_lack(missing, len(own), clock, position)
+        return scores
+
+    def check(self, context: CheckContext) -> Iterable[Finding]:
+        """The model's files, the device, and how many of the collection's documents are too long for the model."""
+        return reranker_findings(self, context)
+
     @abstractmethod
-    def score_batch(self, jobs: Sequence[RerankJob], context: Context) -> Sequence[Iterable[float | None]]:
-        """Score several queries at once."""
+    def document_room(self, query: int) -> int:
+        """Tokens of a document that are read beside a query of so many. Needs what ``prepare`` has settled."""
+
+    @abstractmethod
+    def score_into(self, scores: Scores, jobs: Sequence[RerankJob], clock: Clock) -> None:
+        """Put the scores of the jobs' texts in their places, the first texts of every job first.
+
+        Raises:
+            DeadlineError: the time is up. What is in its place by then counts.
+        """
+
+
+def _report_lack(missing: int, count: int, clock: Clock, position: int) -> None:
+    if missing < count:
+        clock.context.partial(position, f"{missing} of {count} documents were not scored {clock.given}")
+    else:
+        lack = f"not one of {count} documents was scored {clock.given}; raise `timeout` or ask for less"
+        clock.context.fail(position, DeadlineError(lack))
 
 
 class _Pair(NamedTuple):
-    """One text to score: number of its job, place among the job's texts, and the token ids that the model shall see."""
+    """One text to score: number of its job, place among the job's texts."""
 
     job: int
     place: int
+
+
+class _PairInput(NamedTuple):
+    """The token ids of a pair that the model shall see."""
+
     query: Ids
     text: Ids
 
@@ -44,14 +99,24 @@ class PairReranker(LocalReranker):
 
     kind: ClassVar[Kind] = "classifier"
 
-    def query_tokens(self, queries: Sequence[str]) -> list[Tokens]:
-        """The tokens of the queries; more of them than fit beside a document is fine."""
-        # The model never sees more of a text than its limit, so the rest need not be kept.
-        return self.loaded.tokenizer.tokens(queries, self.loaded.limit)
+    def query_tokens(self, queries: Sequence[str], check: Check) -> list[Tokens]:
+        """The tokens of the queries; more of them than fit beside a document is fine.
 
-    def text_tokens(self, texts: Sequence[str]) -> list[Tokens]:
-        """The tokens of the documents; more of them than fit beside a query is fine."""
-        return self.loaded.tokenizer.tokens(texts, self.loaded.limit)
+        Args:
+            queries: the texts.
+            check: called between parts of the work, which it may end by raising.
+        """
+        # The model never sees more of a text than its limit, so the rest need not be kept.
+        return self.loaded.tokenizer.tokens(queries, self.loaded.limit, check)
+
+    def text_tokens(self, texts: Sequence[str], check: Check) -> list[Tokens]:
+        """The tokens of the documents; more of them than fit beside a query is fine. Arguments as above."""
+        return self.loaded.tokenizer.tokens(texts, self.loaded.limit, check)
+
+    def document_room(self, query: int) -> int:
+        """Tokens of a document that are read beside a query of so many. Needs what ``prepare`` has settled."""
+        endless = [0] * _ENDLESS
+        return self.room(Tokens([0] * query, query), Tokens(endless, _ENDLESS))[1]
 
     @abstractmethod
     def room(self, query: Tokens, text: Tokens) -> tuple[int, int]:
@@ -65,42 +130,77 @@ class PairReranker(LocalReranker):
     def relevance(self, logits: torch.Tensor) -> list[float]:
         """A number for each row of ``logits`` ``(pairs, labels)``, which are 32 bit."""
 
-    def score_batch(self, jobs: Sequence[RerankJob], context: Context) -> list[list[float]]:
+    def score_into(self, scores: Scores, jobs: Sequence[RerankJob], clock: Clock) -> None:
         """Score the pairs of all queries, in batches of pairs of similar length."""
-        pairs = self._pairs(jobs, context)
-        scores = [[0.0] * len(job.texts) for job in jobs]
-        for batch in batches([len(pair.query) + len(pair.text) for pair in pairs], self.batch_size):
-            context.deadline.check()
-            chosen = [pairs[position] for position in batch]
-            output, _ = self.loaded.forward([self.row(pair.query, pair.text) for pair in chosen])
-            for pair, score in zip(chosen, self.relevance(output.logits.float()), strict=True):
-                scores[pair.job][pair.place] = score
-        return scores
-
-    def _pairs(self, jobs: Sequence[RerankJob], context: Context) -> list[_Pair]:
-        texts = list(dict.fromkeys(text for job in jobs for text in job.texts))
-        tokens = dict(zip(texts, self.text_tokens(texts), strict=True))
-        queries = self.query_tokens([job.query for job in jobs])
-        pairs = []
-        for number, (job, query) in enumerate(zip(jobs, queries, strict=True)):
-            query_cut, texts_cut = False, []
-            for place, text in enumerate(job.texts):
-                kept, text_kept = self.room(query, tokens[text])
-                # Documents that are not cut are not copied: their list is shared by the pairs of all queries.
-                ids = tokens[text].ids
-                pairs.append(_Pair(number, place, query.ids[:kept], ids if len(ids) <= text_kept else ids[:text_kept]))
-                query_cut |= kept < query.length
-                texts_cut.append(text_kept < tokens[text].length)
-            warn_of_cuts(query_cut, texts_cut, context, number)
-        return pairs
+        pairs = _Pairs(self, scores, jobs, clock)
+        try:
+            work_off(pairs, self.loaded.pace, self.batch_size, clock)
+        finally:
+            pairs.report(clock.context)
 
 
-def warn_of_cuts(query: bool, texts: Sequence[bool], context: Context, position: int) -> None:
-    """Say in a query's report whether it was too long, and how many of its documents were."""
+class _Pairs(Work[_Pair]):
+    """The pairs of all queries: the first text of each, then the second of each, and so on."""
+
+    def __init__(self, stage: PairReranker, scores: Scores, jobs: Sequence[RerankJob], clock: Clock) -> None:
+        super().__init__(by_rank([[_Pair(job, place) for place in range(len(own))] for job, own in enumerate(scores)]))
+        self._stage = stage
+        self._scores = scores
+        self._jobs = jobs
+        self._clock = clock
+        self._queries = stage.query_tokens([job.query for job in jobs], clock.check)
+        self._tokens: dict[str, Tokens] = {}
+        self._inputs: dict[_Pair, _PairInput] = {}
+        self._query_cut = [False] * len(jobs)
+        self._texts_cut = [0] * len(jobs)
+
+    def characters(self, item: _Pair) -> int:
+        text = self._jobs[item.job].texts[item.place]
+        return 0 if text in self._tokens else len(text)
+
+    def lengths(self, items: Sequence[_Pair]) -> list[int]:
+        jobs = self._jobs
+        texts = dict.fromkeys(jobs[job].texts[place] for job, place in items)
+        new = [text for text in texts if text not in self._tokens]
+        self._tokens.update(zip(new, self._stage.text_tokens(new, self._clock.check), strict=True))
+        for item in items:
+            if item not in self._inputs:
+                self._inputs[item] = self._input(item)
+        return [len(own.query) + len(own.text) for own in (self._inputs[item] for item in items)]
+
+    def run(self, items: Sequence[_Pair]) -> None:
+        rows = [self._stage.row(own.query, own.text) for own in (self._inputs[item] for item in items)]
+        output, _ = self._stage.loaded.forward(rows, self._clock)
+        for item, score in zip(items, self._stage.relevance(output.logits.float()), strict=True):
+            self._scores[item.job][item.place] = score
+
+    def report(self, context: Context) -> None:
+        """Say what was cut of the texts that were read."""
+        for number, job in enumerate(self._jobs):
+            warn_of_cuts(self._query_cut[number], self._texts_cut[number], len(job.texts), context, number)
+
+    def _input(self, item: _Pair) -> _PairInput:
+        query, text = self._queries[item.job], self._tokens[self._jobs[item.job].texts[item.place]]
+        query_kept, text_kept = self._stage.room(query, text)
+        self._query_cut[item.job] |= query_kept < query.length
+        self._texts_cut[item.job] += text_kept < text.length
+        # Documents that are not cut are not copied: their list is shared by the pairs of all queries.
+        ids = text.ids if len(text.ids) <= text_kept else text.ids[:text_kept]
+        return _PairInput(query.ids[:query_kept], ids)
+
+
+def by_rank(lists: Sequence[Sequence[_Item]]) -> list[_Item]:
+    """The first of each list, then the second of each, and so on: every query gets its part of the time."""
+    most = max(map(len, lists), default=0)
+    return [own[place] for place in range(most) for own in lists if place < len(own)]
+
+
+def warn_of_cuts(query: bool, cut: int, count: int, context: Context, position: int) -> None:
+    """Say in a query's report whether it was too long, and how many of its ``count`` documents were."""
     if query:
         context.warn("the query is longer than the model may see; its end was left out", position)
-    if count := sum(texts):
+    if cut:
         context.warn(
-            f"{count} of {len(texts)} documents are longer than the model may see; their ends were left out", position
+            f"{cut} of {count} documents are longer than the model may see; their ends were left out", position
         )
-        context.note(position, documents_cut=count)
+        context.note(position, documents_cut=cut)

@@ -11,7 +11,7 @@ from pydantic import Field, PrivateAttr, model_validator
 from milvus_pipeline import StageError
 from milvus_stages._models import LoadedModel, max_length_of
 from milvus_stages._tokens import Ids, Row, Tokens
-from milvus_stages.rerank._torch import PairReranker
+from milvus_stages.rerank._torch import Check, PairReranker
 
 if TYPE_CHECKING:
     import torch
@@ -52,23 +52,25 @@ class BGE(PairReranker):
         if loaded.config.num_labels != 1:
             raise StageError(
                 f"{self.model!r} has {loaded.config.num_labels} labels, a BGE reranker has one; "
-                "take the stage cross_encoder, with `label`"
+                "take the stage cross_encoder, with `label`",
+                reason_code="config",
             )
         specials = loaded.tokenizer.pair_specials
         self._tokens = max_length_of(loaded, self.max_length, specials) - specials
         if self.query_max_length >= self._tokens:
             raise StageError(
                 f"query_max_length: {self.query_max_length} leaves no room for a document in max_length "
-                f"{self.max_length} with {specials} special tokens; lower it"
+                f"{self.max_length} with {specials} special tokens; lower it",
+                reason_code="config",
             )
 
-    def query_tokens(self, queries: Sequence[str]) -> list[Tokens]:
+    def query_tokens(self, queries: Sequence[str], check: Check) -> list[Tokens]:
         """The queries' tokens, cut to their own limit."""
-        return self._read_again(self.loaded.tokenizer.tokens(queries, self.query_max_length))
+        return self._read_again(self.loaded.tokenizer.tokens(queries, self.query_max_length, check), check)
 
-    def text_tokens(self, texts: Sequence[str]) -> list[Tokens]:
+    def text_tokens(self, texts: Sequence[str], check: Check) -> list[Tokens]:
         """The documents' tokens, cut to the limit of a pair."""
-        return self._read_again(self.loaded.tokenizer.tokens(texts, self.max_length))
+        return self._read_again(self.loaded.tokenizer.tokens(texts, self.max_length, check), check)
 
     def room(self, query: Tokens, text: Tokens) -> tuple[int, int]:
         """Leave the query as it is, and cut the document to the rest."""
@@ -79,13 +81,13 @@ class BGE(PairReranker):
         """The pair; a document without tokens leaves the query alone, as in FlagEmbedding on transformers 5."""
         return super().row(query, text) if text else self.loaded.tokenizer.row(query)
 
-    def _read_again(self, tokens: Sequence[Tokens]) -> list[Tokens]:
+    def _read_again(self, tokens: Sequence[Tokens], check: Check) -> list[Tokens]:
         """The tokens of what the tokens read as, which is what FlagEmbedding gives the model on transformers 5.
 
         They differ only where a text has tokens that the model does not know, or is cut within a word.
         """
         tokenizer = self.loaded.tokenizer
-        again = tokenizer.tokens(tokenizer.decoded([own.ids for own in tokens]), self.loaded.limit)
+        again = tokenizer.tokens(tokenizer.decoded([own.ids for own in tokens]), self.loaded.limit, check)
         return [Tokens(new.ids, new.length + old.length - len(old.ids)) for new, old in zip(again, tokens, strict=True)]
 
     def relevance(self, logits: torch.Tensor) -> list[float]:

@@ -84,10 +84,14 @@ class CrossEncoder(PairReranker):
         if self.label is None:
             if count == 1:
                 return 0
-            raise StageError(f"label: the model has {count} labels, {listed}; say whose score counts")
+            raise StageError(
+                f"label: the model has {count} labels, {listed}; say whose score counts", reason_code="config"
+            )
         numbers = [number for number in range(count) if self.label in (number, names.get(number))]
         if not numbers:
-            raise StageError(f"label: the model has no label {shown(self.label)}; it has {listed}")
+            raise StageError(
+                f"label: the model has no label {shown(self.label)}; it has {listed}", reason_code="config"
+            )
         return numbers[0]
 
 

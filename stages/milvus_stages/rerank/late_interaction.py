@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
 
 from pydantic import Field, PrivateAttr
 
-from milvus_pipeline import Context, Deadline, QueryError, RerankJob, StageError
+from milvus_pipeline import DeadlineError, QueryError, RerankJob, StageError
 from milvus_stages._layout import module_list
 from milvus_stages._models import Kind, LoadedModel, max_length_of
-from milvus_stages._tokens import Tokens, batches
-from milvus_stages.rerank._torch import LocalReranker, warn_of_cuts
+from milvus_stages._pace import Clock, TextWork, work_off
+from milvus_stages.rerank._torch import LocalReranker, Scores, by_rank, warn_of_cuts
 
 if TYPE_CHECKING:
     import torch
@@ -64,50 +64,74 @@ class LateInteraction(LocalReranker):
             max_length_of(loaded, self.max_length, specials) - specials,
         )
 
-    def score_batch(self, jobs: Sequence[RerankJob], context: Context) -> list[list[float]]:
+    def document_room(self, query: int) -> int:
+        """As many beside any query."""
+        return self._lengths.text
+
+    def score_into(self, scores: Scores, jobs: Sequence[RerankJob], clock: Clock) -> None:
         """Encode queries and distinct documents once each, and compare a document as soon as it is encoded."""
         import torch
 
-        tokenizer = self.loaded.tokenizer
-        query_tokens = tokenizer.tokens([job.query for job in jobs], self._lengths.query)
-        texts = list(dict.fromkeys(text for job in jobs for text in job.texts))
-        text_tokens = tokenizer.tokens(texts, self._lengths.text)
-        self._report(jobs, query_tokens, dict(zip(texts, text_tokens, strict=True)), context)
-
-        query_batches = self._encoded(query_tokens, context.deadline)
-        queries = {number: vectors for batch in query_batches for number, vectors in batch}
+        queries = self._encoded_queries(jobs, clock)
+        texts = list(dict.fromkeys(by_rank([jobs[number].texts for number in queries])))
         places = _places(jobs, texts, queries.keys())
-        scores = [[NO_TOKENS] * len(job.texts) for job in jobs]
-        for batch in self._encoded(text_tokens, context.deadline):
-            wanted = [place for text, _ in batch for place in places[text]]
-            found = [maxsim([queries[number] for number, _ in places[text]], tokens) for text, tokens in batch]
-            for (number, place), score in zip(wanted, torch.cat(found).tolist(), strict=True):
-                scores[number][place] = score
-        return scores
 
-    def _encoded(self, texts: Sequence[Tokens], deadline: Deadline) -> Iterator[list[tuple[int, torch.Tensor]]]:
-        """Unit vectors ``(tokens, hidden)`` of each text's own tokens with its position; texts without are left out."""
+        def compare(numbers: Sequence[int]) -> None:
+            vectors = self._encoded(documents, numbers, clock)
+            found = [maxsim([queries[number] for number, _ in places[text]], own) for text, own in vectors.items()]
+            values = iter(torch.cat(found).tolist() if found else ())
+            for text in numbers:  # those without tokens have no vectors
+                for number, place in places[text]:
+                    scores[number][place] = next(values) if text in vectors else NO_TOKENS
+
+        documents = TextWork(self.loaded.tokenizer, texts, self._lengths.text, clock, compare)
+        try:
+            work_off(documents, self.loaded.pace, self.batch_size, clock)
+        finally:
+            cut = [number for text, own in documents.tokens.items() if own.cut for number, _ in places[text]]
+            for number in queries:
+                warn_of_cuts(False, cut.count(number), len(jobs[number].texts), clock.context, number)
+
+    def _encoded_queries(self, jobs: Sequence[RerankJob], clock: Clock) -> dict[int, torch.Tensor]:
+        """The vectors of each query by its number. They may take half of the time, and the documents the rest.
+
+        Raises:
+            DeadlineError: all of it is used up.
+        """
+        vectors: dict[int, torch.Tensor] = {}
+        half = clock.half()
+
+        def encode(numbers: Sequence[int]) -> None:
+            vectors.update(self._encoded(work, numbers, half))
+
+        work = TextWork(self.loaded.tokenizer, [job.query for job in jobs], self._lengths.query, half, encode)
+        try:
+            work_off(work, self.loaded.pace, self.batch_size, half)
+        except DeadlineError:
+            clock.check()
+        for number in range(len(jobs)):
+            tokens = work.tokens.get(number)
+            if tokens is not None:
+                warn_of_cuts(tokens.cut, 0, 0, clock.context, number)
+            if tokens is not None and not tokens.ids:
+                lack = "the query has no token that the model knows; ask in words"
+                clock.context.fail(number, QueryError(lack))
+            elif number not in vectors:
+                clock.context.fail(number, DeadlineError(f"the query was not encoded {clock.given}"))
+        return vectors
+
+    def _encoded(self, work: TextWork, numbers: Sequence[int], clock: Clock) -> dict[int, torch.Tensor]:
+        """Unit vectors ``(tokens, hidden)`` of the texts' own tokens; texts without are left out."""
         import torch
 
-        start = self.loaded.tokenizer.text_start
-        present = [position for position, own in enumerate(texts) if own.ids]
-        for batch in batches([len(texts[position].ids) for position in present], self.batch_size):
-            deadline.check()
-            positions = [present[index] for index in batch]
-            output, _ = self.loaded.forward([self.loaded.tokenizer.row(texts[position].ids) for position in positions])
-            hidden = torch.nn.functional.normalize(output.last_hidden_state.float(), dim=-1)
-            yield [
-                (position, own[start : start + len(texts[position].ids)])
-                for position, own in zip(positions, hidden, strict=True)
-            ]
-
-    def _report(
-        self, jobs: Sequence[RerankJob], queries: Sequence[Tokens], texts: Mapping[str, Tokens], context: Context
-    ) -> None:
-        for number, (job, query) in enumerate(zip(jobs, queries, strict=True)):
-            if not query.ids:
-                context.fail(number, QueryError("the query has no token that the model knows; ask in words"))
-            warn_of_cuts(query.cut, [texts[text].cut for text in job.texts], context, number)
+        texts = {number: work.tokens[number].ids for number in numbers if work.tokens[number].ids}
+        if not texts:
+            return {}
+        tokenizer = self.loaded.tokenizer
+        output, _ = self.loaded.forward([tokenizer.row(ids) for ids in texts.values()], clock)
+        hidden = torch.nn.functional.normalize(output.last_hidden_state.float(), dim=-1)
+        start = tokenizer.text_start
+        return {number: own[start : start + len(ids)] for (number, ids), own in zip(texts.items(), hidden, strict=True)}
 
 
 def maxsim(queries: Sequence[torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:

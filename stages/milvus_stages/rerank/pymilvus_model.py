@@ -161,10 +161,10 @@ class PymilvusModel(Reranker):
         return self.scored_alone(query, texts, Deadline())
 
     def score_batch(self, jobs: Sequence[RerankJob], context: Context) -> list[list[float | None]]:
-        """Call the function once a query.
+        """Call the function once a query. The queries that are not reached in time fail, those scored are kept.
 
         Raises:
-            DeadlineError: the time is up before the first call; where it is later, the queries that are left fail.
+            DeadlineError: the time is up before the first call, or the call was given up.
         """
         if self._opened is None:
             raise StageError(f"{self.name} is not open; call open() first, or run it in a pipeline")
@@ -172,10 +172,10 @@ class PymilvusModel(Reranker):
         for position, job in enumerate(jobs):
             own: list[float | None] = [None] * len(job.texts)
             try:
-                context.deadline.check()
+                context.check()
                 self._score_into(own, self._opened, job, position, context)
             except DeadlineError as error:
-                if position == 0:
+                if position == 0 or context.cancelled:
                     raise
                 context.fail(position, error)
             except StageError as error:
@@ -201,7 +201,7 @@ class PymilvusModel(Reranker):
         if not planned.parts:
             return
         kept = planned.parts[0].places
-        results = self._called(opened, job.query, [job.texts[place] for place in kept], context.deadline)
+        results = self._called(opened, job.query, [job.texts[place] for place in kept], context)
         for index, score in self._scores_of(results, len(kept)):
             scores[kept[index]] = score
         if len(results) < len(kept):
@@ -212,16 +212,16 @@ class PymilvusModel(Reranker):
                 position,
             )
 
-    def _called(self, opened: _Opened, query: str, texts: list[str], deadline: Deadline) -> list[Any]:
+    def _called(self, opened: _Opened, query: str, texts: list[str], context: Context) -> list[Any]:
         """What the function returns for these texts. One call at a time: none of them is known to be thread-safe."""
-        left = deadline.remaining()
+        left = context.deadline.remaining()
         if not self._calls.acquire(timeout=-1 if left is None else min(left, threading.TIMEOUT_MAX)):
             raise DeadlineError(
-                f"the time given ({deadline.budget:g} s) passed while another call of {self.function} was under way, "
-                "which has no timeout; raise `timeout` or ask for less"
+                f"the time given ({context.deadline.budget:g} s) passed while another call of {self.function} was "
+                "under way, which has no timeout; raise `timeout` or ask for less"
             )
         try:
-            deadline.check()
+            context.check()
             with without_installing():
                 return list(opened.function(query, texts, top_k=len(texts)))
         except DeadlineError:
@@ -244,21 +244,22 @@ class PymilvusModel(Reranker):
             index, score = getattr(result, "index", None), getattr(result, "score", None)
             index = int(index) if isinstance(index, Integral) and not isinstance(index, bool) else -1
             if not 0 <= index < count:
-                raise StageError(self._wrong(f"gave an index that is no whole number from 0 to {count - 1}"))
+                raise self._wrong(f"gave an index that is no whole number from 0 to {count - 1}")
             if index in seen:
-                raise StageError(self._wrong(f"gave the index {index} twice"))
+                raise self._wrong(f"gave the index {index} twice")
             seen.add(index)
             try:
                 value = math.nan if isinstance(score, str | bytes | bool | None) else float(score)
             except (TypeError, ValueError, OverflowError):
                 value = math.nan
             if not math.isfinite(value):
-                raise StageError(self._wrong(f"gave document {index} a score that is not a finite number"))
+                raise self._wrong(f"gave document {index} a score that is not a finite number")
             yield index, value
 
-    def _wrong(self, what: str) -> str:
+    def _wrong(self, what: str) -> StageError:
         instead = _STAGES.get(self.function)
-        return f"{self.function} {what}; " + (f"try the stage `{instead}`" if instead else "check its model")
+        step = f"try the stage `{instead}`" if instead else "check its model"
+        return StageError(f"{self.function} {what}; {step}", reason_code="bad_reply")
 
     # -- failures -----------------------------------------------------------------------------------------------
 

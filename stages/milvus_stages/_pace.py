@@ -1,0 +1,260 @@
+"""Passes through a model in the time that there is: best first, in chunks that are planned by the speed of the last."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
+from time import perf_counter
+from typing import Final, Generic, TypeVar
+
+from milvus_pipeline import Context, Deadline, DeadlineError, ReasonCode, StageError
+from milvus_stages._tokens import TextTokenizer, Tokens, batches
+
+Item = TypeVar("Item")
+
+_MARGIN: Final = 0.05
+"""Seconds, at most, by which work ends before the deadline, so that an event loop still takes its results."""
+
+_SHARE: Final = 0.25  # of the time left that a chunk may take: the plan may be wrong by a factor of four
+_BATCHES: Final = 4  # in a chunk, at most: enough to put texts of similar length together
+_READ_SPEED: Final = 200_000  # characters of a chunk for a second left; reading them takes about a twentieth of it
+_KNOWN_PASSES: Final = 4  # few, so that a machine that has become busy is known soon
+
+
+class TooLittleMemoryError(StageError):
+    """The device has too little memory for a pass."""
+
+    reason_code: ReasonCode = "too_large"
+
+
+class Clock:
+    """The time that a call has for its steps: a little less than its deadline says, and none once it is given up.
+
+    Args:
+        context: of the call.
+        deadline: when the work has to be done; a little before the context's by default.
+    """
+
+    def __init__(self, context: Context, deadline: Deadline | None = None) -> None:
+        self.context = context
+        self.deadline = deadline or _before(context.deadline)
+
+    @property
+    def left(self) -> float | None:
+        """Seconds left; None where they are not bounded."""
+        return self.deadline.remaining()
+
+    @property
+    def given(self) -> str:
+        """The time that the query was given, in words."""
+        return f"in the time given ({self.context.deadline.budget:g} s)"
+
+    def check(self) -> None:
+        """Raise DeadlineError where there is no sense in going on."""
+        self.context.check()
+        self.deadline.check()
+
+    def half(self) -> Clock:
+        """The first half of what is left."""
+        left = self.left
+        if self.deadline.at is None or left is None:
+            return self
+        return Clock(self.context, Deadline(self.deadline.at - left / 2, self.deadline.budget))
+
+    @contextmanager
+    def holding(self, lock: threading.Lock) -> Iterator[None]:
+        """Hold the lock, which is not waited for any longer than there is time. Raises DeadlineError."""
+        left = self.left
+        if not lock.acquire(timeout=-1 if left is None else min(left, threading.TIMEOUT_MAX)):
+            raise DeadlineError(
+                f"the time given ({self.deadline.budget:g} s) passed while other queries had the model; raise "
+                "`timeout` or ask for less"
+            )
+        try:
+            self.check()
+            yield
+        finally:
+            lock.release()
+
+
+def _before(deadline: Deadline) -> Deadline:
+    left = deadline.remaining()
+    if deadline.at is None or left is None:
+        return deadline
+    return Deadline(deadline.at - min(_MARGIN, left / 10), deadline.budget)
+
+
+class Pace:
+    """How long the last passes of a model took, waiting for it included. Threads may share it."""
+
+    def __init__(self) -> None:
+        self._passes: tuple[tuple[int, float], ...] = ()
+
+    @contextmanager
+    def measuring(self, tokens: int) -> Iterator[None]:
+        """Learn from a pass with that many tokens. Of one that is cut short it is known how long it takes, at least."""
+        began = perf_counter()
+        try:
+            yield
+        except TooLittleMemoryError:
+            raise
+        except BaseException:
+            self._note(tokens, perf_counter() - began)
+            raise
+        self._note(tokens, perf_counter() - began)
+
+    def _note(self, tokens: int, seconds: float) -> None:
+        if tokens:
+            self._passes = (*self._passes[1 - _KNOWN_PASSES :], (tokens, seconds))
+
+    def seconds(self, tokens: int) -> float:
+        """How long that many tokens take, at most, at the speed of the last passes; infinite where there was none.
+
+        A part of a pass takes no longer than the whole, and n of them no longer than n times one, whatever share of
+        it does not depend on the tokens.
+        """
+        return min((seconds * max(1.0, tokens / own) for own, seconds in self._passes), default=float("inf"))
+
+    def fitting(self, lengths: Sequence[int], left: float) -> int:
+        """How many of the first texts with these numbers of tokens make a chunk; none where not one can be done."""
+        count = 0
+        for tokens in accumulate(lengths):
+            if self.seconds(tokens) > left * _SHARE:
+                break
+            count += 1
+        return count or int(self.seconds(lengths[0]) <= left)
+
+
+class Work(ABC, Generic[Item]):
+    """Items, best first, to be put through a model in passes."""
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        self.items = items
+
+    @abstractmethod
+    def characters(self, item: Item) -> int:
+        """How many characters there are to read."""
+
+    @abstractmethod
+    def lengths(self, items: Sequence[Item]) -> list[int]:
+        """Read the items, and tell the number of tokens of each. An item may be read again before its pass."""
+
+    @abstractmethod
+    def run(self, items: Sequence[Item]) -> None:
+        """Put these through the model together, and keep what comes out.
+
+        Raises:
+            TooLittleMemoryError: there are too many of them; nothing was kept.
+        """
+
+
+class TextWork(Work[int]):
+    """Texts, best first, each known by its number; ``tokens`` holds those that were read.
+
+    Args:
+        tokenizer: reads them.
+        texts: any number of them.
+        most: tokens that are kept of each, special tokens not counted.
+        clock: of the call.
+        run: puts the texts of these numbers through the model; see ``Work.run``.
+    """
+
+    def __init__(
+        self,
+        tokenizer: TextTokenizer,
+        texts: Sequence[str],
+        most: int,
+        clock: Clock,
+        run: Callable[[Sequence[int]], None],
+    ) -> None:
+        super().__init__(range(len(texts)))
+        self.tokens: dict[int, Tokens] = {}
+        self._tokenizer = tokenizer
+        self._texts = texts
+        self._most = most
+        self._clock = clock
+        self._run = run
+
+    def characters(self, item: int) -> int:
+        """Those of the text, as long as it is not read."""
+        return 0 if item in self.tokens else len(self._texts[item])
+
+    def lengths(self, items: Sequence[int]) -> list[int]:
+        """Read what is not read yet."""
+        new = [item for item in items if item not in self.tokens]
+        found = self._tokenizer.tokens([self._texts[item] for item in new], self._most, self._clock.check)
+        self.tokens.update(zip(new, found, strict=True))
+        return [len(self.tokens[item].ids) for item in items]
+
+    def run(self, items: Sequence[int]) -> None:
+        """Put them through the model."""
+        self._run(items)
+
+
+def work_off(work: Work[Item], pace: Pace, batch_size: int, clock: Clock) -> None:
+    """Do the work, all of it or as much as there is time for.
+
+    With a deadline, items are done in chunks, in their order, and sorted by length within a chunk alone. Without one,
+    all of them are sorted, which is the fastest. The outcome for an item does not depend on it.
+
+    A batch that is too large for the device's memory is done in halves, and so are those after it.
+
+    Raises:
+        DeadlineError: the time is up, or what is left of it does not suffice for a single item more.
+    """
+    passes = _Passes(work, pace, batch_size, clock)
+    start = 0
+    while start < len(work.items):
+        clock.check()
+        left = clock.left
+        if left is None:
+            chunk = work.items
+            lengths = work.lengths(chunk)
+        else:
+            chunk = _readable(work, start, _BATCHES * batch_size, left * _READ_SPEED)
+            lengths = work.lengths(chunk)
+            # The first pass is always tried: what is known of the speed may be of another hour.
+            fitting = pace.fitting(lengths, clock.left or 0.0) or int(start == 0)
+            if not fitting:
+                raise DeadlineError(f"the time given ({clock.deadline.budget:g} s) does not suffice for more")
+            chunk, lengths = chunk[:fitting], lengths[:fitting]
+        for batch in batches(lengths, batch_size):
+            passes.run([(chunk[position], lengths[position]) for position in batch])
+        start += len(chunk)
+
+
+def _readable(work: Work[Item], start: int, most: int, characters: float) -> Sequence[Item]:
+    """The next items, at least one, at most ``most``, and no more than that many characters."""
+    items = work.items[start : start + most]
+    sums = accumulate(work.characters(item) for item in items)
+    return items[: max(1, sum(total <= characters for total in sums))]
+
+
+class _Passes(Generic[Item]):
+    """Runs batches, in smaller ones where the memory wants it."""
+
+    def __init__(self, work: Work[Item], pace: Pace, size: int, clock: Clock) -> None:
+        self._work = work
+        self._pace = pace
+        self._size = size
+        self._clock = clock
+
+    def run(self, batch: Sequence[tuple[Item, int]]) -> None:
+        """Run these items, each of which comes with its length."""
+        done = 0
+        while done < len(batch):
+            part = batch[done : done + self._size]
+            self._clock.check()
+            try:
+                with self._pace.measuring(sum(length for _, length in part)):
+                    self._work.run([item for item, _ in part])
+            except TooLittleMemoryError:
+                if len(part) == 1:
+                    raise
+                self._size = len(part) // 2
+                self._clock.context.note(batch_size=self._size)
+            else:
+                done += len(part)
