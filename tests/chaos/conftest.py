@@ -16,7 +16,7 @@ from support.storm import Question, storm
 
 ROWS, DIM, LIMIT, CROWD = 2000, 32, 10, 100
 COLLECTION = "things"
-LEASE = 10
+LEASE = 8
 """Seconds; so long the server loads its collections after a kill, and two thirds of it may it stand still."""
 
 
@@ -39,8 +39,13 @@ def questions(count: int = CROWD, dim: int = DIM, vectors: Any = VECTORS) -> Seq
     ]
 
 
-def make_things(uri: str, vectors: Any = VECTORS, index_type: str = "FLAT", **params: Any) -> None:
-    """The collection anew: keys 0, 1, ... and an index that is exact, or another."""
+def make_things(
+    uri: str, vectors: Any = VECTORS, flushed: bool = True, index_type: str = "FLAT", **params: Any
+) -> None:
+    """The collection anew: keys 0, 1, ... and an index that is exact, or another.
+
+    A server that is killed has lost what was not flushed; flushing takes seconds.
+    """
     from pymilvus import DataType, MilvusClient
 
     client = MilvusClient(uri, timeout=10, dedicated=True)
@@ -52,11 +57,14 @@ def make_things(uri: str, vectors: Any = VECTORS, index_type: str = "FLAT", **pa
     client.create_collection(COLLECTION, schema=schema, timeout=60)
     rows = [{"id": key, "vector": vector.tolist(), "text": f"text {key}"} for key, vector in enumerate(vectors)]
     client.insert(COLLECTION, rows, timeout=60)
-    client.flush(COLLECTION, timeout=60)  # also: what a killed server has not written is lost
+    if flushed:
+        client.flush(COLLECTION, timeout=60)
     index = client.prepare_index_params()
     index.add_index("vector", index_type=index_type, metric_type="IP", params={"params": params})
     client.create_index(COLLECTION, index, timeout=60)
     client.load_collection(COLLECTION, timeout=60)
+    # Searches may be a moment behind; this one waits until all rows are seen, and so do those after it.
+    client.search(COLLECTION, vectors[:1], limit=1, consistency_level="Strong", timeout=60)
     client.close()
 
 

@@ -42,8 +42,8 @@ def questions() -> Sequence[Question]:
 
 
 def search(url: str, **fields: Any) -> Pipeline:
-    """Documents, and a reranker that is skipped where it fails and tried again after two seconds."""
-    fields = {"max_concurrency": 64, "breaker": BreakerSettings(wait=2.0), "on_error": "skip", **fields}
+    """Documents, and a reranker that is skipped where it fails and tried again after a second."""
+    fields = {"max_concurrency": 64, "breaker": BreakerSettings(wait=1.0), "on_error": "skip", **fields}
     return Pipeline([ListedSearch(documents=DOCUMENTS), Cohere(base_url=url, **fields)])
 
 
@@ -55,11 +55,11 @@ def test_a_service_that_fails_is_left_alone_and_tried_again(service: StandIn) ->
         assert "ok" not in judged(ask(), AWAY)
         asked = len(service.requests)
         outcomes = ask()
-        assert set(judged(outcomes, {"circuit_open"})) == {"circuit_open"}
+        assert judged(outcomes, AWAY)["circuit_open"] >= 180
         assert {outcome.result.status for outcome in outcomes if outcome.result} == {"degraded"}
-        assert len(service.requests) - asked <= 3  # one for each time that it was tried again
+        assert len(service.requests) - asked <= 20  # of those that tried it again
         service.clear()
-        ask.until_right(30, {"circuit_open"})
+        ask.until_right(30, AWAY)
         assert set(judged(ask(timeout=30), set())) == {"ok"}
 
 
