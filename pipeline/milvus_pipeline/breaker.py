@@ -25,11 +25,20 @@ Counts = Callable[[Exception], bool | None]
 class BreakerSettings(Settings):
     """When a server that fails again and again is left alone, and for how long.
 
-    After so many failures in a row calls fail at once, without being made. When ``wait`` has passed, one call is let
-    through: its success ends this, its failure begins the wait anew.
+    After so many failures in a row, over so many seconds, calls fail at once, without being made. When ``wait`` has
+    passed, one call is let through: its success ends this, its failure begins the wait anew.
     """
 
     failures: Annotated[int, Field(ge=1, le=10_000, description="Failures in a row after which calls are refused.")] = 5
+    over: Annotated[
+        float,
+        Field(
+            ge=0,
+            allow_inf_nan=False,
+            description="Seconds that the failures are spread over, at least: a connection that is lost once ends all "
+            "calls under way at once, and the next ones find the server alive.",
+        ),
+    ] = 0.5
     wait: Annotated[
         float, Field(gt=0, allow_inf_nan=False, description="Seconds until one call is let through to try again.")
     ] = 10.0
@@ -45,12 +54,14 @@ class Breaker:
         name: of the server, for messages; without a key.
         failures: in a row, after which calls are refused.
         wait: seconds until one is let through.
+        over: seconds from the first of the failures to the last, at least.
     """
 
-    def __init__(self, name: str, failures: int = 5, wait: float = 10.0) -> None:
+    def __init__(self, name: str, failures: int = 5, wait: float = 10.0, over: float = 0.5) -> None:
         self.name = name
         self._failures = failures
         self._wait = wait
+        self._over = over
         self.forget()
         _breakers.add(self)
 
@@ -58,6 +69,7 @@ class Breaker:
         """Begin anew, with no failures; after a fork the lock may be held by a thread of the parent's."""
         self._lock = threading.Lock()
         self._count = 0
+        self._since = 0.0  # when the first of the failures in a row was
         self._last = ""
         self._next_trial: float | None = None  # None while calls pass
         self._period: object = object()  # replaced when it opens and when it closes
@@ -120,10 +132,12 @@ class Breaker:
                 if trial is not None:
                     self._next_trial, self._period = None, object()
             else:
+                now = time.monotonic()
+                self._since = self._since if self._count else now
                 self._count += 1
                 self._last = _kind(error)
-                if trial is not None or self._count >= self._failures:
-                    self._next_trial = time.monotonic() + self._wait
+                if trial is not None or (self._count >= self._failures and now - self._since >= self._over):
+                    self._next_trial = now + self._wait
                     self._period = self._period if trial is not None else object()
 
     def _refuse(self, now: float) -> None:
@@ -161,7 +175,7 @@ def breaker_for(key: tuple[str, ...], name: str, settings: BreakerSettings) -> B
     with _lock:
         found = _shared.get((key, settings))
         if found is None:
-            found = _shared[key, settings] = Breaker(name, settings.failures, settings.wait)
+            found = _shared[key, settings] = Breaker(name, settings.failures, settings.wait, settings.over)
         return found
 
 

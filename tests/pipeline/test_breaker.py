@@ -60,7 +60,7 @@ def call(guard: Breaker, error: BaseException | None = None) -> None:
 
 def opened(failures: int = 3, wait: float = 10.0) -> Breaker:
     """A breaker that has just opened."""
-    guard = Breaker("POST http://server/rerank", failures, wait)
+    guard = Breaker("POST http://server/rerank", failures, wait, over=0)
     for _ in range(failures):
         call(guard, Down())
     return guard
@@ -77,7 +77,7 @@ def refused(guard: Breaker) -> bool:
 
 def test_failures_in_a_row_open_it_and_the_message_says_what_is_to_be_known(clock: Clock) -> None:
     """Who is refused reads the server's name, how often it failed, in what, and when it is tried again."""
-    guard = Breaker("POST http://server/rerank", failures=2, wait=10.0)
+    guard = Breaker("POST http://server/rerank", failures=2, wait=10.0, over=0)
     call(guard, Down())
     assert not refused(guard)
     with suppress(ServiceError), guard.guarding(lambda _: True):
@@ -97,7 +97,7 @@ def test_failures_in_a_row_open_it_and_the_message_says_what_is_to_be_known(cloc
 @pytest.mark.parametrize("answer", [None, Refused()])
 def test_an_answer_of_any_kind_begins_the_count_anew(answer: Exception | None) -> None:
     """Only failures in a row count, and a server that refuses a request is alive."""
-    guard = Breaker("server", failures=2)
+    guard = Breaker("server", failures=2, over=0)
     for outcome in (Down(), answer, Down(), answer, Down()):
         call(guard, outcome)
     assert not guard.is_open
@@ -106,13 +106,27 @@ def test_an_answer_of_any_kind_begins_the_count_anew(answer: Exception | None) -
 @pytest.mark.parametrize("nothing", [Hurried(), asyncio.CancelledError(), KeyboardInterrupt()])
 def test_what_says_nothing_of_the_server_changes_nothing(nothing: BaseException) -> None:
     """A caller in a hurry and one that was cancelled neither open it nor keep it from opening."""
-    guard = Breaker("server", failures=2)
+    guard = Breaker("server", failures=2, over=0)
     for _ in range(5):
         call(guard, nothing)
     assert not guard.is_open
     for outcome in (Down(), nothing, Down()):
         call(guard, outcome)
     assert guard.is_open
+
+
+def test_one_event_that_ends_many_calls_is_no_row_of_failures(clock: Clock) -> None:
+    """A connection that is lost ends all calls under way; the next ones find the server alive, or they do not."""
+    alive, dead = Breaker("server", over=0.5), Breaker("server", over=0.5)
+    for _ in range(64):
+        call(alive, Down())
+        call(dead, Down())
+    assert not alive.is_open
+    clock.now += 0.5
+    call(alive, None)
+    call(alive, Down())
+    call(dead, Down())
+    assert (alive.is_open, dead.is_open) == (False, True)
 
 
 def test_after_the_wait_one_call_is_let_through_whose_outcome_decides(clock: Clock) -> None:
@@ -164,7 +178,7 @@ def test_a_trial_call_that_never_ends_keeps_the_others_out_for_one_wait(clock: C
 
 def test_calls_that_began_before_it_changed_say_nothing(clock: Clock) -> None:
     """A herd that ends late neither opens it again after a good trial, nor closes or prolongs it."""
-    guard = Breaker("server", failures=2, wait=10.0)
+    guard = Breaker("server", failures=2, wait=10.0, over=0)
     herd = [guard.guarding(counts) for _ in range(6)]
     for each in herd:
         each.__enter__()
@@ -255,12 +269,12 @@ def test_no_lock_is_held_while_calls_run() -> None:
 
 
 def test_any_order_of_outcomes_ends_as_a_plain_count_says(clock: Clock) -> None:
-    """Calls that end before the next begins: refused exactly while a run of failures is younger than the wait."""
+    """Calls that end before the next begins: refused while a long run of failures is younger than the wait."""
     chance = random.Random(7)  # noqa: S311 - the same on every run
     for _ in range(200):
-        limit = chance.randint(1, 4)
-        guard = Breaker("server", failures=limit, wait=10.0)
-        row, until = 0, None
+        limit, over = chance.randint(1, 4), chance.choice([0.0, 5.0])
+        guard = Breaker("server", failures=limit, wait=10.0, over=over)
+        row, until, since = 0, None, 0.0
         for _ in range(40):
             clock.now += chance.choice([0.0, 1.0, 6.0, 11.0])
             expected = until is not None and clock.now < until
@@ -272,8 +286,10 @@ def test_any_order_of_outcomes_ends_as_a_plain_count_says(clock: Clock) -> None:
                 continue
             assert not expected
             if isinstance(outcome, Down):
+                since = since if row else clock.now
                 row += 1
-                until = clock.now + 10.0 if until is not None or row >= limit else None
+                many = row >= limit and clock.now - since >= over
+                until = clock.now + 10.0 if until is not None or many else None
             elif not isinstance(outcome, Hurried):
                 row, until = 0, None
             assert guard.is_open == (until is not None)

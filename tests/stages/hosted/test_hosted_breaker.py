@@ -17,7 +17,7 @@ from support.standins import StandIn, late
 from support.standins.messages import Reply
 
 ONCE = {"attempts": 1}
-SOON = {"failures": 2, "wait": 3600}
+SOON = {"failures": 2, "wait": 3600, "over": 0}
 JOB = RerankJob(QUERY, list(TEXTS))
 HANGS = 30.0
 
@@ -39,7 +39,7 @@ def is_refused(outcome: Outcome) -> bool:
 @both_ways
 def test_a_dead_service_costs_its_callers_nothing(way):
     """After five failures in a row nothing is sent; who has a deadline fails at once, and reads what is to be known."""
-    with StandIn("cohere", locked=True) as server, opened(way, server, retry=ONCE) as call:
+    with StandIn("cohere", locked=True) as server, opened(way, server, retry=ONCE, breaker={"over": 0}) as call:
         server.always(server.error(503, "down"))
         for _ in range(5):
             assert call(timeout=30).error().status == 503
@@ -153,7 +153,7 @@ def test_who_has_a_deadline_does_not_wait_where_its_own_attempt_was_the_last_str
 @both_ways
 def test_a_refused_call_takes_no_turn_of_the_rate(way, clock):
     """Two requests a minute are allowed: one opens the circuit, and the trial has the other."""
-    fields = {"requests_per_minute": 2, "max_concurrency": 1, "retry": ONCE, "breaker": {"failures": 1}}
+    fields = {"requests_per_minute": 2, "max_concurrency": 1, "retry": ONCE, "breaker": {"failures": 1, "over": 0}}
     with StandIn("cohere") as server, opened(way, server, **fields) as call:
         server.script(server.error(503))
         call()
@@ -165,7 +165,7 @@ def test_a_refused_call_takes_no_turn_of_the_rate(way, clock):
 @both_ways
 def test_a_refused_call_waits_for_no_slot(way):
     """The only one is held by a request that hangs, and what another stage learned meanwhile is said at once."""
-    fields = {"retry": ONCE, "breaker": {"failures": 1, "wait": 3600}}
+    fields = {"retry": ONCE, "breaker": {"failures": 1, "wait": 3600, "over": 0}}
     with ThreadPoolExecutor(1) as pool, StandIn("cohere") as server, keyed(server):
         server.script(late(HANGS))
         server.always(server.error(503))
@@ -201,7 +201,7 @@ def test_a_trial_that_is_cancelled_is_free_for_the_next(clock):
 
     with StandIn("cohere") as server, keyed(server):
         server.script(server.error(503))
-        reranker = stage(server, retry=ONCE, breaker={"failures": 1})
+        reranker = stage(server, retry=ONCE, breaker={"failures": 1, "over": 0})
         reranker.open()
         asyncio.run(main(reranker, server))
 

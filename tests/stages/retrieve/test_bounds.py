@@ -7,6 +7,7 @@ import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -130,7 +131,7 @@ def test_a_loop_that_ended_leaves_nothing(lite: Engine, proxy: Proxy) -> None:
         assert len(AsyncConnectionManager._instances) == managers
 
 
-LEAVE_ALONE = BreakerSettings(failures=3, wait=0.5)
+LEAVE_ALONE = BreakerSettings(failures=3, wait=0.5, over=0.0)
 
 
 def test_a_dead_server_is_left_alone(lite: Engine, proxy: Proxy, run: Any) -> None:
@@ -190,38 +191,46 @@ def test_a_pipeline_that_cannot_be_opened_is_left_alone(proxy: Proxy, lite: Engi
 
 
 @pytest.mark.server
-def test_answers_over_the_size_of_a_message(milvus_server: str, run: Any) -> None:
+def test_answers_over_the_size_of_a_message(milvus_server: str) -> None:
     """Four answers of 25 MB come in halves; one of 75 MB is an error that says what to lower."""
     from pymilvus import DataType, MilvusClient
 
     client = MilvusClient(milvus_server, timeout=10, dedicated=True)
     name, rows = "large", 1600
-    if not client.has_collection(name, timeout=30):
-        schema = client.create_schema()
-        schema.add_field("id", DataType.INT64, is_primary=True)
-        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=16)
-        schema.add_field("text", DataType.VARCHAR, max_length=65535)
-        client.create_collection(name, schema=schema, timeout=60)
-        vectors = unit(np.random.default_rng(3).normal(size=(rows, 16)))
-        for first in range(0, rows, 400):
-            batch = range(first, first + 400)
-            records = [{"id": key, "vector": vectors[key].tolist(), "text": f"{key:>50000}"} for key in batch]
-            client.insert(name, records, timeout=60)
-        client.flush(name, timeout=60)
-        index = client.prepare_index_params()
-        index.add_index("vector", index_type="FLAT", metric_type="IP", params={})
-        client.create_index(name, index, timeout=60)
-        client.load_collection(name, timeout=60)
-    client.close()
+    schema = client.create_schema()
+    schema.add_field("id", DataType.INT64, is_primary=True)
+    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=16)
+    schema.add_field("text", DataType.VARCHAR, max_length=65535)
+    client.create_collection(name, schema=schema, timeout=60)
+    vectors = unit(np.random.default_rng(3).normal(size=(rows, 16)))
+    for first in range(0, rows, 400):
+        batch = range(first, first + 400)
+        records = [{"id": key, "vector": vectors[key].tolist(), "text": f"{key:>50000}"} for key in batch]
+        client.insert(name, records, timeout=60)
+    index = client.prepare_index_params()
+    index.add_index("vector", index_type="FLAT", metric_type="IP", params={})
+    client.create_index(name, index, timeout=60)
+    client.load_collection(name, timeout=60)
     search = {"uri": milvus_server, "collection": name, "index_type": "FLAT", "consistency_level": "Strong"}
     asked = [Engine("server", milvus_server, np.empty(0)).query(seed) for seed in range(4)]
-    with Pipeline([MilvusSearch(**search, limit=500)]) as pipeline:
-        for result in pipeline.run_batch(asked):
-            assert len(result) == 500
-            assert all(hit.text == f"{hit.id:>50000}" for hit in result)
+    ways = (
+        lambda pipeline, queries: pipeline.run_batch(queries, return_errors=True),
+        lambda pipeline, queries: asyncio.run(pipeline.arun_batch(queries, return_errors=True)),
+    )
     with (
-        Pipeline([MilvusSearch(**search, limit=1500)]) as pipeline,
-        pytest.raises(StageError, match="lower `limit`") as e,
+        Pipeline([MilvusSearch(**search, limit=500)]) as fits,
+        Pipeline([MilvusSearch(**search, limit=1500)]) as not_so,
     ):
-        run(pipeline, asked[0])
-    assert e.value.reason_code == "too_large"
+        for run_batch in ways:
+            for result in run_batch(fits, asked):
+                assert len(result) == 500
+                assert all(hit.text == f"{hit.id:>50000}" for hit in result)
+            # Of two filters, one has answers that fit: those queries are answered.
+            small = [replace(query, filter="id < 100") for query in asked[2:]]
+            results = run_batch(not_so, [*asked[:2], *small])
+            assert [result.status for result in results] == ["failed", "failed", "ok", "ok"]
+            assert all(result.error.reason_code == "too_large" for result in results[:2])
+            assert "lower `limit`" in str(results[0].error)
+            assert [len(result) for result in results[2:]] == [100, 100]
+    client.drop_collection(name, timeout=60)
+    client.close()
