@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check audit bench clean
 
 demo: .venv/demo ## search, rerank and cut the documentation that Python ships
 	$(BIN)/python -m milvus_pipeline.demo configs/python_docs.yaml
@@ -16,6 +16,9 @@ check: .venv/test ## lint, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+audit: .venv/test ## dependencies: declared as imported, fitting together, without known vulnerabilities
+	$(BIN)/python .ci/audit.py
 
 bench: .venv/test ## quality on Cranfield, stage by stage; a hosted reranker with many queries under way
 	$(BIN)/python benchmarks/cranfield.py
