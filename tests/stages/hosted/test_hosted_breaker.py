@@ -117,9 +117,11 @@ def test_a_job_without_a_deadline_waits_until_the_service_is_tried_again(way):
     """The wait is a retry as any other; all queries are answered, and no refusal counts as a request."""
     with StandIn("cohere") as server:
         server.script(server.error(503), server.error(503))
-        fields = {"breaker": {"failures": 2, "wait": 0.2}, "max_concurrency": 2}
+        fields = {"breaker": {"failures": 2, "wait": 0.2, "over": 0}, "max_concurrency": 2}
         retry = {"attempts": 30, "min_wait": 0.01, "max_wait": 0.1}  # no wait is too long, but cut
+        began = time.monotonic()
         outcome = scored(way, server, [JOB] * 4, retry=retry, **fields)
+        assert time.monotonic() - began >= 0.2
         assert len(server.requests) == 6
     assert outcome.failures == {}
     assert sum(details["usage"]["requests"] for details in outcome.context.details) == 6
