@@ -166,8 +166,9 @@ def test_the_installed_plugin_passes_the_conformance_suite(service, installed):
     """The suite finds it by its entry point, and is told where its service is."""
     arguments = {"sievert": {"base_url": service.url}}
     assert conformance("sievert", installed, SPECIMENS=json.dumps(arguments)) > 20
-    assert service.requests
-    assert all(request.refused is None for request in service.requests)
+    sent = [request for request in service.requests if request.method == "POST"]  # a check only looks who is there
+    assert sent
+    assert all(request.refused is None for request in sent)
 
 
 def test_the_document_tells_the_base_as_it_is():
