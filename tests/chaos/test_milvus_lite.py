@@ -14,8 +14,7 @@ from milvus_pipeline import Pipeline
 from milvus_stages import MilvusSearch
 from support.leaks import leaving_nothing
 from support.storm import Question, judged, storm
-
-from .conftest import COLLECTION, LIMIT, VECTORS, make_things, questions
+from support.things import COLLECTION, LIMIT, VECTORS, make_things, questions
 
 THREADS, LISTS = 8, 16
 

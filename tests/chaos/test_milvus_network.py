@@ -10,8 +10,9 @@ import pytest
 from support.milvus_server import MilvusServer
 from support.proxy import Proxy
 from support.storm import judged, storm
+from support.things import questions
 
-from .conftest import questions, search
+from .conftest import search
 
 pytestmark = pytest.mark.server
 

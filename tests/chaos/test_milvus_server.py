@@ -8,8 +8,9 @@ import pytest
 
 from support.milvus_server import MilvusServer
 from support.storm import judged, storm
+from support.things import COLLECTION, DIM, make_things, questions, unit
 
-from .conftest import COLLECTION, DIM, make_things, questions, search, unit
+from .conftest import search
 
 pytestmark = pytest.mark.server
 

@@ -69,6 +69,26 @@ class Outcome:
         return self.result.reasons[0].code if self.result.reasons else "ok"
 
 
+def asked(pipeline: Pipeline, question: Question, timeout: float) -> Outcome:
+    """The outcome of a question that this thread asks."""
+    begun, result, error = time.monotonic(), None, None
+    try:
+        result = pipeline.run(question.query, timeout=timeout)
+    except BaseException as raised:
+        error = raised
+    return Outcome(question, "thread", timeout, time.monotonic() - begun, result, error)
+
+
+async def asked_by_task(pipeline: Pipeline, question: Question, timeout: float) -> Outcome:
+    """The outcome of a question that this task asks."""
+    begun, result, error = time.monotonic(), None, None
+    try:
+        result = await pipeline.arun(question.query, timeout=timeout)
+    except BaseException as raised:
+        error = raised
+    return Outcome(question, "task", timeout, time.monotonic() - begun, result, error)
+
+
 class Storm:
     """Asks every question at once from as many threads, and from as many tasks; see the module.
 
@@ -101,21 +121,11 @@ class Storm:
 
         def ask_in_thread(question: Question) -> None:
             for _ in range(times):
-                begun, result, error = time.monotonic(), None, None
-                try:
-                    result = self.pipeline.run(question.query, timeout=timeout)
-                except BaseException as raised:
-                    error = raised
-                put(Outcome(question, "thread", timeout, time.monotonic() - begun, result, error))
+                put(asked(self.pipeline, question, timeout))
 
         async def ask_in_task(question: Question) -> None:
             for _ in range(times):
-                begun, result, error = time.monotonic(), None, None
-                try:
-                    result = await self.pipeline.arun(question.query, timeout=timeout)
-                except BaseException as raised:
-                    error = raised
-                put(Outcome(question, "task", timeout, time.monotonic() - begun, result, error))
+                put(await asked_by_task(self.pipeline, question, timeout))
 
         async def ask_all() -> None:
             await asyncio.gather(*map(ask_in_task, self.questions))
@@ -140,12 +150,7 @@ class Storm:
 
     def one(self, timeout: float = 3.0) -> Outcome:
         """The outcome of the first question, from this thread."""
-        question, begun, result, error = self.questions[0], time.monotonic(), None, None
-        try:
-            result = self.pipeline.run(question.query, timeout=timeout)
-        except PipelineError as raised:
-            error = raised
-        return Outcome(question, "thread", timeout, time.monotonic() - begun, result, error)
+        return asked(self.pipeline, self.questions[0], timeout)
 
     def until_right(self, seconds: float, codes: set[str]) -> Counter[str]:
         """Ask until the answer is right; the codes of those before that. Each must be one of ``codes``.
