@@ -26,8 +26,6 @@ _NOT_LOADED = 101
 _PARTLY_LOADED = frozenset({103, 106})
 _IN_TROUBLE = frozenset({202, 503})  # no replica is available; a node is out of service
 _TRANSIENT_CODES = frozenset({_LOST, _RATE_LIMITED, *_PARTLY_LOADED, *_IN_TROUBLE})
-_BROKE: Final = ("Socket closed", "Connection reset", "Broken pipe", "recvmsg", "GOAWAY", "ping timeout")
-_CANNOT_CONNECT: Final = "failed to connect"
 _NO_ANSWER: Final = "Retry timeout"
 _NOT_READY: Final = "service not ready"
 _FILTER_REFUSED = 6  # Milvus Lite's code for an expression it cannot read
@@ -85,12 +83,7 @@ def says_unreachable(error: BaseException, seconds: float | None) -> bool | None
         return error.reason_code == "unavailable"
     if is_timeout(error):  # of a caller in a hurry nothing follows
         return True if seconds is None or seconds >= FAIR_SECONDS else None
-    if code(error) != _LOST and "UNAVAILABLE" not in _names(error):
-        return False
-    # That a connection broke fails all the calls on it at once, and says nothing of the next one.
-    said = str(error)
-    broke = any(words in said for words in _BROKE) and _CANNOT_CONNECT not in said
-    return None if broke else True
+    return "UNAVAILABLE" in _names(error) or code(error) == _LOST
 
 
 def is_timeout(error: BaseException) -> bool:

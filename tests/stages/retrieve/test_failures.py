@@ -101,8 +101,6 @@ def test_what_failures_mean(error: Exception, transient: bool, reason: str) -> N
     ("error", "seconds", "verdict"),
     [
         (RpcError(UNAVAILABLE), 1.0, True),
-        (MilvusException(code=UNAVAILABLE, message="Socket closed"), 1.0, None),
-        (MilvusException(code=UNAVAILABLE, message="failed to connect; last: recvmsg:Connection reset"), 1.0, True),
         (MilvusException(code=2, message="Fail connecting"), 1.0, True),
         (RpcError(grpc.StatusCode.DEADLINE_EXCEEDED), 1.0, True),
         (RpcError(grpc.StatusCode.DEADLINE_EXCEEDED), 0.1, None),

@@ -43,7 +43,6 @@ class Admin:
         self.client.create_collection(NAME, schema=schema, timeout=60)
         rows = [{"id": key, "vector": vector.tolist(), text: f"{seed}-{key}"} for key, vector in enumerate(vectors)]
         self.client.insert(NAME, rows, timeout=60)
-        self.client.flush(NAME, timeout=60)
         self.index(metric, index)
         return vectors
 
@@ -64,6 +63,20 @@ class Admin:
         self.client.release_collection(NAME, timeout=60)
 
 
+@pytest.fixture(params=["lite sync", "lite async", pytest.param("server async", marks=pytest.mark.server)])
+def way(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """Engine and way to run a query. A server takes seconds to make a collection, so it has one way."""
+    kind, way = request.param.split()
+    return kind, way
+
+
+@pytest.fixture
+def engine(request: pytest.FixtureRequest, way: tuple[str, str], vectors: Any) -> Engine:
+    if way[0] == "lite":
+        return request.getfixturevalue("lite")
+    return Engine("server", request.getfixturevalue("milvus_server"), vectors)
+
+
 @pytest.fixture
 def admin(engine: Engine) -> Iterator[Admin]:
     admin = Admin(engine.uri)
@@ -72,10 +85,10 @@ def admin(engine: Engine) -> Iterator[Admin]:
     admin.client.close()
 
 
-@pytest.fixture(params=["sync", "async"])
-def run(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """Both ways to run a query."""
-    if request.param == "sync":
+@pytest.fixture
+def run(way: tuple[str, str]) -> Callable[..., Any]:
+    """Runs a query, blocking or on an event loop."""
+    if way[1] == "sync":
         return lambda pipeline, query, **options: pipeline.run(query, **options)
     return lambda pipeline, query, **options: asyncio.run(pipeline.arun(query, **options))
 
