@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from milvus_pipeline import QueryError, shown
+from milvus_pipeline import QueryError
 
 # In this order: a quoted string (also one that never ends), a placeholder, a bracket.
 _TOKEN = re.compile(
@@ -174,7 +174,7 @@ def _scalar(value: Any, name: str) -> str:
         return "true" if value else "false"
     if isinstance(value, int):
         if not -_INT64 <= value < _INT64:
-            raise QueryError(f"filter_params.{name}: {shown(value)} does not fit into 64 bits")
+            raise QueryError(f"filter_params.{name}: the number does not fit into 64 bits")
         return int.__repr__(value)  # a class of the caller's own may print itself as it likes
     if isinstance(value, float):
         if not math.isfinite(value):

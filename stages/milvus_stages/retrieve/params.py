@@ -39,6 +39,13 @@ def _number(text: str) -> int | float | str:
     return text
 
 
+def _kind(value: Any) -> str:
+    """A number as it is; of what should not stand there, and may be a secret, the kind."""
+    if isinstance(value, bool | int | float):
+        return shown(value)
+    return "a text" if isinstance(value, str) else f"a {type(value).__name__}"
+
+
 def problem(params: Mapping[str, Any], index_type: str, metric_type: str) -> str | None:
     """What is wrong with the parameters; None where nothing is.
 
@@ -57,7 +64,7 @@ def problem(params: Mapping[str, Any], index_type: str, metric_type: str) -> str
         value = params.get(name, 1)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1 or (most and value > most):
             bounds = f"from 1 to {most}" if most else "above 0"
-            return f"params.{name}: must be a whole number {bounds}, is {shown(value)}"
+            return f"params.{name}: must be a whole number {bounds}, is {_kind(value)}"
     return _range_problem(params, metric_type)
 
 
@@ -65,7 +72,7 @@ def _range_problem(params: Mapping[str, Any], metric_type: str) -> str | None:
     for name in ("radius", "range_filter"):
         value = params.get(name, 0.0)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            return f"params.{name}: must be a finite number, is {shown(value)}"
+            return f"params.{name}: must be a finite number, is {_kind(value)}"
     if "range_filter" in params:
         if "radius" not in params:
             return "params.range_filter: needs a `radius` too, the other end of the range"

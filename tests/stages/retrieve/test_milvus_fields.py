@@ -44,7 +44,7 @@ HANG_SECONDS = 8.0
         ({"token_env": "geheim\n"}, "write the name, not the secret"),
         ({"token_env": ""}, "write the name, not the secret"),
         ({"uri": "./x.db", "db_name": "other"}, "db_name: belongs to a server"),
-        ({"params": {"nprobe": "many"}}, "params.nprobe: must be a whole number from 1 to 65536, is 'many'"),
+        ({"params": {"nprobe": "many"}}, "params.nprobe: must be a whole number from 1 to 65536, is a text"),
         ({"params": {"nprobe": True}}, "params.nprobe: must be a whole number"),
         ({"params": {"ef": 3}}, "IVF_FLAT takes no 'ef'"),
         ({"params": {"range_filter": 0.5}}, "needs a `radius` too"),
