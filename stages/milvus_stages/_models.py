@@ -14,7 +14,7 @@ from pydantic import Field, PrivateAttr
 from milvus_pipeline import Stage, StageError, require, told
 from milvus_stages._layout import read_object, sentence_config, transformer_folder
 from milvus_stages._location import check_files, locate
-from milvus_stages._pace import Clock, Pace, TooLittleMemoryError
+from milvus_stages._pace import Clock, TooLittleMemoryError
 from milvus_stages._tokens import Row, TextTokenizer
 
 if TYPE_CHECKING:
@@ -61,7 +61,6 @@ class LoadedModel:
     device: torch.device
     limit: int
     watch: _Watch
-    pace: Pace = field(default_factory=Pace)
     turn: threading.Lock = field(default_factory=threading.Lock)
     lock: threading.Lock = field(default_factory=threading.Lock)
     users: int = 0

@@ -1,9 +1,11 @@
-"""Passes through a model in the time that there is: best first, in chunks that are planned by the speed of the last."""
+"""Passes through a model in the time that there is: best first, in chunks that are planned by the speed so far."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
@@ -47,11 +49,6 @@ class Clock:
         """Seconds left; None where they are not bounded."""
         return self.deadline.remaining()
 
-    @property
-    def given(self) -> str:
-        """The time that the query was given, in words."""
-        return f"in the time given ({self.context.deadline.budget:g} s)"
-
     def check(self) -> None:
         """Raise DeadlineError where there is no sense in going on."""
         self.context.check()
@@ -80,6 +77,21 @@ class Clock:
             lock.release()
 
 
+def in_words(deadline: Deadline) -> str:
+    """The time that a query was given, for a message."""
+    return f"in the time given ({deadline.budget:g} s)"
+
+
+@contextmanager
+def ending_in_time(context: Context) -> Iterator[None]:
+    """The end of the time is no error: what was done by then counts. It is one where the call was given up."""
+    try:
+        yield
+    except DeadlineError:
+        if context.cancelled:
+            raise
+
+
 def _before(deadline: Deadline) -> Deadline:
     left = deadline.remaining()
     if deadline.at is None or left is None:
@@ -88,38 +100,31 @@ def _before(deadline: Deadline) -> Deadline:
 
 
 class Pace:
-    """How long the last passes of a model took, waiting for it included. Threads may share it."""
+    """How long the last passes of a call took, waiting for the model included.
+
+    Nothing is known of it before the first: how fast a model was for others may be of another hour.
+    """
 
     def __init__(self) -> None:
-        self._passes: tuple[tuple[int, float], ...] = ()
+        self._passes: deque[tuple[int, float]] = deque(maxlen=_KNOWN_PASSES)
 
-    @contextmanager
-    def measuring(self, tokens: int) -> Iterator[None]:
-        """Learn from a pass with that many tokens. Of one that is cut short it is known how long it takes, at least."""
-        began = perf_counter()
-        try:
-            yield
-        except TooLittleMemoryError:
-            raise
-        except BaseException:
-            self._note(tokens, perf_counter() - began)
-            raise
-        self._note(tokens, perf_counter() - began)
-
-    def _note(self, tokens: int, seconds: float) -> None:
+    def note(self, tokens: int, seconds: float) -> None:
+        """Take a pass with that many tokens for known."""
         if tokens:
-            self._passes = (*self._passes[1 - _KNOWN_PASSES :], (tokens, seconds))
+            self._passes.append((tokens, seconds))
 
     def seconds(self, tokens: int) -> float:
-        """How long that many tokens take, at most, at the speed of the last passes; infinite where there was none.
+        """How long that many tokens take, at most, at the speed of the last passes.
 
         A part of a pass takes no longer than the whole, and n of them no longer than n times one, whatever share of
         it does not depend on the tokens.
         """
-        return min((seconds * max(1.0, tokens / own) for own, seconds in self._passes), default=float("inf"))
+        return min((seconds * max(1.0, tokens / own) for own, seconds in self._passes))
 
     def fitting(self, lengths: Sequence[int], left: float) -> int:
-        """How many of the first texts with these numbers of tokens make a chunk; none where not one can be done."""
+        """How many of the first texts with these numbers of tokens make a chunk; 0 where not one can be done."""
+        if not self._passes:
+            return 1
         count = 0
         for tokens in accumulate(lengths):
             if self.seconds(tokens) > left * _SHARE:
@@ -194,18 +199,19 @@ class TextWork(Work[int]):
         self._run(items)
 
 
-def work_off(work: Work[Item], pace: Pace, batch_size: int, clock: Clock) -> None:
+def work_off(work: Work[Item], batch_size: int, clock: Clock) -> None:
     """Do the work, all of it or as much as there is time for.
 
-    With a deadline, items are done in chunks, in their order, and sorted by length within a chunk alone. Without one,
-    all of them are sorted, which is the fastest. The outcome for an item does not depend on it.
+    With a deadline, items are done in chunks, in their order, and sorted by length within a chunk alone: first a single
+    one, then as many as can be done in a part of the time left. Without one, all of them are sorted, which is the
+    fastest. The outcome for an item does not depend on it.
 
     A batch that is too large for the device's memory is done in halves, and so are those after it.
 
     Raises:
         DeadlineError: the time is up, or what is left of it does not suffice for a single item more.
     """
-    passes = _Passes(work, pace, batch_size, clock)
+    passes = _Passes(work, batch_size, clock)
     start = 0
     while start < len(work.items):
         clock.check()
@@ -216,8 +222,7 @@ def work_off(work: Work[Item], pace: Pace, batch_size: int, clock: Clock) -> Non
         else:
             chunk = _readable(work, start, _BATCHES * batch_size, left * _READ_SPEED)
             lengths = work.lengths(chunk)
-            # The first pass is always tried: what is known of the speed may be of another hour.
-            fitting = pace.fitting(lengths, clock.left or 0.0) or int(start == 0)
+            fitting = passes.pace.fitting(lengths, clock.left or 0.0)
             if not fitting:
                 raise DeadlineError(f"the time given ({clock.deadline.budget:g} s) does not suffice for more")
             chunk, lengths = chunk[:fitting], lengths[:fitting]
@@ -236,9 +241,9 @@ def _readable(work: Work[Item], start: int, most: int, characters: float) -> Seq
 class _Passes(Generic[Item]):
     """Runs batches, in smaller ones where the memory wants it."""
 
-    def __init__(self, work: Work[Item], pace: Pace, size: int, clock: Clock) -> None:
+    def __init__(self, work: Work[Item], size: int, clock: Clock) -> None:
+        self.pace = Pace()
         self._work = work
-        self._pace = pace
         self._size = size
         self._clock = clock
 
@@ -248,13 +253,38 @@ class _Passes(Generic[Item]):
         while done < len(batch):
             part = batch[done : done + self._size]
             self._clock.check()
+            began = perf_counter()
             try:
-                with self._pace.measuring(sum(length for _, length in part)):
-                    self._work.run([item for item, _ in part])
+                self._work.run([item for item, _ in part])
             except TooLittleMemoryError:
                 if len(part) == 1:
                     raise
                 self._size = len(part) // 2
                 self._clock.context.note(batch_size=self._size)
             else:
+                self.pace.note(sum(length for _, length in part), perf_counter() - began)
                 done += len(part)
+
+
+async def until_time_is_up(work: Callable[[Clock], None], context: Context) -> None:
+    """Do the work in a thread. What is not done in time is left to the thread, which ends at its next step.
+
+    The work puts what comes out where the caller finds it, whatever is there by then. Where no thread is free in time,
+    it is not begun.
+
+    Raises:
+        Exception: the work's own.
+    """
+    part = context.part(range(context.size))
+    clock = Clock(part)
+    task = asyncio.ensure_future(asyncio.to_thread(work, clock))
+    try:
+        done, _ = await asyncio.wait({task}, timeout=clock.left)
+    finally:
+        if not task.done():
+            part.cancel()
+            task.cancel()
+    for position, error in dict(part.failures).items():  # a copy, which takes no other thread's turn
+        context.fail(position, error)
+    for ended in done:
+        ended.result()

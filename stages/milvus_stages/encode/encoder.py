@@ -21,7 +21,7 @@ from milvus_pipeline import (
 from milvus_stages._checkup import encoder_findings
 from milvus_stages._layout import read_object
 from milvus_stages._models import Kind, LoadedModel, LocalModel, max_length_of
-from milvus_stages._pace import Clock, TextWork, work_off
+from milvus_stages._pace import Clock, TextWork, ending_in_time, in_words, until_time_is_up, work_off
 from milvus_stages.encode._modules import Head, read_head
 
 if TYPE_CHECKING:
@@ -117,10 +117,28 @@ class Encode(LocalModel):
         Raises:
             StageError: the stage is not open.
         """
-        return self._vectors(texts, self._ready()[1].document_prompt, Clock(Context(Deadline(), 0))).values
+        vectors = self._room_for(texts)
+        self._encode(vectors, texts, self._ready()[1].document_prompt, Clock(Context(Deadline(), 0)))
+        return vectors.values
 
     def process(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
-        """Give the queries without vector theirs."""
+        """Give the queries without vector theirs. Those that are not reached in time fail alone."""
+        positions, texts = self._bare(results, context)
+        vectors = self._room_for(texts)
+        with ending_in_time(context):
+            self._encode(vectors, texts, self._ready()[1].query_prompt, Clock(context))
+        return self._with_vectors(results, positions, vectors, context)
+
+    async def aprocess(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
+        """``process`` in a thread, for an event loop, which goes on with what is encoded when the time is up."""
+        positions, texts = self._bare(results, context)
+        vectors, prompt = self._room_for(texts), self._ready()[1].query_prompt
+        with ending_in_time(context):
+            await until_time_is_up(lambda clock: self._encode(vectors, texts, prompt, clock), context)
+        return self._with_vectors(results, positions, vectors, context)
+
+    def _bare(self, results: Sequence[SearchResult], context: Context) -> tuple[list[int], list[str]]:
+        """Positions and texts of the queries that have no vector."""
         positions = []
         for position, result in enumerate(results):
             if result.query.vector is not None:
@@ -129,20 +147,23 @@ class Encode(LocalModel):
                 positions.append(position)
             else:
                 context.fail(position, QueryError("the query has neither text nor vector; give it one of them"))
-        prepared = self._ready()[1]
-        texts = [results[position].query.text for position in positions]
-        clock = Clock(context)
-        vectors = self._vectors(texts, prepared.query_prompt, clock)
+        return positions, [results[position].query.text for position in positions]
+
+    def _with_vectors(
+        self, results: Sequence[SearchResult], positions: Sequence[int], vectors: _Vectors, context: Context
+    ) -> list[SearchResult]:
+        """The results, those at the positions with the vectors that there are."""
         encoded = list(results)
         for number, position in enumerate(positions):
             if number not in vectors.done:
-                lack = f"the query was not encoded {clock.given}; raise `timeout` or ask for less"
+                lack = f"the query was not encoded {in_words(context.deadline)}; raise `timeout` or ask for less"
                 context.fail(position, DeadlineError(lack))
                 continue
             query = results[position].query
             encoded[position] = results[position].with_query(query.with_vector(vectors.values[number]))
             if number in vectors.cut:
-                context.warn(f"the query is longer than {prepared.max_length} tokens; its end was left out", position)
+                most = self._ready()[1].max_length
+                context.warn(f"the query is longer than {most} tokens; its end was left out", position)
         return encoded
 
     def _ready(self) -> tuple[LoadedModel, _Prepared]:
@@ -150,28 +171,29 @@ class Encode(LocalModel):
         assert self._prepared is not None  # noqa: S101 - set by the same setup that has set `loaded`
         return loaded, self._prepared
 
-    def _vectors(self, texts: Sequence[str], prompt: str, clock: Clock) -> _Vectors:
-        """The vectors of the texts, or of those for which there is time. DeadlineError where the call is given up."""
+    def _room_for(self, texts: Sequence[str]) -> _Vectors:
         import numpy as np
 
+        return _Vectors(np.empty((len(texts), self.dim), dtype=np.float32), set(), set())
+
+    def _encode(self, vectors: _Vectors, texts: Sequence[str], prompt: str, clock: Clock) -> None:
+        """Put the vectors of the texts in their places, the first texts first.
+
+        Raises:
+            DeadlineError: the time is up. What is in its place by then counts.
+        """
         loaded, prepared = self._ready()
-        vectors = _Vectors(np.empty((len(texts), prepared.dim), dtype=np.float32), set(), set())
 
         def encode(numbers: Sequence[int]) -> None:
             rows = [loaded.tokenizer.row(work.tokens[number].ids) for number in numbers]
             output, mask = loaded.forward(rows, clock)
             vectors.values[numbers] = prepared.head(output.last_hidden_state, mask).cpu().numpy()
-            vectors.done.update(numbers)
             vectors.cut.update(number for number in numbers if work.tokens[number].cut)
+            vectors.done.update(numbers)
 
         room = prepared.max_length - loaded.tokenizer.specials
         work = TextWork(loaded.tokenizer, [prompt + text for text in texts], room, clock, encode)
-        try:
-            work_off(work, loaded.pace, self.batch_size, clock)
-        except DeadlineError:
-            if clock.context.cancelled:
-                raise
-        return vectors
+        work_off(work, self.batch_size, clock)
 
 
 def _prompts(loaded: LoadedModel) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias, TypeVar
 from milvus_pipeline import CheckContext, Context, Deadline, DeadlineError, Finding, Reranker, RerankJob
 from milvus_stages._checkup import reranker_findings
 from milvus_stages._models import Kind, LocalModel
-from milvus_stages._pace import Clock, Work, work_off
+from milvus_stages._pace import Clock, Work, ending_in_time, in_words, until_time_is_up, work_off
 from milvus_stages._tokens import Ids, Row, Tokens
 
 if TYPE_CHECKING:
@@ -39,16 +39,19 @@ class LocalReranker(LocalModel, Reranker):
         Raises:
             DeadlineError: the call was given up. A query none of whose texts was scored in time fails alone.
         """
-        scores: Scores = [[None] * len(job.texts) for job in jobs]
-        clock = Clock(context)
-        try:
-            self.score_into(scores, jobs, clock)
-        except DeadlineError:
-            if context.cancelled:
-                raise
-        for position, own in enumerate(scores):
-            if position not in context.failures and (missing := own.count(None)):
-                _report_lack(missing, len(own), clock, position)
+        scores = _unscored(jobs)
+        with ending_in_time(context):
+            self.score_into(scores, jobs, Clock(context))
+        _report_lacks(scores, context)
+        return scores
+
+    async def ascore_batch(self, jobs: Sequence[RerankJob], context: Context) -> Scores:
+        """``score_batch`` in a thread, for an event loop, which goes on with what is scored when the time is up."""
+        growing = _unscored(jobs)
+        with ending_in_time(context):
+            await until_time_is_up(lambda clock: self.score_into(growing, jobs, clock), context)
+        scores = [list(own) for own in growing]  # the thread may still write into the other
+        _report_lacks(scores, context)
         return scores
 
     def check(self, context: CheckContext) -> Iterable[Finding]:
@@ -68,12 +71,22 @@ class LocalReranker(LocalModel, Reranker):
         """
 
 
-def _report_lack(missing: int, count: int, clock: Clock, position: int) -> None:
-    if missing < count:
-        clock.context.partial(position, f"{missing} of {count} documents were not scored {clock.given}")
-    else:
-        lack = f"not one of {count} documents was scored {clock.given}; raise `timeout` or ask for less"
-        clock.context.fail(position, DeadlineError(lack))
+def _unscored(jobs: Sequence[RerankJob]) -> Scores:
+    return [[None] * len(job.texts) for job in jobs]
+
+
+def _report_lacks(scores: Scores, context: Context) -> None:
+    """Say in the queries' reports what was not scored in time."""
+    for position, own in enumerate(scores):
+        missing, count = own.count(None), len(own)
+        if not missing or position in context.failures:
+            continue
+        given = in_words(context.deadline)
+        if missing < count:
+            context.partial(position, f"{missing} of {count} documents were not scored {given}")
+        else:
+            lack = f"not one of {count} documents was scored {given}; raise `timeout` or ask for less"
+            context.fail(position, DeadlineError(lack))
 
 
 class _Pair(NamedTuple):
@@ -134,7 +147,7 @@ class PairReranker(LocalReranker):
         """Score the pairs of all queries, in batches of pairs of similar length."""
         pairs = _Pairs(self, scores, jobs, clock)
         try:
-            work_off(pairs, self.loaded.pace, self.batch_size, clock)
+            work_off(pairs, self.batch_size, clock)
         finally:
             pairs.report(clock.context)
 

@@ -10,7 +10,7 @@ from pydantic import Field, PrivateAttr
 from milvus_pipeline import DeadlineError, QueryError, RerankJob, StageError
 from milvus_stages._layout import module_list
 from milvus_stages._models import Kind, LoadedModel, max_length_of
-from milvus_stages._pace import Clock, TextWork, work_off
+from milvus_stages._pace import Clock, TextWork, in_words, work_off
 from milvus_stages.rerank._torch import LocalReranker, Scores, by_rank, warn_of_cuts
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class LateInteraction(LocalReranker):
 
         documents = TextWork(self.loaded.tokenizer, texts, self._lengths.text, clock, compare)
         try:
-            work_off(documents, self.loaded.pace, self.batch_size, clock)
+            work_off(documents, self.batch_size, clock)
         finally:
             cut = [number for text, own in documents.tokens.items() if own.cut for number, _ in places[text]]
             for number in queries:
@@ -106,7 +106,7 @@ class LateInteraction(LocalReranker):
 
         work = TextWork(self.loaded.tokenizer, [job.query for job in jobs], self._lengths.query, half, encode)
         try:
-            work_off(work, self.loaded.pace, self.batch_size, half)
+            work_off(work, self.batch_size, half)
         except DeadlineError:
             clock.check()
         for number in range(len(jobs)):
@@ -117,7 +117,9 @@ class LateInteraction(LocalReranker):
                 lack = "the query has no token that the model knows; ask in words"
                 clock.context.fail(number, QueryError(lack))
             elif number not in vectors:
-                clock.context.fail(number, DeadlineError(f"the query was not encoded {clock.given}"))
+                clock.context.fail(
+                    number, DeadlineError(f"the query was not encoded {in_words(clock.context.deadline)}")
+                )
         return vectors
 
     def _encoded(self, work: TextWork, numbers: Sequence[int], clock: Clock) -> dict[int, torch.Tensor]:

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import sentence_transformers
 
-from milvus_pipeline import Context, Deadline, Pipeline, Query, SearchResult, StageError
+from milvus_pipeline import Context, Deadline, DeadlineError, Pipeline, Query, SearchResult, StageError
 from milvus_stages import Encode
 from milvus_stages._location import locate
 from support.checkpoints import SIZES, encoder, write_json
+from support.slow_model import slowed
 
 TEXTS = ["", "plum", "  Where is   the red plum? ", "the sky [SEP] and the sea [MASK]", "red zebra ?" * 60, "é 猫"]
 
@@ -223,3 +224,31 @@ def test_a_prompt_that_pooling_leaves_out_is_refused(tmp_path):
     with pytest.raises(StageError, match="leaves prompts out of its pooling"):
         stage(model)
     stage(model, query_prompt="").close()
+
+
+@pytest.mark.parametrize("seconds", [0.02, 0.5])
+def test_queries_that_are_not_reached_in_time_fail_alone(seconds, tmp_path):
+    """The first so many have their vectors, the others a deadline error each; where none has, all have the error."""
+    made = stage(encoder(tmp_path / "model"))
+    expected = queries(made, ["red plum"])[0]
+    context = Context(Deadline.after(0.4), 50)
+    with slowed(made.loaded, seconds):
+        results = made.process([SearchResult(Query("red plum")) for _ in range(50)], context)
+    made.close()
+    done = 50 - len(context.failures)
+    assert 1 <= done < 50 if seconds < 0.4 else done == 0
+    assert sorted(context.failures) == list(range(done, 50))
+    assert all(isinstance(error, DeadlineError) for error in context.failures.values())
+    assert all(np.allclose(result.query.vector, expected, atol=1e-6) for result in results[:done])
+    assert all(result.query.vector is None for result in results[done:])
+
+
+def test_a_call_that_was_given_up_encodes_nothing(tmp_path):
+    """Work in a thread ends where nobody waits for it any more."""
+    made = stage(encoder(tmp_path / "model"))
+    context = Context(Deadline(), 1)
+    context.cancel()
+    with slowed(made.loaded) as passes, pytest.raises(DeadlineError, match="given up"):
+        made.process([SearchResult(Query("plum"))], context)
+    made.close()
+    assert passes == []

@@ -6,7 +6,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE, Model, WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
-from milvus_pipeline import StageError
+from milvus_pipeline import DeadlineError, StageError
 from milvus_stages import _tokens
 from milvus_stages._tokens import Row, TextTokenizer, batches
 from support.checkpoints import bert_classifier, xlm_roberta_classifier
@@ -55,6 +55,22 @@ def test_texts_are_tokenized_in_parts(tmp_path, monkeypatch):
     assert mine.tokens([], 1000) == []
 
 
+def test_reading_ends_between_two_parts(tmp_path, monkeypatch):
+    """What is called before each part may end the work."""
+    mine = TextTokenizer(transformers.AutoTokenizer.from_pretrained(bert_classifier(tmp_path / "model")))
+    monkeypatch.setattr(_tokens, "_CHARACTERS_AT_ONCE", 5)
+    calls = []
+
+    def check() -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise DeadlineError("late")
+
+    with pytest.raises(DeadlineError):
+        mine.tokens(["plum"] * 9, 1000, check)
+    assert len(calls) == 3
+
+
 def test_a_tokenizer_without_special_tokens_works():
     """Nothing is put around the texts, and an empty one is read as padding."""
     mine = TextTokenizer(bare(WordLevel({"a": 0, "b": 1})))
@@ -73,3 +89,9 @@ def test_batches_hold_rows_of_similar_length():
     """Every row is in one batch, the longest come first, and rows of equal length keep their order."""
     assert list(batches([3, 9, 3, 1, 7], 2)) == [[1, 4], [0, 2], [3]]
     assert list(batches([], 2)) == []
+
+
+def test_a_batch_worth_its_pass_takes_no_padding():
+    """Rows under three quarters of the longest are put into a batch of their own, unless the batch is small."""
+    assert list(batches([400, 390, 300, 299, 20, 20], 8)) == [[0, 1, 2], [3, 4], [5]]
+    assert list(batches([100, 90, 20, 10], 8)) == [[0, 1, 2, 3]]

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import transformers
 
-from milvus_pipeline import Context, Deadline, Hit, Query, RerankJob, SearchResult, StageError
+from milvus_pipeline import Context, Deadline, DeadlineError, Hit, Query, RerankJob, SearchResult, StageError
 from milvus_stages import LateInteraction
 from support.checkpoints import bert_classifier, encoder
+from support.slow_model import slowed
 
 
 def stage(model: str, **fields) -> LateInteraction:
@@ -86,6 +87,19 @@ def test_a_query_without_tokens_fails_alone(small_encoder):
     mine.close()
     assert "no token that the model knows" in str(context.failures[0])
     assert ranked[1].hits[0].score == pytest.approx(1.0, abs=1e-5)
+
+
+def test_queries_that_are_not_encoded_in_time_fail_alone(small_encoder):
+    """Queries get half of the time; those that were encoded are answered with the rest of it."""
+    mine = stage(small_encoder, batch_size=1)
+    context = Context(Deadline.after(0.8), 40)
+    with slowed(mine.loaded, 0.03):
+        scores = mine.score_batch([RerankJob("red plum", ["plum", "red plum"])] * 40, context)
+    mine.close()
+    assert 1 <= len(context.failures) < 40
+    assert sorted(context.failures) == list(range(40 - len(context.failures), 40))
+    assert all(isinstance(error, DeadlineError) for error in context.failures.values())
+    assert scores[0][1] == pytest.approx(1.0, abs=1e-5)
 
 
 def test_lengths_can_be_set(small_encoder):

@@ -280,6 +280,23 @@ def test_a_query_that_was_answered_is_kept_when_time_runs_out():
     assert len(server.requests) == 1
 
 
+def test_a_batch_that_was_given_up_calls_no_more():
+    """The call under way ends, and the queries behind it are not asked."""
+    context = Context(Deadline(), 3)
+    with StandIn("tei") as server, closing(tei(server)) as stage, ThreadPoolExecutor(1) as pool:
+        stage.open()
+        server.hold()
+        batch = pool.submit(stage.score_batch, [RerankJob(QUERY, ["plum"])] * 3, context)
+        try:
+            server.wait_for(1)
+            context.cancel()
+        finally:
+            server.release()
+        with pytest.raises(DeadlineError, match="given up"):
+            batch.result(30)
+    assert len(server.requests) == 1
+
+
 def test_waiting_for_another_call_ends_with_the_deadline():
     """A call that has no timeout holds up others for no longer than they have time."""
     with StandIn("tei") as server, closing(tei(server)) as stage, ThreadPoolExecutor(1) as pool:
