@@ -187,6 +187,7 @@ def storm(pipeline: Pipeline, questions: Sequence[Question]) -> Iterator[Storm]:
             left = on_loop(other_tasks())
             assert not left, f"tasks that are left: {left}"
     finally:
+        on_loop(other_tasks())  # what an assertion that failed left for the loop to close
         on_loop(loop.shutdown_default_executor())
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
