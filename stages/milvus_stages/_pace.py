@@ -17,9 +17,6 @@ from milvus_stages._tokens import TextTokenizer, Tokens, batches
 
 Item = TypeVar("Item")
 
-_MARGIN: Final = 0.05
-"""Seconds, at most, by which work ends before the deadline, so that an event loop still takes its results."""
-
 _SHARE: Final = 0.25  # of the time left that a chunk may take: the plan may be wrong by a factor of four
 _BATCHES: Final = 4  # in a chunk, at most: enough to put texts of similar length together
 _READ_SPEED: Final = 200_000  # characters of a chunk for a second left; reading them takes about a twentieth of it
@@ -42,7 +39,7 @@ class Clock:
 
     def __init__(self, context: Context, deadline: Deadline | None = None) -> None:
         self.context = context
-        self.deadline = deadline or _before(context.deadline)
+        self.deadline = deadline or context.deadline.before()
 
     @property
     def left(self) -> float | None:
@@ -90,13 +87,6 @@ def ending_in_time(context: Context) -> Iterator[None]:
     except DeadlineError:
         if context.cancelled:
             raise
-
-
-def _before(deadline: Deadline) -> Deadline:
-    left = deadline.remaining()
-    if deadline.at is None or left is None:
-        return deadline
-    return Deadline(deadline.at - min(_MARGIN, left / 10), deadline.budget)
 
 
 class Pace:

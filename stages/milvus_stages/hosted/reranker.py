@@ -36,10 +36,6 @@ from milvus_stages.hosted.work import KeyRefusal, Work
 _OWN_HEADERS = frozenset({"content-type", "content-length", "transfer-encoding", "connection", "host"})
 """Headers that the transport writes."""
 
-_MARGIN = 0.05
-"""Seconds, at most, by which requests end before the deadline, so that the queries that were answered are kept."""
-
-
 _FIELDS: Final = RetrySettings.model_fields
 
 
@@ -320,7 +316,7 @@ class HostedReranker(Reranker):
         """Score several queries, whose requests overlap."""
         works = self._works(jobs, context)
         try:
-            self._opened.run(list(works.values()), _before(context.deadline))
+            self._opened.run(list(works.values()), context.deadline.before())
         finally:
             scores = _reported(works, jobs, context)
         return scores
@@ -329,7 +325,7 @@ class HostedReranker(Reranker):
         """``score_batch`` for an event loop, without a thread."""
         works = self._works(jobs, context)
         try:
-            await self._opened.arun(list(works.values()), _before(context.deadline))
+            await self._opened.arun(list(works.values()), context.deadline.before())
         finally:
             scores = _reported(works, jobs, context)
         return scores
@@ -375,14 +371,6 @@ def joined(base: str, path: str) -> str:
         if urlsplit(base).path.endswith("/" + "/".join(parts[:count])):
             return "/".join([base, *parts[count:]])
     return "/".join([base, *parts])
-
-
-def _before(deadline: Deadline) -> Deadline:
-    """A little before the deadline."""
-    left = deadline.remaining()
-    if deadline.at is None or left is None:
-        return deadline
-    return Deadline(deadline.at - min(_MARGIN, left / 10), deadline.budget)
 
 
 def _reported(works: Mapping[int, Work], jobs: Sequence[RerankJob], context: Context) -> list[list[float | None]]:
