@@ -116,9 +116,14 @@ class Reranker(Stage):
             self.dry_run_batch(jobs, part)
         context.merge(part, positions)
         return [
-            result if position in context.failures else result.with_hits(result.hits[: self.top_k])
+            result if position in context.failures else self._cut(result, position, context)
             for position, result in enumerate(results)
         ]
+
+    def _cut(self, result: SearchResult, position: int, context: Context) -> SearchResult:
+        """The result of a dry run: its hits in the order they have."""
+        _warn_of_missing_texts(result.hits, position, context)
+        return result.with_hits(result.hits[: self.top_k])
 
     @property
     def sends(self) -> bool:
@@ -141,11 +146,6 @@ class Reranker(Stage):
                 context.fail(position, QueryError("the query has no text, and a reranker needs one"))
                 continue
             texts = [hit.text for hit in result.hits if hit.text is not None]
-            if len(texts) < len(result.hits):
-                missing = len(result.hits) - len(texts)
-                context.warn(
-                    f"{missing} of {len(result.hits)} hits have no text; ranked last, without a score", position
-                )
             if texts:
                 positions.append(position)
                 jobs.append(RerankJob(result.query.text, texts, self.top_k))
@@ -171,12 +171,13 @@ class Reranker(Stage):
                     checked[position] = checked_scores(given, len(job.texts))
                 except StageError as error:
                     context.fail(position, error)
-        return [
-            result
-            if position in context.failures
-            else result.with_hits(self._ranked(result.hits, checked.get(position)))
-            for position, result in enumerate(results)
-        ]
+        ranked = []
+        for position, result in enumerate(results):
+            if position not in context.failures:
+                _warn_of_missing_texts(result.hits, position, context)
+                result = result.with_hits(self._ranked(result.hits, checked.get(position)))
+            ranked.append(result)
+        return ranked
 
     def _ranked(self, hits: Sequence[Hit], scores: Sequence[float | None] | None) -> list[Hit]:
         given = iter(scores or ())
@@ -266,6 +267,11 @@ class Reranker(Stage):
         pairs = list(enumerate(checked_scores(scores[0], len(job.texts))))
         pairs.sort(key=_falling)
         return [RerankResult(job.texts[index], score, index) for index, score in pairs[: job.top_k]]
+
+
+def _warn_of_missing_texts(hits: Sequence[Hit], position: int, context: Context) -> None:
+    if missing := sum(hit.text is None for hit in hits):
+        context.warn(f"{missing} of {len(hits)} hits have no text; ranked last, without a score", position)
 
 
 def _falling(pair: tuple[object, float | None]) -> tuple[bool, float]:

@@ -67,12 +67,14 @@ def secret_from(names: Sequence[str], purpose: str, *, words: bool = False) -> s
     if name is None:
         empty = [name for name in names if name in os.environ]
         state = f"{empty[0]} is empty" if empty else f"{' or '.join(names)} is not set"
-        raise StageError(f"{purpose}: the environment variable {state}; set it before the stage opens")
+        message = f"{purpose}: the environment variable {state}; set it before the stage opens"
+        raise StageError(message, reason_code="config")
     value = environment(name)
     if not re.fullmatch(r"[ -~]+" if words else r"[!-~]+", value):
         raise StageError(
             f"{purpose}: the value of the environment variable {name} holds blanks, line breaks or characters that are "
-            "not ASCII, so it cannot be what is meant; copy it again"
+            "not ASCII, so it cannot be what is meant; copy it again",
+            reason_code="config",
         )
     return value
 

@@ -330,7 +330,8 @@ def test_a_reranker_is_callable_alone(reranker, world):
     (result,), _ = processed(reranker, inputs(world, QUERIES[:1]))
     assert [one.index for one in alone] == [hit.id for hit in result][:3]
     assert [one.text for one in alone] == [TEXTS[one.index] for one in alone]
-    assert [one.score for one in alone] == [hit.scores.get(reranker.name) for hit in result][:3]
+    # A deadline makes other chunks of a local model's work, and padding differs in the last digits.
+    assert [one.score for one in alone] == pytest.approx([hit.scores[reranker.name] for hit in result][:3], abs=1e-6)
 
 
 def test_an_awaited_call_equals_a_blocking_one(reranker):
