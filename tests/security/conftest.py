@@ -20,12 +20,14 @@ def world(tmp_path_factory: pytest.TempPathFactory, minilm: str) -> Iterator[Wor
 
 
 @pytest.fixture(scope="session")
-def target(world: World) -> Iterator[str]:
-    """``host:port`` at which Milvus Lite serves the world's collection, as a server would."""
+def target(tmp_path_factory: pytest.TempPathFactory, minilm: str) -> Iterator[str]:
+    """``host:port`` at which Milvus Lite serves another collection like the world's, as a server would."""
     from milvus_lite.server_manager import server_manager_instance
 
-    yield server_manager_instance.start_and_get_uri(world.collection["uri"]).rpartition("/")[2]
-    server_manager_instance.release_server(world.collection["uri"])
+    # Of its own: a stage that closes a database ends its server.
+    uri = World(tmp_path_factory.mktemp("served"), minilm).collection["uri"]
+    yield server_manager_instance.start_and_get_uri(uri).rpartition("/")[2]
+    server_manager_instance.release_server(uri)
 
 
 @pytest.fixture(scope="session")

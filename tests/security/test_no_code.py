@@ -94,8 +94,8 @@ def test_no_field_takes_code(canary: Canary, world: World, kind: str) -> None:
     with specimen(kind, world) as made:  # open, so that its model is loaded once
         fields = {name: value for name, value in made.config().items() if name != "type"}
         for field in type(made).model_fields:
-            for text in CODE_NAMES[:5]:
-                for value in (text, [text], {text: text}, {"type": text}, {"env": text}):
+            for text in (f"{MODULE}:run", f"{MODULE}.run", f"package:{MODULE}.sub/model"):
+                for value in (text, [text], {"type": text, text: text}):
                     attempt(kind, {**fields, field: value})
     canary.check()
 

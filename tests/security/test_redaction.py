@@ -57,13 +57,16 @@ def given(world: World, **query: Any) -> list[SearchResult]:
     return [SearchResult(Query(**fields), hits)]
 
 
-def mistakes(world: World) -> list[tuple[list[SearchResult], float]]:
+def mistakes(world: World, stage: Stage) -> list[tuple[list[SearchResult], float]]:
     """Inputs that stages fail on, with the seconds that they get."""
-    return [
+    common = [
         (given(world), 60),
         (given(world), 1e-9),
         (given(world, text="  "), 60),
         (given(world, text=f"{QUESTION} \ud800"), 60),
+        (given(world, text="", vector=None), 60),
+    ]
+    searches = [
         (given(world, vector=[1.0] * (DIM + 1)), 60),
         (given(world, vector=[float("nan")] * DIM), 60),
         (given(world, vector=None), 60),
@@ -71,8 +74,8 @@ def mistakes(world: World) -> list[tuple[list[SearchResult], float]]:
         (given(world, filter="text ==== {v}", filter_params={"v": VALUE}), 60),
         (given(world, filter=f"text ==== '{QUESTION}' )"), 60),
         (given(world, params={"nprobe": 0}), 60),
-        (given(world, text="", vector=None), 60),
     ]
+    return [*common, *(searches if "vector" in stage.requires() else [])]
 
 
 def test_nothing_private_is_printed(stage: Stage, world: World, capfd: pytest.CaptureFixture[str]) -> None:
@@ -81,7 +84,7 @@ def test_nothing_private_is_printed(stage: Stage, world: World, capfd: pytest.Ca
     failures: list[BaseException] = []
     with all_logs() as logs:
         stage.open()
-        for results, seconds in mistakes(world):
+        for results, seconds in mistakes(world, stage):
             context = Context(Deadline.after(seconds), len(results))
             try:
                 stage.process(results, context)

@@ -169,7 +169,7 @@ BOMBS = {
     "deep blocks": "".join(f"{' ' * depth}a:\n" for depth in range(1_000)),
     "deep aliases": "a0: &a0 1\n" + "".join(f"a{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 1_000)),
     "deep keys": "? " * 5_000,
-    "many keys": "".join(f"k{n}: 1\n" for n in range(20_000)),
+    "many keys": "".join(f"k{n}: 1\n" for n in range(10_000)),
     "many stages": "stages:\n" + "- {type: truncate, top_k: x}\n" * 2_000,
     "many values": f"a: [{'a,' * 110_000}]",
     "a long number": "stages: 0x" + "f" * 900_000,
@@ -191,7 +191,7 @@ def test_no_document_takes_long(kind: str) -> None:
     assert time.monotonic() - started < SOON
 
 
-@pytest.mark.parametrize("kind", [kind for kind in BOMBS if "aliases" in kind or "merge" in kind])
+@pytest.mark.parametrize("kind", ["aliases of mappings", "merges", "merges in a merge"])
 def test_no_document_takes_much_memory(kind: str) -> None:
     """What multiplies is not made first and counted then."""
     tracemalloc.start()
