@@ -315,6 +315,7 @@ def broken_in_turn(
         tally.ended(mended)
         service.clear()  # it remembers every request
         memory.append((time.monotonic() - began, resident()))
+    tally.turn("(after)")
     wait(ending)
     print_line(time.monotonic() - began, tally, tasks)
     return memory
