@@ -20,7 +20,7 @@ Item = TypeVar("Item")
 _SHARE: Final = 0.25  # of the time left that a chunk may take: the plan may be wrong by a factor of four
 _BATCHES: Final = 4  # in a chunk, at most: enough to put texts of similar length together
 _READ_SPEED: Final = 200_000  # characters of a chunk for a second left; reading them takes about a twentieth of it
-_KNOWN_PASSES: Final = 4  # few, so that a machine that has become busy is known soon
+_KNOWN_PASSES: Final = 2  # one may have been held up by chance; more would not know a machine that has become busy
 
 
 class TooLittleMemoryError(StageError):
@@ -104,15 +104,18 @@ class Pace:
             self._passes.append((tokens, seconds))
 
     def seconds(self, tokens: int) -> float:
-        """How long that many tokens take, at most, at the speed of the last passes.
+        """How long that many tokens take at the speed of the last passes.
 
-        A part of a pass takes no longer than the whole, and n of them no longer than n times one, whatever share of
-        it does not depend on the tokens.
+        More tokens take longer by as much; of fewer, a quarter of the pass is taken for what any pass takes.
         """
-        return min((seconds * max(1.0, tokens / own) for own, seconds in self._passes))
+        shares = ((seconds, tokens / own) for own, seconds in self._passes)
+        return min(seconds * max(share, (1 + 3 * share) / 4) for seconds, share in shares)
 
     def fitting(self, lengths: Sequence[int], left: float) -> int:
-        """How many of the first texts with these numbers of tokens make a chunk; 0 where not one can be done."""
+        """How many of the first texts with these numbers of tokens make a chunk; 0 where not one can be done.
+
+        One is tried as long as little is known.
+        """
         if not self._passes:
             return 1
         count = 0
@@ -120,7 +123,8 @@ class Pace:
             if self.seconds(tokens) > left * _SHARE:
                 break
             count += 1
-        return count or int(self.seconds(lengths[0]) <= left)
+        known = len(self._passes) == _KNOWN_PASSES
+        return count or int(not known or self.seconds(lengths[0]) <= left)
 
 
 class Work(ABC, Generic[Item]):
@@ -202,28 +206,29 @@ def work_off(work: Work[Item], batch_size: int, clock: Clock) -> None:
         DeadlineError: the time is up, or what is left of it does not suffice for a single item more.
     """
     passes = _Passes(work, batch_size, clock)
-    start = 0
-    while start < len(work.items):
+    todo = work.items
+    while todo:
         clock.check()
         left = clock.left
-        if left is None:
-            chunk = work.items
-            lengths = work.lengths(chunk)
-        else:
-            chunk = _readable(work, start, _BATCHES * batch_size, left * _READ_SPEED)
-            lengths = work.lengths(chunk)
+        chunk = todo if left is None else _readable(work, todo[: _BATCHES * batch_size], left * _READ_SPEED)
+        lengths = work.lengths(chunk)
+        if left is not None:
             fitting = passes.pace.fitting(lengths, clock.left or 0.0)
             if not fitting:
                 raise DeadlineError(f"the time given ({clock.deadline.budget:g} s) does not suffice for more")
             chunk, lengths = chunk[:fitting], lengths[:fitting]
+        missing = set(range(len(chunk)))
+        began = perf_counter()
         for batch in batches(lengths, batch_size):
             passes.run([(chunk[position], lengths[position]) for position in batch])
-        start += len(chunk)
+            missing.difference_update(batch)
+            if left is not None and perf_counter() - began > left * _SHARE:
+                break  # it is slower than it was: what is missing of the chunk is planned anew
+        todo = [*(chunk[position] for position in sorted(missing)), *todo[len(chunk) :]]
 
 
-def _readable(work: Work[Item], start: int, most: int, characters: float) -> Sequence[Item]:
-    """The next items, at least one, at most ``most``, and no more than that many characters."""
-    items = work.items[start : start + most]
+def _readable(work: Work[Item], items: Sequence[Item], characters: float) -> Sequence[Item]:
+    """The first of these items, at least one, and no more than that many characters."""
     sums = accumulate(work.characters(item) for item in items)
     return items[: max(1, sum(total <= characters for total in sums))]
 

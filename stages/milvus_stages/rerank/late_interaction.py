@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
 
@@ -88,9 +89,9 @@ class LateInteraction(LocalReranker):
         try:
             work_off(documents, self.batch_size, clock)
         finally:
-            cut = [number for text, own in documents.tokens.items() if own.cut for number, _ in places[text]]
+            cut = Counter(number for text, own in documents.tokens.items() if own.cut for number, _ in places[text])
             for number in queries:
-                warn_of_cuts(False, cut.count(number), len(jobs[number].texts), clock.context, number)
+                warn_of_cuts(False, cut[number], len(jobs[number].texts), clock.context, number)
 
     def _encoded_queries(self, jobs: Sequence[RerankJob], clock: Clock) -> dict[int, torch.Tensor]:
         """The vectors of each query by its number. They may take half of the time, and the documents the rest.
@@ -117,9 +118,8 @@ class LateInteraction(LocalReranker):
                 lack = "the query has no token that the model knows; ask in words"
                 clock.context.fail(number, QueryError(lack))
             elif number not in vectors:
-                clock.context.fail(
-                    number, DeadlineError(f"the query was not encoded {in_words(clock.context.deadline)}")
-                )
+                lack = f"the query was not encoded {in_words(clock.context.deadline)}; raise `timeout` or ask for less"
+                clock.context.fail(number, DeadlineError(lack))
         return vectors
 
     def _encoded(self, work: TextWork, numbers: Sequence[int], clock: Clock) -> dict[int, torch.Tensor]:

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 from FlagEmbedding import FlagReranker
 
-from milvus_pipeline import ConfigError, Context, Deadline, DeadlineError, Hit, Query, RerankJob, SearchResult, StageError
+from milvus_pipeline import (
+    ConfigError,
+    Context,
+    Deadline,
+    DeadlineError,
+    Hit,
+    Query,
+    RerankJob,
+    SearchResult,
+    StageError,
+)
 from milvus_stages import BGE
 from milvus_stages.rerank.bge import sigmoid
 from support.checkpoints import bert_classifier, encoder

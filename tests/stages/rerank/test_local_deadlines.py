@@ -130,6 +130,25 @@ def test_called_alone_it_ranks_what_it_did_not_reach_last(opened, caplog):
             assert f"cross_encoder: {60 - count} of 60 documents were not scored" in caplog.text
 
 
+def test_a_model_that_becomes_slow_is_planned_for_anew(opened):
+    """The best hits are done though they are short and the chunk has begun with the long ones."""
+    stage = opened(CrossEncoder, "bert", batch_size=4)
+    texts = [*TEXTS[:5], *(f"{text} {text}" for text in TEXTS)]
+    context = in_time(1.5)
+
+    def before(module, arguments, options) -> None:
+        if len(passes) > 1:
+            time.sleep(0.05 * len(options["input_ids"]))
+
+    with slowed(stage.loaded) as passes:
+        hook = stage.loaded.network.register_forward_pre_hook(before, with_kwargs=True)
+        (scores,) = stage.score_batch([RerankJob("plum", texts)], context)
+        hook.remove()
+    assert len(passes) > 3
+    assert None not in scores[:5]
+    assert None in scores
+
+
 # -- others ------------------------------------------------------------------------------------------------------
 
 
