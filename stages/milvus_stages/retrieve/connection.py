@@ -174,6 +174,14 @@ class Connection:
             client = await self._loops.here()
             return await client.search(**arguments, **_once(deadline))
 
+    async def aload_state(self, collection: str, deadline: Deadline) -> str:
+        """``load_state`` for an event loop."""
+        deadline.check()
+        with self._unless_closed():
+            client = await self._loops.here()
+            found = await client.get_load_state(collection, timeout=deadline.remaining(at_most=CALL_SECONDS))
+            return str(found["state"].name)
+
     def marker(self, collection: str) -> object:
         """What is another once the collection is, where that costs nothing to find out; None where it does."""
         return None
@@ -236,6 +244,11 @@ def _give_up(error: Exception) -> NoReturn:
 
 async def _agive_up(error: Exception) -> NoReturn:
     raise error
+
+
+def load_state(connection: Connection, collection: str, deadline: Deadline) -> str:
+    """Whether the collection is in memory: Loaded, Loading, NotLoad or NotExist."""
+    return str(connection.call(deadline, "get_load_state", collection)["state"].name)
 
 
 def closed_error() -> StageError:

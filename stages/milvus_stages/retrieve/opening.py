@@ -45,6 +45,7 @@ class Opened:
         requested_fields: what is asked of Milvus.
         stage: the configuration.
         first_dim: the dimension when the stage was opened.
+        loads: how often it was found not loaded since then.
     """
 
     connection: Connection
@@ -56,6 +57,7 @@ class Opened:
     requested_fields: Sequence[str]
     stage: MilvusSearch
     first_dim: int
+    loads: int = 0
 
     def renewed(self) -> Opened:
         """The same, as the collection is now.
@@ -75,7 +77,7 @@ class Opened:
                 "pipeline anew",
                 reason_code="schema_changed",
             ) from error
-        return replace(now, first_dim=self.first_dim)
+        return replace(now, first_dim=self.first_dim, loads=self.loads)
 
     def _check_lost(self, now: Opened) -> None:
         """Raise where fields that were asked for by name are no more; for a dynamic schema, they may be in the rows."""
@@ -86,7 +88,7 @@ class Opened:
                     raise StageError(f"{self.stage.where}: {key}: {found}", reason_code="config")
 
     def like(self, other: Opened) -> bool:
-        """Whether an answer of the one can be read as one of the other. Both fit the stage."""
+        """Whether an answer of the one can be taken for one of the other. Both fit the stage."""
         return _read_by(self) == _read_by(other)
 
     def doubtful(self, answers: Sequence[Any]) -> bool:
@@ -98,6 +100,10 @@ class Opened:
             name in self.info.fields and name != self.info.primary and name not in hit["entity"]
             for name in self.requested_fields
         )
+
+    def whole(self, answers: Sequence[Any]) -> bool:
+        """Whether answers are what a loaded collection gives. While one is released, a server finds nothing in it."""
+        return self.connection.is_lite or all(len(answer) for answer in answers)
 
     def misfit(self, dim: int) -> PipelineError:
         """That queries of this dimension do not fit the collection."""
@@ -236,7 +242,7 @@ def checked(stage: MilvusSearch, connection: Connection, deadline: Deadline) -> 
 
 def _read_by(state: Opened) -> tuple[Any, ...]:
     """What the answers of a collection are read by."""
-    return state.dim, state.anns_field, state.info.primary, state.info.fields, state.fields, state.requested_fields
+    return state.dim, state.anns_field, state.info.primary, state.info.fields, state.requested_fields, state.loads
 
 
 def _index_problems(stage: MilvusSearch, index: IndexInfo | None, field: str) -> list[str]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from milvus_pipeline import Context, Deadline, DeadlineError, StageError
-from milvus_stages.retrieve.connection import CALL_SECONDS, Connection, closed_error
+from milvus_stages.retrieve.connection import CALL_SECONDS, Connection, closed_error, load_state
 from milvus_stages.retrieve.opening import LOAD_SECONDS, Opened
 
 if TYPE_CHECKING:
@@ -108,7 +109,8 @@ class Renewal:
         state = doubted
         try:
             state = doubted.renewed()
-            ensure_loaded(self._stage, doubted.connection, self._ended)
+            if ensure_loaded(self._stage, doubted.connection, self._ended):
+                state = replace(state, loads=state.loads + 1)
         except Exception as raised:
             error = raised
         with self._lock:
@@ -129,8 +131,8 @@ class Renewal:
         )
 
 
-def ensure_loaded(stage: MilvusSearch, connection: Connection, ended: threading.Event) -> None:
-    """Load the collection, or wait until it is loaded, for ``LOAD_SECONDS`` at most.
+def ensure_loaded(stage: MilvusSearch, connection: Connection, ended: threading.Event) -> bool:
+    """Load the collection, or wait until it is loaded, for ``LOAD_SECONDS`` at most; whether that was needed.
 
     Args:
         stage: the configuration.
@@ -164,8 +166,4 @@ def ensure_loaded(stage: MilvusSearch, connection: Connection, ended: threading.
                 reason_code="not_loaded",
             )
         pause = min(2 * pause, _LONGEST_PAUSE)
-
-
-def load_state(connection: Connection, collection: str, deadline: Deadline) -> str:
-    """Whether it is in memory: Loaded, Loading, NotLoad or NotExist."""
-    return str(connection.call(deadline, "get_load_state", collection)["state"].name)
+    return pause != _FIRST_PAUSE

@@ -22,18 +22,26 @@ from milvus_pipeline import (
 from milvus_stages.retrieve import failures
 from milvus_stages.retrieve.answers import hits_of
 from milvus_stages.retrieve.batch import Job, jobs_of
-from milvus_stages.retrieve.connection import CALL_SECONDS
+from milvus_stages.retrieve.connection import CALL_SECONDS, load_state
 
 if TYPE_CHECKING:
     from milvus_stages.retrieve.milvus import MilvusSearch
     from milvus_stages.retrieve.opening import Opened
 
 _CALLS_AT_ONCE = 8  # searches of one batch that an event loop has under way, where their filters differ
+_ROUNDS = 3  # of an attempt, where a collection changes while it is searched
 _NOTICE_SECONDS = 0.1  # until a wait finds that nobody waits for its outcome
 
 
 class _Search(NamedTuple):
     """A step: search the collection in this state."""
+
+    state: Opened
+    deadline: Deadline
+
+
+class _Look(NamedTuple):
+    """A step: ask whether the collection is loaded."""
 
     state: Opened
     deadline: Deadline
@@ -45,7 +53,8 @@ class _Renew(NamedTuple):
     doubted: Opened
 
 
-_Attempt: TypeAlias = Generator[_Search | _Renew, Any, tuple[Any, "Opened"]]
+_Step: TypeAlias = _Search | _Look | _Renew
+_Attempt: TypeAlias = Generator[_Step, Any, tuple[Any, "Opened"]]
 
 
 class Batch:
@@ -104,29 +113,35 @@ class Batch:
     def _attempt(self, job: Job, deadline: Deadline) -> _Attempt:
         """The steps to an answer, and the state of the collection that it is read by."""
         state = self._stage.state()
-        if job.dim != state.dim:
-            state = yield _Renew(state)
-            if job.dim != state.dim:
-                raise state.misfit(job.dim)
         refused: Exception | None = None
-        answers: Any = None
-        try:
-            answers = yield _Search(state, deadline)
-        except Exception as error:
-            # Not loaded, or loaded no more; gone; or of another kind than the search was made for.
-            if not (failures.is_not_loaded(error) or failures.is_refusal(error)):
-                raise
-            refused = error
-        if refused is None and not state.doubtful(answers):
-            return answers, state
-        doubted, state = state, (yield _Renew(state))
-        if state.like(doubted) and refused is None:
-            return answers, state
-        if state.like(doubted) and refused is not None and not failures.is_not_loaded(refused):
-            raise refused
-        if job.dim != state.dim:
-            raise state.misfit(job.dim)
-        return (yield _Search(state, state.search_deadline(self._deadline))), state
+        for round_ in range(_ROUNDS):
+            if job.dim != state.dim:
+                state = yield _Renew(state)
+                if job.dim != state.dim:
+                    raise state.misfit(job.dim)
+            refused, lost, answers = None, False, None
+            limit = deadline if round_ == 0 else state.search_deadline(self._deadline)
+            try:
+                answers = yield _Search(state, limit)
+            except Exception as error:
+                # Not loaded, or loaded no more; gone; or of another kind than the search was made for.
+                if not (failures.is_not_loaded(error) or failures.is_refusal(error)):
+                    raise
+                refused, lost = error, failures.is_not_loaded(error)
+            else:
+                if not state.doubtful(answers):
+                    if state.whole(answers) or (yield _Look(state, limit)) == "Loaded":
+                        return answers, state
+                    lost = True
+            doubted, state = state, (yield _Renew(state))
+            if state.like(doubted) and not lost:
+                if refused is not None:
+                    raise refused
+                return answers, state
+        raise refused or StageError(
+            f"{self._stage.where} was released or changed again and again while it was searched; find out by whom",
+            reason_code="not_loaded",
+        )
 
     def _answered(self, job: Job, deadline: Deadline) -> tuple[Any, Opened]:
         steps = self._attempt(job, deadline)
@@ -134,11 +149,7 @@ class Batch:
             step = next(steps)
             while True:
                 try:
-                    if isinstance(step, _Renew):
-                        outcome: Any = self._stage.renewal.wait(step.doubted, self._deadline, self._context)
-                    else:
-                        with self._stage.guarding(step.deadline.remaining(at_most=CALL_SECONDS)):
-                            outcome = step.state.connection.search(job.arguments(step.state), step.deadline)
+                    outcome: Any = self._done(step, job)
                 except Exception as error:
                     step = steps.throw(error)
                 else:
@@ -146,23 +157,35 @@ class Batch:
         except StopIteration as done:
             return cast("tuple[Any, Opened]", done.value)
 
+    def _done(self, step: _Step, job: Job) -> Any:
+        if isinstance(step, _Renew):
+            return self._stage.renewal.wait(step.doubted, self._deadline, self._context)
+        with self._stage.guarding(step.deadline.remaining(at_most=CALL_SECONDS)):
+            if isinstance(step, _Look):
+                return load_state(step.state.connection, self._stage.collection, step.deadline)
+            return step.state.connection.search(job.arguments(step.state), step.deadline)
+
     async def _aanswered(self, job: Job, deadline: Deadline) -> tuple[Any, Opened]:
         steps = self._attempt(job, deadline)
         try:
             step = next(steps)
             while True:
                 try:
-                    if isinstance(step, _Renew):
-                        outcome: Any = await self._stage.renewal.await_(step.doubted, self._deadline)
-                    else:
-                        with self._stage.guarding(step.deadline.remaining(at_most=CALL_SECONDS)):
-                            outcome = await step.state.connection.asearch(job.arguments(step.state), step.deadline)
+                    outcome: Any = await self._adone(step, job)
                 except Exception as error:
                     step = steps.throw(error)
                 else:
                     step = steps.send(outcome)
         except StopIteration as done:
             return cast("tuple[Any, Opened]", done.value)
+
+    async def _adone(self, step: _Step, job: Job) -> Any:
+        if isinstance(step, _Renew):
+            return await self._stage.renewal.await_(step.doubted, self._deadline)
+        with self._stage.guarding(step.deadline.remaining(at_most=CALL_SECONDS)):
+            if isinstance(step, _Look):
+                return await step.state.connection.aload_state(self._stage.collection, step.deadline)
+            return await step.state.connection.asearch(job.arguments(step.state), step.deadline)
 
     # -- between and after attempts -----------------------------------------------------------------------------
 
