@@ -8,6 +8,7 @@ from milvus_pipeline.breaker import FAIR_SECONDS, Breaker, BreakerSettings, brea
 from milvus_pipeline.checks import CheckContext, Finding
 from milvus_pipeline.collection import CollectionSpec, FieldSpec, IndexSpec
 from milvus_pipeline.config import PipelineConfig, json_schema
+from milvus_pipeline.context import Context
 from milvus_pipeline.deadline import Deadline
 from milvus_pipeline.dry_run import DryRun
 from milvus_pipeline.errors import (
@@ -31,7 +32,7 @@ from milvus_pipeline.records import Hit, Query, Reason, RerankResult, SearchResu
 from milvus_pipeline.registry import register, registry
 from milvus_pipeline.reranker import Reranker, RerankJob
 from milvus_pipeline.retry import PASSING_STATUSES, RetrySettings, async_retrying, retry_after, retrying
-from milvus_pipeline.stage import Context, Fallback, Stage
+from milvus_pipeline.stage import Fallback, Stage
 from milvus_pipeline.usage import total_planned, total_usage
 
 __all__ = [

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, Self
+from typing import Final, Literal, Self, get_args
 
 from milvus_pipeline.deadline import Deadline
-from milvus_pipeline.errors import told
+from milvus_pipeline.errors import shown, told
 
 Level = Literal["ok", "warning", "error"]
 
@@ -24,6 +24,9 @@ class Finding:
         message: what was found.
         next_step: what to do about it; empty where all is well.
         stage: name of the stage; filled by the pipeline.
+
+    Raises:
+        ValueError: there is no such level, or one of the others is no text.
     """
 
     level: Level
@@ -31,6 +34,13 @@ class Finding:
     message: str
     next_step: str = ""
     stage: str = ""
+
+    def __post_init__(self) -> None:
+        if self.level not in get_args(Level):
+            raise ValueError(f"level: must be one of {', '.join(get_args(Level))}, is {shown(self.level)}")
+        for name in ("topic", "message", "next_step", "stage"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name}: must be a text, is {type(getattr(self, name)).__name__}")
 
     @classmethod
     def ok(cls, topic: str, message: str) -> Self:

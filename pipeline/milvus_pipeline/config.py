@@ -9,11 +9,12 @@ from typing import Annotated, Any
 import yaml
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
+from milvus_pipeline.chain import check_chain, check_names
 from milvus_pipeline.collection import CollectionSpec
 from milvus_pipeline.errors import ConfigError
 from milvus_pipeline.problems import Problem, kind_of, problems_of, suggestion
 from milvus_pipeline.registry import Registry, registry
-from milvus_pipeline.stage import Fallback, Stage, check_chain, check_names
+from milvus_pipeline.stage import Fallback, Stage
 from milvus_pipeline.yaml_source import Source, parse_yaml, read_yaml
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +13,7 @@ from typing import Any, Self
 from pydantic import ValidationError
 
 from milvus_pipeline import config as _config
+from milvus_pipeline.chain import check_chain, check_names
 from milvus_pipeline.checks import CheckContext, Finding
 from milvus_pipeline.collection import CollectionSpec
 from milvus_pipeline.deadline import Deadline, time_limit
@@ -22,8 +23,8 @@ from milvus_pipeline.fit import misfits, widths
 from milvus_pipeline.life import Life, unclosed_told
 from milvus_pipeline.problems import describe
 from milvus_pipeline.records import Query, SearchResult
-from milvus_pipeline.running import allowed, driven, is_number, settled, started, steps
-from milvus_pipeline.stage import Stage, check_chain, check_names
+from milvus_pipeline.running import allowed, driven, is_number, repeats, settled, started, steps
+from milvus_pipeline.stage import Stage
 
 AnyQuery = str | Query
 
@@ -287,13 +288,7 @@ class Pipeline:
         for stage in self._all:
             context.deadline = Deadline.after(seconds)  # one dead server takes nothing from the other stages
             context.hits, context.hits_of = coming[stage.name] or (None, "")
-            try:
-                findings.extend(replace(found, stage=stage.name) for found in stage.check(context))
-            except Exception as error:
-                advice = "see the message; if it is none of your doing, tell the stage's author"
-                findings.append(
-                    Finding("error", "check", f"the check itself failed: {told(error)}", advice, stage.name)
-                )
+            findings.extend(_found(stage, context))
             findings.extend(found for found in together if found.stage == stage.name)
         return findings
 
@@ -309,6 +304,20 @@ class Pipeline:
                 own by default.
         """
         return DryRun(self.name, self.stages, timeout=allowed(timeout, self.timeout))
+
+
+def _found(stage: Stage, context: CheckContext) -> Iterator[Finding]:
+    """What the check of a stage finds; that it fails, or gives something else, is a finding, too."""
+    try:
+        for finding in stage.check(context):
+            if not isinstance(finding, Finding):
+                raise TypeError(f"{type(finding).__name__} is no Finding")
+            yield replace(finding, stage=stage.name)
+    except Exception as error:
+        leak = repeats(error, [text for text in context.texts or () if isinstance(text, str)])
+        said = f"{type(error).__name__}, whose message repeats a document and is left out" if leak else told(error)
+        advice = "see the message; if it is none of your doing, tell the stage's author"
+        yield Finding("error", "check", f"the check itself failed: {said}", advice, stage.name)
 
 
 def _collection(given: CollectionSpec | Mapping[str, Any] | None) -> CollectionSpec | None:

@@ -12,10 +12,11 @@ from typing import Annotated, ClassVar, NamedTuple
 
 from pydantic import AliasChoices, Field
 
+from milvus_pipeline.context import Context
 from milvus_pipeline.deadline import Deadline, time_limit
 from milvus_pipeline.errors import DeadlineError, QueryError, StageError, shown
 from milvus_pipeline.records import Hit, RerankResult, SearchResult
-from milvus_pipeline.stage import Context, Stage
+from milvus_pipeline.stage import Stage
 
 logger = logging.getLogger(__name__)
 

@@ -6,15 +6,17 @@ calls, an event loop's driver awaits, and that of a dry run calls something else
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, TypeAlias, cast, get_args
 
+from milvus_pipeline.context import Context
 from milvus_pipeline.deadline import Deadline
 from milvus_pipeline.errors import DeadlineError, PipelineError, QueryError, ReasonCode, StageError, shown, told
 from milvus_pipeline.life import places
 from milvus_pipeline.records import Query, SearchResult, StageReport, StageStatus, Status
-from milvus_pipeline.stage import Context, Stage
+from milvus_pipeline.stage import Stage
 
 
 class Call(NamedTuple):
@@ -47,8 +49,8 @@ def allowed(timeout: float | None, default: float | None) -> float | None:
 
 
 def is_number(value: object) -> bool:
-    """True for a number; a truth value is none."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """True for a finite number; a truth value is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def settled(results: list[SearchResult], return_errors: bool) -> list[SearchResult]:
@@ -187,13 +189,18 @@ def _late(error: Exception, deadline: Deadline) -> str:
 
 
 def _said(error: Exception, results: list[SearchResult]) -> str:
-    """What an error says, unless it is a foreign one that repeats a document: texts do not belong in messages."""
+    """What an error says, unless it repeats a document."""
+    if repeats(error, (hit.text for result in results for hit in result.hits if hit.text)):
+        return f"{type(error).__name__}, whose message repeats a document and is left out; see the error's cause"
+    return told(error)
+
+
+def repeats(error: Exception, texts: Iterable[str]) -> bool:
+    """Whether a foreign error repeats one of the texts, which do not belong in messages; ours never do."""
+    if isinstance(error, PipelineError):
+        return False
     message = told(error)
-    if not isinstance(error, PipelineError):
-        texts = (hit.text[:_ECHO] for result in results for hit in result.hits if hit.text)
-        if any(len(text) >= _FEWEST and text in message for text in texts):
-            return f"{type(error).__name__}, whose message repeats a document and is left out; see the error's cause"
-    return message
+    return any(len(text) >= _FEWEST and text[:_ECHO] in message for text in texts)
 
 
 def _placed(error: Exception | None, where: str, results: list[SearchResult]) -> PipelineError | None:

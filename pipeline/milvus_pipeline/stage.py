@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -28,104 +28,11 @@ from pydantic import (
 )
 
 from milvus_pipeline.checks import CheckContext, Finding
+from milvus_pipeline.context import Context
 from milvus_pipeline.deadline import Deadline
-from milvus_pipeline.errors import ConfigError, DeadlineError, ReasonCode
-from milvus_pipeline.problems import Problem, describe, dotted, kind_of, suggestion, takes_bool, word_of
+from milvus_pipeline.errors import ConfigError
+from milvus_pipeline.problems import describe, kind_of, suggestion, takes_bool, word_of
 from milvus_pipeline.records import SearchResult
-
-
-class Shortfall(NamedTuple):
-    """Why a stage did only part of its work, in words and in code."""
-
-    reason: str
-    code: ReasonCode
-
-
-class Context:
-    """What a stage is told about the run it is part of, and where it leaves what it wants to report.
-
-    Args:
-        deadline: when the stage has to be done; pass ``deadline.remaining()`` to every network call.
-        size: number of results in the batch.
-    """
-
-    def __init__(self, deadline: Deadline, size: int) -> None:
-        self.deadline = deadline
-        self.size = size
-        self.warnings: list[list[str]] = [[] for _ in range(size)]
-        self.details: list[dict[str, Any]] = [{} for _ in range(size)]
-        self.failures: dict[int, Exception] = {}
-        self.partials: list[Shortfall | None] = [None] * size
-        self._parent: Context | None = None
-        self._cancelled = False
-
-    @property
-    def cancelled(self) -> bool:
-        """True once nobody waits for the stage any more: the call was cancelled, or given up at its deadline."""
-        return self._cancelled or (self._parent is not None and self._parent.cancelled)
-
-    def cancel(self) -> None:
-        """Say that nobody waits for the stage any more. What has no thread of its own is ended by the event loop."""
-        self._cancelled = True
-
-    def check(self) -> None:
-        """Raise DeadlineError where there is no sense in going on. Long work in a thread asks between its steps."""
-        if self.cancelled:
-            raise DeadlineError("the call was given up, so the rest of its work was not done")
-        self.deadline.check()
-
-    def warn(self, message: str, position: int | None = None) -> None:
-        """Add a warning to the report of the query at ``position`` of the batch, or of every query."""
-        for warnings in self.warnings if position is None else (self.warnings[position],):
-            if message not in warnings:
-                warnings.append(message)
-
-    def note(self, position: int | None = None, /, **details: Any) -> None:
-        """Add plain-data figures to the report of the query at ``position``, or of every query.
-
-        Two of them are known to everyone, and each maps words to numbers. ``usage`` is what the query cost at a
-        service, in the provider's own words, whether it was answered or not:
-        ``note(position, usage={"requests": 3, "search_units": 3})``. ``planned`` is what a dry run finds that it
-        would cost: ``note(position, planned={"requests": 3, "documents": 250, "tokens": 61_000})``. The last word on
-        a figure replaces those before it, so say the whole of it.
-        """
-        for own in self.details if position is None else (self.details[position],):
-            own.update(details)
-
-    def fail(self, position: int, error: Exception) -> None:
-        """Mark one query of the batch as failed in this stage; the others go on. The first error counts."""
-        self.failures.setdefault(position, error)
-
-    def partial(self, position: int, reason: str, code: ReasonCode = "deadline") -> None:
-        """Say that the stage did only part of its work for one query, whose result is kept. The first reason counts.
-
-        Args:
-            position: of the query in the batch.
-            reason: what was not done, and why, in words: "12 of 40 documents were not scored in the time given".
-            code: the same for programs.
-        """
-        if self.partials[position] is None:
-            self.partials[position] = Shortfall(reason, code)
-
-    def part(self, positions: Sequence[int]) -> Context:
-        """A context for some queries of the batch; failures and partial results are brought back by ``merge``.
-
-        Warnings and details are those of this context itself: what a request cost must be told, too, where an
-        exception or a cancellation keeps the rest from being merged.
-        """
-        part = Context(self.deadline, len(positions))
-        part.warnings = [self.warnings[position] for position in positions]
-        part.details = [self.details[position] for position in positions]
-        part._parent = self
-        return part
-
-    def merge(self, part: Context, positions: Sequence[int]) -> None:
-        """Take over the failures and the partial results of the ``part`` that was made for these positions."""
-        for inner, error in part.failures.items():
-            self.fail(positions[inner], error)
-        for inner, shortfall in enumerate(part.partials):
-            if shortfall is not None:
-                self.partial(positions[inner], *shortfall)
 
 
 @dataclass(frozen=True)
@@ -388,65 +295,3 @@ class Stage(BaseModel):
         for, or works on what such a stage gives, overrides this. Arguments and outcome are those of ``process``.
         """
         return self.process(results, context)
-
-
-def check_names(stages: Iterable[Stage]) -> list[Problem]:
-    """Problems with the names of a pipeline's stages: scores and reports are kept by name, so each must be its own."""
-    seen: dict[str, str] = {}
-    problems = []
-    for path, stage in _with_paths(stages):
-        if stage.name in seen:
-            text = f"{stage.name!r} is also the name of {seen[stage.name]}; give one of them a `name` of its own"
-            problems.append(Problem((*path, "name"), text))
-        seen.setdefault(stage.name, dotted(path))
-    return problems
-
-
-def _with_paths(stages: Iterable[Stage]) -> Iterator[tuple[tuple[str | int, ...], Stage]]:
-    """Every stage and every fallback, with its place in the configuration."""
-    for position, stage in enumerate(stages):
-        path: tuple[str | int, ...] = ("stages", position)
-        for member in stage.family():
-            yield path, member
-            path = (*path, "on_error", "fallback")
-
-
-def check_chain(stages: Sequence[Stage]) -> list[Problem]:
-    """Problems with the order of a pipeline's stages; empty where every stage gets what it needs."""
-    problems = []
-    # Query text and vector can come with the query itself, so their lack shows only when a query is run.
-    have = {"query_text", "vector"}
-    for path, stage in _with_paths(stages):
-        position = int(path[1])
-        missing_here = sorted(stage.requires() - have)
-        for missing in missing_here:
-            if missing == "text" and "hits" in missing_here:
-                continue  # without hits there is no text either: one problem, said once
-            givers = [f"stages[{i}] ({s.name})" for i, s in enumerate(stages) if missing in _given(s)]
-            names = [member.name for earlier in stages[:position] for member in earlier.family()]
-            problems.append(Problem(path, f"{stage.name} {_lack(missing, givers, names)}"))
-        replaced = stages[position]
-        if stage is not replaced and (lacking := sorted(replaced.provides() - stage.provides())):
-            text = f"does not give {' and '.join(map(repr, lacking))}, which {replaced.name} gives; it cannot stand in"
-            problems.append(Problem(path, f"{stage.name} {text}"))
-        if stage.fallback is None:
-            have |= _given(replaced)
-    return problems
-
-
-def _given(stage: Stage) -> frozenset[str]:
-    # Which stages score, their types do not say; that a stage of the name runs before is what can be checked here.
-    return stage.provides() | {f"score:{member.name}" for member in stage.family()}
-
-
-def _lack(missing: str, givers: list[str], names: list[str]) -> str:
-    if missing.startswith("score:"):
-        name = missing.removeprefix("score:")
-        return f"cuts on the score of {name!r}, but no stage before it has that name{suggestion(name, names)}"
-    if givers:
-        return f"needs {missing!r}, which {givers[0]} gives only later; move that stage before this one"
-    if missing == "hits":
-        return "needs hits, but no stage before it retrieves any; put a retrieval stage such as milvus_search first"
-    if missing == "text":
-        return "needs the text of the hits, but no stage before it brings any; set `text_field` of the retrieval stage"
-    return f"needs {missing!r}, which no stage before it gives"

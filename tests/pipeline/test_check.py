@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+import pytest
+
 from milvus_pipeline import CheckContext, Fallback, Finding, Pipeline, Stage, StageError
 from support.fakes import ListedSearch, WordOverlap
 
@@ -37,6 +39,18 @@ class Broken(Stage):
         raise StageError("the thing is gone; put it back")
 
 
+class Odd(Limited):
+    """Its check gives what it was made with, or raises it."""
+
+    given: Any = None
+
+    def check(self, context: CheckContext) -> Iterable[Finding]:
+        context.texts = ["a document of a patient"]
+        if isinstance(self.given, Exception):
+            raise self.given
+        return self.given
+
+
 def found(stages: list[Stage], **others: Any) -> list[tuple[str, str, str]]:
     """Stage, level and topic of what a check finds."""
     checked = Pipeline(stages, **others).check(timeout=0.1)
@@ -52,6 +66,23 @@ def test_each_stage_has_its_own_time_and_a_failure_is_a_finding():
         ("broken", "error", "check"),
         ("noting", "ok", "noted"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (None, "TypeError: 'NoneType' object is not iterable"),
+        (["text"], "TypeError: str is no Finding"),
+        ((Finding(level, "topic", "message") for level in ["fatal"]), "ValueError: level: must be one of ok, warning, "),
+        ((Finding("ok", "topic", message) for message in [None]), "ValueError: message: must be a text, is NoneType"),
+        (ValueError("cannot read 'a document of a patient'"), "ValueError, whose message repeats a document and is lef"),
+    ],
+)
+def test_a_check_that_gives_something_else_is_told(given, said):
+    """Whatever a plugin's check does, what is found can be shown, and holds no document."""
+    odd, noted = Pipeline([Odd(given=given), Noting()]).check()
+    assert (odd.level, odd.topic, noted.topic) == ("error", "check", "noted")
+    assert odd.message.startswith(f"the check itself failed: {said}")
 
 
 def test_stages_learn_what_comes_to_them():

@@ -132,6 +132,8 @@ def test_what_is_no_stage_is_refused():
         ({"timeout": 0}, "timeout: must be a number of seconds above 0, is 0"),
         ({"timeout": "2"}, "timeout: must be a number of seconds above 0, is '2'"),
         ({"timeout": True}, "timeout: must be a number of seconds above 0, is True"),
+        ({"timeout": float("nan")}, "timeout: must be a number of seconds above 0, is nan"),
+        ({"timeout": float("inf")}, "timeout: must be a number of seconds above 0, is inf"),
         ({"name": ""}, "name: must be a text that is not empty, is ''"),
         ({"collection": {"feilds": []}}, "collection: feilds: unknown key; did you mean 'fields'?"),
     ],

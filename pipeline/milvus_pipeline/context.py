@@ -1,0 +1,103 @@
+"""What a stage is told about the run it is part of, and where it leaves what it has to say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from milvus_pipeline.deadline import Deadline
+from milvus_pipeline.errors import DeadlineError, ReasonCode
+
+
+class Shortfall(NamedTuple):
+    """Why a stage did only part of its work, in words and in code."""
+
+    reason: str
+    code: ReasonCode
+
+
+class Context:
+    """What a stage is told about the run it is part of, and where it leaves what it wants to report.
+
+    Args:
+        deadline: when the stage has to be done; pass ``deadline.remaining()`` to every network call.
+        size: number of results in the batch.
+    """
+
+    def __init__(self, deadline: Deadline, size: int) -> None:
+        self.deadline = deadline
+        self.size = size
+        self.warnings: list[list[str]] = [[] for _ in range(size)]
+        self.details: list[dict[str, Any]] = [{} for _ in range(size)]
+        self.failures: dict[int, Exception] = {}
+        self.partials: list[Shortfall | None] = [None] * size
+        self._parent: Context | None = None
+        self._cancelled = False
+
+    @property
+    def cancelled(self) -> bool:
+        """True once nobody waits for the stage any more: the call was cancelled, or given up at its deadline."""
+        return self._cancelled or (self._parent is not None and self._parent.cancelled)
+
+    def cancel(self) -> None:
+        """Say that nobody waits for the stage any more. What has no thread of its own is ended by the event loop."""
+        self._cancelled = True
+
+    def check(self) -> None:
+        """Raise DeadlineError where there is no sense in going on. Long work in a thread asks between its steps."""
+        if self.cancelled:
+            raise DeadlineError("the call was given up, so the rest of its work was not done")
+        self.deadline.check()
+
+    def warn(self, message: str, position: int | None = None) -> None:
+        """Add a warning to the report of the query at ``position`` of the batch, or of every query."""
+        for warnings in self.warnings if position is None else (self.warnings[position],):
+            if message not in warnings:
+                warnings.append(message)
+
+    def note(self, position: int | None = None, /, **details: Any) -> None:
+        """Add plain-data figures to the report of the query at ``position``, or of every query.
+
+        Two of them are known to everyone, and each maps words to numbers. ``usage`` is what the query cost at a
+        service, in the provider's own words, whether it was answered or not:
+        ``note(position, usage={"requests": 3, "search_units": 3})``. ``planned`` is what a dry run finds that it
+        would cost: ``note(position, planned={"requests": 3, "documents": 250, "tokens": 61_000})``. The last word on
+        a figure replaces those before it, so say the whole of it.
+        """
+        for own in self.details if position is None else (self.details[position],):
+            own.update(details)
+
+    def fail(self, position: int, error: Exception) -> None:
+        """Mark one query of the batch as failed in this stage; the others go on. The first error counts."""
+        self.failures.setdefault(position, error)
+
+    def partial(self, position: int, reason: str, code: ReasonCode = "deadline") -> None:
+        """Say that the stage did only part of its work for one query, whose result is kept. The first reason counts.
+
+        Args:
+            position: of the query in the batch.
+            reason: what was not done, and why, in words: "12 of 40 documents were not scored in the time given".
+            code: the same for programs.
+        """
+        if self.partials[position] is None:
+            self.partials[position] = Shortfall(reason, code)
+
+    def part(self, positions: Sequence[int]) -> Context:
+        """A context for some queries of the batch; failures and partial results are brought back by ``merge``.
+
+        Warnings and details are those of this context itself: what a request cost must be told, too, where an
+        exception or a cancellation keeps the rest from being merged.
+        """
+        part = Context(self.deadline, len(positions))
+        part.warnings = [self.warnings[position] for position in positions]
+        part.details = [self.details[position] for position in positions]
+        part._parent = self
+        return part
+
+    def merge(self, part: Context, positions: Sequence[int]) -> None:
+        """Take over the failures and the partial results of the ``part`` that was made for these positions."""
+        for inner, error in part.failures.items():
+            self.fail(positions[inner], error)
+        for inner, shortfall in enumerate(part.partials):
+            if shortfall is not None:
+                self.partial(positions[inner], *shortfall)
