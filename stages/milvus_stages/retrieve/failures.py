@@ -83,7 +83,10 @@ def says_unreachable(error: BaseException, seconds: float | None) -> bool | None
         return error.reason_code == "unavailable"
     if is_timeout(error):  # of a caller in a hurry nothing follows
         return True if seconds is None or seconds >= FAIR_SECONDS else None
-    return "UNAVAILABLE" in _names(error) or code(error) == _LOST
+    if tls.meaning(error):  # what one configuration is refused for says nothing to another one
+        return None
+    found = status(error) or _status_of_cause(error)
+    return code(error) == _LOST if found is None else found == "UNAVAILABLE"
 
 
 def is_timeout(error: BaseException) -> bool:

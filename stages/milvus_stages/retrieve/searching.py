@@ -241,6 +241,15 @@ class Batch:
     def _read(self, answers: Any, state: Opened, job: Job) -> None:
         """Turn the answers of a call into hits, and report on each query."""
         stage, context = self._stage, self._context
+        if len(answers) != len(job.positions):
+            error = StageError(
+                f"{stage.where}: there were {len(answers)} answers to {len(job.positions)} queries; check that `uri` "
+                "leads to Milvus",
+                reason_code="bad_reply",
+            )
+            for position in job.positions:
+                context.fail(position, error)
+            return
         for position, answer in zip(job.positions, answers, strict=True):
             try:
                 found = hits_of(

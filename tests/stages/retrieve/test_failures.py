@@ -31,21 +31,22 @@ from .conftest import Engine
 class RpcError(grpc.RpcError):
     """A gRPC error as a call raises it."""
 
-    def __init__(self, status: grpc.StatusCode) -> None:
+    def __init__(self, status: grpc.StatusCode, details: str = "the details") -> None:
         super().__init__(status.name)
         self._status = status
+        self._details = details
 
     def code(self) -> grpc.StatusCode:
         return self._status
 
     def details(self) -> str:
-        return "the details"
+        return self._details
 
 
-def at_connect(status: grpc.StatusCode) -> MilvusException:
+def at_connect(status: grpc.StatusCode, details: str = "the details") -> MilvusException:
     """What pymilvus's constructor raises, whatever the fault."""
     error = MilvusException(code=2, message="Fail connecting to server on host:1")
-    error.__cause__ = RpcError(status)
+    error.__cause__ = RpcError(status, details)
     return error
 
 
@@ -107,6 +108,9 @@ def test_what_failures_mean(error: Exception, transient: bool, reason: str) -> N
         (TimeoutError(), 0.1, None),
         (MilvusException(code=101, message="not loaded"), 1.0, False),
         (MilvusException(code=8, message="rate limit"), 1.0, False),
+        (at_connect(UNAVAILABLE), 1.0, True),
+        (at_connect(grpc.StatusCode.UNAUTHENTICATED), 1.0, False),
+        (at_connect(UNAVAILABLE, "CERTIFICATE_VERIFY_FAILED: self-signed certificate"), 1.0, None),
         (StageError("no word", reason_code="unavailable"), 1.0, True),
         (StageError("no such collection", reason_code="not_found"), 1.0, False),
         (DeadlineError("late"), 1.0, None),
@@ -291,6 +295,19 @@ def test_one_late_call_takes_nothing_from_the_others(lite: Engine, quick: Pipeli
     results = run_batch(quick, queries, timeout=1.0, return_errors=True)
     assert [result.status for result in results] == ["ok", "failed", "failed"]
     assert all(isinstance(result.error, DeadlineError) for result in results[1:])
+
+
+def test_answers_that_are_lacking_spoil_no_other_call(lite: Engine, quick: Pipeline, run_batch: Any) -> None:
+    """A reply to fewer queries than were asked fails those, with where and what, and not the others of the batch."""
+    connection = troubled(quick.stages[0], lambda call, size: None)
+    whole = connection.search
+    connection.search = lambda arguments, deadline: whole(arguments, deadline)[: len(arguments["data"]) % 2]
+    first, *others = run_batch(
+        quick, [lite.query(0), *(lite.query(seed, filter="year > 3") for seed in (1, 2))], return_errors=True
+    )
+    assert first.status == "ok"
+    assert {other.error.reason_code for other in others} == {"bad_reply"}
+    assert "things" in str(others[0].error)
 
 
 def test_retries_are_told(lite: Engine, quick: Pipeline, run_batch: Any) -> None:
