@@ -279,6 +279,8 @@ async def until_time_is_up(work: Callable[[Clock], None], context: Context) -> N
         if not task.done():
             part.cancel()
             task.cancel()
+        elif not task.cancelled():
+            task.exception()  # where the caller was cancelled in the same moment: else it is logged as never retrieved
     for position, error in dict(part.failures).items():  # a copy, which takes no other thread's turn
         context.fail(position, error)
     for ended in done:

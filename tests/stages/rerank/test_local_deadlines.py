@@ -1,7 +1,9 @@
 """One deadline for local rerankers: the best hits first, an end in time, and no work for nobody."""
 
 import asyncio
+import gc
 import logging
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,6 +12,7 @@ import torch
 
 from milvus_pipeline import Context, Deadline, DeadlineError, Hit, Pipeline, Query, RerankJob, SearchResult, StageError
 from milvus_stages import BGE, CrossEncoder, LateInteraction, Truncate
+from milvus_stages._pace import Clock, until_time_is_up
 from support.checkpoints import WORDS
 from support.fakes import ListedSearch
 from support.slow_model import slowed
@@ -197,6 +200,33 @@ def test_cancelling_a_call_frees_the_model(opened):
         assert None not in stage.score("plum", TEXTS[:3])
     assert rows <= 2 * 32  # of 6000
     assert passes[-1] == 3
+
+
+def test_work_that_ends_as_its_caller_is_cancelled_logs_nothing():
+    """Its error is told to nobody, and the event loop does not complain that nobody took it."""
+    complaints, begun, over = [], threading.Event(), threading.Event()
+
+    def work(clock: Clock) -> None:
+        begun.set()
+        over.wait(30)
+        raise DeadlineError("the time given is used up")
+
+    async def cancelled() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, told: complaints.append(told["message"]))
+        caller = asyncio.create_task(until_time_is_up(work, in_time(600.0)))
+        await asyncio.to_thread(begun.wait, 30)
+        (thread,) = asyncio.all_tasks() - {caller, asyncio.current_task()}
+        over.set()
+        while not thread.done():
+            await asyncio.sleep(0)
+        caller.cancel()
+        del thread
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+
+    asyncio.run(cancelled())
+    gc.collect()
+    assert complaints == []
 
 
 def test_a_hundred_queries_at_once_all_end_in_time(opened):
