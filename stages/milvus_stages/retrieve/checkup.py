@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _LITE_ROWS: Final = 100_000  # Milvus Lite looks at every row in a search
 _LITE_NUMBERS: Final = 50_000_000  # numbers of all vectors; a database of more is not read for a check
+_CALLS: Final = 50  # that a check makes, about
 _WASTE_ROWS: Final = 20_000  # from which a search of every list is worth a word
 
 _TEXT: Final = re.compile(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'', re.DOTALL)
@@ -56,17 +57,11 @@ def search_findings(stage: MilvusSearch, context: CheckContext) -> Iterator[Find
     except StageError as error:
         yield Finding.of(_with_holder(error, stage.uri) if lite else error, "database" if lite else "server")
         return
+    checkup = _Checkup(stage, context, connection)
     try:
-        yield from _Checkup(stage, context, connection).findings(time.perf_counter() - began)
-    except (DeadlineError, TimeoutError):
-        if lite:  # which is work of this process, and no waiting
-            said = "the time given was over before all was looked at"
-            yield Finding.warning("database", said, "give the check more time (`--timeout`)")
-        else:
-            said = "the server did not answer in the time given"
-            yield Finding.error("server", said, "check that it is well, or give the check more time (`--timeout`)")
+        yield from checkup.findings(time.perf_counter() - began)
     except Exception as error:
-        yield Finding.of(failures.explained(error, stage.where, stage.token_env), "server")
+        yield checkup.broken_off(error)
     finally:
         shared.release(connection)
 
@@ -81,6 +76,7 @@ class _Checkup:
         self._deadline = context.deadline
         self._loaded = False
         self._loaded_here = False
+        self._call_seconds = 0.0
 
     def findings(self, connecting: float) -> Iterator[Finding]:
         """Everything, in an order in which each makes sense of the next."""
@@ -110,17 +106,28 @@ class _Checkup:
             yield from self._load_state()
             yield from self._rows(info, state)
 
+    def broken_off(self, error: Exception) -> Finding:
+        """What the error says that ended the look."""
+        topic = "database" if self._connection.is_lite else "server"
+        late = isinstance(error, DeadlineError | TimeoutError)
+        if not late and (self._deadline.remaining(at_most=1.0) or 0.0) > 0.0:
+            return Finding.of(failures.explained(error, self._stage.where, self._stage.token_env), topic)
+        step = "give the check more time (`--timeout`)"
+        # Milvus Lite is work of this process, and no waiting; and a server that is far away may be well.
+        if self._connection.is_lite or _CALLS * self._call_seconds > (self._deadline.budget or 0.0):
+            return Finding.warning(topic, "the time given was over before all was looked at", step)
+        return Finding.error(topic, "the server did not answer in the time given", f"check that it is well, or {step}")
+
     def _server(self, connecting: float) -> Iterator[Finding]:
         version = str(self._connection.call(self._deadline, "get_server_version"))
         began = time.perf_counter()
         self._connection.call(self._deadline, "has_collection", self._stage.collection)
-        took = _ms(time.perf_counter() - began)
+        self._call_seconds = time.perf_counter() - began
         if self._connection.is_lite:
             yield Finding.ok("database", f"{self._stage.uri}, {version.replace('milvus_lite-', 'Milvus Lite ')}")
             return
-        yield Finding.ok(
-            "server", f"{self._stage.uri}, Milvus {version}; connected in {_ms(connecting)}, a call takes {took}"
-        )
+        said = f"connected in {_ms(connecting)}, a call takes {_ms(self._call_seconds)}"
+        yield Finding.ok("server", f"{self._stage.uri}, Milvus {version}; {said}")
         variable = self._stage.token_env
         if self._stage.token():
             said = f"that of {variable} is accepted (a server without authentication takes any)"
@@ -289,7 +296,7 @@ class _Checkup:
         texts = [text for text in sample if isinstance(text, str) and text.strip()]
         self._context.texts = texts
         empty, of = len(sample) - len(texts), f"{len(sample)} sampled"
-        if field in asked.info.fields:
+        if field in asked.info.fields and empty == sample.count(""):  # others without a text are not counted so
             with suppress(PipelineError, ValueError):
                 # A server that cannot count by a filter leaves it to the sample.
                 counted = _counted(asked, f'{field} == ""')
@@ -324,9 +331,10 @@ class _Checkup:
         began = time.perf_counter()
         try:
             (answer,) = state.connection.search(arguments, self._deadline)
+        except (DeadlineError, TimeoutError):
+            raise  # which is no fault of the search
         except Exception as error:
-            told = failures.explained(error, stage.where, stage.token_env, expression)
-            yield Finding.of(told, "search")
+            yield Finding.of(failures.explained(error, stage.where, stage.token_env, expression), "search")
             return
         took = _ms(time.perf_counter() - began)
         if short := state.shortfall(len(answer), params, bool(expression)):

@@ -23,7 +23,7 @@ _ENOUGH: Final = 0.95  # no higher effort is tried beyond it
 _TRIES: Final = 6
 _MOST_HITS: Final = 1000  # of a query that are compared
 _MOST_BYTES: Final = 100 * 2**20  # of vectors that are compared one by one
-_TOLERANCE: Final = 1e-4  # of scores that are equal but for rounding
+_TOLERANCE: Final = 1e-5  # of the greatest score; closer ones are equal but for rounding
 
 _EFFORTS: Final = {"IVF": "nprobe", "SCANN": "nprobe", "HNSW": "ef", "DISKANN": "search_list"}
 """By the beginning of an index's name, the parameter that trades time for recall."""
@@ -32,6 +32,7 @@ _DEFAULT_EFFORTS: Final = {"ef": 64, "search_list": 100}
 _HIGHEST: Final = {"ef": 4096, "search_list": 4096}
 
 Vectors = npt.NDArray[np.float32]
+Scores = npt.NDArray[np.float64]
 Answers = Sequence[Sequence[Any]]
 
 
@@ -170,7 +171,7 @@ class _Compared:
         for keys, vectors in pages:
             parts.append(_scores(search.vectors, vectors, stage.metric_type))
             self._kept.update({key: len(self._kept) + place for place, key in enumerate(keys)})
-        self._scores = np.concatenate(parts, axis=1) if parts else np.empty((len(search.vectors), 0), np.float32)
+        self._scores = np.concatenate(parts, axis=1) if parts else np.empty((len(search.vectors), 0))
         self._limit = search.limit
 
     def shares(self, answers: Answers) -> list[float]:
@@ -184,26 +185,28 @@ class _Compared:
         return shares
 
 
-def _scores(queries: Vectors, vectors: Vectors, metric: str) -> Vectors:
+def _scores(queries: Vectors, vectors: Vectors, metric: str) -> Scores:
     """Scores ``(queries, rows)`` that rise with relevance."""
+    # In single precision the small differences of long vectors, which are what L2 is about, would be lost.
+    left, right = queries.astype(np.float64), vectors.astype(np.float64)
     if metric == "COSINE":
-        queries, vectors = _unit(queries), _unit(vectors)
-    products: Vectors = queries @ vectors.T
+        left, right = _unit(left), _unit(right)
+    products: Scores = left @ right.T
     if metric != "L2":
         return products
-    squares: Vectors = 2 * products - (queries**2).sum(axis=1)[:, None] - (vectors**2).sum(axis=1)[None, :]
+    squares: Scores = 2 * products - (left**2).sum(axis=1)[:, None] - (right**2).sum(axis=1)[None, :]
     return squares
 
 
-def _unit(vectors: Vectors) -> Vectors:
+def _unit(vectors: Scores) -> Scores:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return (vectors / np.where(lengths == 0, 1, lengths)).astype(np.float32)
+    unit: Scores = vectors / np.where(lengths == 0, 1, lengths)
+    return unit
 
 
 def _share(found: Sequence[float], best: Sequence[float]) -> float:
     """The share of the best scores that was found; those at the end count as found where they are equal."""
-    least = min(best)
-    least -= _TOLERANCE * max(1.0, abs(least))
+    least = min(best) - _TOLERANCE * max(map(abs, best))
     return min(1.0, sum(score >= least for score in found) / len(best))
 
 

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from milvus_pipeline import CheckContext, Deadline, Finding
+from milvus_pipeline import CheckContext, Deadline, DeadlineError, Finding, Pipeline, Query
 from milvus_stages import MilvusSearch
+from milvus_stages.retrieve.lite import LiteConnection
 from milvus_stages.retrieve.sampling import SAMPLE
 from milvus_stages.retrieve.sharing import shared
+from support.proxy import Proxy
 
 ROWS, DIM, NLIST = 1500, 16, 32
 WHOLE: Any = {"params": {"nprobe": NLIST}}
@@ -32,6 +34,7 @@ def made(
     texts: Sequence[str] = ("some text",),
     index_first: bool = False,
     load: bool = False,
+    vectors: Any = None,
 ) -> str:
     """Make a collection of random vectors with `id`, `vector`, `body` and `year`; its name."""
     from pymilvus import DataType, MilvusClient
@@ -47,7 +50,8 @@ def made(
     index.add_index("vector", index_type=kind, metric_type=metric, params={"params": {"nlist": NLIST}})
     if index_first:
         client.create_index(name, index, timeout=60)
-    vectors = np.random.default_rng(5).normal(size=(rows, dim)).astype(np.float32)
+    if vectors is None:
+        vectors = np.random.default_rng(5).normal(size=(rows, dim)).astype(np.float32)
     if rows:
         data = [{"id": i, "vector": vectors[i].tolist(), "body": texts[i % len(texts)], "year": i} for i in range(rows)]
         client.insert(name, data, timeout=60)
@@ -68,6 +72,7 @@ def database(tmp_path_factory) -> Iterator[str]:
     uri = str(tmp_path_factory.mktemp("checkup") / "checkup.db")
     made(uri, "good")
     made(uri, "small", rows=30, dim=8, kind="HNSW", metric="L2", texts=("a text", "", "another one"))
+    made(uri, "blank", rows=600, texts=("a text", "", " "))
     made(uri, "empty", rows=0)
     made(uri, "flat", rows=60, kind="FLAT")
     made(uri, "graph", rows=300, kind="HNSW", metric="COSINE")
@@ -167,6 +172,33 @@ def test_a_poor_recall_is_told_with_what_would_help(database):
     assert gains[0] > recall
 
 
+@pytest.mark.parametrize(
+    ("kind", "metric", "scale", "offset", "params"),
+    [("IVF_FLAT", "IP", 1e-3, 0.0, {"nprobe": 1}), ("HNSW", "L2", 1e-2, 100.0, {"ef": 64})],
+)
+def test_a_recall_does_not_hang_on_the_size_of_the_vectors(tmp_path, kind, metric, scale, offset, params):
+    """Short vectors, whose scores are all close to 0, and long ones, which are close to each other: it is the true one.
+
+    The truth is reckoned in double precision for all vectors, so that the sampled ones are searched here as well.
+    """
+    uri, rows = str(tmp_path / "sizes.db"), 200
+    vectors = (np.random.default_rng(5).normal(size=(rows, DIM)) * scale + offset).astype(np.float32)
+    made(uri, "sized", rows=rows, kind=kind, metric=metric, vectors=vectors)
+    search = stage(uri, "sized", index_type=kind, metric_type=metric, params=params)
+    found, _ = findings(search)
+    chosen = range(0, rows, rows // 50)
+    exact = vectors.astype(np.float64)
+    shares = []
+    with Pipeline([search]) as pipeline:
+        for result in pipeline.run_batch([Query("", vector=vectors[i].tolist()) for i in chosen]):
+            query = exact[chosen[len(shares)]]
+            scores = exact @ query if metric == "IP" else -((exact - query) ** 2).sum(axis=1)
+            best = set(np.argsort(-scores)[:10].tolist())
+            shares.append(len(best & {hit.id for hit in result}) / 10)
+    assert abs(float(found["recall"].message.split()[2].strip(",")) - np.mean(shares)) <= 0.011
+    assert found["recall"].level == ("warning" if metric == "IP" else "ok")
+
+
 def test_the_recall_of_a_filtered_search_is_that_of_the_rows_it_may_find(database):
     """Both sides of the comparison are filtered; placeholders without a value leave the filter out, and say so."""
     few = stage(database, "good", filter="year < {until}", filter_params={"until": 400}, **WHOLE)
@@ -215,6 +247,9 @@ def test_empty_texts_and_too_few_rows_are_told(database):
     assert told["rows"].startswith("warning: 30, fewer than limit 50 asks for -> lower limit")
     _, context = findings(search)
     assert sorted(set(context.texts)) == ["a text", "another one"]
+    told = wrong(stage(database, "blank", **WHOLE))  # which a server cannot count
+    assert "of 200 sampled rows have no text in 'body'" in told["texts"]
+    assert 100 < int(told["texts"].split()[1]) < 160
     told = wrong(stage(database, "small", index_type="HNSW", metric_type="L2", limit=5, offset=30))
     assert told["rows"].startswith("error: 30, of which `offset` 30 leaves out all")
 
@@ -261,6 +296,18 @@ def test_the_process_that_holds_a_database_is_told(database):
         assert f"another process (number {holder.pid}, " in told["database"]
 
 
+def test_a_check_that_ran_out_of_time_says_nothing_against_a_file(database, monkeypatch):
+    """Milvus Lite is work of this process; that there is no time for a search is no fault of the search."""
+
+    def late(connection: LiteConnection, arguments: Any, deadline: Deadline) -> Any:
+        raise DeadlineError("the time given (0.5 s) is used up; raise `timeout` or ask for less")
+
+    monkeypatch.setattr(LiteConnection, "search", late)
+    told = wrong(stage(database, "good", **WHOLE))
+    assert set(told) == {"database"}
+    assert told["database"].startswith("warning: the time given was over before all was looked at -> give the check")
+
+
 def test_a_server_that_is_not_there_is_told():
     """In one attempt, with the next step."""
     told = wrong(stage("http://127.0.0.1:1", "good"))
@@ -301,6 +348,11 @@ def test_a_check_of_a_server_changes_no_load_state(milvus_server):
     assert found["recall"].level == "warning"
     assert found["recall"].next_step.startswith("raise params.nprobe from 1: 2 gives 0.")
     assert context.documents == 3000
+    with Proxy(int(milvus_server.rpartition(":")[2])) as far:
+        far.delay(0.1)
+        waited = CheckContext(Deadline.after(3.0))
+        (last,) = [one for one in stage(far.url, name).check(waited) if one.level != "ok"]
+    assert (last.level, last.message) == ("warning", "the time given was over before all was looked at")
     assert client.get_load_state(name)["state"].name == "Loaded"
     assert shared._open == {}
     client.drop_collection(name, timeout=60)
