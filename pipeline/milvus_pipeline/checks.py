@@ -19,7 +19,7 @@ class Finding:
     """One thing that a check looked at.
 
     Args:
-        level: "ok", "warning" (queries run, but maybe not as well as they could), or "error" (they fail).
+        level: "ok", "warning" (queries run, but maybe not as well as they could), or "error" (the stage fails).
         topic: what was looked at, in a word or two, such as "dimension".
         message: what was found.
         next_step: what to do about it; empty where all is well.

@@ -288,7 +288,10 @@ class Pipeline:
         for stage in self._all:
             context.deadline = Deadline.after(seconds)  # one dead server takes nothing from the other stages
             context.hits, context.hits_of = coming[stage.name] or (None, "")
+            before = replace(context)
             findings.extend(_found(stage, context))
+            if not any(stage is own for own in self.stages):
+                _restore(context, before)
             findings.extend(found for found in together if found.stage == stage.name)
         return findings
 
@@ -304,6 +307,14 @@ class Pipeline:
                 own by default.
         """
         return DryRun(self.name, self.stages, timeout=allowed(timeout, self.timeout))
+
+
+def _restore(context: CheckContext, before: CheckContext) -> None:
+    """Put back what a fallback has replaced: its facts count where the stage that it stands in for left none."""
+    if before.dim is not None:
+        context.dim, context.dim_of = before.dim, before.dim_of
+    if before.texts:
+        context.texts, context.documents = before.texts, before.documents
 
 
 def _found(stage: Stage, context: CheckContext) -> Iterator[Finding]:

@@ -101,6 +101,29 @@ def test_stages_learn_what_comes_to_them():
     assert alone.message == "None by none, []"
 
 
+class Sized(Stage):
+    """Says how long its vectors are, unless it cannot tell."""
+
+    size: int | None = None
+
+    def check(self, context: CheckContext) -> Iterable[Finding]:
+        if self.size is not None:
+            context.dim, context.dim_of = self.size, self.name
+        yield Finding.ok("model", "here")
+
+
+@pytest.mark.parametrize(("own", "said"), [(3, "3 of own"), (None, "4 of spare")])
+def test_a_fallback_does_not_speak_for_the_stage_before_it(own, said):
+    """Its facts are those of queries only where the stage that it stands in for left none."""
+
+    class Comparing(ListedSearch):
+        def check(self, context: CheckContext) -> Iterable[Finding]:
+            yield Finding.ok("dimension", f"{context.dim} of {context.dim_of}")
+
+    stages = [Sized(name="own", size=own, on_error=Fallback(Sized(name="spare", size=4))), Comparing(name="search")]
+    assert Pipeline(stages).check()[-1].message == said
+
+
 def test_a_cut_that_cuts_nothing_is_told():
     """A top_k above what comes has no effect; one that is equal is fine."""
     stages = [Limited(name="search", limit=10), WordOverlap(name="a", top_k=10), WordOverlap(name="b", top_k=11)]
