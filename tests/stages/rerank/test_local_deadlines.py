@@ -216,11 +216,9 @@ def test_work_that_ends_as_its_caller_is_cancelled_logs_nothing():
         caller = asyncio.create_task(until_time_is_up(work, in_time(600.0)))
         await asyncio.to_thread(begun.wait, 30)
         (thread,) = asyncio.all_tasks() - {caller, asyncio.current_task()}
-        over.set()
-        while not thread.done():
-            await asyncio.sleep(0)
-        caller.cancel()
+        thread.add_done_callback(lambda _: caller.cancel())
         del thread
+        over.set()
         with pytest.raises(asyncio.CancelledError):
             await caller
 
