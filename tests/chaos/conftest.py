@@ -14,7 +14,7 @@ from support.milvus_server import MilvusServer, server_for_tests
 from support.storm import storm
 from support.things import COLLECTION, LIMIT, make_things, questions
 
-LEASE = 8
+LEASE = 6
 """Seconds; so long the server loads its collections after a kill, and two thirds of it may it stand still."""
 
 

@@ -20,8 +20,6 @@ AWAY = {"unavailable", "circuit_open", "deadline"}
 
 FAULTS: dict[str, Callable[[Proxy], None]] = {
     "slow": lambda proxy: proxy.delay(0.3),
-    "trickling": lambda proxy: proxy.trickle(chunk=16, pause=0.002),
-    "cut": lambda proxy: proxy.cut(new=True),
     "cut within a reply": lambda proxy: proxy.cut_after(1000),
     "reset": lambda proxy: proxy.reset(new=True),
     "refused": lambda proxy: proxy.refuse(),

@@ -35,7 +35,7 @@ def test_a_server_stands_still_and_goes_on(server: MilvusServer) -> None:
 
     def stand_still() -> None:
         server.freeze()
-        time.sleep(2)
+        time.sleep(1.5)
         server.thaw()
 
     with storm(search(server.uri), questions()) as ask:
