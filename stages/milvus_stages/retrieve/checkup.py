@@ -37,7 +37,7 @@ _LITE_NUMBERS: Final = 50_000_000  # numbers of all vectors; a database of more 
 _CALLS: Final = 50  # that a check makes, about
 _WASTE_ROWS: Final = 20_000  # from which a search of every list is worth a word
 
-_TEXT: Final = re.compile(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'', re.DOTALL)
+_TEXT: Final = re.compile(r'(?i:\b(?:iso|interval)\s+)?(?:"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\')', re.DOTALL)
 _NAME: Final = re.compile(r"(?<![\w.{$\[])[A-Za-z_]\w*(?!\w*\s*[(}])")
 _WORDS: Final = frozenset({"and", "or", "not", "in", "like", "is", "null", "true", "false", "exists"})
 

@@ -34,7 +34,8 @@ def lite_path(uri: str) -> str:
 def check_present(uri: str) -> None:
     """Raise StageError where there is no database, which Milvus Lite would otherwise make, empty."""
     path = Path(lite_path(uri))
-    if not path.exists():
+    # It would also make one of any folder, in among what is there.
+    if not path.exists() or (path.is_dir() and not (path / "collections").is_dir()):
         raise StageError(
             f"there is no Milvus Lite database {uri} (looked for {path}); check `uri`, or make it with "
             "`milvus-pipeline ingest`",

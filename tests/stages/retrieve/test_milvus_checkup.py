@@ -116,7 +116,7 @@ def tree(folder: str) -> dict[str, str]:
 
 def test_a_good_search_has_nothing_wrong_and_is_left_as_it_was(database):
     """Everything is told, the texts are left for others, and no file, no connection and no load state is changed."""
-    before = tree(database)
+    before, connections = tree(database), set(shared._open)
     found, context = findings(stage(database, "good", **WHOLE), dim=DIM, dim_of="encode (some model)")
     assert {one.level for one in found.values()} == {"ok"}
     assert set(found) == {
@@ -129,7 +129,7 @@ def test_a_good_search_has_nothing_wrong_and_is_left_as_it_was(database):
     assert "real queries are somewhat harder" in found["recall"].message
     assert (len(context.texts), context.documents) == (SAMPLE, ROWS)
     assert tree(database) == before
-    assert shared._open == {}
+    assert set(shared._open) == connections
 
 
 def test_what_is_loaded_for_a_check_is_let_go(database):
@@ -234,6 +234,7 @@ def test_names_of_a_filter_are_looked_up(database):
     """One that the collection lacks is told; words of the language, texts and placeholders are no names."""
     fine = "year > {since} and not (body like \"yaer%\" or id in [1, 2]) AND body == 'month'"
     assert wrong(stage(database, "good", filter=fine, **WHOLE)) == {}
+    assert "filter" not in wrong(stage(database, "good", filter="year > ISO '2025-01-01T00:00:00Z'", **WHOLE))
     told = wrong(stage(database, "good", filter="yaer > 3", **WHOLE))
     assert told["filter"] == "error: it names 'yaer', which the collection lacks -> did you mean 'year'?"
     assert told["search"].startswith("error: ")
@@ -280,6 +281,10 @@ def test_a_missing_database_is_not_made(tmp_path):
     told = wrong(stage(str(tmp_path / "none.db"), "good"))
     assert told["database"].endswith("-> check `uri`, or make it with `milvus-pipeline ingest`")
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "folder.db").mkdir()
+    told = wrong(stage(str(tmp_path / "folder.db"), "good"))
+    assert told["database"].startswith("error: there is no Milvus Lite database")
+    assert list((tmp_path / "folder.db").iterdir()) == []
 
 
 def test_the_process_that_holds_a_database_is_told(database):
@@ -331,6 +336,7 @@ def test_a_check_of_a_server_changes_no_load_state(milvus_server):
     """Version, index, rows and recall are told; what is not in memory is told, and stays out of it."""
     from pymilvus import MilvusClient
 
+    connections = set(shared._open)
     name = made(milvus_server, "checkup", rows=3000, texts=("a text", ""))
     client = MilvusClient(milvus_server, timeout=60, dedicated=True)
     search = stage(milvus_server, name, params={"nprobe": 1})
@@ -354,6 +360,6 @@ def test_a_check_of_a_server_changes_no_load_state(milvus_server):
         (last,) = [one for one in stage(far.url, name).check(waited) if one.level != "ok"]
     assert (last.level, last.message) == ("warning", "the time given was over before all was looked at")
     assert client.get_load_state(name)["state"].name == "Loaded"
-    assert shared._open == {}
+    assert set(shared._open) == connections
     client.drop_collection(name, timeout=60)
     client.close()
