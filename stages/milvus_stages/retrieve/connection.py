@@ -123,6 +123,7 @@ class Connection:
 
     Attributes:
         closed: set once it is closed; what waits for something else shall then give up.
+        process: the one that it was made in. The threads that it needs are not in those that are forked from it.
     """
 
     is_lite: ClassVar[bool] = False
@@ -130,6 +131,7 @@ class Connection:
     def __init__(self, client: Any, options: Arguments) -> None:
         self.client = client
         self.closed = threading.Event()
+        self.process = os.getpid()
         self._options = options
         self._loops = LoopClients(self._async_client)
         _leave_recovery_to_grpc(client, _give_up)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -248,6 +249,11 @@ class MilvusSearch(Stage):
         """The collection as it was found last, with the connection to it. StageError where the stage is not open."""
         if self._opened is None:
             raise StageError(f"{self.name} is not open; call open() first, or run it in a pipeline")
+        if self._opened.connection.process != os.getpid():
+            raise StageError(
+                f"{self.where}: the stage was opened before this process was forked, and its connection is the "
+                "parent's; make a pipeline in each process, after the fork"
+            )
         return self._opened
 
     @property

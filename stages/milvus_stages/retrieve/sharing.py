@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,10 @@ class Shared:
     """Connections with the number of their users."""
 
     def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, without closing anything: after a fork the connections are the parent's."""
         # Guards the places and their numbers. Never held while a server is waited for, which one place's lock is for:
         # a server that is silent keeps nobody from the others.
         self._lock = threading.Lock()
@@ -97,3 +102,5 @@ class Shared:
 
 
 shared = Shared()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=shared.forget)

@@ -51,6 +51,36 @@ def test_a_database_that_another_process_holds(own: Engine) -> None:
         assert len(pipeline.run(own.query(0))) == 10
 
 
+FORK = """
+import os, signal, sys
+import numpy as np
+from milvus_pipeline import Pipeline, Query, StageError
+from milvus_stages import MilvusSearch
+
+asked = Query("q", vector=np.ones(16, dtype=np.float32))
+with Pipeline([MilvusSearch(uri=sys.argv[1], collection="things")]) as pipeline:
+    right = pipeline.run(asked).hits
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        try:
+            pipeline.run(asked)
+        except StageError as error:
+            print(error, flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+    print(pipeline.run(asked).hits == right)
+"""
+
+
+def test_a_pipeline_that_was_opened_before_a_fork(own: Engine) -> None:
+    """The child, which has none of the threads that a search needs, is told so at once; the parent's goes on."""
+    command = [sys.executable, "-c", FORK, own.uri]
+    said = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60, check=True).stdout.splitlines()
+    assert "make a pipeline in each process, after the fork" in said[0]
+    assert said[1:] == ["True"]
+
+
 def test_closing_gives_the_database_back(own: Engine) -> None:
     """The last pipeline's close lets another process open it."""
     first, second = Pipeline([own.stage()]).open(), Pipeline([own.stage()]).open()
