@@ -19,6 +19,7 @@ import tenacity
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from milvus_pipeline.deadline import Deadline
+from milvus_pipeline.errors import CircuitOpenError
 
 Retryable = Callable[[BaseException], bool]
 """Tells whether another attempt may succeed where this error ended one."""
@@ -124,7 +125,8 @@ def retrying(
     Args:
         settings: attempts and waits.
         deadline: of the query; an attempt that would begin after it is not made.
-        retryable: whether an error is worth another attempt.
+        retryable: whether an error is worth another attempt. A CircuitOpenError is no attempt: of those there may be as
+            many as there are attempts.
         wait_hint: the wait that a service asked for; it replaces the backoff where it is longer.
         on_wait: told of each wait.
 
@@ -164,10 +166,15 @@ def _policy(
             return asked  # too long: `stop` ends it
         return max(backoff, min(settings.max_wait, asked * random.uniform(1, 1 + _CROWD)))  # noqa: S311
 
+    refused = 0
+
     def stop(state: tenacity.RetryCallState) -> bool:
+        nonlocal refused
+        refused = int(isinstance(_error(state), CircuitOpenError)) + (refused if state.attempt_number > 1 else 0)
         left = deadline.remaining()
+        # Refusals are counted by themselves: they take nothing from the attempts that are really made.
         return (
-            state.attempt_number >= settings.attempts
+            max(refused, state.attempt_number - refused) >= settings.attempts
             or state.upcoming_sleep > settings.max_wait
             or (left is not None and state.upcoming_sleep >= left)
         )

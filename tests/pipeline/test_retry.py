@@ -8,7 +8,7 @@ import time
 import pytest
 from pydantic import ValidationError
 
-from milvus_pipeline import Deadline
+from milvus_pipeline import CircuitOpenError, Deadline
 from milvus_pipeline.retry import RetrySettings, async_retrying, retrying
 
 QUICK = RetrySettings(attempts=4, min_wait=0.001, max_wait=0.01)
@@ -19,7 +19,7 @@ class Passing(Exception):  # noqa: N818 - named for what it is
 
 
 def is_passing(error: BaseException) -> bool:
-    return isinstance(error, Passing)
+    return isinstance(error, Passing | CircuitOpenError)
 
 
 class Service:
@@ -67,6 +67,25 @@ def test_attempts_are_bounded_and_the_last_error_is_raised(way: str) -> None:
     with pytest.raises(Passing, match="busy"):
         run(way, service, QUICK, Deadline())
     assert service.calls == 4
+
+
+class Shut(Service):
+    """Is not asked any more after its first failures."""
+
+    def __call__(self, answer: str) -> str:
+        self.error = Passing("busy") if self.calls < 3 else CircuitOpenError("left alone")
+        return super().__call__(answer)
+
+
+def test_refusals_of_a_breaker_take_no_attempt(way: str) -> None:
+    """Who has made all attempts but one waits through refusals as well, of which there are no more than attempts."""
+    service = Shut(failures=5)
+    assert run(way, service, QUICK, Deadline()) == "answer"
+    assert service.calls == 6
+    service = Shut(failures=99)
+    with pytest.raises(CircuitOpenError):
+        run(way, service, QUICK, Deadline())
+    assert service.calls == 3 + 4
 
 
 @pytest.mark.parametrize("error", [ValueError("bad request"), KeyboardInterrupt()])
