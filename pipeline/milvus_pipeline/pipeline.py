@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,22 +13,19 @@ from pydantic import ValidationError
 
 from milvus_pipeline import config as _config
 from milvus_pipeline.chain import check_chain, check_names
-from milvus_pipeline.checks import CheckContext, Finding
+from milvus_pipeline.checking import CHECK_SECONDS, checking
+from milvus_pipeline.checks import Finding
 from milvus_pipeline.collection import CollectionSpec
 from milvus_pipeline.deadline import Deadline, time_limit
 from milvus_pipeline.dry_run import DryRun
-from milvus_pipeline.errors import ConfigError, shown, told
-from milvus_pipeline.fit import misfits, widths
+from milvus_pipeline.errors import ConfigError, shown
 from milvus_pipeline.life import Life, unclosed_told
 from milvus_pipeline.problems import describe
 from milvus_pipeline.records import Query, SearchResult
-from milvus_pipeline.running import allowed, driven, is_number, repeats, settled, started, steps
+from milvus_pipeline.running import allowed, driven, is_number, settled, started, steps
 from milvus_pipeline.stage import Stage
 
 AnyQuery = str | Query
-
-CHECK_SECONDS = 10.0
-"""The servers of a stage have so long to answer in a check, unless it is told otherwise."""
 
 
 class Pipeline:
@@ -281,23 +277,16 @@ class Pipeline:
         Returns:
             What was found, in the order of the stages, each followed by its fallback. Errors are findings, too.
         """
-        seconds = allowed(timeout, CHECK_SECONDS)
-        context = CheckContext(Deadline(), send=send)
-        findings: list[Finding] = []
-        coming, together = widths(self.stages), misfits(self.stages, self.timeout)
-        for stage in self._all:
-            context.deadline = Deadline.after(seconds)  # one dead server takes nothing from the other stages
-            context.hits, context.hits_of = coming[stage.name] or (None, "")
-            before = replace(context)
-            findings.extend(_found(stage, context))
-            if not any(stage is own for own in self.stages):
-                _restore(context, before)
-            findings.extend(found for found in together if found.stage == stage.name)
-        return findings
+        stepwise = checking(self.stages, self.timeout, allowed(timeout, CHECK_SECONDS), send)
+        return [finding for found in stepwise for finding in found]
 
     async def acheck(self, *, timeout: float = CHECK_SECONDS, send: bool = False) -> list[Finding]:
-        """``check`` without blocking the event loop."""
-        return await asyncio.to_thread(self.check, timeout=timeout, send=send)
+        """``check`` without blocking the event loop; cancelling it ends it with the stage that it is at."""
+        stepwise = checking(self.stages, self.timeout, allowed(timeout, CHECK_SECONDS), send)
+        findings: list[Finding] = []
+        while (found := await asyncio.to_thread(next, stepwise, None)) is not None:
+            findings += found
+        return findings
 
     def dry_run(self, *, timeout: float | None = None) -> DryRun:
         """What a job would send to hosted rerankers, found out without sending it; see ``DryRun``.
@@ -307,28 +296,6 @@ class Pipeline:
                 own by default.
         """
         return DryRun(self.name, self.stages, timeout=allowed(timeout, self.timeout))
-
-
-def _restore(context: CheckContext, before: CheckContext) -> None:
-    """Put back what a fallback has replaced: its facts count where the stage that it stands in for left none."""
-    if before.dim is not None:
-        context.dim, context.dim_of = before.dim, before.dim_of
-    if before.texts:
-        context.texts, context.documents = before.texts, before.documents
-
-
-def _found(stage: Stage, context: CheckContext) -> Iterator[Finding]:
-    """What the check of a stage finds; that it fails, or gives something else, is a finding, too."""
-    try:
-        for finding in stage.check(context):
-            if not isinstance(finding, Finding):
-                raise TypeError(f"{type(finding).__name__} is no Finding")
-            yield replace(finding, stage=stage.name)
-    except Exception as error:
-        leak = repeats(error, [text for text in context.texts or () if isinstance(text, str)])
-        said = f"{type(error).__name__}, whose message repeats a document and is left out" if leak else told(error)
-        advice = "see the message; if it is none of your doing, tell the stage's author"
-        yield Finding("error", "check", f"the check itself failed: {said}", advice, stage.name)
 
 
 def _collection(given: CollectionSpec | Mapping[str, Any] | None) -> CollectionSpec | None:

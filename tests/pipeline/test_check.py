@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -154,3 +156,31 @@ def test_a_finding_is_made_of_a_message():
     assert (made.level, made.message, made.next_step) == ("error", "there is no index", "make one; or another")
     assert Finding.of(KeyError("x"), "index", "warning").next_step
     assert Finding.of("it is slow", "speed", "warning", "buy a faster one").next_step == "buy a faster one"
+
+
+def test_cancelling_a_check_ends_it_with_the_stage_that_it_is_at():
+    """The stages behind it are not looked at any more."""
+    looked, go = [], threading.Event()
+
+    class Looks(ListedSearch):
+        """Says that it is looked at, and takes its time."""
+
+        type = "looks"
+
+        def check(self, context):
+            """Nothing is found."""
+            looked.append(self.name)
+            go.wait(20)
+            return ()
+
+    async def run():
+        task = asyncio.create_task(Pipeline([Looks(), Looks(name="behind")]).acheck())
+        while not looked:
+            await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        go.set()
+
+    asyncio.run(run())
+    assert looked == ["looks"]

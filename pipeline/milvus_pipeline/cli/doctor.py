@@ -13,11 +13,12 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from milvus_pipeline.checking import CHECK_SECONDS
 from milvus_pipeline.checks import Finding, Level
 from milvus_pipeline.cli.faults import FAILED, Debug, reported
 from milvus_pipeline.cli.outputs import json_text, opened
 from milvus_pipeline.cli.tables import console_on, shown
-from milvus_pipeline.pipeline import CHECK_SECONDS, Pipeline
+from milvus_pipeline.pipeline import Pipeline
 
 _STYLES: Final[dict[Level, str]] = {"ok": "green", "warning": "yellow", "error": "bold red"}
 _INGEST: Final = "`milvus-pipeline ingest`"
