@@ -160,7 +160,7 @@ def test_a_finding_is_made_of_a_message():
 
 def test_cancelling_a_check_ends_it_with_the_stage_that_it_is_at():
     """The stages behind it are not looked at any more."""
-    looked, go = [], threading.Event()
+    looked, began, go = [], threading.Event(), threading.Event()
 
     class Looks(ListedSearch):
         """Says that it is looked at, and takes its time."""
@@ -170,13 +170,13 @@ def test_cancelling_a_check_ends_it_with_the_stage_that_it_is_at():
         def check(self, context):
             """Nothing is found."""
             looked.append(self.name)
+            began.set()
             go.wait(20)
             return ()
 
     async def run():
         task = asyncio.create_task(Pipeline([Looks(), Looks(name="behind")]).acheck())
-        while not looked:
-            await asyncio.sleep(0.001)
+        assert await asyncio.to_thread(began.wait, 20)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
