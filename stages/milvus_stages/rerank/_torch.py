@@ -97,10 +97,11 @@ class _Pair(NamedTuple):
 
 
 class _PairInput(NamedTuple):
-    """The token ids of a pair that the model shall see."""
+    """The token ids of a pair that the model shall see, and whether they are all of the text."""
 
     query: Ids
     text: Ids
+    cut: bool
 
 
 class PairReranker(LocalReranker):
@@ -186,9 +187,10 @@ class _Pairs(Work[_Pair]):
         output, _ = self._stage.loaded.forward(rows, self._clock)
         for item, score in zip(items, self._stage.relevance(output.logits.float()), strict=True):
             self._scores[item.job][item.place] = score
+            self._texts_cut[item.job] += self._inputs[item].cut
 
     def report(self, context: Context) -> None:
-        """Say what was cut of the texts that were read."""
+        """Say what was cut of the texts that were scored."""
         for number, job in enumerate(self._jobs):
             warn_of_cuts(self._query_cut[number], self._texts_cut[number], len(job.texts), context, number)
 
@@ -196,10 +198,9 @@ class _Pairs(Work[_Pair]):
         query, text = self._queries[item.job], self._tokens[self._jobs[item.job].texts[item.place]]
         query_kept, text_kept = self._stage.room(query, text)
         self._query_cut[item.job] |= query_kept < query.length
-        self._texts_cut[item.job] += text_kept < text.length
         # Documents that are not cut are not copied: their list is shared by the pairs of all queries.
         ids = text.ids if len(text.ids) <= text_kept else text.ids[:text_kept]
-        return _PairInput(query.ids[:query_kept], ids)
+        return _PairInput(query.ids[:query_kept], ids, text_kept < text.length)
 
 
 def by_rank(lists: Sequence[Sequence[_Item]]) -> list[_Item]:

@@ -89,7 +89,13 @@ class LateInteraction(LocalReranker):
         try:
             work_off(documents, self.batch_size, clock)
         finally:
-            cut = Counter(number for text, own in documents.tokens.items() if own.cut for number, _ in places[text])
+            cut = Counter(
+                number
+                for text, own in documents.tokens.items()
+                if own.cut
+                for number, place in places[text]
+                if scores[number][place] is not None
+            )
             for number in queries:
                 warn_of_cuts(False, cut[number], len(jobs[number].texts), clock.context, number)
 

@@ -71,6 +71,17 @@ def test_the_best_hits_are_scored_and_the_others_keep_their_order(opened, kind, 
 
 
 @pytest.mark.parametrize(("kind", "checkpoint"), KINDS)
+def test_only_texts_that_were_scored_are_told_to_be_cut(opened, kind, checkpoint):
+    """Those that were read ahead, and not reached in time, lost no end."""
+    stage = opened(kind, checkpoint)
+    context = in_time(0.6)
+    with slowed(stage.loaded, 0.03):
+        (scores,) = stage.score_batch([RerankJob("plum", [f"{text}{' plum' * 600}" for text in TEXTS])], context)
+    assert context.details[0]["documents_cut"] == len(TEXTS) - scores.count(None)
+    assert None in scores
+
+
+@pytest.mark.parametrize(("kind", "checkpoint"), KINDS)
 def test_a_deadline_that_is_far_changes_nothing(opened, kind, checkpoint, queries, documents):
     """Texts of every length get the scores of a run without deadline, and the work is whole."""
     stage = opened(kind, checkpoint, batch_size=4)
