@@ -22,6 +22,7 @@ from milvus_pipeline import (
     RerankJob,
     StageError,
 )
+from milvus_stages._pace import in_words, until_time_is_up
 from milvus_stages._redaction import Hidden, chain_is_clean
 from milvus_stages._secrets import environment, plain_arguments, resolved_arguments
 from milvus_stages.hosted.plan import Limits, plan
@@ -61,6 +62,10 @@ class _Opened(NamedTuple):
 
     function: Callable[..., Any]
     keys: frozenset[str]
+
+
+_Scores = dict[int, list[float | None]]
+"""The scores of a query's texts by its position in the batch."""
 
 
 class PymilvusModel(Reranker):
@@ -166,9 +171,25 @@ class PymilvusModel(Reranker):
         Raises:
             DeadlineError: the time is up before the first call, or the call was given up.
         """
+        answered: _Scores = {}
+        self._score_each(answered, jobs, context)
+        return _in_order(answered, jobs)
+
+    async def ascore_batch(self, jobs: Sequence[RerankJob], context: Context) -> list[list[float | None]]:
+        """``score_batch`` in a thread, for an event loop, which keeps what is answered when the time is up."""
+        growing: _Scores = {}
+        await until_time_is_up(lambda clock: self._score_each(growing, jobs, clock.context), context)
+        answered = dict(growing)  # the thread may still write into the other
+        for position in range(len(jobs)):
+            if position not in answered:  # an error that is known is kept
+                late = f"{self.function} did not answer {in_words(context.deadline)}; raise `timeout` or ask for less"
+                context.fail(position, DeadlineError(late))
+        return _in_order(answered, jobs)
+
+    def _score_each(self, answered: _Scores, jobs: Sequence[RerankJob], context: Context) -> None:
+        """Put the scores of each query in its place when they are whole; its failure goes into the context."""
         if self._opened is None:
             raise StageError(f"{self.name} is not open; call open() first, or run it in a pipeline")
-        scores = []
         for position, job in enumerate(jobs):
             own: list[float | None] = [None] * len(job.texts)
             try:
@@ -180,8 +201,8 @@ class PymilvusModel(Reranker):
                 context.fail(position, error)
             except StageError as error:
                 context.fail(position, error)
-            scores.append(own)
-        return scores
+            else:
+                answered[position] = own
 
     @property
     def sends(self) -> bool:
@@ -330,3 +351,7 @@ def _text_of(error: BaseException) -> str:
         return str(error)
     except Exception:
         return ""
+
+
+def _in_order(answered: _Scores, jobs: Sequence[RerankJob]) -> list[list[float | None]]:
+    return [answered.get(position) or [None] * len(job.texts) for position, job in enumerate(jobs)]

@@ -21,7 +21,7 @@ from milvus_pipeline import (
 )
 from milvus_stages.rerank.pymilvus_model import PymilvusModel
 from support.fakes import ListedSearch
-from support.standins import Reply, StandIn, changed, ranking
+from support.standins import Reply, StandIn, changed, late, ranking
 
 QUERY = "where is the red plum?"
 TEXTS = ["the sky", "where is the plum?", "a red plum", "the sea", "plum jam", "the red plum", "blue"]
@@ -278,6 +278,19 @@ def test_a_query_that_was_answered_is_kept_when_time_runs_out():
     assert list(context.failures) == [1]
     assert isinstance(context.failures[1], DeadlineError)
     assert len(server.requests) == 1
+
+
+def test_an_event_loop_keeps_what_was_answered_when_time_runs_out():
+    """The call under way is not waited for; its query fails, and the one before it keeps its scores."""
+    jobs = [RerankJob(QUERY, ["plum"]), RerankJob("another", ["plum"])]
+    with StandIn("tei") as server, closing(tei(server)) as stage:
+        stage.open()
+        server.script(late(0), late(3))
+        context = Context(Deadline.after(1.0), 2)
+        scores = asyncio.run(stage.ascore_batch(jobs, context))
+    assert scores == [[ranking(QUERY, ["plum"])[0][1]], [None]]
+    assert list(context.failures) == [1]
+    assert "did not answer in the time given (1 s)" in str(context.failures[1])
 
 
 def test_a_batch_that_was_given_up_calls_no_more():
