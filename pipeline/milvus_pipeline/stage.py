@@ -61,7 +61,7 @@ def _checked_on_error(value: Any) -> str | Fallback:
         return value
     if isinstance(value, str) and value in ("raise", "skip"):
         return value
-    near = suggestion(value, ("raise", "skip", "fallback")) if isinstance(value, str) else ""
+    near = suggestion(value, ("raise", "skip")) if isinstance(value, str) else ""
     raise ValueError(
         f"must be 'raise', 'skip' or {{fallback: STAGE}}, is {word_of(value)}{near if 'mean' in near else ''}"
     )
