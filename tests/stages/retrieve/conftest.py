@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import socket
-import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ import pytest
 
 from milvus_pipeline import Query
 from milvus_stages import MilvusSearch
+from support.proxy import Proxy
 
 ROWS, DIM, NLIST = 400, 16, 8
 
@@ -104,51 +102,6 @@ def make_things(uri: str, name: str, vectors: npt.NDArray[np.float32], metric: s
     client.close()
 
 
-class Forwarder:
-    """Passes connections on to another port of this machine until it is stopped; can be started again.
-
-    While it is frozen, connections stay, and nothing comes back on them.
-    """
-
-    def __init__(self, target: int) -> None:
-        self.target = target
-        self.port = 0
-        self.sockets: list[socket.socket] = []
-        self.frozen = threading.Event()
-        self.start()
-
-    @property
-    def uri(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        listener = socket.create_server(("127.0.0.1", self.port))
-        self.port = listener.getsockname()[1]
-        self.sockets = [listener]
-        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
-
-    def stop(self) -> None:
-        for each in self.sockets:
-            with suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-            each.close()
-
-    def _accept(self, listener: socket.socket) -> None:
-        with suppress(OSError):
-            while True:
-                near, _ = listener.accept()
-                far = socket.create_connection(("127.0.0.1", self.target))
-                self.sockets += [near, far]
-                for source, sink in ((near, far), (far, near)):
-                    threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
-
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
-        with suppress(OSError):
-            while data := source.recv(65536):
-                if not self.frozen.is_set():
-                    sink.sendall(data)
-
-
 @pytest.fixture(scope="session")
 def vectors() -> npt.NDArray[np.float32]:
     return unit(np.random.default_rng(0).normal(size=(ROWS, DIM)))
@@ -178,13 +131,12 @@ def own(tmp_path: Path, vectors: npt.NDArray[np.float32]) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def forwarder(lite: Engine) -> Iterator[Forwarder]:
+def proxy(lite: Engine) -> Iterator[Proxy]:
     """In front of Milvus Lite, which speaks as a server does to whoever calls it by address."""
     from milvus_lite.server_manager import server_manager_instance
 
-    forwarder = Forwarder(int(server_manager_instance.start_and_get_uri(lite.uri).rpartition(":")[2]))
-    yield forwarder
-    forwarder.stop()
+    with Proxy(int(server_manager_instance.start_and_get_uri(lite.uri).rpartition(":")[2])) as proxy:
+        yield proxy
 
 
 @pytest.fixture(scope="session", params=["lite", pytest.param("server", marks=pytest.mark.server)])

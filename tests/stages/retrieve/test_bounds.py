@@ -6,7 +6,7 @@ import asyncio
 import gc
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -22,19 +22,10 @@ from .conftest import NLIST, Engine, unit
 SLACK = 3.0  # seconds that a busy machine may add
 
 
-@pytest.fixture
-def proxy(lite: Engine) -> Iterator[Proxy]:
-    """In front of Milvus Lite, which speaks as a server does to whoever calls it by address."""
-    from milvus_lite.server_manager import server_manager_instance
-
-    with Proxy(int(server_manager_instance.start_and_get_uri(lite.uri).rpartition(":")[2])) as proxy:
-        yield proxy
-
-
 def stage(proxy: Proxy, **fields: Any) -> MilvusSearch:
     """A search that makes one attempt and leaves nobody alone, unless it is told otherwise."""
     fields = {"retry": RetrySettings(attempts=1), "breaker": None, "params": {"nprobe": NLIST}, **fields}
-    return MilvusSearch(uri=f"http://127.0.0.1:{proxy.port}", collection="things", **fields)
+    return MilvusSearch(uri=proxy.url, collection="things", **fields)
 
 
 @pytest.fixture(params=["sync", "async"])

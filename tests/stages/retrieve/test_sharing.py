@@ -16,8 +16,9 @@ import pytest
 from milvus_pipeline import Context, Deadline, Pipeline, RetrySettings, SearchResult, StageError
 from milvus_stages import MilvusSearch
 from milvus_stages.retrieve.sharing import shared
+from support.proxy import Proxy
 
-from .conftest import Engine, Forwarder
+from .conftest import Engine
 
 
 @dataclass
@@ -142,13 +143,13 @@ def test_a_search_that_finds_a_database_closed(own: Engine) -> None:
     stage.close()
 
 
-async def test_a_search_that_finds_its_server_closed(lite: Engine, forwarder: Forwarder) -> None:
+async def test_a_search_that_finds_its_server_closed(lite: Engine, proxy: Proxy) -> None:
     """The same for a server's connection, closed under a search that waits for its answer, or before one."""
-    stage = MilvusSearch(uri=forwarder.uri, collection="things")
+    stage = MilvusSearch(uri=proxy.url, collection="things")
     stage.open()
     results, contexts = [SearchResult(lite.query(0))], [Context(Deadline(), 1) for _ in range(3)]
     await stage.aprocess(results, Context(Deadline(), 1))
-    forwarder.frozen.set()
+    proxy.freeze()
     running = asyncio.create_task(stage.aprocess(results, contexts[0]))
     await asyncio.sleep(0.1)  # until the call is made; the outcome is the same where it is not
     stage._opened.connection.close()
