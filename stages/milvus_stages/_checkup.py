@@ -13,6 +13,7 @@ from milvus_pipeline import CheckContext, Finding, StageError, require
 from milvus_stages._layout import read_object, sentence_config, transformer_folder
 from milvus_stages._location import check_files, locate_here
 from milvus_stages._models import LoadedModel, LocalModel, check_architecture, max_length_of, usable_device
+from milvus_stages._sample import share_said
 from milvus_stages._tokens import TextTokenizer
 from milvus_stages.encode._modules import output_dim
 
@@ -91,14 +92,10 @@ def _lengths(lengths: Sequence[int], room: int, context: CheckContext, *, longer
     cut = sum(length > room for length in lengths)
     if not cut:
         return Finding.ok("documents", f"none of {len(lengths)} sampled documents is too long for it; {sizes}")
-    share = cut / len(lengths)
-    about = (
-        f" (about {round(share * context.documents):,} of {context.documents:,} in all)" if context.documents else ""
-    )
     return Finding.warning(
         "documents",
-        f"{cut} of {len(lengths)} sampled documents ({100 * share:.0f} %) are longer than the {room:,} tokens that it "
-        f"reads of one{about}; their ends are not read; {sizes}",
+        f"{share_said(cut, len(lengths), context.documents)} are longer than the {room:,} tokens that it reads of one; "
+        f"their ends are not read; {sizes}",
         f"split them into passages when you fill the collection, or {'raise max_length, or ' if longer else ''}take a "
         "reranker that reads more",
     )

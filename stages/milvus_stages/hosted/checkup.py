@@ -9,6 +9,7 @@ from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any, Final
 
 from milvus_pipeline import CheckContext, Context, Deadline, Finding, RerankJob, RetrySettings, StageError, require
+from milvus_stages._sample import share_said
 from milvus_stages.hosted.plan import estimated_tokens
 from milvus_stages.hosted.quiet import stand_before_loggers, unlogged
 from milvus_stages.hosted.transport import USER_AGENT, certificates, named, untrusted
@@ -124,13 +125,10 @@ def _lengths(sizes: list[int], most: int, documents: int) -> Finding:
     if not long:
         said = f"none of {len(sizes)} sampled is over the {most:,} tokens that are read, by an estimate by length"
         return Finding.ok("documents", f"{said}; the longest has {max(sizes):,}")
-    share = long / len(sizes)
-    about = f"{100 * share:.0f} %, about {round(share * documents):,} in all"
     return Finding.warning(
         "documents",
-        f"{long} of {len(sizes)} sampled documents ({about}) are over the "
-        f"{most:,} tokens that the service reads of one, by an estimate by length; the longest has "
-        f"{max(sizes):,}",
+        f"{share_said(long, len(sizes), documents)} are over the {most:,} tokens that the service reads of one, by an "
+        f"estimate by length; the longest has {max(sizes):,}",
         "split them into passages when you fill the collection, or raise the stage's limit if the service takes more",
     )
 

@@ -136,13 +136,15 @@ def test_what_a_query_asks_is_counted_by_the_planner(serve):
 
 
 def test_documents_that_the_service_would_cut_are_told(serve):
-    """By an estimate from the sample, for all of the collection; no text is repeated."""
+    """By an estimate from the sample, for all of a collection whose size is known; no text is repeated."""
     server = serve("cohere")
     texts = ["a short one", *["secretword " * 3000] * 3]
     told = findings(stage_for(server, max_tokens_per_doc=512), texts=texts, documents=1000, hits=4)["documents"]
     assert told.level == "warning"
     assert told.message.startswith("3 of 4 sampled documents (75 %, about 750 in all) are over the 512 tokens")
     assert "secretword" not in str(told)
+    told = findings(stage_for(server, max_tokens_per_doc=512), texts=texts, hits=4)["documents"]
+    assert told.message.startswith("3 of 4 sampled documents (75 %) are over the 512 tokens")
 
 
 def test_an_open_stage_stays_as_it_is(serve):
