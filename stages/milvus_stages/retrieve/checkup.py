@@ -22,7 +22,7 @@ from milvus_pipeline import CheckContext, DeadlineError, Finding, PipelineError,
 from milvus_stages.retrieve import failures, filters
 from milvus_stages.retrieve.batch import Job
 from milvus_stages.retrieve.checks import CollectionInfo, IndexInfo, described, index_of, vector_field
-from milvus_stages.retrieve.connection import Connection, is_lite
+from milvus_stages.retrieve.connection import Connection, is_lite, load_state
 from milvus_stages.retrieve.lite import check_present, lite_path
 from milvus_stages.retrieve.opening import LOAD_SECONDS, Opened, checked, connected
 from milvus_stages.retrieve.recall import QUERIES, recall_findings
@@ -224,7 +224,7 @@ class _Checkup:
         return alone and self._stage.load and numbers <= _LITE_NUMBERS
 
     def _state(self) -> str:
-        return str(self._connection.call(self._deadline, "get_load_state", self._stage.collection)["state"].name)
+        return load_state(self._connection, self._stage.collection, self._deadline)
 
     def _load_state(self) -> Iterator[Finding]:
         state = self._state()
@@ -351,8 +351,7 @@ class _Checkup:
 
 def _once(stage: MilvusSearch) -> MilvusSearch:
     """The same stage, which tries once: a check tells how things are now."""
-    others = {"breaker": None} if "breaker" in type(stage).model_fields else {}
-    return stage.model_copy(update={"retry": RetrySettings(attempts=1), **others})
+    return stage.model_copy(update={"retry": RetrySettings(attempts=1)})
 
 
 def _misfit(line: str, stage: MilvusSearch) -> Finding:

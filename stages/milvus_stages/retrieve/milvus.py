@@ -121,7 +121,6 @@ class MilvusSearch(Stage):
     retry: Annotated[RetrySettings, Field(description="How calls that fail for a passing reason are repeated.")] = (
         RetrySettings(attempts=5, min_wait=0.2, max_wait=2.0)
     )
-
     breaker: Annotated[
         BreakerSettings | None,
         Field(
