@@ -40,7 +40,7 @@ from support.milvus_server import MilvusServer, NoServer, running_server
 from support.ports import free_ports
 from support.proxy import Proxy
 from support.standins import Reply, StandIn, ranking
-from support.storm import Outcome, Question, asked, asked_by_task, told
+from support.storm import Outcome, Question, asked, asked_by_task, done_on, loop_in_thread, told
 from support.things import COLLECTION, make_things, questions
 
 CODES = REASON_CODES - {"error"}
@@ -236,8 +236,6 @@ def calling(
     """
     stop, tasks = threading.Event(), [0]
     period = given.callers / given.rate
-    loop = asyncio.new_event_loop()
-    turning = threading.Thread(target=loop.run_forever, name="soak")
 
     def in_thread(number: int) -> None:
         for question in itertools.islice(itertools.cycle(asked_for), number * 7, None):
@@ -256,30 +254,23 @@ def calling(
             if stop.is_set():
                 return
 
-    def on_loop(coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(60)
-
-    turning.start()
     pipeline.open()
     threads = [threading.Thread(target=in_thread, args=(number,)) for number in range(given.callers // 2)]
     for thread in threads:
         thread.start()
     numbers = range(given.callers // 2, given.callers)
-    futures = [asyncio.run_coroutine_threadsafe(in_task(number), loop) for number in numbers]
-    try:
-        yield tasks
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-        for future in futures:
-            future.result(60)
-        on_loop(pipeline.aclose())
-        tasks.append(len(on_loop(other_tasks())))
-        on_loop(loop.shutdown_default_executor())
-        loop.call_soon_threadsafe(loop.stop)
-        turning.join()
-        loop.close()
+    with loop_in_thread("soak") as loop:
+        futures = [asyncio.run_coroutine_threadsafe(in_task(number), loop) for number in numbers]
+        try:
+            yield tasks
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+            for future in futures:
+                future.result(60)
+            done_on(loop, pipeline.aclose())
+            tasks.append(len(done_on(loop, other_tasks())))
 
 
 def broken_in_turn(

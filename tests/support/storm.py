@@ -14,14 +14,16 @@ import asyncio
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from milvus_pipeline import Pipeline, PipelineError, Query, SearchResult
 from support.leaks import other_tasks
+
+T = TypeVar("T")
 
 SLACK = 2.0
 """Seconds that an answer may come after its deadline on a busy machine. What waits without end comes later still."""
@@ -173,25 +175,32 @@ class Storm:
 @contextmanager
 def storm(pipeline: Pipeline, questions: Sequence[Question]) -> Iterator[Storm]:
     """A ``Storm`` with the pipeline opened and an event loop that runs in a thread of its own."""
+    with loop_in_thread("storm") as loop, pipeline:  # which ends what a failed assertion leaves open
+        yield Storm(pipeline, questions, loop)
+        done_on(loop, pipeline.aclose())
+        left = done_on(loop, other_tasks())
+        assert not left, f"tasks that are left: {left}"
+
+
+@contextmanager
+def loop_in_thread(name: str) -> Iterator[asyncio.AbstractEventLoop]:
+    """An event loop that runs in a thread of its own until the block ends; its tasks are waited for then."""
     loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="storm")
+    thread = threading.Thread(target=loop.run_forever, name=name)
     thread.start()
-
-    def on_loop(coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(60)
-
     try:
-        with pipeline:  # which ends what a failed assertion leaves open
-            yield Storm(pipeline, questions, loop)
-            on_loop(pipeline.aclose())
-            left = on_loop(other_tasks())
-            assert not left, f"tasks that are left: {left}"
+        yield loop
     finally:
-        on_loop(other_tasks())  # what an assertion that failed left for the loop to close
-        on_loop(loop.shutdown_default_executor())
+        done_on(loop, other_tasks())  # what an assertion that failed left for the loop to close
+        done_on(loop, loop.shutdown_default_executor())
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+
+def done_on(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) -> T:
+    """What the coroutine returns, once it is done on a loop that runs in another thread."""
+    return asyncio.run_coroutine_threadsafe(coroutine, loop).result(60)
 
 
 def judged(outcomes: Sequence[Outcome], codes: set[str]) -> Counter[str]:
