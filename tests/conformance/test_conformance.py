@@ -331,7 +331,9 @@ def test_a_reranker_is_callable_alone(reranker, world):
     assert [one.index for one in alone] == [hit.id for hit in result][:3]
     assert [one.text for one in alone] == [TEXTS[one.index] for one in alone]
     # A deadline makes other chunks of a local model's work, and padding differs in the last digits.
-    assert [one.score for one in alone] == pytest.approx([hit.scores[reranker.name] for hit in result.hits[:3]], abs=1e-6)
+    assert [one.score for one in alone] == pytest.approx(
+        [hit.scores[reranker.name] for hit in result.hits[:3]], abs=1e-6
+    )
 
 
 def test_an_awaited_call_equals_a_blocking_one(reranker):
