@@ -133,16 +133,12 @@ def _footer(result: SearchResult) -> list[Text]:
     if result.usage:
         costs = (f"{stage} {figures_said(figures)}" for stage, figures in result.usage.items())
         lines.append(Text(shown(" · ".join(costs)), style="dim"))
-    lines += [
-        Text(f"{report.stage} {STATUS_SAID[report.status]}: {shown(report.reason or '')}", style="red")
-        for report in result.reports
-        if report.status in STATUS_SAID
-    ]
-    lines += [
-        Text(f"{report.stage} stood in for {report.fallback_for}", style="yellow")
-        for report in result.reports
-        if report.fallback_for is not None and report.status in ("ok", "partial")
-    ]
+    for report in result.reports:
+        if report.fallback_for is not None and report.status in ("ok", "partial"):
+            lines.append(Text(f"{report.stage} stood in for {report.fallback_for}", style="yellow"))
+        if report.status in STATUS_SAID:
+            said = f"{report.stage} {STATUS_SAID[report.status]}: {shown(report.reason or '')}"
+            lines.append(Text(said, style="red"))
     lines += [Text(f"warning: {shown(warning)}", style="yellow") for warning in result.warnings]
     if result.error is not None:
         lines.append(Text(f"failed: {shown(str(result.error))}", style="red"))
