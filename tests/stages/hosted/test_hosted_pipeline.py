@@ -143,8 +143,8 @@ def test_blank_documents_and_hits_without_text_are_last(way):
     assert [hit.id for hit in result] == [3, 1, 0, 2, 4]
     assert [hit.scores.get("voyage") is None for hit in result] == [False, False, True, True, True]
     assert result.warnings == [
-        "voyage: 1 of 5 hits have no text; ranked last, without a score",
         "voyage: 2 of 4 documents are blank; ranked last, without a score",
+        "voyage: 1 of 5 hits have no text; ranked last, without a score",
     ]
     assert result.status == "ok"
 
