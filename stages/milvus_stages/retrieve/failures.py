@@ -14,7 +14,8 @@ from milvus_stages._secrets import environment
 from milvus_stages.retrieve import tls
 from milvus_stages.retrieve.filters import texts_of, without_values
 
-_TRANSIENT_STATUS = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED"})
+_EXHAUSTED: Final = "RESOURCE_EXHAUSTED"  # too many calls, or too large a message
+_TRANSIENT_STATUS = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", _EXHAUSTED})
 _REFUSED_STATUS = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED"})
 
 _PLAIN: Final = "MilvusException"
@@ -30,6 +31,7 @@ _NO_ANSWER: Final = "Retry timeout"
 _NOT_READY: Final = "service not ready"
 _FILTER_REFUSED = 6  # Milvus Lite's code for an expression it cannot read
 _FILTER_WORDS = ("cannot parse expression", "failed to create query plan")
+_SIZE_WORDS = ("larger than max", "too large", "maximum size", "message size")
 
 
 def status(error: BaseException) -> str | None:
@@ -51,7 +53,7 @@ def code(error: BaseException) -> int | None:
 
 def is_transient(error: BaseException) -> bool:
     """Whether a call that failed so may succeed when it is made again."""
-    if isinstance(error, PipelineError):
+    if isinstance(error, PipelineError) or is_too_large(error):
         return False
     found = status(error)
     if found is not None:
@@ -107,8 +109,11 @@ def is_not_loaded(error: BaseException) -> bool:
 
 
 def is_too_large(error: BaseException) -> bool:
-    """Whether the answer was over the size of one message (64 MB by default)."""
-    return status(error) == "RESOURCE_EXHAUSTED"
+    """Whether the answer was over the size of one message (64 MB by default), and not a limit of something else."""
+    if status(error) != _EXHAUSTED:
+        return False
+    details = _first_line(error).lower()
+    return "message" in details and any(words in details for words in _SIZE_WORDS)
 
 
 def explained(error: BaseException, where: str, token_env: str | None = None, expression: str = "") -> StageError:
@@ -162,6 +167,8 @@ def _meaning(error: BaseException, token_env: str | None, expression: str) -> tu
         return "too_large", (
             "the answer to one query is over the size of a message; lower `limit` or ask for fewer output_fields"
         )
+    if _EXHAUSTED in names:
+        return _rate_limited(said)
     if "UNAVAILABLE" in names or number == _LOST:
         return "unavailable", (
             f"cannot be reached ({said}); check that the server runs and that `uri` is right{tls.hint(error)}"
@@ -173,7 +180,7 @@ def _meaning_of_code(error: BaseException, number: int | None, said: str) -> tup
     if number in _IN_TROUBLE or (number == _UNEXPECTED and _NOT_READY in str(error)):
         return "unavailable", f"the server is not ready ({said}); check that it is well, or come again later"
     if number == _RATE_LIMITED:
-        return "rate_limited", f"the server wants fewer calls ({said}); call it less often, or raise its limits"
+        return _rate_limited(said)
     if number == _NOT_LOADED:
         return "not_loaded", "the collection is not loaded; load it, or set `load: true`"
     if number in _PARTLY_LOADED:
@@ -185,11 +192,19 @@ def _meaning_of_code(error: BaseException, number: int | None, said: str) -> tup
     return "refused", f"Milvus refused the call: {said}"
 
 
+def _rate_limited(said: str) -> tuple[ReasonCode, str]:
+    return "rate_limited", f"the server wants fewer calls ({said}); call it less often, or raise its limits"
+
+
 def _said(error: BaseException, expression: str) -> str:
     """The first line of what an error says, without pymilvus's frame around it and without a filter's values."""
+    line = _first_line(error, expression)
+    return line if len(line) <= 300 else line[:299] + "…"
+
+
+def _first_line(error: BaseException, expression: str = "") -> str:
     message = getattr(error, "message", None) or getattr(error, "details", None)
     text = message() if callable(message) else message
     if not isinstance(text, str) or not text.strip():
         text = f"{type(error).__name__}: {error}" if str(error).strip() else type(error).__name__
-    line = without_values(text, expression).strip().splitlines()[0]
-    return line if len(line) <= 300 else line[:299] + "…"
+    return without_values(text, expression).strip().splitlines()[0]

@@ -51,6 +51,8 @@ def at_connect(status: grpc.StatusCode, details: str = "the details") -> MilvusE
 
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
+TOO_LARGE = RpcError(EXHAUSTED, "CLIENT: Received message larger than max (70000000 vs. 67108864)")
 
 
 @pytest.mark.parametrize(
@@ -61,7 +63,9 @@ UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
         (RpcError(grpc.StatusCode.UNIMPLEMENTED), False, "refused"),
         (RpcError(grpc.StatusCode.PERMISSION_DENIED), False, "unauthorized"),
         (RpcError(grpc.StatusCode.UNAUTHENTICATED), False, "unauthorized"),
-        (RpcError(grpc.StatusCode.RESOURCE_EXHAUSTED), False, "too_large"),
+        (TOO_LARGE, False, "too_large"),
+        (RpcError(EXHAUSTED, "grpc: trying to send message larger than max (9 vs. 8)"), False, "too_large"),
+        (RpcError(EXHAUSTED, "request is rejected by the rate limiter"), True, "rate_limited"),
         (MilvusException(code=UNAVAILABLE, message="[search] Retry timeout: 1s"), True, "unavailable"),
         (MilvusException(code=ErrorCode.UNEXPECTED_ERROR, message="[search] Retry timeout: 1s"), True, "unavailable"),
         (MilvusException(code=1, message="[search] Retry timeout: 1s"), True, "unavailable"),
@@ -145,7 +149,8 @@ def test_an_error_that_is_its_own_cause() -> None:
         ),
         (RpcError(grpc.StatusCode.DEADLINE_EXCEEDED), "did not answer in time; check that it is well, or raise"),
         (RpcError(grpc.StatusCode.UNIMPLEMENTED), "check that `uri` names Milvus's gRPC port"),
-        (RpcError(grpc.StatusCode.RESOURCE_EXHAUSTED), "lower `limit` or ask for fewer output_fields"),
+        (TOO_LARGE, "lower `limit` or ask for fewer output_fields"),
+        (RpcError(EXHAUSTED, "slow down"), "wants fewer calls (slow down); call it less often"),
         (MilvusException(code=101, message="x"), "set `load: true`"),
         (MilvusException(code=100, message="x"), "make it with `milvus-pipeline ingest`"),
         (
@@ -226,18 +231,24 @@ def test_answers_that_are_too_large_are_asked_for_in_halves(lite: Engine, quick:
     """A batch is split until its answers fit; the results are those of the whole."""
     queries = [lite.query(seed) for seed in range(11)]
     whole = run_batch(quick, queries)
-    exhausted = RpcError(grpc.StatusCode.RESOURCE_EXHAUSTED)
-    connection = troubled(quick.stages[0], lambda call, size: exhausted if size > 3 else None)
+    connection = troubled(quick.stages[0], lambda call, size: TOO_LARGE if size > 3 else None)
     assert run_batch(quick, queries) == whole
     assert max(size for size in connection.sizes if size <= 3) == 3
 
 
 def test_one_query_whose_answer_is_too_large(lite: Engine, quick: Pipeline, run_batch: Any) -> None:
     """What cannot be split fails, and says what to ask less of."""
-    exhausted = RpcError(grpc.StatusCode.RESOURCE_EXHAUSTED)
-    troubled(quick.stages[0], lambda call, size: exhausted)
+    troubled(quick.stages[0], lambda call, size: TOO_LARGE)
     with pytest.raises(StageError, match="lower `limit`"):
         run_batch(quick, [lite.query(0), lite.query(1)])
+
+
+def test_a_limit_on_calls_is_waited_for(lite: Engine, quick: Pipeline, run_batch: Any) -> None:
+    """The same status for too many calls makes no smaller calls, and the same one is made again."""
+    limited = RpcError(EXHAUSTED, "slow down")
+    connection = troubled(quick.stages[0], lambda call, size: limited if call < 3 else None)
+    assert {result.status for result in run_batch(quick, [lite.query(seed) for seed in range(4)])} == {"ok"}
+    assert connection.sizes == [4, 4, 4]
 
 
 def test_passing_failures_are_ridden_out(lite: Engine, quick: Pipeline, run_batch: Any) -> None:
