@@ -29,8 +29,12 @@ _IN_TROUBLE = frozenset({202, 503})  # no replica is available; a node is out of
 _TRANSIENT_CODES = frozenset({_LOST, _RATE_LIMITED, *_PARTLY_LOADED, *_IN_TROUBLE})
 _NO_ANSWER: Final = "Retry timeout"
 _NOT_READY: Final = "service not ready"
+_NO_DATABASE = 800
+_NO_DATABASE_WORDS: Final = "database not found"
 _FILTER_REFUSED = 6  # Milvus Lite's code for an expression it cannot read
 _FILTER_WORDS = ("cannot parse expression", "failed to create query plan")
+# gRPC's words for bytes that are no reply, and what pymilvus's event-loop client makes of the None that it gets then.
+_UNREADABLE_WORDS = ("exception deserializing response", "'nonetype' object has no attribute")
 _SIZE_WORDS = ("larger than max", "too large", "maximum size", "message size")
 
 
@@ -53,7 +57,7 @@ def code(error: BaseException) -> int | None:
 
 def is_transient(error: BaseException) -> bool:
     """Whether a call that failed so may succeed when it is made again."""
-    if isinstance(error, PipelineError) or is_too_large(error):
+    if isinstance(error, PipelineError) or is_too_large(error) or _lacks_database(error):
         return False
     found = status(error)
     if found is not None:
@@ -69,7 +73,7 @@ def is_transient(error: BaseException) -> bool:
 
 def is_transient_at_connect(error: BaseException) -> bool:
     """The same for making a connection, where every fault, of authentication too, is raised as code 2."""
-    return _status_of_cause(error) in _TRANSIENT_STATUS and tls.meaning(error) is None
+    return _status_of_cause(error) in _TRANSIENT_STATUS and tls.meaning(error) is None and not _lacks_database(error)
 
 
 def says_unreachable(error: BaseException, seconds: float | None) -> bool | None:
@@ -100,7 +104,8 @@ def is_timeout(error: BaseException) -> bool:
 
 def is_refusal(error: BaseException) -> bool:
     """Whether the server answered that it cannot do what was asked: the collection may be another than it was."""
-    return status(error) is None and code(error) is not None and not is_transient(error)
+    answered = status(error) is None and code(error) is not None
+    return answered and not is_transient(error) and not is_unreadable(error)
 
 
 def is_not_loaded(error: BaseException) -> bool:
@@ -116,7 +121,20 @@ def is_too_large(error: BaseException) -> bool:
     return "message" in details and any(words in details for words in _SIZE_WORDS)
 
 
-def explained(error: BaseException, where: str, token_env: str | None = None, expression: str = "") -> StageError:
+def is_unreadable(error: BaseException) -> bool:
+    """Whether there was a reply, and it was not one of Milvus's."""
+    first = _first_line(error).lower()
+    return any(words in first for words in _UNREADABLE_WORDS)
+
+
+def reason_of(error: BaseException) -> ReasonCode:
+    """What kind of fault it is."""
+    return error.reason_code if isinstance(error, PipelineError) else _meaning(error, None, "")[0]
+
+
+def explained(
+    error: BaseException, where: str, token_env: str | None = None, expression: str = "", loads: bool = False
+) -> StageError:
     """The error as one of ours, with the next step.
 
     Args:
@@ -124,6 +142,7 @@ def explained(error: BaseException, where: str, token_env: str | None = None, ex
         where: the collection and its server, for the message; without credentials.
         token_env: name of the variable that holds the token.
         expression: the filter of the call, which is not repeated: it may hold private values.
+        loads: whether whoever called loads a collection that is not loaded.
 
     Returns:
         An error whose ``__cause__`` is the given one, unless that repeats the token or the filter. It is to be raised
@@ -132,6 +151,11 @@ def explained(error: BaseException, where: str, token_env: str | None = None, ex
     if isinstance(error, StageError):
         return error
     reason, words = _meaning(error, token_env, expression)
+    if loads and is_not_loaded(error):
+        words = (
+            "the server says again and again that the collection is not loaded, though it was asked to load it; look "
+            "at the server's log and its memory, or release the collection and load it again"
+        )
     explanation = StageError(f"{where}: {words}", reason_code=reason)
     secret = environment(token_env) if token_env else ""
     clean = chain_is_clean(error, Hidden([secret], lambda: texts_of(expression)))
@@ -142,6 +166,13 @@ def explained(error: BaseException, where: str, token_env: str | None = None, ex
 def _status_of_cause(error: BaseException) -> str | None:
     # pymilvus raises errors `from` themselves.
     return status(error.__cause__) if error.__cause__ is not None and error.__cause__ is not error else None
+
+
+def _lacks_database(error: BaseException) -> bool:
+    if code(error) == _NO_DATABASE:
+        return True
+    # To connect fails with code 2, whatever the fault.
+    return type(error).__name__ == _PLAIN and _NO_DATABASE_WORDS in f"{error} {error.__cause__}"
 
 
 def _names(error: BaseException) -> set[str | None]:
@@ -159,6 +190,13 @@ def _meaning(error: BaseException, token_env: str | None, expression: str) -> tu
         )
     if is_timeout(error):
         return "unavailable", "the server did not answer in time; check that it is well, or raise `timeout`"
+    if is_unreadable(error):
+        return "bad_reply", (
+            "the reply cannot be read, so it is not one of Milvus's; check that host and port of `uri` are those of "
+            "Milvus, and what else listens there"
+        )
+    if _lacks_database(error):
+        return "not_found", f"there is no such database ({said}); check `db_name`"
     if "UNIMPLEMENTED" in names:
         return "refused", (
             "the server does not know this call; check that `uri` names Milvus's gRPC port, or upgrade the server"

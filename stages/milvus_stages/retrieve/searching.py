@@ -23,6 +23,7 @@ from milvus_stages.retrieve import failures
 from milvus_stages.retrieve.answers import hits_of
 from milvus_stages.retrieve.batch import Job, jobs_of
 from milvus_stages.retrieve.connection import CALL_SECONDS, load_state
+from milvus_stages.retrieve.renewal import NOTICE_SECONDS
 
 if TYPE_CHECKING:
     from milvus_stages.retrieve.milvus import MilvusSearch
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 _CALLS_AT_ONCE = 8  # searches of one batch that an event loop has under way, where their filters differ
 _ROUNDS = 3  # of an attempt, where a collection changes while it is searched
-_NOTICE_SECONDS = 0.1  # until a wait finds that nobody waits for its outcome
+_EARLY_SECONDS = 0.1  # by which the clocks of gRPC and of event loops may be before ours
 
 
 class _Search(NamedTuple):
@@ -204,7 +205,7 @@ class Batch:
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             self._context.check()
-            if self._first.connection.closed.wait(min(left, _NOTICE_SECONDS)):
+            if self._first.connection.closed.wait(min(left, NOTICE_SECONDS)):
                 return  # the next attempt says so
 
     def _after(self, error: Exception, job: Job) -> None:
@@ -215,7 +216,8 @@ class Batch:
         failed = [job]
         explained: Exception = error
         if not isinstance(error, PipelineError):
-            explained = failures.explained(error, self._stage.where, self._stage.token_env, job.expression)
+            stage = self._stage
+            explained = failures.explained(error, stage.where, stage.token_env, job.expression, stage.load)
         if isinstance(error, TimeoutError | CircuitOpenError) or failures.is_transient(error):
             failed.extend(self._jobs)  # they would wait for the same server
             self._jobs.clear()
@@ -229,12 +231,9 @@ class Batch:
         if isinstance(error, DeadlineError):
             return error
         left = self._deadline.remaining()
-        # The clocks of gRPC and of event loops may be a moment before ours.
-        if left is None or left > (_NOTICE_SECONDS if failures.is_timeout(error) else 0.0):
+        if left is None or left > (_EARLY_SECONDS if failures.is_timeout(error) else 0.0):
             return None
-        late = DeadlineError(
-            f"the time given ({self._deadline.budget:g} s) is used up; raise `timeout` or ask for less"
-        )
+        late = self._deadline.error()
         late.__cause__ = error
         return late
 

@@ -88,7 +88,15 @@ TOO_LARGE = RpcError(EXHAUSTED, "CLIENT: Received message larger than max (70000
         (MilvusException(code=6, message="unexpected token"), False, "query"),
         (MilvusException(code=1100, message="invalid parameter"), False, "refused"),
         (MilvusException(code=700, message="index not found"), False, "refused"),
-        (MilvusException(code=800, message="no such database"), False, "refused"),
+        (MilvusException(code=800, message="no such database"), False, "not_found"),
+        (MilvusException(code=2, message="database not found[database=x]"), False, "not_found"),
+        (MilvusException(code=65535, message="database not found[database=x]"), False, "not_found"),
+        (RpcError(grpc.StatusCode.INTERNAL, "Exception deserializing response!"), False, "bad_reply"),
+        (
+            MilvusException(code=1, message="Unexpected error, message=<'NoneType' object has no attribute 'status'>"),
+            False,
+            "bad_reply",
+        ),
         (ParamError(message="[search] Retry timeout: in vain"), False, "refused"),
         (ConnectionConfigException(message="Open local milvus failed"), False, "refused"),
         (ValueError("bad"), False, "refused"),
@@ -152,6 +160,8 @@ def test_an_error_that_is_its_own_cause() -> None:
         (TOO_LARGE, "lower `limit` or ask for fewer output_fields"),
         (RpcError(EXHAUSTED, "slow down"), "wants fewer calls (slow down); call it less often"),
         (MilvusException(code=101, message="x"), "set `load: true`"),
+        (MilvusException(code=800, message="database not found"), "there is no such database"),
+        (MilvusException(code=800, message="database not found"), "; check `db_name`"),
         (MilvusException(code=100, message="x"), "make it with `milvus-pipeline ingest`"),
         (
             MilvusException(code=6, message="unexpected token\n  year ==== 3"),
@@ -169,6 +179,13 @@ def test_failures_are_explained(error: Exception, said: str) -> None:
     assert len(str(explained)) < 420
     assert "\n" not in str(explained)
     assert explained.__cause__ is error
+
+
+def test_a_collection_that_a_loading_search_finds_not_loaded() -> None:
+    """Who has `load: true` is not told to set it."""
+    words = str(failures.explained(MilvusException(code=101, message="x"), "here", loads=True))
+    assert "`load: true`" not in words
+    assert "look at the server's log" in words
 
 
 class Troubled:
