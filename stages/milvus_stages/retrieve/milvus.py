@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -17,6 +17,7 @@ from milvus_pipeline import (
     Context,
     Deadline,
     Finding,
+    PipelineError,
     RetrySettings,
     SearchResult,
     Stage,
@@ -195,7 +196,7 @@ class MilvusSearch(Stage):
             self._renewal.begin(state, Deadline() if is_lite(self.uri) else self.opening)
         except Exception as error:
             self.teardown()
-            explained = failures.explained(error, self.where, self.token_env)
+            explained = failures.explained(error, self.where, self.token_env, loads=self.load)
             raise explained from explained.__cause__
 
     def teardown(self) -> None:
@@ -262,13 +263,30 @@ class MilvusSearch(Stage):
             raise closed_error()
         return self._renewal
 
-    def guarding(self, seconds: float | None) -> AbstractContextManager[None]:
+    @contextmanager
+    def guarding(self, seconds: float | None) -> Iterator[None]:
         """Round a call to the server: it is not made where the server failed again and again a moment ago.
 
         Args:
             seconds: that the call has.
         """
         if self.breaker is None or is_lite(self.uri):
-            return nullcontext()
+            yield
+            return
         breaker = breaker_for((self.uri, self.db_name), f"Milvus at {self.uri}", self.breaker)
-        return breaker.guarding(lambda error: failures.says_unreachable(error, seconds))
+        raised: Exception | None = None
+        try:
+            with breaker.guarding(lambda error: failures.says_unreachable(raised or error, seconds)):
+                try:
+                    yield
+                except PipelineError:
+                    raise
+                except Exception as error:
+                    # The breaker tells the kind of the last failure, which pymilvus's errors do not have.
+                    raised = error
+                    raise StageError("the call failed", reason_code=failures.reason_of(error)) from error
+        except StageError:
+            if raised is None:
+                raise
+        if raised is not None:
+            raise raised

@@ -132,6 +132,8 @@ def test_a_dead_server_is_left_alone(lite: Engine, proxy: Proxy, run: Any) -> No
         proxy.refuse()
         codes = [failure(run, pipeline, lite.query(0), timeout=5)[0] for _ in range(4)]
         assert codes == ["unavailable", "unavailable", "unavailable", "circuit_open"]
+        with pytest.raises(StageError, match=r"\(the last: unavailable\)"):
+            run(pipeline, lite.query(0), timeout=5)
         proxy.heal()
         time.sleep(LEAVE_ALONE.wait)
         # gRPC may not have connected again yet, and then the trial fails.
