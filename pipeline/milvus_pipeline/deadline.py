@@ -54,7 +54,11 @@ class Deadline:
     def check(self) -> None:
         """Raise DeadlineError if the time has come."""
         if self.expired:
-            raise DeadlineError(f"the time given ({self.budget:g} s) is used up; raise `timeout` or ask for less")
+            raise self.error()
+
+    def error(self) -> DeadlineError:
+        """That the time given is used up."""
+        return DeadlineError(f"the time given ({self.budget:g} s) is used up; raise `timeout` or ask for less")
 
 
 def time_limit(deadline: Deadline) -> AbstractAsyncContextManager[Any]:

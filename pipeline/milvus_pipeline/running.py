@@ -185,7 +185,7 @@ def _code(error: Exception) -> ReasonCode:
 def _late(error: Exception, deadline: Deadline) -> str:
     if isinstance(error, DeadlineError) or deadline.budget is None:
         return told(error)
-    return f"the time given ({deadline.budget:g} s) is used up; raise `timeout` or ask for less"
+    return told(deadline.error())
 
 
 def _said(error: Exception, results: list[SearchResult]) -> str:

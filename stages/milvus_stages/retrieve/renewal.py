@@ -15,8 +15,10 @@ from milvus_stages.retrieve.opening import LOAD_SECONDS, Opened
 if TYPE_CHECKING:
     from milvus_stages.retrieve.milvus import MilvusSearch
 
+NOTICE_SECONDS = 0.1
+"""Until a wait finds that nobody waits for its outcome."""
+
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5  # seconds between two looks at whether it is loaded
-_NOTICE_SECONDS = 0.1  # until a wait finds that nobody waits for its outcome
 
 
 class Renewal:
@@ -65,7 +67,7 @@ class Renewal:
         future = self.begun(doubted)
         while True:
             try:
-                return future.result(deadline.remaining(at_most=_NOTICE_SECONDS))
+                return future.result(deadline.remaining(at_most=NOTICE_SECONDS))
             except TimeoutError:
                 if future.done():
                     raise

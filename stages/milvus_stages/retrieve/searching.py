@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import threading
 import time
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from milvus_stages.retrieve.milvus import MilvusSearch
     from milvus_stages.retrieve.opening import Opened
 
-_CALLS_AT_ONCE = 8  # searches of one batch that an event loop has under way, where their filters differ
+_CALLS_AT_ONCE = 8  # searches of one batch that are under way, where their filters differ
 _ROUNDS = 3  # of an attempt, where a collection changes while it is searched
 _EARLY_SECONDS = 0.1  # by which the clocks of gRPC and of event loops may be before ours
 
@@ -75,11 +77,39 @@ class Batch:
         self._deadline = context.deadline.before()
         self._first = stage.state()
         self._jobs = jobs_of(results, self._first, context)
+        self._lock = threading.Lock()  # held where jobs are taken, added or given up
 
     def run(self) -> None:
-        """Make the searches."""
-        while self._jobs:
-            job = self._jobs.popleft()
+        """Make the searches; of those with different filters a server has several under way, each in a thread.
+
+        The threads end with the batch. Only if this one is interrupted (Ctrl-C), their last calls end after it.
+        """
+        count = 1 if self._first.connection.is_lite else min(_CALLS_AT_ONCE, len(self._jobs))
+        broken: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                self._work()
+            except BaseException as error:  # for the caller
+                broken.append(error)
+
+        others = []
+        try:
+            for _ in range(count - 1):
+                target = contextvars.copy_context().run
+                others.append(threading.Thread(target=target, args=(work,), name="milvus-search", daemon=True))
+                others[-1].start()
+            self._work()
+            for thread in others:
+                thread.join()
+        except BaseException:
+            self._rest_of_jobs()
+            raise
+        if broken:
+            raise broken[0]
+
+    def _work(self) -> None:
+        while (job := self._next_job()) is not None:
             deadline = self._first.search_deadline(self._deadline)
             policy = retrying(self._stage.retry, deadline, self._retryable, _wait_hint, self._counting(job))
             policy.sleep = self._rest
@@ -91,15 +121,14 @@ class Batch:
                 self._read(answer[0], answer[1], job)
 
     async def arun(self) -> None:
-        """``run`` for an event loop; searches with different filters overlap."""
-        workers = (self._work() for _ in range(min(_CALLS_AT_ONCE, len(self._jobs))))
+        """``run`` for an event loop."""
+        workers = (self._awork() for _ in range(min(_CALLS_AT_ONCE, len(self._jobs))))
         for outcome in await asyncio.gather(*workers, return_exceptions=True):
             if isinstance(outcome, BaseException):
                 raise outcome
 
-    async def _work(self) -> None:
-        while self._jobs:
-            job = self._jobs.popleft()
+    async def _awork(self) -> None:
+        while (job := self._next_job()) is not None:
             deadline = self._first.search_deadline(self._deadline)
             policy = async_retrying(self._stage.retry, deadline, self._retryable, _wait_hint, self._counting(job))
             try:
@@ -108,6 +137,17 @@ class Batch:
                 self._after(error, job)
             else:
                 self._read(answer[0], answer[1], job)
+
+    def _next_job(self) -> Job | None:
+        with self._lock:
+            return self._jobs.popleft() if self._jobs else None
+
+    def _rest_of_jobs(self) -> list[Job]:
+        """The jobs that nobody works at yet, which are given up."""
+        with self._lock:
+            jobs = list(self._jobs)
+            self._jobs.clear()
+            return jobs
 
     # -- one attempt --------------------------------------------------------------------------------------------
 
@@ -211,7 +251,8 @@ class Batch:
     def _after(self, error: Exception, job: Job) -> None:
         """What follows from a failed call: smaller calls, failed queries, or the end of the batch."""
         if failures.is_too_large(error) and len(job.positions) > 1:
-            self._jobs.extendleft(reversed(job.halves()))
+            with self._lock:
+                self._jobs.extendleft(reversed(job.halves()))
             return
         failed = [job]
         explained: Exception = error
@@ -219,8 +260,7 @@ class Batch:
             stage = self._stage
             explained = failures.explained(error, stage.where, stage.token_env, job.expression, stage.load)
         if isinstance(error, TimeoutError | CircuitOpenError) or failures.is_transient(error):
-            failed.extend(self._jobs)  # they would wait for the same server
-            self._jobs.clear()
+            failed.extend(self._rest_of_jobs())  # they would wait for the same server
             explained = self._late(error) or explained
         for each in failed:
             for position in each.positions:
