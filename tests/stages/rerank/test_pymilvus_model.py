@@ -285,7 +285,7 @@ def test_an_event_loop_keeps_what_was_answered_when_time_runs_out():
     jobs = [RerankJob(QUERY, ["plum"]), RerankJob("another", ["plum"])]
     with StandIn("tei") as server, closing(tei(server)) as stage:
         stage.open()
-        server.script(late(0), late(3))
+        server.script(late(0), late(2))
         context = Context(Deadline.after(1.0), 2)
         scores = asyncio.run(stage.ascore_batch(jobs, context))
     assert scores == [[ranking(QUERY, ["plum"])[0][1]], [None]]
