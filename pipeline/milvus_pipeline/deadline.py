@@ -15,10 +15,19 @@ _MARGIN: Final = 0.05  # seconds, at most, by which work is ended before its dea
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """A point in time (``time.monotonic`` seconds) after which no work may go on; None means never."""
+    """A point in time after which no work may go on.
+
+    Args:
+        at: the time in seconds of ``time.monotonic``; None for never.
+        budget: the seconds that were given, for messages; those until ``at`` by default.
+    """
 
     at: float | None = None
     budget: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.at is not None and self.budget is None:
+            object.__setattr__(self, "budget", max(0.0, self.at - time.monotonic()))
 
     @classmethod
     def after(cls, seconds: float | None) -> Deadline:

@@ -37,3 +37,11 @@ def test_a_past_deadline_says_what_was_given():
     """The message carries the seconds that were given and what to change."""
     with pytest.raises(DeadlineError, match=r"the time given \(0.5 s\) is used up; raise `timeout`"):
         Deadline(at=time.monotonic() - 1, budget=0.5).check()
+
+
+def test_a_deadline_that_is_only_a_point_in_time_knows_how_far_it_was():
+    """Messages tell the seconds that were given, also where a plugin has made it by hand."""
+    assert Deadline().budget is None
+    assert 9 < Deadline(time.monotonic() + 10).budget <= 10
+    with pytest.raises(DeadlineError, match=r"the time given \(0 s\) is used up"):
+        Deadline(time.monotonic()).check()
