@@ -32,7 +32,8 @@ _NOT_READY: Final = "service not ready"
 _NO_DATABASE = 800
 _NO_DATABASE_WORDS: Final = "database not found"
 _FILTER_REFUSED = 6  # Milvus Lite's code for an expression it cannot read
-_FILTER_WORDS = ("cannot parse expression", "failed to create query plan")
+_FILTER_WORDS: Final = "cannot parse expression"
+_PLAN_WORDS: Final = "failed to create query plan"  # of the filter mostly, but also of a field or a metric
 # gRPC's words for bytes that are no reply, and what pymilvus's event-loop client makes of the None that it gets then.
 _UNREADABLE_WORDS = ("exception deserializing response", "'nonetype' object has no attribute")
 _SIZE_WORDS = ("larger than max", "too large", "maximum size", "message size")
@@ -106,6 +107,11 @@ def is_refusal(error: BaseException) -> bool:
     """Whether the server answered that it cannot do what was asked: the collection may be another than it was."""
     answered = status(error) is None and code(error) is not None
     return answered and not is_transient(error) and not is_unreadable(error)
+
+
+def is_bad_filter(error: BaseException) -> bool:
+    """Whether the server cannot read the filter, for which no other way to search the collection is a cure."""
+    return code(error) == _FILTER_REFUSED or _FILTER_WORDS in str(error)
 
 
 def is_not_loaded(error: BaseException) -> bool:
@@ -225,7 +231,7 @@ def _meaning_of_code(error: BaseException, number: int | None, said: str) -> tup
         return "not_loaded", f"the collection is not loaded in full ({said}); wait until it is, or load it again"
     if number == _NOT_FOUND:
         return "not_found", "the collection is gone; make it with `milvus-pipeline ingest`"
-    if number == _FILTER_REFUSED or any(words in str(error) for words in _FILTER_WORDS):
+    if is_bad_filter(error) or _PLAN_WORDS in str(error):
         return "query", f"Milvus cannot read the filter: {said}"
     return "refused", f"Milvus refused the call: {said}"
 

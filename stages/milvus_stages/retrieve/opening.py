@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 LOAD_SECONDS = 120.0
 """Loading a collection may take this long. It goes on when nobody waits for it any more."""
 
+_FRESH_SECONDS = 1.0  # that a look at the collection is the last word for
+
 _TEXT_TYPES = frozenset({"VARCHAR", "STRING", "TEXT"})
 
 
@@ -46,6 +49,8 @@ class Opened:
         stage: the configuration.
         first_dim: the dimension when the stage was opened.
         loads: how often it was found not loaded since then.
+        seen: when the look at the collection began that this is from (``time.monotonic`` seconds).
+        calm: whether that look found it as it was thought to be, and loaded.
     """
 
     connection: Connection
@@ -58,6 +63,8 @@ class Opened:
     stage: MilvusSearch
     first_dim: int
     loads: int = 0
+    seen: float = 0.0
+    calm: bool = False
 
     def renewed(self) -> Opened:
         """The same, as the collection is now.
@@ -90,6 +97,12 @@ class Opened:
     def like(self, other: Opened) -> bool:
         """Whether an answer of the one can be taken for one of the other. Both fit the stage."""
         return _read_by(self) == _read_by(other)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the collection was looked at a moment ago, and is not known to have changed since."""
+        recent = time.monotonic() - self.seen < _FRESH_SECONDS
+        return recent and self.connection.marker(self.info.real_name) == self.info.marker
 
     def doubtful(self, answers: Sequence[Any]) -> bool:
         """Whether answers may come from another collection of this name, which the engines do not tell."""
@@ -221,6 +234,7 @@ def checked(stage: MilvusSearch, connection: Connection, deadline: Deadline) -> 
     Raises:
         StageError: there is none, or it does not fit the stage; the message holds every problem found.
     """
+    seen = time.monotonic()
     try:
         info = described(connection, stage.collection, deadline)
         anns_field = vector_field(info, stage.anns_field)
@@ -237,7 +251,7 @@ def checked(stage: MilvusSearch, connection: Connection, deadline: Deadline) -> 
         fields = [name for name in fields if name != info.primary]
     requested = [name for name in (stage.text_field, *fields) if name is not None] or [info.primary]
     dim = info.dims[anns_field]
-    return Opened(connection, info, index, anns_field, dim, fields, requested, stage, first_dim=dim)
+    return Opened(connection, info, index, anns_field, dim, fields, requested, stage, first_dim=dim, seen=seen)
 
 
 def _read_by(state: Opened) -> tuple[Any, ...]:

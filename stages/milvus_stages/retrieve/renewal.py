@@ -113,6 +113,7 @@ class Renewal:
             state = doubted.renewed()
             if ensure_loaded(self._stage, doubted.connection, self._ended):
                 state = replace(state, loads=state.loads + 1)
+            state = replace(state, calm=state.like(doubted))
         except Exception as raised:
             error = raised
         with self._lock:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from milvus_stages.retrieve.opening import Opened
 
 _CALLS_AT_ONCE = 8  # searches of one batch that are under way, where their filters differ
+_PAUSE_SECONDS = 0.1  # before a collection is searched again that is said to be loaded and not to be
 _ROUNDS = 3  # of an attempt, where a collection changes while it is searched
 _EARLY_SECONDS = 0.1  # by which the clocks of gRPC and of event loops may be before ours
 
@@ -56,7 +57,13 @@ class _Renew(NamedTuple):
     doubted: Opened
 
 
-_Step: TypeAlias = _Search | _Look | _Renew
+class _Pause(NamedTuple):
+    """A step: let so many seconds pass."""
+
+    seconds: float
+
+
+_Step: TypeAlias = _Search | _Look | _Renew | _Pause
 _Attempt: TypeAlias = Generator[_Step, Any, tuple[Any, "Opened"]]
 
 
@@ -160,7 +167,7 @@ class Batch:
                 state = yield _Renew(state)
                 if job.dim != state.dim:
                     raise state.misfit(job.dim)
-            refused, lost, answers = None, False, None
+            refused, lost, answers, sent = None, False, None, time.monotonic()
             limit = deadline if round_ == 0 else state.search_deadline(self._deadline)
             try:
                 answers = yield _Search(state, limit)
@@ -168,21 +175,45 @@ class Batch:
                 # Not loaded, or loaded no more; gone; or of another kind than the search was made for.
                 if not (failures.is_not_loaded(error) or failures.is_refusal(error)):
                     raise
+                if failures.is_bad_filter(error) and state.fresh:
+                    raise  # a crowd of them shall not have the collection looked at again and again
                 refused, lost = error, failures.is_not_loaded(error)
             else:
                 if not state.doubtful(answers):
                     if state.whole(answers) or (yield _Look(state, limit)) == "Loaded":
                         return answers, state
                     lost = True
-            doubted, state = state, (yield _Renew(state))
+            doubted, state = state, (yield from self._seen_again(state, sent, lost, limit))
             if state.like(doubted) and not lost:
                 if refused is not None:
                     raise refused
                 return answers, state
+            if lost and state.calm:
+                left = self._deadline.remaining()
+                if round_ + 1 == _ROUNDS or (left is not None and left <= _PAUSE_SECONDS):
+                    break
+                yield _Pause(_PAUSE_SECONDS)
         raise refused or StageError(
             f"{self._stage.where} was released or changed again and again while it was searched; find out by whom",
             reason_code="not_loaded",
         )
+
+    def _seen_again(self, state: Opened, sent: float, lost: bool, limit: Deadline) -> Generator[_Step, Any, Opened]:
+        """The collection as it is now.
+
+        Args:
+            state: what was thought of it.
+            sent: when the search was sent that casts doubt on that (``time.monotonic`` seconds).
+            lost: whether it is doubted only that the collection is loaded.
+            limit: of a call.
+        """
+        known = lost and state.calm and state.fresh and not state.connection.is_lite
+        if known and (yield _Look(state, limit)) == "Loaded":
+            return state
+        found: Opened = yield _Renew(state)
+        if not lost and found.seen < sent and found.like(state):
+            found = yield _Renew(found)  # that was a look of others, which a change may have come after
+        return found
 
     def _answered(self, job: Job, deadline: Deadline) -> tuple[Any, Opened]:
         steps = self._attempt(job, deadline)
@@ -201,6 +232,8 @@ class Batch:
     def _done(self, step: _Step, job: Job) -> Any:
         if isinstance(step, _Renew):
             return self._stage.renewal.wait(step.doubted, self._deadline, self._context)
+        if isinstance(step, _Pause):
+            return self._rest(step.seconds)
         with self._stage.guarding(step.deadline.remaining(at_most=CALL_SECONDS)):
             if isinstance(step, _Look):
                 return load_state(step.state.connection, self._stage.collection, step.deadline)
@@ -223,6 +256,8 @@ class Batch:
     async def _adone(self, step: _Step, job: Job) -> Any:
         if isinstance(step, _Renew):
             return await self._stage.renewal.await_(step.doubted, self._deadline)
+        if isinstance(step, _Pause):
+            return await asyncio.sleep(step.seconds)
         with self._stage.guarding(step.deadline.remaining(at_most=CALL_SECONDS)):
             if isinstance(step, _Look):
                 return await step.state.connection.aload_state(self._stage.collection, step.deadline)

@@ -23,7 +23,7 @@ from milvus_pipeline import Deadline, DeadlineError, Pipeline, StageError
 from milvus_pipeline.retry import RetrySettings
 from milvus_stages import MilvusSearch
 from milvus_stages.retrieve import failures
-from milvus_stages.retrieve.connection import CALL_SECONDS
+from milvus_stages.retrieve.connection import CALL_SECONDS, Connection
 
 from .conftest import Engine
 
@@ -307,6 +307,27 @@ def test_bad_requests_are_made_once(lite: Engine, quick: Pipeline, run_batch: An
     assert "cannot read the filter" in str(second.error)
     assert len(third) == 10
     assert sorted(connection.sizes) == [1, 2]
+
+
+def test_a_collection_that_is_loaded_and_said_not_to_be(
+    lite: Engine, quick: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is searched a few times with pauses, and not looked at anew for each."""
+    asked: list[str] = []
+    call = Connection.call
+    monkeypatch.setattr(
+        Connection,
+        "call",
+        lambda connection, deadline, *told: asked.append(told[0]) or call(connection, deadline, *told),
+    )
+    connection = troubled(quick.stages[0], lambda call, size: MilvusException(code=101, message="not loaded"))
+    began = time.monotonic()
+    with pytest.raises(StageError, match="though it was asked to load it"):
+        quick.run(lite.query(0))
+    seconds = time.monotonic() - began
+    assert len(connection.sizes) == 9  # three attempts of three
+    assert seconds > 0.6
+    assert asked.count("has_collection") <= 1 + seconds
 
 
 def test_one_late_call_takes_nothing_from_the_others(lite: Engine, quick: Pipeline, run_batch: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -192,6 +193,37 @@ class Watched:
             return call(connection, deadline, method, *arguments)
 
         monkeypatch.setattr(Connection, "call", counted)
+
+
+def test_a_look_that_came_before_a_change(lite: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for a look of others that began before his search was sent has another look had after it."""
+    admin, go_on, call = Admin(lite.uri), threading.Event(), Connection.call
+    admin.make(0)
+
+    def held_at_its_end(connection: Connection, deadline: Deadline, method: str, *arguments: Any) -> Any:
+        if method == "get_load_state":
+            go_on.wait(30)
+        return call(connection, deadline, method, *arguments)
+
+    with search(lite) as pipeline:
+        stage = pipeline.stages[0]
+        monkeypatch.setattr(Connection, "call", held_at_its_end)
+        stage.renewal.begun(stage.state())
+        admin.make(1, dim=8)
+        threading.Timer(0.5, go_on.set).start()
+        assert reason(pipeline, lambda pipeline, query: pipeline.run(query), query())[0] == "schema_changed"
+    admin.drop()
+
+
+def test_bad_filters_have_a_collection_looked_at_once(lite: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fifty filters that cannot be read cost fifty calls, and not a look at the collection each."""
+    watched = Watched(monkeypatch)
+    watched.go_on.set()
+    with Pipeline([lite.stage()]) as pipeline:
+        watched.looks, began = 0, time.monotonic()
+        results = pipeline.run_batch([lite.query(0, filter=f"year ==== {n}") for n in range(50)], return_errors=True)
+        assert {result.error.reason_code for result in results} == {"query"}
+        assert watched.looks <= time.monotonic() - began + 1  # one a second
 
 
 def test_a_crowd_has_a_collection_loaded_once(engine: Engine, admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
