@@ -9,7 +9,7 @@ import queue
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, ClassVar, Final, NoReturn, Self
 from urllib.parse import urlsplit
 
@@ -30,6 +30,9 @@ LITE_SUFFIX = ".db"
 
 _INSTEAD: Final = "; put the token (user:password, or an API key) in the environment variable that `token_env` names"
 _URI_VARIABLE: Final = "MILVUS_URI"
+
+INTERNALS_DIFFER: Final = (AttributeError, TypeError, KeyError, StageError)
+"""What it fails with where a pymilvus lacks what we know of its inner parts: then we do without, and recover slower."""
 
 Arguments = dict[str, Any]
 
@@ -89,6 +92,11 @@ def pymilvus_for(wanted_by: str) -> Any:
         if logger.getEffectiveLevel() > logging.DEBUG:  # whoever asked for debugging shall see it all
             logger.setLevel(logging.CRITICAL)
     return pymilvus
+
+
+def connection_manager() -> Any:
+    """The module of pymilvus that keeps its connections, an inner part: catch ``INTERNALS_DIFFER`` where it is used."""
+    return require("pymilvus.client.connection_manager", extra=None, wanted_by="milvus_search")
 
 
 @contextmanager
@@ -207,12 +215,16 @@ class Connection:
     def _async_client(self) -> tuple[Any, Callable[[], Awaitable[None]]]:
         """A client for the running loop, which connects with its first call."""
         client = pymilvus_for("milvus_search").AsyncMilvusClient(**self._options)
-        module = require("pymilvus.client.connection_manager", extra=None, wanted_by="milvus_search")
-        # Without pymilvus's manager of connections: it forgets no loop, and connects to one server at a time.
-        strategy = module.AsyncConnectionManager()._get_strategy(client._config)
-        client._handler = strategy.create_handler(client._config)
+        try:
+            module = connection_manager()
+            # Without pymilvus's manager of connections: it forgets no loop, and connects to one server at a time.
+            strategy = module.AsyncConnectionManager()._get_strategy(client._config)
+            handler = strategy.create_handler(client._config)
+            managed = module.ManagedConnection(handler=handler, config=client._config, strategy=strategy)
+        except INTERNALS_DIFFER:
+            return client, client.close
+        client._handler = handler
         _leave_recovery_to_grpc(client, _agive_up)
-        managed = module.ManagedConnection(handler=client._handler, config=client._config, strategy=strategy)
         return client, lambda: strategy.close_async(managed)
 
     async def aclose_here(self) -> None:
@@ -237,7 +249,8 @@ def _leave_recovery_to_grpc(client: Any, give_up: Callable[[Exception], Any]) ->
     pymilvus would repeat them with waits that pass their timeout, and make a connection anew for up to 10 s whatever
     the timeout is, under a lock that all of its clients in the process share. gRPC connects again by itself.
     """
-    client._handler._on_rpc_error = give_up
+    with suppress(*INTERNALS_DIFFER):
+        client._handler._on_rpc_error = give_up
 
 
 def _give_up(error: Exception) -> NoReturn:
@@ -268,8 +281,10 @@ def _await_a_word(uri: str, seconds: float, tls: TLS | None = None) -> None:
         StageError: it has done neither within that time.
     """
     grpc = require("grpc", extra=None, wanted_by="milvus_search")
-    manager = require("pymilvus.client.connection_manager", extra=None, wanted_by="milvus_search")
-    address = manager.ConnectionConfig.from_uri(uri).address
+    try:
+        address = connection_manager().ConnectionConfig.from_uri(uri).address
+    except INTERNALS_DIFFER:
+        address = urlsplit(uri).netloc or uri
     channel = secure_channel(grpc, address, tls) if is_https(uri) else grpc.insecure_channel(address)
     states: queue.SimpleQueue[Any] = queue.SimpleQueue()
     deadline = Deadline.after(seconds)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -65,6 +67,16 @@ def test_no_search_outlasts_its_deadline(lite: Engine, proxy: Proxy, run: Any, m
             assert seconds < 0.5 + SLACK
         proxy.heal()
         assert run(pipeline, lite.query(0), timeout=30).hits == right
+
+
+def test_a_pymilvus_with_other_inner_parts(
+    lite: Engine, proxy: Proxy, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a later one may lack is done without."""
+    monkeypatch.setitem(sys.modules, "pymilvus.client.connection_manager", ModuleType("empty"))
+    with Pipeline([stage(proxy)]) as pipeline, Pipeline([lite.stage()]) as straight:
+        for _ in range(2):
+            assert run(pipeline, lite.query(0)).hits == run(straight, lite.query(0)).hits
 
 
 def test_a_server_that_stands_still_keeps_no_client_of_another_waiting(lite: Engine, proxy: Proxy) -> None:
