@@ -64,6 +64,10 @@ class Admin:
         self.client.release_collection(NAME, timeout=60)
 
 
+LITE_ALONE = pytest.mark.parametrize("way", ["lite sync", "lite async"], indirect=True)
+"""For what a server would take long for, and shows nothing else of."""
+
+
 @pytest.fixture(params=["lite sync", "lite async", pytest.param("server async", marks=pytest.mark.server)])
 def way(request: pytest.FixtureRequest) -> tuple[str, str]:
     """Engine and way to run a query. A server takes seconds to make a collection, so it has one way."""
@@ -128,6 +132,7 @@ def test_a_collection_that_is_dropped_and_made_as_it_was(engine: Engine, admin: 
         assert hits[0].text == f"1-{best(vectors)[0]}"
 
 
+@LITE_ALONE
 def test_a_collection_of_another_dimension(engine: Engine, admin: Admin, run: Any) -> None:
     """Queries that no longer fit are told both dimensions; those that fit now are answered; so is it the other way."""
     admin.make(0)
@@ -143,13 +148,18 @@ def test_a_collection_of_another_dimension(engine: Engine, admin: Admin, run: An
         assert [hit.id for hit in run(pipeline, query())] == best(again)
 
 
+L2 = ({"metric": "L2"}, "the index was built with L2, not IP")
+COSINE = ({"metric": "COSINE"}, "the index was built with COSINE, not IP")
+NO_TEXT = ({"text": "words"}, "text_field")
+
+
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("way", "change", "said"),
     [
-        ({"metric": "L2"}, "the index was built with L2, not IP"),
-        ({"metric": "COSINE"}, "the index was built with COSINE, not IP"),
-        ({"text": "words"}, "text_field"),
+        *((way, *change) for way in ("lite sync", "lite async") for change in (L2, COSINE, NO_TEXT)),
+        pytest.param("server async", *NO_TEXT, marks=pytest.mark.server),
     ],
+    indirect=["way"],
 )
 def test_a_collection_that_does_not_fit_any_more(
     engine: Engine, admin: Admin, run: Any, change: dict[str, str], said: str
