@@ -25,6 +25,7 @@ from milvus_stages.retrieve.checks import CollectionInfo, IndexInfo, described, 
 from milvus_stages.retrieve.connection import Connection, is_lite, load_state
 from milvus_stages.retrieve.lite import check_present, lite_path
 from milvus_stages.retrieve.opening import LOAD_SECONDS, Opened, checked, connected
+from milvus_stages.retrieve.params import DEFAULT_NPROBE
 from milvus_stages.retrieve.recall import QUERIES, recall_findings
 from milvus_stages.retrieve.sampling import Asked
 from milvus_stages.retrieve.sharing import shared
@@ -169,8 +170,8 @@ class _Checkup:
         index = index_of(self._connection, self._stage.collection, field, self._deadline)
         if index is None:
             return  # told with what does not fit
-        yield Finding.ok("index", f"{index.index_type}, {index.metric_type}{self._lists(index, info.rows)}")
-        probed = self._stage.params.get("nprobe", 0)
+        probed = self._stage.params.get("nprobe", DEFAULT_NPROBE)
+        yield Finding.ok("index", f"{index.index_type}, {index.metric_type}{_lists(index, probed, info.rows)}")
         if index.nlist and probed >= index.nlist and info.rows >= _WASTE_ROWS:
             yield Finding.warning(
                 "nprobe",
@@ -183,12 +184,6 @@ class _Checkup:
                 f"{waiting:,} rows are not in the index yet, and are searched one by one",
                 "wait until it is built; if that does not come, look at the server's index nodes",
             )
-
-    def _lists(self, index: IndexInfo, rows: int) -> str:
-        if index.nlist is None:
-            return ""
-        usual = f"; for {rows:,} rows 4·√rows = {round(4 * rows**0.5):,} is usual" if rows else ""
-        return f", nlist {index.nlist}{usual}"
 
     def _unindexed(self, field: str) -> int:
         for name in self._connection.call(self._deadline, "list_indexes", self._stage.collection):
@@ -396,3 +391,11 @@ def _listed(info: CollectionInfo) -> str:
 def _ms(seconds: float) -> str:
     milliseconds = 1000 * seconds
     return f"{milliseconds:.{0 if milliseconds >= 10 else 1}f} ms"
+
+
+def _lists(index: IndexInfo, probed: int, rows: int) -> str:
+    """What is to be said of an index that has lists."""
+    if index.nlist is None:
+        return ""
+    usual = f"; for {rows:,} rows 4·√rows = {round(4 * rows**0.5):,} lists are usual" if rows else ""
+    return f", nlist {index.nlist}, nprobe {probed}{usual}"

@@ -124,7 +124,7 @@ def test_a_good_search_has_nothing_wrong_and_is_left_as_it_was(database):
     }
     assert found["database"].message.endswith("Milvus Lite 3.2.2")
     assert found["rows"].message == f"{ROWS:,}"
-    assert "nlist 32; for 1,500 rows 4·√rows = 155 is usual" in found["index"].message
+    assert "nlist 32, nprobe 32; for 1,500 rows 4·√rows = 155 lists are usual" in found["index"].message
     assert found["recall"].message.startswith("recall@10 is 1.00, against a search of every list, for 50 of the")
     assert "real queries are somewhat harder" in found["recall"].message
     assert (len(context.texts), context.documents) == (SAMPLE, ROWS)
@@ -349,7 +349,7 @@ def test_a_check_of_a_server_changes_no_load_state(milvus_server):
     found, context = findings(search)
     assert "Milvus v2.3" in found["server"].message
     assert "none is asked for" in found["token"].message
-    assert found["index"].message == "IVF_FLAT, IP, nlist 32; for 3,000 rows 4·√rows = 219 is usual"
+    assert found["index"].message == "IVF_FLAT, IP, nlist 32, nprobe 1; for 3,000 rows 4·√rows = 219 lists are usual"
     assert found["texts"].message.startswith("1,500 of 3,000 rows have no text")
     assert found["recall"].level == "warning"
     assert found["recall"].next_step.startswith("raise params.nprobe from 1: 2 gives 0.")
