@@ -10,6 +10,7 @@ from milvus_pipeline.collection import CollectionSpec, FieldSpec, IndexSpec
 from milvus_pipeline.config import PipelineConfig, json_schema
 from milvus_pipeline.context import Context
 from milvus_pipeline.deadline import Deadline
+from milvus_pipeline.driving import adriven, driven
 from milvus_pipeline.dry_run import DryRun
 from milvus_pipeline.errors import (
     CircuitOpenError,
@@ -74,8 +75,10 @@ __all__ = [
     "Stage",
     "StageError",
     "StageReport",
+    "adriven",
     "async_retrying",
     "breaker_for",
+    "driven",
     "ingest",
     "json_schema",
     "register",

@@ -7,10 +7,11 @@ from types import TracebackType
 from typing import Self
 
 from milvus_pipeline.deadline import Deadline
+from milvus_pipeline.driving import driven
 from milvus_pipeline.life import Life, unclosed_told
 from milvus_pipeline.records import Query, SearchResult
 from milvus_pipeline.reranker import Reranker
-from milvus_pipeline.running import allowed, driven, settled, started, steps
+from milvus_pipeline.running import allowed, settled, started, steps
 from milvus_pipeline.stage import Stage
 
 

@@ -17,12 +17,13 @@ from milvus_pipeline.checking import CHECK_SECONDS, checking
 from milvus_pipeline.checks import Finding
 from milvus_pipeline.collection import CollectionSpec
 from milvus_pipeline.deadline import Deadline, time_limit
+from milvus_pipeline.driving import adriven, driven
 from milvus_pipeline.dry_run import DryRun
 from milvus_pipeline.errors import ConfigError, shown
 from milvus_pipeline.life import Life, unclosed_told
 from milvus_pipeline.problems import describe
 from milvus_pipeline.records import Query, SearchResult
-from milvus_pipeline.running import allowed, driven, is_number, settled, started, steps
+from milvus_pipeline.running import Call, allowed, is_number, settled, started, steps
 from milvus_pipeline.stage import Stage
 
 AnyQuery = str | Query
@@ -243,24 +244,11 @@ class Pipeline:
         self._enter(seconds)  # nothing is left to open: counting users takes no time, and cannot be cancelled half way
         try:
             loop = steps(self.name, self.stages, started(queries), Deadline.after(seconds))
-            call = next(loop)
-            while True:
-                try:
-                    async with time_limit(call.context.deadline):
-                        outcome = await call.stage.aprocess(call.results, call.context)
-                except Exception as error:
-                    call.context.cancel()  # a thread that works for the stage shall not go on for nobody
-                    call = loop.throw(error)
-                except BaseException:
-                    call.context.cancel()
-                    raise
-                else:
-                    call = loop.send(outcome)
-        except StopIteration as done:
-            return settled(done.value, return_errors)
+            results = await adriven(loop, _awaited)
         finally:
             with unclosed_told():
                 await self._life.aclose(self._all)
+        return settled(results, return_errors)
 
     # -- checking -----------------------------------------------------------------------------------------------
 
@@ -296,6 +284,16 @@ class Pipeline:
                 own by default.
         """
         return DryRun(self.name, self.stages, timeout=allowed(timeout, self.timeout))
+
+
+async def _awaited(call: Call) -> Sequence[SearchResult]:
+    """The outcome of a stage in an event loop, which gives it up at its deadline."""
+    try:
+        async with time_limit(call.context.deadline):
+            return await call.stage.aprocess(call.results, call.context)
+    except BaseException:
+        call.context.cancel()  # a thread that works for the stage shall not go on for nobody
+        raise
 
 
 def _collection(given: CollectionSpec | Mapping[str, Any] | None) -> CollectionSpec | None:

@@ -1,15 +1,15 @@
 """One run through the stages: order, timing, deadline, and what a failure does to a result.
 
-The loop is a generator that yields calls and is sent their outcomes, so that it is written once: a blocking driver
-calls, an event loop's driver awaits, and that of a dry run calls something else.
+The loop is a generator that yields calls and is sent their outcomes, so that it is written once (see ``driving``): a
+blocking driver calls, an event loop's driver awaits, and that of a dry run calls something else.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from typing import Final, NamedTuple, TypeAlias, cast, get_args
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from typing import Final, NamedTuple, TypeAlias, get_args
 
 from milvus_pipeline.context import Context
 from milvus_pipeline.deadline import Deadline
@@ -106,21 +106,6 @@ def _done(
         for position, result in zip(failed, stood_in, strict=True):
             results[position] = result
     return results
-
-
-def driven(loop: Steps, work: Callable[[Call], Sequence[SearchResult]]) -> list[SearchResult]:
-    """The outcome of the loop, each of whose calls is done by ``work``."""
-    try:
-        call = next(loop)
-        while True:
-            try:
-                outcome = work(call)
-            except Exception as error:
-                call = loop.throw(error)
-            else:
-                call = loop.send(outcome)
-    except StopIteration as done:
-        return cast("list[SearchResult]", done.value)
 
 
 def _started(query: object, position: int) -> SearchResult:

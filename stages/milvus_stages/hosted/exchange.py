@@ -23,8 +23,10 @@ from milvus_pipeline import (
     PipelineError,
     ServiceError,
     StageError,
+    adriven,
     async_retrying,
     breaker_for,
+    driven,
     retrying,
 )
 from milvus_stages.hosted.clients import closed_error
@@ -33,7 +35,7 @@ from milvus_stages.hosted.plan import Part
 from milvus_stages.hosted.replies import BadReply, Received, bad_reply_error, checked, read_json
 from milvus_stages.hosted.throttle import Booking, Rate, Slots
 from milvus_stages.hosted.transport import Transport, Unanswered, Unsent
-from milvus_stages.hosted.work import Stopped, Tries, Work, conversation, resumed
+from milvus_stages.hosted.work import Request, Stopped, Tries, Work, conversation
 
 _MOST_WARNINGS: Final = 10
 """Warnings of one reply that are told."""
@@ -147,17 +149,12 @@ class Exchange:
                         received = self._accepted(work, self._transport.send(body, *self._seconds(deadline)))
             self._take(work, current, received)
 
-        talk = conversation(self._service, work, part, deadline, self._breaker)
-        request = next(talk, None)
-        while request is not None:
+        def send(request: Request) -> None:
             tries = request.tries
             policy = retrying(self._retry, deadline, tries.passing, self._asked_wait, tries.waits)
-            try:
-                policy.copy(sleep=work.bell.wait)(attempt, *request)
-            except Exception as error:
-                request = resumed(talk, error)
-            else:
-                request = next(talk, None)
+            policy.copy(sleep=work.bell.wait)(attempt, *request)
+
+        driven(conversation(self._service, work, part, deadline, self._breaker), send)
 
     # -- event loops --------------------------------------------------------------------------------------------
 
@@ -187,17 +184,12 @@ class Exchange:
                         received = self._accepted(work, await self._transport.asend(body, *self._seconds(deadline)))
             self._take(work, current, received)
 
-        talk = conversation(self._service, work, part, deadline, self._breaker)
-        request = next(talk, None)
-        while request is not None:
+        async def send(request: Request) -> None:
             tries = request.tries
             policy = async_retrying(self._retry, deadline, tries.passing, self._asked_wait, tries.waits)
-            try:
-                await policy.copy(sleep=work.bell.asleep)(attempt, *request)
-            except Exception as error:
-                request = resumed(talk, error)
-            else:
-                request = next(talk, None)
+            await policy.copy(sleep=work.bell.asleep)(attempt, *request)
+
+        await adriven(conversation(self._service, work, part, deadline, self._breaker), send)
 
     # -- what both share ----------------------------------------------------------------------------------------
 

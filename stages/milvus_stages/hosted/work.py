@@ -224,14 +224,6 @@ def _smallest_first(pending: list[Part]) -> Part:
     return alone
 
 
-def resumed(talk: Conversation, error: Exception) -> Request | None:
-    """The next request after one that failed; None where that was the last."""
-    try:
-        return talk.throw(error)
-    except StopIteration:
-        return None
-
-
 class Stopped(Exception):  # noqa: N818 - no fault of its own
     """A request is not sent, since its query has failed already."""
 

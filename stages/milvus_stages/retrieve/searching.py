@@ -7,7 +7,7 @@ import contextvars
 import threading
 import time
 from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from milvus_pipeline import (
     CircuitOpenError,
@@ -18,7 +18,9 @@ from milvus_pipeline import (
     PipelineError,
     SearchResult,
     StageError,
+    adriven,
     async_retrying,
+    driven,
     retrying,
 )
 from milvus_stages.retrieve import failures
@@ -216,18 +218,7 @@ class Batch:
         return found
 
     def _answered(self, job: Job, deadline: Deadline) -> tuple[Any, Opened]:
-        steps = self._attempt(job, deadline)
-        try:
-            step = next(steps)
-            while True:
-                try:
-                    outcome: Any = self._done(step, job)
-                except Exception as error:
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(outcome)
-        except StopIteration as done:
-            return cast("tuple[Any, Opened]", done.value)
+        return driven(self._attempt(job, deadline), lambda step: self._done(step, job))
 
     def _done(self, step: _Step, job: Job) -> Any:
         if isinstance(step, _Renew):
@@ -240,18 +231,7 @@ class Batch:
             return step.state.connection.search(job.arguments(step.state), step.deadline)
 
     async def _aanswered(self, job: Job, deadline: Deadline) -> tuple[Any, Opened]:
-        steps = self._attempt(job, deadline)
-        try:
-            step = next(steps)
-            while True:
-                try:
-                    outcome: Any = await self._adone(step, job)
-                except Exception as error:
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(outcome)
-        except StopIteration as done:
-            return cast("tuple[Any, Opened]", done.value)
+        return await adriven(self._attempt(job, deadline), lambda step: self._adone(step, job))
 
     async def _adone(self, step: _Step, job: Job) -> Any:
         if isinstance(step, _Renew):
