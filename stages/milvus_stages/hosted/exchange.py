@@ -12,7 +12,6 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final, cast
 from weakref import WeakSet
 
@@ -29,6 +28,7 @@ from milvus_pipeline import (
     driven,
     retrying,
 )
+from milvus_stages._threads import in_threads
 from milvus_stages.hosted.clients import closed_error
 from milvus_stages.hosted.failures import refused
 from milvus_stages.hosted.plan import Part
@@ -105,34 +105,14 @@ class Exchange:
             waiting = deque(_in_turn(works))
             if len(waiting) == 1:
                 self._converse(*waiting[0], deadline)
-            else:
-                self._run_threads(waiting, deadline)
+                return
 
-    def _run_threads(self, waiting: deque[tuple[Work, Part]], deadline: Deadline) -> None:
-        broken: list[BaseException] = []
-
-        def work_off() -> None:
-            try:
+            def work_off() -> None:
                 while task := _next(waiting):
                     self._converse(*task, deadline)
-            except BaseException as error:  # such as a plugin's SystemExit, which a thread would swallow
-                broken.append(error)
 
-        # Daemons: after Ctrl-C the process shall end without waiting for replies.
-        threads = [
-            threading.Thread(target=copy_context().run, args=(work_off,), name=self._service.name, daemon=True)
-            for _ in range(min(len(waiting), self._service.max_concurrency))
-        ]
-        try:
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            if broken:
-                raise broken[0]
-        except BaseException:  # what has not begun is not sent
-            waiting.clear()
-            raise
+            count = min(len(waiting), self._service.max_concurrency)
+            in_threads(work_off, count, self._service.name, waiting.clear)  # what has not begun is not sent
 
     def _converse(self, work: Work, part: Part, deadline: Deadline) -> None:
         def attempt(current: Part, tries: Tries) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import threading
 import time
 from collections.abc import Generator, Sequence
@@ -23,6 +22,7 @@ from milvus_pipeline import (
     driven,
     retrying,
 )
+from milvus_stages._threads import in_threads
 from milvus_stages.retrieve import failures
 from milvus_stages.retrieve.answers import hits_of
 from milvus_stages.retrieve.batch import Job, jobs_of
@@ -94,28 +94,10 @@ class Batch:
         The threads end with the batch. Only if this one is interrupted (Ctrl-C), their last calls end after it.
         """
         count = 1 if self._first.connection.is_lite else min(_CALLS_AT_ONCE, len(self._jobs))
-        broken: list[BaseException] = []
-
-        def work() -> None:
-            try:
-                self._work()
-            except BaseException as error:  # for the caller
-                broken.append(error)
-
-        others = []
-        try:
-            for _ in range(count - 1):
-                target = contextvars.copy_context().run
-                others.append(threading.Thread(target=target, args=(work,), name="milvus-search", daemon=True))
-                others[-1].start()
+        if count > 1:
+            in_threads(self._work, count, "milvus-search", self._rest_of_jobs)
+        else:
             self._work()
-            for thread in others:
-                thread.join()
-        except BaseException:
-            self._rest_of_jobs()
-            raise
-        if broken:
-            raise broken[0]
 
     def _work(self) -> None:
         while (job := self._next_job()) is not None:
