@@ -31,6 +31,15 @@ class PipelineConfig(BaseModel):
     collection: Annotated[
         CollectionSpec | None, Field(description="The collection that `ingest` makes for this pipeline.")
     ] = None
+    sweep: Annotated[
+        dict[str, Annotated[list[Any], Field(min_length=1)]] | None,
+        Field(
+            min_length=1,
+            description="Variants that `evaluate` compares: values to try for each place in the stages, in all "
+            "combinations. A place is STAGE.FIELD (milvus_search.limit), with further keys where the field is a "
+            "mapping (milvus_search.params.nprobe), or STAGE alone, whose values are whole stages, or null for none.",
+        ),
+    ] = None
 
 
 def read_config(path: str | Path) -> PipelineConfig:
@@ -110,7 +119,12 @@ def _stage(data: object, place: tuple[str | int, ...], stage_types: Registry) ->
 
 
 def to_data(
-    stages: tuple[Stage, ...], *, name: str, timeout: float | None, collection: CollectionSpec | None
+    stages: tuple[Stage, ...],
+    *,
+    name: str,
+    timeout: float | None,
+    collection: CollectionSpec | None,
+    sweep: Mapping[str, list[Any]] | None,
 ) -> dict[str, Any]:
     """The configuration as plain data, without what is at its default."""
     data: dict[str, Any] = {"name": name}
@@ -119,6 +133,8 @@ def to_data(
     data["stages"] = [stage.config() for stage in stages]
     if collection is not None:
         data["collection"] = collection.config()
+    if sweep is not None:
+        data["sweep"] = {path: list(values) for path, values in sweep.items()}
     return data
 
 

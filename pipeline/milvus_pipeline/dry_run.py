@@ -74,7 +74,7 @@ class DryRun:
         seconds = allowed(timeout, self._timeout)
         self._life.open(self._to_open, seconds)  # counts one more user where they are open
         try:
-            loop = steps(self.name, self.stages, started(queries), Deadline.after(seconds))
+            loop = steps(self._life.places, self.stages, started(queries), Deadline.after(seconds))
             results = driven(loop, lambda call: call.stage.dry_run(call.results, call.context))
         finally:
             with unclosed_told():

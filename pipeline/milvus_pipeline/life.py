@@ -18,10 +18,13 @@ class Life:
     Args:
         name: the pipeline's.
         stages: all of the pipeline's stages, by which a stage has its place.
+
+    Attributes:
+        places: of every stage, by its name; see ``places``.
     """
 
     def __init__(self, name: str, stages: Sequence[Stage]) -> None:
-        self._places = places(name, stages)
+        self.places = places(name, stages)
 
     def open(self, stages: Sequence[Stage], timeout: float | None) -> None:
         """Open these stages, in their order.
@@ -44,7 +47,7 @@ class Life:
                 if not isinstance(error, Exception):
                     raise
                 code = error.reason_code if isinstance(error, PipelineError) else None
-                message = f"{self._places[stage.name]} cannot be opened: {told(error)}"
+                message = f"{self.places[stage.name]} cannot be opened: {told(error)}"
                 raise StageError(message, reason_code=code) from error
             opened.append(stage)
 
@@ -75,7 +78,7 @@ class Life:
 
     def _raise_unclosed(self, errors: list[tuple[Stage, Exception]]) -> None:
         for stage, error in errors:
-            raise StageError(f"{self._places[stage.name]} cannot be closed: {told(error)}") from error
+            raise StageError(f"{self.places[stage.name]} cannot be closed: {told(error)}") from error
 
 
 def places(name: str, stages: Sequence[Stage]) -> dict[str, str]:

@@ -41,6 +41,7 @@ class Pipeline:
         timeout: seconds that a call (a query, or a batch run together) may take; a call may say otherwise. It also
             bounds how long the servers of stages are waited for when the pipeline opens.
         collection: the collection that ``ingest`` makes for this pipeline.
+        sweep: the variants of this pipeline that ``evaluate`` compares; see ``PipelineConfig``.
 
     Raises:
         ConfigError: the stages do not fit together.
@@ -53,6 +54,7 @@ class Pipeline:
         name: str = "pipeline",
         timeout: float | None = None,
         collection: CollectionSpec | Mapping[str, Any] | None = None,
+        sweep: Mapping[str, Sequence[Any]] | None = None,
     ) -> None:
         for position, stage in enumerate(stages):
             if not isinstance(stage, Stage):
@@ -69,6 +71,7 @@ class Pipeline:
         self.name = name
         self.timeout = timeout
         self.collection = _collection(collection)
+        self.sweep = {path: list(values) for path, values in sweep.items()} if sweep else None
         self._all = tuple(member for stage in self.stages for member in stage.family())
         self._life = Life(name, self.stages)
         self._lock = threading.RLock()
@@ -81,7 +84,9 @@ class Pipeline:
         """The pipeline that a configuration, or plain data of its shape, describes."""
         if not isinstance(config, _config.PipelineConfig):
             config = _config.from_mapping(config)
-        return cls(config.stages, name=config.name, timeout=config.timeout, collection=config.collection)
+        return cls(
+            config.stages, name=config.name, timeout=config.timeout, collection=config.collection, sweep=config.sweep
+        )
 
     @classmethod
     def from_yaml(cls, source: str | Path) -> Self:
@@ -99,7 +104,9 @@ class Pipeline:
 
     def to_config(self) -> dict[str, Any]:
         """The configuration as plain data, without what is at its default."""
-        return _config.to_data(self.stages, name=self.name, timeout=self.timeout, collection=self.collection)
+        return _config.to_data(
+            self.stages, name=self.name, timeout=self.timeout, collection=self.collection, sweep=self.sweep
+        )
 
     def to_yaml(self, path: str | Path | None = None) -> str:
         """The configuration as YAML, also written to ``path`` if given. ``from_yaml`` reads an equal pipeline back."""
@@ -109,12 +116,10 @@ class Pipeline:
         return text
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Pipeline) and (self.stages, self.name, self.timeout, self.collection) == (
-            other.stages,
-            other.name,
-            other.timeout,
-            other.collection,
-        )
+        return isinstance(other, Pipeline) and self._parts() == other._parts()
+
+    def _parts(self) -> tuple[object, ...]:
+        return (self.stages, self.name, self.timeout, self.collection, self.sweep)
 
     __hash__ = None  # type: ignore[assignment]  # equality is by value, and a pipeline is no key of anything
 
@@ -224,7 +229,7 @@ class Pipeline:
         seconds = allowed(timeout, self.timeout)
         self._enter(seconds)
         try:
-            loop = steps(self.name, self.stages, started(queries), Deadline.after(seconds))
+            loop = steps(self._life.places, self.stages, started(queries), Deadline.after(seconds))
             results = driven(loop, lambda call: call.stage.process(call.results, call.context))
         finally:
             with unclosed_told():
@@ -243,12 +248,38 @@ class Pipeline:
         await self.aopen(seconds)
         self._enter(seconds)  # nothing is left to open: counting users takes no time, and cannot be cancelled half way
         try:
-            loop = steps(self.name, self.stages, started(queries), Deadline.after(seconds))
+            loop = steps(self._life.places, self.stages, started(queries), Deadline.after(seconds))
             results = await adriven(loop, _awaited)
         finally:
             with unclosed_told():
                 await self._life.aclose(self._all)
         return settled(results, return_errors)
+
+    def run_stages(
+        self, results: Sequence[SearchResult], start: int, stop: int, *, timeout: float | None = None
+    ) -> list[SearchResult]:
+        """Take results through some of the stages: ``stages[start:stop]``. For who wants to see what is between them.
+
+        Taking results from stage to stage gives what ``run_batch`` gives, but for the deadline, which holds for each
+        call of this method. The first stages start from ``SearchResult(query)``.
+
+        Args:
+            results: as the stages before left them; failed ones are handed on as they are.
+            start: number of the first stage, from 0.
+            stop: number of the stage before which it ends.
+            timeout: seconds these stages may take; the pipeline's own by default.
+
+        Returns:
+            One result for each, in their order; those that failed have status "failed" and their ``error``.
+        """
+        seconds = allowed(timeout, self.timeout)
+        self._enter(seconds)
+        try:
+            loop = steps(self._life.places, self.stages[start:stop], list(results), Deadline.after(seconds))
+            return driven(loop, lambda call: call.stage.process(call.results, call.context))
+        finally:
+            with unclosed_told():
+                self._life.close(self._all)
 
     # -- checking -----------------------------------------------------------------------------------------------
 

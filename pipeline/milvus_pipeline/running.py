@@ -14,7 +14,6 @@ from typing import Final, NamedTuple, TypeAlias, get_args
 from milvus_pipeline.context import Context
 from milvus_pipeline.deadline import Deadline
 from milvus_pipeline.errors import DeadlineError, PipelineError, QueryError, ReasonCode, StageError, shown, told
-from milvus_pipeline.life import places
 from milvus_pipeline.records import Query, SearchResult, StageReport, StageStatus, Status
 from milvus_pipeline.stage import Stage
 
@@ -62,9 +61,11 @@ def settled(results: list[SearchResult], return_errors: bool) -> list[SearchResu
     return results
 
 
-def steps(name: str, stages: Sequence[Stage], results: list[SearchResult], deadline: Deadline) -> Steps:
-    """The loop over the stages of the pipeline ``name``: yields a call, is sent its outcome or thrown its error."""
-    where = places(name, stages)
+def steps(where: Mapping[str, str], stages: Sequence[Stage], results: list[SearchResult], deadline: Deadline) -> Steps:
+    """The loop over stages of a pipeline, all or some: yields a call, is sent its outcome or thrown its error.
+
+    ``where`` holds the place of every stage in its pipeline, to lead messages; see ``life.places``.
+    """
     for stage in stages:
         live = [index for index, result in enumerate(results) if result.status != "failed"]
         if not live:

@@ -267,6 +267,17 @@ class Stage(BaseModel):
         """
         return ()
 
+    def identity(self) -> Mapping[str, Any]:
+        """What the open stage works with, beyond its configuration: what two runs have to share to be comparable.
+
+        The revision of a model, say, or schema and row count of a collection: plain data, short, without anything
+        secret. Job manifests record it, and a job is resumed only where it is still the same.
+
+        Raises:
+            StageError: it could not be found out.
+        """
+        return {}
+
     # -- work ---------------------------------------------------------------------------------------------------
 
     def process(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
