@@ -1,0 +1,1 @@
+"""Quality, latency and cost of pipelines on judged queries, stage by stage."""

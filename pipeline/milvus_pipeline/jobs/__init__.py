@@ -1,0 +1,1 @@
+"""Retrieval jobs: many queries from a file, through a pipeline, into a file; resumable."""
