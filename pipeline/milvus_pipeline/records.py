@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     Vector: TypeAlias = Sequence[float] | npt.NDArray[np.float32]
 
+_RUN_DETAILS = frozenset({"usage", "cached"})
+"""Details of a stage's report that depend on what was asked before, not on the query alone."""
+
 Status = Literal["ok", "partial", "degraded", "failed"]
 """ok: every stage did its work; partial: a stage did part of it, since its time ran out or a score was missing;
 degraded: a stage failed, and was skipped or stood in for; failed: the query has no usable result, see
@@ -161,9 +164,14 @@ class StageReport:
         """
         return _figures(self.details.get("planned"))
 
-    def to_dict(self) -> dict[str, Any]:
-        """The report as plain data, in the shape of the JSONL output."""
-        return {
+    def to_dict(self, *, figures: bool = True) -> dict[str, Any]:
+        """The report as plain data, in the shape of the JSONL output.
+
+        Args:
+            figures: with what differs from run to run though the work was the same: ``seconds``, ``batch_size``, and
+                of the details ``usage`` and ``cached``.
+        """
+        data: dict[str, Any] = {
             "stage": self.stage,
             "type": self.type,
             "seconds": round(self.seconds, 6),
@@ -177,6 +185,10 @@ class StageReport:
             "details": dict(self.details),
             "batch_size": self.batch_size,
         }
+        if not figures:
+            del data["seconds"], data["batch_size"]
+            data["details"] = {key: value for key, value in self.details.items() if key not in _RUN_DETAILS}
+        return data
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,14 +261,18 @@ class SearchResult:
         """A copy with another query (one that was given its vector, say)."""
         return SearchResult(query, self.hits, self.status, self.reports, self.error)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The result as plain data: a line of the JSONL output."""
+    def to_dict(self, *, figures: bool = True) -> dict[str, Any]:
+        """The result as plain data: a line of the JSONL output.
+
+        Args:
+            figures: with what differs from run to run though the work was the same; see ``StageReport.to_dict``.
+        """
         data: dict[str, Any] = {
             "query": {"id": self.query.id, "text": self.query.text},
             "status": self.status,
             "reasons": [reason._asdict() for reason in self.reasons],
             "hits": [hit.to_dict() for hit in self.hits],
-            "reports": [report.to_dict() for report in self.reports],
+            "reports": [report.to_dict(figures=figures) for report in self.reports],
         }
         if self.error is not None:
             data["error"] = str(self.error)

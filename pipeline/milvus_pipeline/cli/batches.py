@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from milvus_pipeline.cli.faults import UsageError, tell
-from milvus_pipeline.cli.jsonlines import STDIN, read_lines
 from milvus_pipeline.cli.outputs import Format
-from milvus_pipeline.cli.queries import InputFormat, read_queries
+from milvus_pipeline.jobs.lines import STDIN, read_lines
+from milvus_pipeline.jobs.queries import InputFormat, read_queries
 from milvus_pipeline.records import Query, SearchResult
 
 Batch = Sequence[Query | SearchResult]

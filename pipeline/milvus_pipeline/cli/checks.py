@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from milvus_pipeline.cli.faults import BAD_USAGE, Debug, reported, tell_error
-from milvus_pipeline.cli.outputs import json_text
 from milvus_pipeline.config import json_schema
 from milvus_pipeline.errors import ConfigError
+from milvus_pipeline.jobs.formats import json_text
 from milvus_pipeline.pipeline import Pipeline
 
 

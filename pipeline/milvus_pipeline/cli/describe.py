@@ -18,9 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from milvus_pipeline.cli.faults import FAILED, Debug, reported, tell_error
-from milvus_pipeline.cli.outputs import json_text
 from milvus_pipeline.cli.tables import console_on
 from milvus_pipeline.errors import ConfigError
+from milvus_pipeline.jobs.formats import json_text
 from milvus_pipeline.registry import GROUP, registry
 from milvus_pipeline.stage import Fallback, Stage
 

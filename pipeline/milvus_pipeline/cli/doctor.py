@@ -16,8 +16,9 @@ from rich.text import Text
 from milvus_pipeline.checking import CHECK_SECONDS
 from milvus_pipeline.checks import Finding, Level
 from milvus_pipeline.cli.faults import FAILED, Debug, reported
-from milvus_pipeline.cli.outputs import json_text, opened
+from milvus_pipeline.cli.outputs import opened
 from milvus_pipeline.cli.tables import console_on, shown
+from milvus_pipeline.jobs.formats import json_text
 from milvus_pipeline.pipeline import Pipeline
 
 _STYLES: Final[dict[Level, str]] = {"ok": "green", "warning": "yellow", "error": "bold red"}

@@ -13,6 +13,7 @@ from typing import Annotated, ParamSpec
 import typer
 
 from milvus_pipeline.errors import ConfigError, PipelineError, told
+from milvus_pipeline.jobs.lines import InputError
 
 FAILED = 1
 BAD_USAGE = 2
@@ -28,7 +29,7 @@ P = ParamSpec("P")
 
 
 class UsageError(PipelineError):
-    """The command line, or a file it names, asks for what cannot be done; nothing was run."""
+    """The command line asks for what cannot be done; nothing was run."""
 
 
 def printable(text: str) -> str:
@@ -57,8 +58,8 @@ def tell_error(error: BaseException) -> None:
 
 
 def exit_code(error: BaseException) -> int:
-    """2 where the configuration or the command line is wrong, 1 where the work failed."""
-    return BAD_USAGE if isinstance(error, ConfigError | UsageError) else FAILED
+    """2 where the configuration, the command line or an input file is wrong, 1 where the work failed."""
+    return BAD_USAGE if isinstance(error, ConfigError | UsageError | InputError) else FAILED
 
 
 def reported(command: Callable[P, int]) -> Callable[P, None]:

@@ -11,10 +11,10 @@ from typing import Annotated, Any
 import typer
 
 from milvus_pipeline.cli.faults import Debug, UsageError, reported, tell
-from milvus_pipeline.cli.jsonlines import STDIN, Line, read_lines
 from milvus_pipeline.cli.tables import progress_bar
 from milvus_pipeline.errors import IngestError
 from milvus_pipeline.ingest import ingest as ingest_records
+from milvus_pipeline.jobs.lines import STDIN, Line, read_lines
 from milvus_pipeline.pipeline import Pipeline
 
 _NUMBERED = re.compile(r"(?<!['\"])\brecord (\d+)(?=[:;])")
@@ -94,7 +94,7 @@ def _checked(files: Sequence[Path]) -> int | None:
     """Number of records, each line parsed once; None where a file, such as a pipe, can be read only once.
 
     Raises:
-        UsageError: a file cannot be read, or a line is no JSON object; named by file and line.
+        InputError: a file cannot be read, or a line is no JSON object; named by file and line.
     """
     total: int | None = 0
     for path in files:

@@ -14,18 +14,17 @@ from milvus_pipeline.cli.dry_run import planned
 from milvus_pipeline.cli.faults import FAILED, Debug, UsageError, reported
 from milvus_pipeline.cli.outputs import (
     Format,
-    JsonLines,
-    OutputError,
-    TrecRun,
+    Lines,
     Writer,
     check_output,
     chosen_format,
     opened,
 )
-from milvus_pipeline.cli.queries import InputFormat
 from milvus_pipeline.cli.tables import ResultTables, progress_bar
 from milvus_pipeline.cli.tally import Tally
 from milvus_pipeline.errors import PipelineError
+from milvus_pipeline.jobs.formats import JsonLines, OutputError, TrecRun
+from milvus_pipeline.jobs.queries import InputFormat
 from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.records import SearchResult
 
@@ -120,4 +119,4 @@ def _written(writer: Writer, result: SearchResult) -> OutputError | None:
 def _writer(chosen: Format, stream: TextIO, name: str) -> Writer:
     if chosen is Format.TABLE:
         return ResultTables(stream)
-    return TrecRun(stream, tag=name) if chosen is Format.TREC else JsonLines(stream)
+    return Lines(stream, TrecRun(name) if chosen is Format.TREC else JsonLines())

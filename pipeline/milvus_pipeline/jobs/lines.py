@@ -11,10 +11,14 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from milvus_pipeline.cli.faults import UsageError
+from milvus_pipeline.errors import PipelineError
 
 STDIN = Path("-")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class InputError(PipelineError):
+    """A file that was named as input cannot be read, or is not what it is taken for; nothing was run."""
 
 
 class Line(NamedTuple):
@@ -30,22 +34,22 @@ class Line(NamedTuple):
         return f"{self.file}:{self.number}"
 
     def text(self) -> str:
-        """The line decoded. UsageError where it is not UTF-8."""
+        """The line decoded. InputError where it is not UTF-8."""
         try:
             return self.raw.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise UsageError(f"{self.where}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
+            raise InputError(f"{self.where}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
 
     def object(self) -> dict[str, Any]:
-        """The line as a JSON object. UsageError where it is none."""
+        """The line as a JSON object. InputError where it is none."""
         try:
             data = json.loads(self.text(), parse_constant=_no_constant)
         except json.JSONDecodeError as error:
-            raise UsageError(f"{self.where}: is not valid JSON: {error.msg} at column {error.colno}") from error
+            raise InputError(f"{self.where}: is not valid JSON: {error.msg} at column {error.colno}") from error
         except (ValueError, RecursionError) as error:
-            raise UsageError(f"{self.where}: is not valid JSON: {error}") from error
+            raise InputError(f"{self.where}: is not valid JSON: {error}") from error
         if not isinstance(data, dict):
-            raise UsageError(f"{self.where}: must be a JSON object, {{...}}, one a line; is {_kind(data)}")
+            raise InputError(f"{self.where}: must be a JSON object, {{...}}, one a line; is {_kind(data)}")
         return data
 
 
@@ -53,7 +57,7 @@ def read_lines(path: Path) -> Iterator[Line]:
     """The lines of a file that are not blank; gunzipped where its name ends in .gz; ``-`` is stdin.
 
     Raises:
-        UsageError: the file cannot be read.
+        InputError: the file cannot be read.
     """
     name = "<stdin>" if path == STDIN else str(path)
     try:
@@ -63,13 +67,13 @@ def read_lines(path: Path) -> Iterator[Line]:
                 if line.strip():
                     yield Line(name, number, line.rstrip(b"\r\n"))
     except FileNotFoundError:
-        raise UsageError(f"{name}: no such file; check the path, which is taken from {Path.cwd()}") from None
+        raise InputError(f"{name}: no such file; check the path, which is taken from {Path.cwd()}") from None
     except IsADirectoryError:
-        raise UsageError(f"{name}: is a folder; give the name of a file in it") from None
+        raise InputError(f"{name}: is a folder; give the name of a file in it") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UsageError(f"{name}: is not a whole gzip file: {error}") from error
+        raise InputError(f"{name}: is not a whole gzip file: {error}") from error
     except OSError as error:
-        raise UsageError(f"{name}: cannot be read: {error.strerror}") from error
+        raise InputError(f"{name}: cannot be read: {error.strerror}") from error
 
 
 def _opened(path: Path) -> AbstractContextManager[Iterable[bytes]]:

@@ -1,4 +1,4 @@
-"""Queries for ``run``: from the command line, a file of lines, JSONL, or stdin. Read lazily, one at a time."""
+"""The queries of a job: from a file of lines, JSONL, or stdin. Read lazily, one at a time."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import Annotated, Any
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
-from milvus_pipeline.cli.faults import UsageError
-from milvus_pipeline.cli.jsonlines import Line, read_lines
 from milvus_pipeline.errors import QueryError
+from milvus_pipeline.jobs.lines import InputError, Line, read_lines
 from milvus_pipeline.problems import describe, suggestion
 from milvus_pipeline.records import Query, SearchResult
 
@@ -49,7 +48,7 @@ def read_queries(
     may have any id, it keeps its own, or is ``line-7`` by its number in the file.
 
     Raises:
-        UsageError: the source cannot be read.
+        InputError: the source cannot be read.
     """
     for place, text in enumerate(texts, start=1):
         yield Query(text, id=str(place))
@@ -60,7 +59,7 @@ def read_queries(
     for place, line in enumerate(read_lines(source), start=len(texts) + 1):
         try:
             yield read(line, str(place))
-        except UsageError as error:
+        except InputError as error:
             query_id = str(place) if chosen is InputFormat.LINES else _own_id(line) or f"line-{line.number}"
             yield SearchResult(Query("", id=query_id), status="failed", error=QueryError(str(error)))
 
@@ -98,7 +97,7 @@ def _own_id(line: Line) -> str | None:
     """The id that a line gives itself, though it is no query; None where it gives none."""
     try:
         data = line.object()
-    except UsageError:
+    except InputError:
         return None
     given = data.get("_id", data.get("id"))
     return str(given) if isinstance(given, str | int) and not isinstance(given, bool) else None
@@ -108,7 +107,7 @@ def _checked(line: Line) -> _QueryLine:
     try:
         parsed = _QueryLine.model_validate(line.object())
     except ValidationError as error:
-        raise UsageError(f"{line.where}: {'; '.join(describe(error, _QueryLine))}") from error
+        raise InputError(f"{line.where}: {'; '.join(describe(error, _QueryLine))}") from error
     if parsed.text is None and parsed.vector is None:
-        raise UsageError(f"{line.where}: has neither `text` nor `vector`; give the query one of them")
+        raise InputError(f"{line.where}: has neither `text` nor `vector`; give the query one of them")
     return parsed
