@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-import unicodedata
 from collections.abc import Callable
 from functools import wraps
 from typing import Annotated, ParamSpec
@@ -13,15 +12,13 @@ from typing import Annotated, ParamSpec
 import typer
 
 from milvus_pipeline.errors import ConfigError, PipelineError, told
+from milvus_pipeline.printable import printable
 from milvus_pipeline.jobs.lines import InputError
 
 FAILED = 1
 BAD_USAGE = 2
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 PIPE_CLOSED = 141  # 128 + SIGPIPE, what `cat` ends with when its reader leaves
-
-_BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-"""They turn the order of what follows, by which a text can pass for another (Unicode TR36, 2.3)."""
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -30,18 +27,6 @@ P = ParamSpec("P")
 
 class UsageError(PipelineError):
     """The command line asks for what cannot be done; nothing was run."""
-
-
-def printable(text: str) -> str:
-    """The text with a replacement sign for every control character: input shall not steer the terminal.
-
-    Other invisible signs stay, as scripts and emoji need them: the joiners of Persian words and of families, say.
-    """
-    return "".join(sign if sign.isprintable() or _is_format(sign) else "\ufffd" for sign in text)
-
-
-def _is_format(sign: str) -> bool:
-    return unicodedata.category(sign) == "Cf" and sign not in _BIDI_CONTROLS
 
 
 def tell(message: str) -> None:
