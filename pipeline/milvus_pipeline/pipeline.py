@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -25,6 +25,7 @@ from milvus_pipeline.problems import describe
 from milvus_pipeline.records import Query, SearchResult
 from milvus_pipeline.running import Call, allowed, is_number, settled, started, steps
 from milvus_pipeline.stage import Stage
+from milvus_pipeline.streaming import Batches, Streamed, streamed
 
 AnyQuery = str | Query
 
@@ -235,6 +236,42 @@ class Pipeline:
             with unclosed_told():
                 self._life.close(self._all)
         return settled(results, return_errors)
+
+    def run_batches(
+        self, batches: Iterable[Sequence[AnyQuery]], *, timeout: float | None = None, return_errors: bool = False
+    ) -> Generator[list[SearchResult], None, None]:
+        """Answer any number of batches in constant memory, with the stages at work on different ones.
+
+        A batch is retrieved while the one before it is reranked: each stage that takes time has a thread. The results
+        are those of ``run_batch``, as no batch is cut or joined with another, and a stage takes one at a time.
+
+        Batches are read in the caller's thread, a little ahead of the results: one for each stage, and one more. A
+        source that gives a batch only after it has seen the results of the last is one for ``run_batch``.
+
+        Where the caller stops early (``close``, an exception, Ctrl-C), what is under way is told so, and waited for.
+
+        Args:
+            batches: lists of texts or Query objects.
+            timeout: seconds that each batch may take, its waits for the batches before it not counted; the pipeline's
+                own by default.
+            return_errors: give a failed query a result with status "failed" and its ``error``, instead of raising.
+
+        Yields:
+            For each batch, in their order, one result a query, in theirs.
+
+        Raises:
+            PipelineError: the first failed query's error, unless ``return_errors``, after the batches before its own.
+            Exception: that of ``batches``, after the batches that were read before it.
+        """
+        return self._streamed(iter(batches), allowed(timeout, self.timeout), return_errors)
+
+    def _streamed(self, batches: Batches, seconds: float | None, return_errors: bool) -> Streamed:
+        self._enter(seconds)
+        try:
+            yield from streamed(self._life.places, self.stages, batches, seconds, return_errors)
+        finally:
+            with unclosed_told():
+                self._life.close(self._all)
 
     async def arun(self, query: AnyQuery, *, timeout: float | None = None) -> SearchResult:
         """``run`` for an event loop. Cancelling it ends its waits at once."""
