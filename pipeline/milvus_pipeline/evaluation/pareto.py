@@ -1,0 +1,38 @@
+"""The Pareto front of quality against latency: the systems that one would choose among."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import groupby
+
+from milvus_pipeline.evaluation.records import SystemFigures
+
+
+def mark_front(systems: Iterable[SystemFigures]) -> tuple[SystemFigures, ...]:
+    """The systems with ``on_front`` set, in their order.
+
+    Quality is the first measure of the final ranking, latency the median (p50) of the whole pipeline. A system is on
+    the front where no other is at least as good in both and better in one of them; systems that are equal in both are
+    on it together. A system without measures, or with a figure that is no number, is not on it.
+    """
+    given = tuple(systems)
+    places = [(place, *found) for place, system in enumerate(given) if (found := _point(system)) is not None]
+    front: set[int] = set()
+    best = -math.inf  # quality of all that are faster
+    for _, group in groupby(sorted(places, key=lambda point: point[2]), key=lambda point: point[2]):
+        alike = list(group)
+        highest = max(quality for _, quality, _ in alike)
+        if highest > best:
+            front |= {place for place, quality, _ in alike if quality == highest}
+            best = highest
+    return tuple(replace(system, on_front=place in front) for place, system in enumerate(given))
+
+
+def _point(system: SystemFigures) -> tuple[float, float] | None:
+    """Quality and latency of a system; None where it has not both."""
+    if not system.stages or not system.measures:
+        return None
+    quality, latency = next(iter(system.measures.values())), system.latency.p50
+    return (quality, latency) if math.isfinite(quality) and math.isfinite(latency) else None
