@@ -13,12 +13,12 @@ from rich.text import Text
 
 from milvus_pipeline.cli.batches import Batch, Job, answers, count_of
 from milvus_pipeline.cli.faults import FAILED, tell
-from milvus_pipeline.cli.figures import number_said
 from milvus_pipeline.cli.outputs import Format, opened
 from milvus_pipeline.cli.tables import console_on, progress_bar, shown
 from milvus_pipeline.cli.tally import Tally, counted
 from milvus_pipeline.dry_run import DryRun
 from milvus_pipeline.errors import PipelineError
+from milvus_pipeline.figures import number_said
 from milvus_pipeline.jobs.formats import json_text
 from milvus_pipeline.records import SearchResult
 from milvus_pipeline.stage import Stage

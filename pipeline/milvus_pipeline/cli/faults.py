@@ -12,8 +12,8 @@ from typing import Annotated, ParamSpec
 import typer
 
 from milvus_pipeline.errors import ConfigError, PipelineError, told
-from milvus_pipeline.printable import printable
 from milvus_pipeline.jobs.lines import InputError
+from milvus_pipeline.printable import printable
 
 FAILED = 1
 BAD_USAGE = 2

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from milvus_pipeline.cli.figures import STATUS_SAID, figures_said
+from milvus_pipeline.figures import STATUS_SAID, figures_said
 from milvus_pipeline.printable import printable
 from milvus_pipeline.records import Hit, SearchResult, StageReport
 

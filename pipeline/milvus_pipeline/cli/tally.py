@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from milvus_pipeline.cli.faults import tell
-from milvus_pipeline.cli.figures import STATUS_SAID, figures_said
+from milvus_pipeline.figures import STATUS_SAID, figures_said
 from milvus_pipeline.jobs.formats import OutputError
 from milvus_pipeline.records import SearchResult
 from milvus_pipeline.usage import Totals
