@@ -10,8 +10,8 @@ from typing import NamedTuple, Protocol
 
 from milvus_pipeline.cli.faults import UsageError, tell
 from milvus_pipeline.cli.outputs import Format
-from milvus_pipeline.jobs.lines import STDIN, read_lines
-from milvus_pipeline.jobs.queries import InputFormat, read_queries
+from milvus_pipeline.jobs.lines import STDIN
+from milvus_pipeline.jobs.queries import InputFormat, QueryReader, survey
 from milvus_pipeline.records import Query, SearchResult
 
 Batch = Sequence[Query | SearchResult]
@@ -51,8 +51,7 @@ def source_of(texts: Sequence[str] | None, queries: Path | None) -> Path | None:
 
 def read_batches(job: Job) -> Iterator[Batch]:
     """The queries in batches, the first of which is read at once. UsageError where there is none."""
-    items = read_queries(job.texts, job.source, job.input_format, lambda message: tell(f"warning: {message}"))
-    batches = _batches(items, job.batch_size)
+    batches = _batches(_items(job), job.batch_size)
     first = next(batches, None)
     if first is None:
         raise UsageError(f"no queries given: {'stdin' if job.source == STDIN else job.source} holds none")
@@ -71,7 +70,20 @@ def count_of(job: Job) -> int | None:
     """Number of queries, where it can be known beforehand."""
     if job.source is None:
         return len(job.texts)
-    return len(job.texts) + sum(1 for _ in read_lines(job.source)) if job.source.is_file() else None
+    found = survey(job.source, job.input_format)
+    return None if found is None else len(job.texts) + found.count
+
+
+def _items(job: Job) -> Iterator[Query | SearchResult]:
+    for place, text in enumerate(job.texts, start=1):
+        yield Query(text, id=str(place))
+    if job.source is not None:
+        yield from QueryReader(
+            job.source,
+            job.input_format,
+            warn=lambda message: tell(f"warning: {message}"),
+            first=len(job.texts) + 1,
+        )
 
 
 def _batches(items: Iterator[Query | SearchResult], size: int) -> Iterator[Batch]:

@@ -6,15 +6,17 @@ import gzip
 import json
 import sys
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, BinaryIO, NamedTuple, NoReturn, cast
 
 from milvus_pipeline.errors import PipelineError
 
 STDIN = Path("-")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_LONGEST = 1 << 26  # bytes; as long as a row that Milvus takes. Longer ones come of files without lines
+_SHOWN = 5
 
 
 class InputError(PipelineError):
@@ -34,7 +36,9 @@ class Line(NamedTuple):
         return f"{self.file}:{self.number}"
 
     def text(self) -> str:
-        """The line decoded. InputError where it is not UTF-8."""
+        """The line decoded. InputError where it is not UTF-8, or holds a NUL."""
+        if b"\0" in self.raw:  # UTF-16 passes for UTF-8 with a NUL in every other place
+            raise InputError(f"{self.where}: is not UTF-8 text (a NUL at byte {self.raw.index(0)})")
         try:
             return self.raw.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -53,17 +57,46 @@ class Line(NamedTuple):
         return data
 
 
+class BadLineList:
+    """What is wrong with the lines of a file: the first few in words, the others as a number."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._told: list[str] = []
+
+    def add(self, message: str) -> bool:
+        """Count one; False where it is not one of the few."""
+        self.count += 1
+        if len(self._told) >= _SHOWN:
+            return False
+        self._told.append(message)
+        return True
+
+    @property
+    def untold(self) -> int:
+        """Number of those that are not told one by one."""
+        return self.count - len(self._told)
+
+    def __str__(self) -> str:
+        rest = [f"{self.untold} more lines of this file are wrong"] if self.untold else []
+        return "\n".join([*self._told, *rest])
+
+
 def read_lines(path: Path) -> Iterator[Line]:
     """The lines of a file that are not blank; gunzipped where its name ends in .gz; ``-`` is stdin.
 
     Raises:
-        InputError: the file cannot be read.
+        InputError: the file cannot be read, or a line of it is longer than 64 MiB.
     """
     name = "<stdin>" if path == STDIN else str(path)
     try:
         with _opened(path) as stream:
-            for number, raw in enumerate(stream, start=1):
+            number = 0
+            while raw := stream.readline(_LONGEST + 1):
+                number += 1
                 line = raw.removeprefix(_BYTE_ORDER_MARK) if number == 1 else raw
+                if len(raw) > _LONGEST:
+                    raise InputError(f"{name}:{number}: is longer than 64 MiB; is this a file of lines?")
                 if line.strip():
                     yield Line(name, number, line.rstrip(b"\r\n"))
     except FileNotFoundError:
@@ -76,11 +109,16 @@ def read_lines(path: Path) -> Iterator[Line]:
         raise InputError(f"{name}: cannot be read: {error.strerror}") from error
 
 
-def _opened(path: Path) -> AbstractContextManager[Iterable[bytes]]:
+def suffix_of(path: Path) -> str:
+    """The suffix that tells what a file holds, in lower case: ``.jsonl`` of ``queries.jsonl.gz``."""
+    return (Path(path.stem) if path.suffix == ".gz" else path).suffix.lower()
+
+
+def _opened(path: Path) -> AbstractContextManager[BinaryIO]:
     if path == STDIN:
         return nullcontext(sys.stdin.buffer)
     if path.suffix == ".gz":
-        return gzip.open(path, "rb")
+        return cast("AbstractContextManager[BinaryIO]", gzip.open(path, "rb"))
     return path.open("rb")
 
 

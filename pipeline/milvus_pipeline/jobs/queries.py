@@ -1,113 +1,245 @@
-"""The queries of a job: from a file of lines, JSONL, or stdin. Read lazily, one at a time."""
+"""The queries of a job, from a file of lines, JSONL or TSV, or from stdin: read one at a time, never all at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from milvus_pipeline.errors import QueryError
-from milvus_pipeline.jobs.lines import InputError, Line, read_lines
-from milvus_pipeline.problems import describe, suggestion
+from milvus_pipeline.jobs.ids import SeenIds
+from milvus_pipeline.jobs.lines import BadLineList, InputError, Line, read_lines, suffix_of
+from milvus_pipeline.jobs.query_lines import Parser, is_header, own_id, parse_jsonl, parse_text, parse_tsv
 from milvus_pipeline.records import Query, SearchResult
 
 _JSONL_SUFFIXES = {".jsonl", ".json", ".ndjson"}
-_KEYS = ("_id", "id", "text", "query", "filter", "filter_params", "params", "vector")
-_KNOWN_AND_UNUSED = {"metadata"}  # every line of a BEIR queries.jsonl carries it
+_BEIR_NAMES = ("queries.jsonl", "queries.jsonl.gz")
 
 
 class InputFormat(StrEnum):
     """How a file of queries is read."""
 
     LINES = "lines"
+    """A query a line; its id is its place, from 1."""
     JSONL = "jsonl"
+    """A JSON object a line, with ``text`` (or ``query``) and what else a query has; BEIR's ``queries.jsonl`` is one."""
+    TSV = "tsv"
+    """``id<TAB>text``, with or without a header."""
 
 
-class _QueryLine(BaseModel):
-    """One line of a JSONL file of queries."""
+class BadLines(StrEnum):
+    """What is done about a line that is no query."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
+    REPORT = "report"
+    """It becomes a failed result with its error, in its place."""
+    SKIP = "skip"
+    """It is left out, and told by its number."""
+    FATAL = "fatal"
+    """Nothing is run. A file is looked through for them beforehand; stdin ends where the first one comes."""
 
-    id: Annotated[str | int | None, Field(validation_alias=AliasChoices("_id", "id"))] = None
-    text: Annotated[str | None, Field(validation_alias=AliasChoices("text", "query"))] = None
-    vector: list[float] | None = None
-    filter: str | None = None
-    filter_params: dict[str, Any] = {}
-    params: dict[str, Any] = {}
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What a first pass over a file found: how many queries will be read of it, and how many lines are left out."""
+
+    count: int
+    bad: int
+
+
+def _silent(message: str) -> None:
+    """Tell nobody."""
+
+
+class QueryReader(Iterator[Query | SearchResult]):
+    """The queries of one source in their order, each with an id: its own, else its place from 1.
+
+    Places are counted over all lines that are not blank, bad ones included, so that an id depends on nothing but the
+    file. Ids that stand twice are left as they are, unless ``unique_ids`` makes a line with one that was seen before
+    a bad line.
+
+    Args:
+        source: a file, gunzipped where its name ends in ``.gz``; a folder in BEIR's shape, which stands for its
+            ``queries.jsonl``; or ``-``, stdin.
+        input_format: how to read it; by default as the file's name says: ``.jsonl``, ``.json`` and ``.ndjson`` are
+            JSONL, ``.tsv`` is TSV, the rest and stdin are lines.
+        bad_lines: what is done about a line that is no query.
+        warn: told what the user should know: keys that are not used, lines that are left out.
+        first: the place of the first query, where others come before this source.
+        unique_ids: an id may stand once only, as a TREC run needs it.
+
+    Attributes:
+        source: the file that is read.
+        input_format: how it is read.
+        count: number of queries read so far, those of ``skip`` included.
+        digest: SHA-256, as hex, of the lines up to the query read last. Two readers with the same arguments, the same
+            ``count`` and the same digest have read the same queries.
+    """
+
+    def __init__(
+        self,
+        source: Path,
+        input_format: InputFormat | None = None,
+        *,
+        bad_lines: BadLines | str = BadLines.REPORT,
+        warn: Callable[[str], None] = _silent,
+        first: int = 1,
+        unique_ids: bool = False,
+    ) -> None:
+        self.source = source_file(source)
+        self.input_format = input_format or guessed_format(self.source)
+        self.count = 0
+        self._bad_lines = BadLines(bad_lines)
+        self._warn = warn
+        self._place = first - 1
+        self._unique_ids = unique_ids
+        self._ids = SeenIds()
+        self._left_out = BadLineList()
+        self._quiet = False
+        self._surveyed: Survey | None = None
+        self._hash = hashlib.sha256()
+        self.digest = self._hash.hexdigest()
+        self._parse = self._parser()
+        self._lines = self._read_lines()
+
+    def survey(self) -> Survey | None:
+        """Look through the file once before it is read; None for stdin and pipes, which can be read only once.
+
+        Bad lines that are reported are queries like the others, and are not looked for.
+
+        Raises:
+            InputError: the file cannot be read, or bad lines are fatal and it has some; the first few are told.
+        """
+        if self._surveyed is None and self.source.is_file():
+            other = QueryReader(self.source, self.input_format, bad_lines=self._bad_lines, unique_ids=self._unique_ids)
+            self._surveyed = other._counted()
+        return self._surveyed
+
+    def skip(self, count: int) -> int:
+        """Read over the next ``count`` queries; the number of those that there were."""
+        before = self.count
+        self._quiet = True
+        try:
+            if self._bad_lines is BadLines.REPORT and not self._unique_ids:
+                while self.count - before < count and next(self._lines, None) is not None:
+                    self._read_one()  # every line is one query, whatever it holds
+            else:
+                while self.count - before < count and next(self, None) is not None:
+                    pass
+        finally:
+            self._quiet = False
+        return self.count - before
+
+    def __next__(self) -> Query | SearchResult:
+        if self._bad_lines is BadLines.FATAL and self.count == 0:
+            self.survey()
+        for line in self._lines:
+            try:
+                item: Query | SearchResult = self._query(line)
+            except InputError as error:
+                if self._bad_lines is BadLines.FATAL:
+                    raise
+                if self._bad_lines is BadLines.SKIP:
+                    self._leave_out(error)
+                    continue
+                item = SearchResult(Query("", id=self._id_of(line)), status="failed", error=QueryError(str(error)))
+            self._read_one()
+            return item
+        if self._left_out.untold:
+            self._warn(f"{self.source}: {self._left_out.untold} more lines are left out")
+            self._left_out = BadLineList()
+        raise StopIteration
+
+    def _read_one(self) -> None:
+        self.count += 1
+        self.digest = self._hash.hexdigest()
+
+    def _read_lines(self) -> Iterator[Line]:
+        for number, line in enumerate(read_lines(self.source)):
+            # With its number, which the messages about it tell.
+            self._hash.update(b"%d\t%b\n" % (line.number, line.raw))
+            if number == 0 and self.input_format is InputFormat.TSV and is_header(line):
+                continue
+            self._place += 1
+            yield line
+
+    def _query(self, line: Line) -> Query:
+        query = self._parse(line, str(self._place))
+        if self._unique_ids and not self._ids.add(query.id or ""):
+            raise InputError(f"{line.where}: the query id {query.id!r} stands twice; ids must differ here")
+        return query
+
+    def _id_of(self, line: Line) -> str:
+        """An id for a line that is no query: its own, else one that no other line has by its place."""
+        if self.input_format is InputFormat.LINES:
+            return str(self._place)
+        return own_id(line, tsv=self.input_format is InputFormat.TSV) or f"line-{line.number}"
+
+    def _leave_out(self, error: InputError) -> None:
+        if not self._quiet and self._left_out.add(str(error)):
+            self._warn(f"{error}; it is left out")
+
+    def _counted(self) -> Survey:
+        if self._bad_lines is BadLines.REPORT:
+            return Survey(sum(1 for _ in self._lines), 0)
+        bad = BadLineList()
+        for line in self._lines:
+            try:
+                self._query(line)
+            except InputError as error:
+                bad.add(str(error))
+            else:
+                self.count += 1
+        if bad.count and self._bad_lines is BadLines.FATAL:
+            raise InputError(f"{bad}")
+        return Survey(self.count, bad.count)
+
+    def _parser(self) -> Parser:
+        if self.input_format is InputFormat.LINES:
+            return parse_text
+        return parse_tsv if self.input_format is InputFormat.TSV else parse_jsonl(lambda message: self._warn(message))
 
 
 def read_queries(
-    texts: Sequence[str], source: Path | None, input_format: InputFormat | None, warn: Callable[[str], None]
+    source: Path,
+    input_format: InputFormat | None = None,
+    *,
+    bad_lines: BadLines | str = BadLines.REPORT,
+    warn: Callable[[str], None] = _silent,
 ) -> Iterator[Query | SearchResult]:
-    """The given texts, then the queries of ``source``; each has an id, its place from 1 unless it brings its own.
-
-    A line that is no query comes as a failed result, so that it does not spoil the others. In JSONL, where other lines
-    may have any id, it keeps its own, or is ``line-7`` by its number in the file.
+    """The queries of ``source``, read one at a time; see ``QueryReader`` for the arguments.
 
     Raises:
-        InputError: the source cannot be read.
+        InputError: the source cannot be read, or has a bad line and these are fatal.
     """
-    for place, text in enumerate(texts, start=1):
-        yield Query(text, id=str(place))
-    if source is None:
-        return
-    chosen = input_format or guessed_format(source)
-    read = _parser(chosen, warn)
-    for place, line in enumerate(read_lines(source), start=len(texts) + 1):
-        try:
-            yield read(line, str(place))
-        except InputError as error:
-            query_id = str(place) if chosen is InputFormat.LINES else _own_id(line) or f"line-{line.number}"
-            yield SearchResult(Query("", id=query_id), status="failed", error=QueryError(str(error)))
+    return QueryReader(source, input_format, bad_lines=bad_lines, warn=warn)
+
+
+def survey(
+    source: Path, input_format: InputFormat | None = None, bad_lines: BadLines | str = BadLines.REPORT
+) -> Survey | None:
+    """Look through a file of queries without keeping any; see ``QueryReader.survey``."""
+    return QueryReader(source, input_format, bad_lines=bad_lines).survey()
+
+
+def source_file(source: Path) -> Path:
+    """The file that is meant: in place of a folder in BEIR's shape its ``queries.jsonl``.
+
+    Raises:
+        InputError: it is a folder without one.
+    """
+    if not source.is_dir():
+        return source
+    for name in _BEIR_NAMES:
+        if (source / name).is_file():
+            return source / name
+    raise InputError(f"{source}: is a folder, and holds no queries.jsonl; give the name of a file in it")
 
 
 def guessed_format(source: Path) -> InputFormat:
-    """JSONL where the file's name says so, else lines."""
-    suffix = source.with_suffix("").suffix if source.suffix == ".gz" else source.suffix
-    return InputFormat.JSONL if suffix in _JSONL_SUFFIXES else InputFormat.LINES
-
-
-def _parser(input_format: InputFormat, warn: Callable[[str], None]) -> Callable[[Line, str], Query]:
-    if input_format is InputFormat.LINES:
-        return lambda line, default_id: Query(line.text().strip(), id=default_id)
-    unused: set[str] = set()
-
-    def read(line: Line, default_id: str) -> Query:
-        parsed = _checked(line)
-        for key in (parsed.model_extra or {}).keys() - unused - _KNOWN_AND_UNUSED:
-            unused.add(key)  # said once a file, not once a line
-            warn(f"{line.where}: the key {key!r} is not used{suggestion(key, _KEYS)}")
-        query_id = default_id if parsed.id is None else str(parsed.id)
-        return Query(
-            parsed.text or "",
-            vector=parsed.vector,
-            id=query_id,
-            filter=parsed.filter,
-            filter_params=parsed.filter_params,
-            params=parsed.params,
-        )
-
-    return read
-
-
-def _own_id(line: Line) -> str | None:
-    """The id that a line gives itself, though it is no query; None where it gives none."""
-    try:
-        data = line.object()
-    except InputError:
-        return None
-    given = data.get("_id", data.get("id"))
-    return str(given) if isinstance(given, str | int) and not isinstance(given, bool) else None
-
-
-def _checked(line: Line) -> _QueryLine:
-    try:
-        parsed = _QueryLine.model_validate(line.object())
-    except ValidationError as error:
-        raise InputError(f"{line.where}: {'; '.join(describe(error, _QueryLine))}") from error
-    if parsed.text is None and parsed.vector is None:
-        raise InputError(f"{line.where}: has neither `text` nor `vector`; give the query one of them")
-    return parsed
+    """JSONL or TSV where the file's name says so, else lines."""
+    suffix = suffix_of(source)
+    if suffix in _JSONL_SUFFIXES:
+        return InputFormat.JSONL
+    return InputFormat.TSV if suffix == ".tsv" else InputFormat.LINES
