@@ -5,8 +5,9 @@ A *system* is a pipeline that was evaluated: one of several configurations, or o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from milvus_pipeline.movement import Movement
@@ -35,16 +36,19 @@ class StageFigures:
         stage: its name in the pipeline.
         type: its registered type.
         hits: mean number of hits after it.
-        measures: mean over the judged queries of each measure, by its ir-measures name, of the ranking as it is after
-            this stage; a query without hits counts as 0. Empty before the first stage that gives hits.
+        measures: of the ranking as it is after this stage, by name; the mean over the judged queries for nearly all
+            of them, and what ir-measures gives for a run written after this stage for all. A query without hits
+            counts as 0. Empty before the first stage that gives hits. NaN where no query has a value.
         ceilings: the same measures where the very same hits stood in the best order: what a perfect reranker behind
             this stage could reach.
-        latency: of this stage alone.
-        elapsed: from the beginning of the query to the end of this stage.
-        usage: what it cost at its service, summed over all queries, in the provider's own words.
-        cost: that in money, by the prices given; None where none were.
+        latency: of this stage alone, with its fallback, for the queries that came to it.
+        elapsed: from the beginning of the query to the end of this stage, for the same queries.
+        usage: what it cost at its service, summed over all queries, in the provider's own words; words of a fallback
+            that stood in are led by its name.
+        cost: that in money, by the prices given; None where none were, or none for this stage's usage.
         cached: texts whose score came from the score cache; where there are any, the latency is not the reranker's.
-        statuses: number of queries by what the stage did for them: "ok", "partial", "skipped", "failed".
+        statuses: number of queries by what became of the stage for them: "ok", "partial", "skipped" (also where a
+            fallback did its work), "failed". Those that had failed before are in none of them.
         reasons: number of queries by reason code, of those where it is not "ok".
         shared: the stage ran once for several systems, whose stages up to here are the same.
     """
@@ -72,10 +76,10 @@ class SystemFigures:
         name: tells it from the others; a sweep's variants are named after what they vary.
         variant: place and value of what the sweep varied (``{"milvus_search.limit": 100}``); empty without a sweep.
         config: the pipeline's configuration.
-        identity: ``Stage.identity`` of its stages, by stage.
+        identity: ``Stage.identity`` of its stages and their fallbacks, by name; without those that have nothing to say.
         stages: figures in the order of the stages; a fallback that stood in counts with the stage it stood in for.
         statuses: number of queries by the status of their result.
-        cost: of all stages, by the prices given; None where none were.
+        cost: of all stages, by the prices given, also of those that it shares; None where that of one is not known.
         per_query: measure, then query id, then value, of the final ranking, for the judged queries.
         on_front: no other system is at least as good in quality and in latency, and better in one of them.
     """
@@ -115,7 +119,8 @@ class Comparison:
         low: lower end of the 95 % confidence interval of ``difference``.
         high: its upper end.
         p_value: of the paired test; 1 where no query differs.
-        p_corrected: after the correction for all comparisons of its family.
+        p_corrected: after the correction for all comparisons of this measure in its family: those of stages, of all
+            systems together, or those of systems.
         better: number of queries for which ``system`` is better.
         worse: for which it is worse.
         same: for which there is no difference.
@@ -147,12 +152,13 @@ class Evaluation:
 
     Args:
         title: name of what was evaluated.
-        queries: number of queries that were asked.
-        judged: how many of them have judgements, and so count in the measures.
+        queries: number of queries that were given.
+        judged: how many of them have judgements. Those were asked, and all figures are theirs.
         batch_size: queries that went through the stages together.
-        measures: ir-measures names, in the order asked for; the first one is what systems are ranked by.
+        measures: ir-measures names, as they were asked for; the first one is what systems are ranked by.
         systems: in the order given; the first one is the baseline of the others.
-        comparisons: each stage with the ranking stage before it, then each system with the first one.
+        comparisons: each stage with the ranking stage before it, then each system with the first one. A stage that
+            changed no ranking has none; one that several systems share has the same one in each of them.
         test: the paired test's name.
         correction: the name of the correction for multiple comparisons.
         movements: of the queries that a picture is worth, at most a few dozen, however many there were.
@@ -183,5 +189,16 @@ class Evaluation:
         raise KeyError(f"no system is named {name!r}; there are {[system.name for system in self.systems]}")
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as plain data."""
-        return asdict(self)
+        """All of it as plain data that JSON can hold; a number that is none (NaN, an infinity) is None."""
+        return {one.name: _plain(getattr(self, one.name)) for one in fields(self)}
+
+
+def _plain(value: Any) -> Any:
+    """Records as dicts, tuples as lists, and no number that strict JSON lacks."""
+    if is_dataclass(value):
+        return {one.name: _plain(getattr(value, one.name)) for one in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

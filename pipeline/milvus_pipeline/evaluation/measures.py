@@ -1,0 +1,111 @@
+"""Measures by their ir-measures names, computed by ir-measures itself, a few rankings at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from milvus_pipeline.errors import ConfigError, shown, told
+from milvus_pipeline.extras import require
+
+_EXAMPLES = "nDCG@10, AP@100, RR, P@5, R@100, R(rel=2)@50, Judged@10, nDCG(dcg='exp-log2')@10"
+_UNJUDGED = -0.5  # below a judged 0, which cannot be worse, and above what is judged as spam
+
+Judgements = Mapping[str, Mapping[str, int]]
+Rankings = Mapping[str, Sequence[str]]
+
+
+class Measures:
+    """The measures of an evaluation.
+
+    Args:
+        names: as ir-measures writes them; what is named twice counts once.
+
+    Attributes:
+        names: in the order given, as they were written.
+
+    Raises:
+        ConfigError: there is none, or ir-measures does not know one, or knows it and cannot compute it here.
+        StageError: ir-measures is not installed.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._library = require("ir_measures", extra="evaluate", wanted_by="evaluate")
+        self._named: dict[Any, str] = {}
+        for name in [names] if isinstance(names, str) else names:
+            self._named.setdefault(self._parsed(str(name).strip()), str(name).strip())
+        if not self._named:
+            raise ConfigError(f"measures: name at least one, such as {_EXAMPLES}")
+        self.names = tuple(self._named.values())
+
+    def _parsed(self, name: str) -> Any:
+        try:
+            measure = self._library.parse_measure(name)
+            measure.validate_params()
+            self._library.evaluator([measure], {"1": {"1": 1}})
+        except (AssertionError, KeyError, NameError, TypeError, ValueError) as error:
+            what = str(error).splitlines()
+            reason = f" ({' '.join(line.strip() for line in what)})" if what and "object at 0x" not in what[0] else ""
+            raise ConfigError(
+                f"measures: {shown(name)} is none that ir-measures can compute here{reason}; examples: {_EXAMPLES}"
+            ) from error
+        return measure
+
+    def tried(self, judged: Judgements) -> None:
+        """Compute every measure once, of rankings that hold the judged documents.
+
+        Raises:
+            ConfigError: one cannot be computed; some need programs that are not there, or ids that are numbers.
+        """
+        rankings = {query: list(grades) for query, grades in judged.items()}
+        for measure, name in self._named.items():
+            try:
+                list(self._library.iter_calc([measure], _plain(judged), _run(rankings)))
+            except Exception as error:
+                raise ConfigError(f"measures: {name} cannot be computed here: {told(error)}") from error
+
+    def values(self, judged: Judgements, rankings: Rankings) -> dict[str, dict[str, float]]:
+        """The value of each measure for each judged query.
+
+        Args:
+            judged: grade by document id, by query id.
+            rankings: document ids, best first, by query id; a query without one counts as having found nothing.
+
+        Returns:
+            By measure and query id. A measure may have no value for a query: Accuracy, where nothing relevant ranks.
+        """
+        found: dict[str, dict[str, float]] = {name: {} for name in self.names}
+        for metric in self._library.iter_calc(list(self._named), _plain(judged), _run(rankings)):
+            found[self._named[metric.measure]][metric.query_id] = float(metric.value)
+        return found
+
+    def sums(self) -> dict[str, Any]:
+        """For each measure what makes one value of those of the queries: ``add`` them, then ask for the ``result``."""
+        return {name: measure.aggregator() for measure, name in self._named.items()}
+
+    def over_queries(self, name: str, values: Iterable[float]) -> float:
+        """One value of those of the queries, which is their mean for nearly all measures; NaN values do not count."""
+        total = self.sums()[name]
+        for value in values:
+            if not math.isnan(value):
+                total.add(value)
+        return float(total.result())
+
+
+def best_first(documents: Iterable[str], grades: Mapping[str, int]) -> list[str]:
+    """The documents in the order that a perfect reranker would give them."""
+    return sorted(documents, key=lambda document: -grades.get(document, _UNJUDGED))
+
+
+def _plain(judged: Judgements) -> dict[str, dict[str, int]]:
+    """As ir-measures knows it by its type."""
+    return {query: dict(grades) for query, grades in judged.items()}
+
+
+def _run(rankings: Rankings) -> dict[str, dict[str, float]]:
+    """Scores that fall with the rank, so that ties in a stage's scores stay in the order that the reader would see."""
+    return {
+        query: {document: -float(place) for place, document in enumerate(documents, 1)}
+        for query, documents in rankings.items()
+    }
