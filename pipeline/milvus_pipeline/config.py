@@ -9,12 +9,14 @@ from typing import Annotated, Any
 import yaml
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
+from milvus_pipeline.building import stage_of
 from milvus_pipeline.chain import check_chain, check_names
 from milvus_pipeline.collection import CollectionSpec
-from milvus_pipeline.errors import ConfigError
-from milvus_pipeline.problems import Problem, kind_of, problems_of, suggestion
+from milvus_pipeline.places import as_data
+from milvus_pipeline.problems import Problem, problems_of
 from milvus_pipeline.registry import Registry, registry
-from milvus_pipeline.stage import Fallback, Stage
+from milvus_pipeline.stage import Stage
+from milvus_pipeline.sweep import expand
 from milvus_pipeline.yaml_source import Source, parse_yaml, read_yaml
 
 
@@ -72,7 +74,7 @@ def build(source: Source, stage_types: Registry = registry) -> PipelineConfig:
     given = source.data.get("stages")
     stages: list[Stage] = []
     for position, data in enumerate(given if isinstance(given, list) else []):
-        built = _stage(data, ("stages", position), stage_types)
+        built = stage_of(data, ("stages", position), stage_types)
         if isinstance(built, Stage):
             stages.append(built)
         else:
@@ -82,40 +84,11 @@ def build(source: Source, stage_types: Registry = registry) -> PipelineConfig:
     problems = [*source.problems, *(problem for problem in problems if problem.path not in unset)]
     # Whether stages fit together can be said only of stages that are right by themselves.
     problems = problems or check_names(stages) + check_chain(stages)
+    if not problems and config is not None and config.sweep is not None:
+        _, problems = expand(stages, config.sweep, stage_types)
     if problems or config is None:
         raise source.error(sorted(problems, key=source.line))
     return config.model_copy(update={"stages": stages})
-
-
-def _stage(data: object, place: tuple[str | int, ...], stage_types: Registry) -> Stage | list[Problem]:
-    """The stage that the data describes, or what is wrong with it."""
-    if not isinstance(data, dict):
-        return [Problem(place, "must be a mapping with a `type`, such as {type: truncate, top_k: 5}")]
-    kind = data.get("type")
-    if not isinstance(kind, str):
-        if kind is not None:
-            return [Problem((*place, "type"), f"must be the name of a stage, is {kind_of(kind)}")]
-        near = next((key for key in data if "mean 'type'" in suggestion(str(key), ["type"])), None)
-        hint = f"; did you mean 'type' by {near!r}?" if near else "; `milvus-pipeline stages` lists them"
-        return [Problem(place, f"has no `type`, the name of its stage{hint}")]
-    try:
-        cls = stage_types.get(kind)
-    except ConfigError as error:
-        return [Problem((*place, "type"), str(error))]
-    fields = {str(key): value for key, value in data.items() if key != "type"}
-    on_error, found = fields.get("on_error"), []
-    if isinstance(on_error, dict) and set(on_error) == {"fallback"}:
-        fallback = _stage(on_error["fallback"], (*place, "on_error", "fallback"), stage_types)
-        fields["on_error"] = Fallback(fallback) if isinstance(fallback, Stage) else "skip"
-        found = fallback if isinstance(fallback, list) else []
-    try:
-        stage = cls(**fields)
-    except ConfigError as error:
-        cause = error.__cause__
-        if not isinstance(cause, ValidationError):
-            return [Problem(place, str(error)), *found]
-        return [*(Problem((*place, *each.path), each.message) for each in problems_of(cause, cls)), *found]
-    return found or stage
 
 
 def to_data(
@@ -134,7 +107,7 @@ def to_data(
     if collection is not None:
         data["collection"] = collection.config()
     if sweep is not None:
-        data["sweep"] = {path: list(values) for path, values in sweep.items()}
+        data["sweep"] = {place: as_data(values) for place, values in sweep.items()}
     return data
 
 
@@ -183,6 +156,7 @@ def json_schema(stage_types: Registry = registry) -> dict[str, Any]:
         definitions[f"stage_{kind}"] = own
         stages.append({"$ref": f"#/$defs/stage_{kind}"})
     schema["properties"]["stages"]["items"] = {"oneOf": stages}
+    _add_whole_stages(schema["properties"]["sweep"], stages)
     definitions["fallback"] = {
         "type": "object",
         "properties": {"fallback": {"description": "The stage that stands in.", "oneOf": stages}},
@@ -213,6 +187,14 @@ def _or_variable(value: dict[str, Any]) -> dict[str, Any]:
 def _add_fallback(on_error: dict[str, Any]) -> None:
     """A stage in the place of "raise" and "skip", which the schema of a single stage cannot name."""
     on_error["anyOf"] = [{"enum": on_error.pop("enum")}, {"$ref": "#/$defs/fallback"}]
+
+
+def _add_whole_stages(sweep: dict[str, Any], stages: list[dict[str, Any]]) -> None:
+    """What a place without a dot takes: whole stages. Only names with dots in them are not told from fields so."""
+    described = next(part for part in sweep["anyOf"] if part.get("type") == "object")
+    described["patternProperties"] = {
+        r"^[^.]+$": {"type": "array", "items": {"oneOf": [*stages, {"type": "null"}]}, "minItems": 1}
+    }
 
 
 def _add_aliases(schema: dict[str, Any], cls: type[Stage]) -> None:

@@ -39,8 +39,9 @@ def dotted(path: Iterable[str | int]) -> str:
     for part in path:
         if isinstance(part, int):
             text += f"[{part}]"
-        else:
-            text += f"{'.' if text else ''}{part if looks_like_a_key(part) else '…'}"
+            continue
+        words = part.split(".") if text == "sweep" else [part]  # a sweep's keys are dotted paths themselves
+        text += ("." if text else "") + ".".join(word if looks_like_a_key(word) else "…" for word in words)
     return text
 
 
