@@ -4,16 +4,39 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from milvus_pipeline.errors import PipelineError
+from milvus_pipeline.jobs.ids import SeenIds
+from milvus_pipeline.jobs.lines import suffix_of
 from milvus_pipeline.records import SearchResult
 
-_LINE_BREAKS = {ord(sign): f"\\u{ord(sign):04x}" for sign in "\x85\u2028\u2029"}
-"""Signs that JSON lets stand in a text, and at which some readers of lines would break it."""
+_UNSAFE = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
+"""Signs that JSON lets stand in a text, and at which some readers of lines would break it; and lone surrogates, which
+UTF-8 cannot hold."""
+_LARGEST = 1e37  # with room below the largest number of 32 bits, 3.4e38
+_SMALLEST = float(np.finfo(np.float32).tiny)
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+
+
+class OutputFormat(StrEnum):
+    """How the results of a job are written."""
+
+    JSONL = "jsonl"
+    """A JSON object a line and query."""
+    TREC = "trec"
+    """A run as trec_eval reads it."""
+
+
+def format_of(path: Path) -> OutputFormat:
+    """What a file's name says: ``.trec`` and ``.run`` are TREC runs, the rest is JSONL; ``.gz`` behind it or not."""
+    return OutputFormat.TREC if suffix_of(path) in {".trec", ".run"} else OutputFormat.JSONL
 
 
 class OutputError(PipelineError):
@@ -43,7 +66,8 @@ class JsonLines:
 
     def text(self, result: SearchResult) -> str:
         """The line of one result."""
-        return json_text(result.to_dict(figures=self._figures)).translate(_LINE_BREAKS) + "\n"
+        line = json_text(result.to_dict(figures=self._figures))
+        return _UNSAFE.sub(lambda sign: f"\\u{ord(sign[0]):04x}", line) + "\n"
 
 
 class TrecRun:
@@ -54,14 +78,15 @@ class TrecRun:
     """
 
     def __init__(self, tag: str) -> None:
-        self._tag = "_".join(tag.split())
-        self._ids: set[str] = set()
+        self._tag = "_".join(tag.split()) or "run"
+        self._ids = SeenIds()
 
     def text(self, result: SearchResult) -> str:
         """The lines of one result, one a hit; nothing where its query failed.
 
         Raises:
-            OutputError: an id is empty, holds a blank, or is that of a query written earlier.
+            OutputError: an id is empty, holds a blank, or stands twice: that of a query in the run, that of a hit in
+                the query.
         """
         if result.status == "failed":
             return ""
@@ -69,6 +94,8 @@ class TrecRun:
         if query_id in self._ids:
             raise OutputError(f"the query id {query_id!r} stands twice; a TREC run needs ids that differ")
         documents = [_one_word(str(hit.id), "the id of a hit") for hit in result.hits]
+        if len(set(documents)) < len(documents):
+            raise OutputError("two hits have the same id; a TREC run needs ids that differ, so write JSONL instead")
         self._ids.add(query_id)
         scores = falling([hit.score for hit in result.hits])
         return "".join(
@@ -82,12 +109,14 @@ def falling(scores: list[float]) -> list[float]:
 
     trec_eval ignores the rank column: it sorts by score, held in 32 bits, and ties by document id. Where a score is
     not below the one before it (a tie, or hits that carry scores of different stages), the score before it less one
-    unit in the last place stands for it. Scores beyond 1e37 are written as that.
+    unit in the last place stands for it. Scores beyond 1e37 are written as that, and denormal ones as 0; a score that
+    is no number ties with the one before it.
     """
     written: list[float] = []
-    before = float("inf")
+    before = math.inf
     for score in scores:
-        value = float(np.float32(min(max(score, -1e37), 1e37)))
+        value = before if math.isnan(score) else float(np.float32(min(max(score, -_LARGEST), _LARGEST)))
+        value = 0.0 if abs(value) < _SMALLEST else min(value, _LARGEST)
         before = value if value < before else _just_below(before)
         written.append(before)
     return written
@@ -100,9 +129,17 @@ def _just_below(value: float) -> float:
 
 
 def _one_word(text: str, what: str) -> str:
-    if not text or text.split() != [text]:
+    if text.split() != [text] or "\0" in text or not _is_utf8(text):
         raise OutputError(f"{what} must be one word without blanks in a TREC run, is {text!r}; write JSONL instead")
     return text
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def json_text(data: Any, indent: int | None = None) -> str:
@@ -120,8 +157,10 @@ def _plain(value: Any) -> Any:
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
+    if isinstance(value, list | tuple):
         return [_plain(inner) for inner in value]
+    if isinstance(value, set | frozenset):  # its order differs from process to process
+        return sorted((_plain(inner) for inner in value), key=json_text)
     if isinstance(value, np.generic | np.ndarray):
         return _plain(value.tolist())
-    return str(value)
+    return _ADDRESS.sub("", str(value))
