@@ -19,7 +19,7 @@ from milvus_pipeline.evaluation.pareto import mark_front
 from milvus_pipeline.evaluation.records import Evaluation, StageFigures, SystemFigures
 from milvus_pipeline.evaluation.statistics import CORRECTIONS, TESTS
 from milvus_pipeline.evaluation.tree import Node, Tree, tree_of
-from milvus_pipeline.evaluation.walk import Progress, Walk
+from milvus_pipeline.evaluation.walk import Progress, Results, Walk
 from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.records import Query, SearchResult
 
@@ -51,6 +51,7 @@ def evaluate(
     movements: int = 12,
     warm_up: bool = True,
     on_progress: Progress | None = None,
+    on_results: Results | None = None,
     title: str | None = None,
 ) -> Evaluation:
     """Run judged queries through pipelines, and measure the ranking after each stage.
@@ -74,6 +75,7 @@ def evaluate(
         movements: queries to keep a picture of, at most; see ``gallery``.
         warm_up: run the first query once, uncounted, as far as that costs nothing and leaves no scores in a cache.
         on_progress: is called with the number of stage runs done and that of all, a run being one query in one stage.
+        on_results: is called with a system's name and its results for the next few queries, in the queries' order.
         title: of the evaluation; by default what the systems are named.
 
     Raises:
@@ -88,7 +90,7 @@ def evaluate(
     _check_hits(tree)
     asked = asked_of(queries, qrels)
     taken.tried(dict([next(iter(asked.judged.items()))]))
-    walk = Walk(tree, taken, asked.judged, movements, on_progress)
+    walk = Walk(tree, taken, asked.judged, movements, on_progress, on_results)
     with ExitStack() as opened:
         for pipeline in walk.pipelines.values():
             opened.enter_context(pipeline)

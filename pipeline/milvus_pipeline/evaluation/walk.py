@@ -17,6 +17,7 @@ from milvus_pipeline.reranker import Reranker
 from milvus_pipeline.stage import Stage
 
 Progress = Callable[[int, int], None]
+Results = Callable[[str, Sequence[SearchResult]], None]
 
 _TOGETHER = 16  # queries measured together: ir-measures has a price a call, and their hits are in memory
 
@@ -38,6 +39,7 @@ class Walk:
         judged: grade by document id, by query id.
         movements: to keep of each system, at most.
         on_progress: see ``evaluate``.
+        on_results: see ``evaluate``.
 
     Attributes:
         pipelines: the systems, whose common stages are the same objects; to be opened before ``run``.
@@ -46,7 +48,13 @@ class Walk:
     """
 
     def __init__(
-        self, tree: Tree, measures: Measures, judged: Judgements, movements: int, on_progress: Progress | None
+        self,
+        tree: Tree,
+        measures: Measures,
+        judged: Judgements,
+        movements: int,
+        on_progress: Progress | None = None,
+        on_results: Results | None = None,
     ) -> None:
         self.pipelines = tree.pipelines()
         self.tallies = {node: Tally(node, measures, judged) for node in tree}
@@ -54,6 +62,7 @@ class Walk:
         self._tree = tree
         self._judged = judged
         self._on_progress = on_progress or (lambda done, of: None)
+        self._on_results = on_results or (lambda system, results: None)
         self._done = 0
         self._all = len(judged) * len(self.tallies)
         self._outcomes: dict[str, Counter[Status]] = {name: Counter() for name in tree.paths}
@@ -102,6 +111,7 @@ class Walk:
 
     def _end(self, system: str, results: Sequence[SearchResult], trail: Sequence[Sequence[Step]]) -> None:
         """What a system made of queries in the end."""
+        self._on_results(system, results)
         for position, result in enumerate(results):
             self._outcomes[system][result.status] += 1
             if result.error is not None:
