@@ -13,8 +13,10 @@ from milvus_pipeline import StageError, require, shown, told
 
 PACKAGE = "package:"
 
+MODEL_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
+"""What a model is read from: configurations, tokenizer, weights."""
+
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-_WANTED_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 _UNWANTED_FILES = ["onnx/*", "openvino/*"]
 _HUB_TIMEOUT = 10.0  # seconds for the hub's first answer, before what is cached is taken
@@ -128,7 +130,7 @@ def _from_hub(model: str, revision: str | None, wanted_by: str, files: Sequence[
                 hub.snapshot_download(
                     model,
                     revision=revision,
-                    allow_patterns=_WANTED_FILES,
+                    allow_patterns=MODEL_FILES,
                     ignore_patterns=_UNWANTED_FILES,
                     etag_timeout=_HUB_TIMEOUT,
                 )
@@ -166,7 +168,7 @@ def _hub_faults_told(errors: Any, model: str, revision: str | None, files: Seque
             f"if it is private, or {_ELSEWHERE}"
         ) from error
     except errors.RemoteEntryNotFoundError as error:
-        wanted = ", ".join(files or _WANTED_FILES)
+        wanted = ", ".join(files or MODEL_FILES)
         raise StageError(f"model: {named} lacks {wanted} on the hub; take one that has it, or {_ELSEWHERE}") from error
     except Exception as error:
         raise StageError(f"model: {named} could not be fetched from the hub: {told(error)}") from error

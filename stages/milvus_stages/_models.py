@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 from pydantic import Field, PrivateAttr
 
 from milvus_pipeline import Stage, StageError, require, told
+from milvus_stages._identity import Origin
 from milvus_stages._layout import read_object, sentence_config, transformer_folder
 from milvus_stages._location import check_files, locate
 from milvus_stages._pace import Clock, TooLittleMemoryError
@@ -61,6 +62,7 @@ class LoadedModel:
     device: torch.device
     limit: int
     watch: _Watch
+    origin: Origin
     turn: threading.Lock = field(default_factory=threading.Lock)
     lock: threading.Lock = field(default_factory=threading.Lock)
     users: int = 0
@@ -153,6 +155,14 @@ class LocalModel(Stage):
         if loaded is not None:
             _give_back(loaded)
 
+    def identity(self) -> Mapping[str, Any]:
+        """The model, the files that it was read from (a commit of the hub, or a digest), and its precision in memory.
+
+        The device is left out: on another one scores differ in their last digits, as they do between batches.
+        """
+        precision = str(self.loaded.network.dtype).removeprefix("torch.")
+        return {"model": self.model, "revision": self.loaded.origin.revision(), "dtype": precision}
+
     def prepare(self, loaded: LoadedModel) -> None:
         """Read from the model's files what the stage goes by. Raises StageError where the model does not fit."""
 
@@ -223,6 +233,7 @@ def _load(torch: Any, transformers: Any, key: ModelKey, folder: Path, model: str
     """
     inner = transformer_folder(folder)
     check_files(inner, model)
+    origin = Origin(folder)
     config = read_object(inner / "config.json")
     check_architecture(model, key.kind, config)
     device = torch.device(key.device)
@@ -254,7 +265,7 @@ def _load(torch: Any, transformers: Any, key: ModelKey, folder: Path, model: str
     texts = TextTokenizer(tokenizer, lower=bool(sentence_config(folder).get("do_lower_case")))
     limits = [limit for limit in (texts.limit, _positions(torch, network)) if limit]
     limit = min(limits, default=_LENGTH_OF_LAST_RESORT)
-    return LoadedModel(key, folder, network, texts, device, limit, _watched(torch, network))
+    return LoadedModel(key, folder, network, texts, device, limit, _watched(torch, network), origin)
 
 
 def _watched(torch: Any, network: Any) -> _Watch:

@@ -8,6 +8,7 @@ import asyncio
 import copy
 import json
 import math
+import os
 from importlib.metadata import entry_points
 
 import numpy as np
@@ -33,6 +34,16 @@ from support.specimens import TEXTS, World, specimen
 NAMES = sorted({point.name for point in entry_points(group=GROUP)})
 RERANKERS = [name for name in NAMES if issubclass(registry.get(name), Reranker)]
 AFTER_RETRIEVAL = [name for name in NAMES if "hits" in registry.get(name).needs]
+SECRETS = (
+    "MILVUS_TOKEN",
+    "HF_TOKEN",
+    "COHERE_API_KEY",
+    "VOYAGE_API_KEY",
+    "JINA_API_KEY",
+    "MXBAI_API_KEY",
+    "TYPESAFE_API_KEY",
+)
+"""Variables of the environment that hold keys."""
 QUERIES = ("where is the red plum?", "blue", "a question that none of the texts answers")
 
 
@@ -258,6 +269,24 @@ def test_its_check_tells_what_to_do_and_changes_nothing(stage, world):
     assert checked() == closed
     after, _ = processed(stage, inputs(world))
     assert all(map(close_to, before, after))
+
+
+def test_it_tells_what_it_works_with(stage, world, monkeypatch):
+    """Plain data, the same whenever it is opened, short, and without a key."""
+    for variable in SECRETS:
+        if not os.environ.get(variable):
+            monkeypatch.setenv(variable, f"marker-of-{variable}-0123456789")
+
+    def told():
+        with stage:
+            return json.dumps(stage.identity(), sort_keys=True, allow_nan=False)
+
+    first = told()
+    assert first == told()
+    assert len(first) < 4000
+    keys = [value for name, value in os.environ.items() if name in SECRETS or name.startswith("SPECIMEN_KEY_")]
+    assert len(keys) >= len(SECRETS)
+    assert not any(key in first for key in keys)
 
 
 def test_its_prints_hold_no_document(stage, world):

@@ -25,7 +25,7 @@ from milvus_pipeline import (
     StageError,
 )
 from milvus_stages._redaction import proxy_secrets
-from milvus_stages._secrets import FromEnv, VariableName, names_a_secret, secret_from
+from milvus_stages._secrets import FromEnv, VariableName, environment, names_a_secret, secret_from
 from milvus_stages.hosted.checkup import service_findings
 from milvus_stages.hosted.exchange import Exchange
 from milvus_stages.hosted.plan import Limits, Plan, plan
@@ -282,6 +282,15 @@ class HostedReranker(Reranker):
         if self._exchange is not None and self._users == 1:
             await self._exchange.aclose_here()
         await super().aclose()
+
+    def identity(self) -> Mapping[str, Any]:
+        """The service's address, and the model by the name that is sent; the stage may be closed.
+
+        A service that changes a model under its name does not say so: where it offers dated names, take one.
+        """
+        sent = "authorization" in {name.lower() for name in self.headers}
+        key = None if sent else next(filter(None, map(environment, self.key_variables)), None)
+        return {"model": self.model, "url": self.endpoint(key)}
 
     def check(self, context: CheckContext) -> Iterable[Finding]:
         """Key, whether the service can be reached, what a query asks of it; with ``send``, one request."""

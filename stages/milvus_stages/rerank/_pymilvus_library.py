@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from milvus_pipeline import StageError, require, suggestion
+from milvus_stages._identity import Origin
+from milvus_stages._location import locate_here
 from milvus_stages.retrieve.connection import pymilvus_for
 
 _EXTRA: Final = "pymilvus-model"
+_PICKLES: Final = ("*.bin",)  # which some of its functions load
+
+LOCAL: Final = frozenset({"BGERerankFunction", "CrossEncoderRerankFunction"})
+"""The functions that run a model on this machine."""
 
 
 def exported(function: str, wanted_by: str) -> Callable[..., Any]:
@@ -39,6 +46,27 @@ def exported(function: str, wanted_by: str) -> Callable[..., Any]:
             reason_code="config",
         )
     return known[function]
+
+
+def library() -> str:
+    """The library's name and version."""
+    try:
+        return f"pymilvus.model {version('pymilvus.model')}"
+    except PackageNotFoundError:  # found by a path
+        return "pymilvus.model"
+
+
+def origin_of(function: str, found: Callable[..., Any], arguments: Mapping[str, Any]) -> Origin | None:
+    """The files of the model of a function that runs one; None where it runs none, or they are not found."""
+    if function not in LOCAL:
+        return None
+    parameter = inspect.signature(found).parameters.get("model_name")
+    name = arguments.get("model_name", parameter.default if parameter else None)
+    try:
+        folder = locate_here(name, wanted_by=function) if isinstance(name, str) and name else None
+        return None if folder is None else Origin(folder, _PICKLES)
+    except StageError:
+        return None
 
 
 def check_names(function: str, found: Callable[..., Any], arguments: Collection[str]) -> None:

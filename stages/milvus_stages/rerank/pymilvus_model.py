@@ -22,11 +22,12 @@ from milvus_pipeline import (
     RerankJob,
     StageError,
 )
+from milvus_stages._identity import Origin
 from milvus_stages._pace import in_words, until_time_is_up
 from milvus_stages._redaction import Hidden, chain_is_clean
 from milvus_stages._secrets import environment, plain_arguments, resolved_arguments
 from milvus_stages.hosted.plan import Limits, plan
-from milvus_stages.rerank._pymilvus_library import check_names, exported, without_installing
+from milvus_stages.rerank._pymilvus_library import check_names, exported, library, origin_of, without_installing
 
 _VARIABLES: Final = {
     "CohereRerankFunction": ("CO_API_KEY", "COHERE_API_KEY"),
@@ -58,10 +59,11 @@ _TOLD: Final = 300  # of which so many are told
 
 
 class _Opened(NamedTuple):
-    """A rerank function, and the keys that no message may repeat."""
+    """A rerank function, the keys that no message may repeat, and the files of its model where they are known."""
 
     function: Callable[..., Any]
     keys: frozenset[str]
+    origin: Origin | None
 
 
 _Scores = dict[int, list[float | None]]
@@ -129,15 +131,25 @@ class PymilvusModel(Reranker):
         arguments, keys = resolved_arguments(self.arguments, "arguments", "the function")
         check_names(self.function, found, arguments)
         secrets = keys | _keys_of_others()
+        origin = origin_of(self.function, found, arguments)
         try:
             with without_installing():
-                self._opened = _Opened(found(**arguments), secrets)
+                function = found(**arguments)
+            # Where it was downloaded just now, it is looked for again.
+            origin = origin or origin_of(self.function, found, arguments)
+            self._opened = _Opened(function, secrets, origin)
             return
         except Exception as error:
             missing = error.name if isinstance(error, ModuleNotFoundError) else None
             step = f'; install it with: pip install "{missing}"' if missing else self._lack_of_key()
             failure = self._failure("cannot be made", error, step, secrets, ())
         raise failure  # here, where the foreign error is no context that a traceback would print
+
+    def identity(self) -> Mapping[str, Any]:
+        """The function, the library's version, and which files its model was read from where that can be told."""
+        origin = self._ready.origin
+        revision = {} if origin is None else {"revision": origin.revision()}
+        return {"function": self.function, "library": library(), **revision}
 
     def check(self, context: CheckContext) -> Iterable[Finding]:
         """The library, the function, its arguments and its key; the function itself is not made."""
@@ -188,13 +200,12 @@ class PymilvusModel(Reranker):
 
     def _score_each(self, answered: _Scores, jobs: Sequence[RerankJob], context: Context) -> None:
         """Put the scores of each query in its place when they are whole; its failure goes into the context."""
-        if self._opened is None:
-            raise StageError(f"{self.name} is not open; call open() first, or run it in a pipeline")
+        opened = self._ready
         for position, job in enumerate(jobs):
             own: list[float | None] = [None] * len(job.texts)
             try:
                 context.check()
-                self._score_into(own, self._opened, job, position, context)
+                self._score_into(own, opened, job, position, context)
             except DeadlineError as error:
                 if position == 0 or context.cancelled:
                     raise
@@ -203,6 +214,12 @@ class PymilvusModel(Reranker):
                 context.fail(position, error)
             else:
                 answered[position] = own
+
+    @property
+    def _ready(self) -> _Opened:
+        if self._opened is None:
+            raise StageError(f"{self.name} is not open; call open() first, or run it in a pipeline")
+        return self._opened
 
     @property
     def sends(self) -> bool:

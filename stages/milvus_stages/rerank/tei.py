@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 
 from milvus_pipeline import ServiceError
 from milvus_stages.hosted import BaseURL, HostedReranker, Limits, Reply, listed
+from milvus_stages.hosted.identity import served
 
 
 class TEI(HostedReranker):
@@ -37,6 +38,11 @@ class TEI(HostedReranker):
     def limits(self) -> Limits:
         """32 texts, unless the server was started with another ``--max-client-batch-size``: see ``max_documents``."""
         return Limits(documents=32)
+
+    def identity(self) -> Mapping[str, Any]:
+        """The server's address, and what its ``/info`` tells of the model: id, commit and precision."""
+        told = served(self, "/info", ["model_id", "model_sha", "model_dtype"])
+        return {"url": super().identity()["url"], **told}
 
     def payload(self, query: str, texts: list[str], top_n: int) -> Mapping[str, Any]:
         """The server scores every text; there is no way to ask for fewer."""

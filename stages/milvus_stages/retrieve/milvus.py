@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -29,6 +29,7 @@ from milvus_stages.retrieve import failures, filters
 from milvus_stages.retrieve.batch import MAX_WINDOW
 from milvus_stages.retrieve.checkup import search_findings
 from milvus_stages.retrieve.connection import check_uri, closed_error, is_https, is_lite
+from milvus_stages.retrieve.identity import search_identity
 from milvus_stages.retrieve.opening import Opened, opened
 from milvus_stages.retrieve.params import numbered, problem
 from milvus_stages.retrieve.renewal import Renewal
@@ -230,6 +231,13 @@ class MilvusSearch(Stage):
     def check(self, context: CheckContext) -> Iterable[Finding]:
         """Server, collection, fields, dimension, index, load state, rows, texts, one search, and its recall."""
         return search_findings(self, context)
+
+    def identity(self) -> Mapping[str, Any]:
+        """Schema, index and number of rows of the collection as it is now, and the version of its server.
+
+        Rows that were replaced by as many others are not noticed.
+        """
+        return search_identity(self.state())
 
     # -- work ---------------------------------------------------------------------------------------------------
 

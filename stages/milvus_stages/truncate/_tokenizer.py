@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from milvus_pipeline import StageError, require, told
+from milvus_stages._identity import commit_of, digest_of
 from milvus_stages._location import locate
 
 if TYPE_CHECKING:
@@ -17,11 +18,17 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class TokenCounter:
-    """A tokenizer as a measure of texts, without special tokens. Nothing changes it, so threads may share it."""
+    """A tokenizer as a measure of texts, without special tokens. Nothing changes it, so threads may share it.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    Args:
+        tokenizer: as it was read.
+        revision: which file that was from: the commit of a hub's snapshot, or a digest.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, revision: str) -> None:
         tokenizer.no_truncation()
         tokenizer.no_padding()
+        self.revision = revision
         self._tokenizer = tokenizer
 
     def count(self, text: str) -> int:
@@ -64,7 +71,8 @@ def load_counter(name: str, *, wanted_by: str) -> TokenCounter:
     except StageError as error:
         raise StageError(f"tokenizer: {str(error).removeprefix('model: ')}") from error
     try:
-        return TokenCounter(tokenizers.Tokenizer.from_file(str(file)))
+        revision = commit_of(file.parent) or digest_of(file.parent, [file])
+        return TokenCounter(tokenizers.Tokenizer.from_file(str(file)), revision)
     except Exception as error:  # the library raises bare Exception
         raise StageError(f"tokenizer: {file} cannot be read: {told(error)}; copy or download it again") from error
 

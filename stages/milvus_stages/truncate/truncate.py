@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Annotated, ClassVar, Literal, Self
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AliasChoices, Field, PrivateAttr, model_validator
 
@@ -99,6 +99,12 @@ class Truncate(Stage):
     def _budgeted(self) -> bool:
         return self.max_tokens is not None or self.max_chars is not None
 
+    @property
+    def _opened_counter(self) -> TokenCounter:
+        if self._counter is None:
+            raise StageError(f"{self.name} is not open, so it cannot count tokens; call open() first")
+        return self._counter
+
     def setup(self) -> None:
         """Load the tokenizer."""
         if self.tokenizer is not None:
@@ -107,6 +113,12 @@ class Truncate(Stage):
     def teardown(self) -> None:
         """Let go of the tokenizer."""
         self._counter = None
+
+    def identity(self) -> Mapping[str, Any]:
+        """The tokenizer and its file's revision, where tokens are counted."""
+        if self.tokenizer is None:
+            return {}
+        return {"tokenizer": self.tokenizer, "revision": self._opened_counter.revision}
 
     def check(self, context: CheckContext) -> Iterable[Finding]:
         """The tokenizer, and how many of the collection's documents the budget holds."""
@@ -168,10 +180,9 @@ class Truncate(Stage):
             context.partial(position, reason, "no_score")
 
     def _within_budget(self, hits: Sequence[Hit], position: int, context: Context) -> list[Hit]:
-        if self.max_tokens is not None and self._counter is None:
-            raise StageError(f"{self.name} is not open, so it cannot count tokens; call open() first")
+        counter = None if self.max_tokens is None else self._opened_counter
         tokens = None if self.max_tokens is None else self.max_tokens - self.reserve
-        budget = Budget(tokens, self.max_chars, self.per_hit, self._counter)
+        budget = Budget(tokens, self.max_chars, self.per_hit, counter)
         kept: list[Hit] = []
         shortened = 0
         for hit in hits:

@@ -26,6 +26,7 @@ class TEI(Provider):
     """Settings.
 
     ``max_texts`` of one request; ``slots``: how many texts may be served at the same time; ``max_bytes`` of a body;
+    ``model_sha``: the commit that ``/info`` tells; None where there is no such path;
     ``max_tokens`` of a pair, ``auto_truncate``: whether it is cut to them where `truncate` is not sent;
     ``validation_status``: 413 up to version 1.8.
     """
@@ -44,6 +45,7 @@ class TEI(Provider):
     max_tokens: int = 512
     auto_truncate: bool = True
     validation_status: int = 422
+    model_sha: str | None = "0123456789abcdef0123456789abcdef01234567"
     _taken: int = field(default=0, init=False)
 
     def error(self, status: int, message: str, kind: str = "") -> Reply:
@@ -138,7 +140,11 @@ class TEI(Provider):
         return Reply(200, rows, headers)
 
     def get(self, request: Request) -> Reply | None:
-        """Health needs no key."""
+        """Health needs no key, and what the server says of its model needs that of the server."""
+        if request.path == "/info" and self.model_sha is not None:
+            self._check_key(request)
+            told = {"model_id": "org/reranker", "model_sha": self.model_sha, "model_dtype": "float16"}
+            return Reply(200, {**told, "max_client_batch_size": self.max_texts, "version": "1.9.3"})
         return Reply(200, b"") if request.path in ("/health", "/ping") else None
 
     def errors(self) -> dict[str, Scripted]:
