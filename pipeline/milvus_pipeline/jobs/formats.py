@@ -81,6 +81,10 @@ class TrecRun:
         self._tag = "_".join(tag.split()) or "run"
         self._ids = SeenIds()
 
+    def remember(self, query_id: str) -> None:
+        """Take note of a query that is in the run already, where a run is gone on with."""
+        self._ids.add(query_id)
+
     def text(self, result: SearchResult) -> str:
         """The lines of one result, one a hit; nothing where its query failed.
 
