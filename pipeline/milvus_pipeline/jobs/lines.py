@@ -20,7 +20,7 @@ _SHOWN = 5
 
 
 class InputError(PipelineError):
-    """A file that was named as input cannot be read, or is not what it is taken for; nothing was run."""
+    """A file that was named as input cannot be read, or is not what it is taken for."""
 
 
 class Line(NamedTuple):
@@ -64,13 +64,16 @@ class BadLineList:
         self.count = 0
         self._told: list[str] = []
 
-    def add(self, message: str) -> bool:
-        """Count one; False where it is not one of the few."""
+    @property
+    def full(self) -> bool:
+        """Whether a further one is only counted."""
+        return len(self._told) >= _SHOWN
+
+    def add(self, message: str) -> None:
+        """Count one; it is told where it is one of the few."""
+        if not self.full:
+            self._told.append(message)
         self.count += 1
-        if len(self._told) >= _SHOWN:
-            return False
-        self._told.append(message)
-        return True
 
     @property
     def untold(self) -> int:
@@ -78,7 +81,7 @@ class BadLineList:
         return self.count - len(self._told)
 
     def __str__(self) -> str:
-        rest = [f"{self.untold} more lines of this file are wrong"] if self.untold else []
+        rest = [f"and {counted_lines(self.untold)} more like these"] if self.untold else []
         return "\n".join([*self._told, *rest])
 
 
@@ -107,6 +110,11 @@ def read_lines(path: Path) -> Iterator[Line]:
         raise InputError(f"{name}: is not a whole gzip file: {error}") from error
     except OSError as error:
         raise InputError(f"{name}: cannot be read: {error.strerror}") from error
+
+
+def counted_lines(lines: int) -> str:
+    """The number of lines: ``1 line``, ``12 lines``."""
+    return "1 line" if lines == 1 else f"{lines} lines"
 
 
 def suffix_of(path: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from milvus_pipeline.errors import QueryError
 from milvus_pipeline.jobs.ids import SeenIds
-from milvus_pipeline.jobs.lines import BadLineList, InputError, Line, read_lines, suffix_of
+from milvus_pipeline.jobs.lines import STDIN, BadLineList, InputError, Line, counted_lines, read_lines, suffix_of
 from milvus_pipeline.jobs.query_lines import Parser, is_header, own_id, parse_jsonl, parse_text, parse_tsv
 from milvus_pipeline.records import Query, SearchResult
 
@@ -72,9 +71,6 @@ class QueryReader(Iterator[Query | SearchResult]):
     Attributes:
         source: the file that is read.
         input_format: how it is read.
-        count: number of queries read so far, those of ``skip`` included.
-        digest: SHA-256, as hex, of the lines up to the query read last. Two readers with the same arguments, the same
-            ``count`` and the same digest have read the same queries.
     """
 
     def __init__(
@@ -89,76 +85,57 @@ class QueryReader(Iterator[Query | SearchResult]):
     ) -> None:
         self.source = source_file(source)
         self.input_format = input_format or guessed_format(self.source)
-        self.count = 0
         self._bad_lines = BadLines(bad_lines)
         self._warn = warn
         self._place = first - 1
         self._unique_ids = unique_ids
         self._ids = SeenIds()
         self._left_out = BadLineList()
-        self._quiet = False
         self._surveyed: Survey | None = None
-        self._hash = hashlib.sha256()
-        self.digest = self._hash.hexdigest()
+        self._begun = False
         self._parse = self._parser()
         self._lines = self._read_lines()
 
     def survey(self) -> Survey | None:
-        """Look through the file once before it is read; None for stdin and pipes, which can be read only once.
+        """Look through the file before the first query is read; None for stdin and pipes, which can be read only once.
 
         Bad lines that are reported are queries like the others, and are not looked for.
 
         Raises:
             InputError: the file cannot be read, or bad lines are fatal and it has some; the first few are told.
         """
-        if self._surveyed is None and self.source.is_file():
-            other = QueryReader(self.source, self.input_format, bad_lines=self._bad_lines, unique_ids=self._unique_ids)
-            self._surveyed = other._counted()
+        if self._surveyed is None and self.source != STDIN and self.source.is_file():
+            other = QueryReader(
+                self.source,
+                self.input_format,
+                bad_lines=self._bad_lines,
+                first=self._place + 1,
+                unique_ids=self._unique_ids,
+            )
+            self._surveyed = other._survey()
         return self._surveyed
 
-    def skip(self, count: int) -> int:
-        """Read over the next ``count`` queries; the number of those that there were."""
-        before = self.count
-        self._quiet = True
-        try:
-            if self._bad_lines is BadLines.REPORT and not self._unique_ids:
-                while self.count - before < count and next(self._lines, None) is not None:
-                    self._read_one()  # every line is one query, whatever it holds
-            else:
-                while self.count - before < count and next(self, None) is not None:
-                    pass
-        finally:
-            self._quiet = False
-        return self.count - before
-
     def __next__(self) -> Query | SearchResult:
-        if self._bad_lines is BadLines.FATAL and self.count == 0:
+        if self._bad_lines is BadLines.FATAL and not self._begun:
             self.survey()
+        self._begun = True
         for line in self._lines:
             try:
-                item: Query | SearchResult = self._query(line)
+                return self._query(line)
             except InputError as error:
                 if self._bad_lines is BadLines.FATAL:
                     raise
                 if self._bad_lines is BadLines.SKIP:
-                    self._leave_out(error)
+                    self._leave_out(str(error))
                     continue
-                item = SearchResult(Query("", id=self._id_of(line)), status="failed", error=QueryError(str(error)))
-            self._read_one()
-            return item
+                return SearchResult(Query("", id=self._id_of(line)), status="failed", error=QueryError(str(error)))
         if self._left_out.untold:
-            self._warn(f"{self.source}: {self._left_out.untold} more lines are left out")
+            self._warn(f"{self.source}: left out besides: {counted_lines(self._left_out.untold)}")
             self._left_out = BadLineList()
         raise StopIteration
 
-    def _read_one(self) -> None:
-        self.count += 1
-        self.digest = self._hash.hexdigest()
-
     def _read_lines(self) -> Iterator[Line]:
         for number, line in enumerate(read_lines(self.source)):
-            # With its number, which the messages about it tell.
-            self._hash.update(b"%d\t%b\n" % (line.number, line.raw))
             if number == 0 and self.input_format is InputFormat.TSV and is_header(line):
                 continue
             self._place += 1
@@ -176,24 +153,25 @@ class QueryReader(Iterator[Query | SearchResult]):
             return str(self._place)
         return own_id(line, tsv=self.input_format is InputFormat.TSV) or f"line-{line.number}"
 
-    def _leave_out(self, error: InputError) -> None:
-        if not self._quiet and self._left_out.add(str(error)):
-            self._warn(f"{error}; it is left out")
+    def _leave_out(self, message: str) -> None:
+        if not self._left_out.full:
+            self._warn(f"{message}; the line is left out")
+        self._left_out.add(message)
 
-    def _counted(self) -> Survey:
+    def _survey(self) -> Survey:
         if self._bad_lines is BadLines.REPORT:
             return Survey(sum(1 for _ in self._lines), 0)
-        bad = BadLineList()
+        count, bad = 0, BadLineList()
         for line in self._lines:
             try:
                 self._query(line)
             except InputError as error:
                 bad.add(str(error))
             else:
-                self.count += 1
+                count += 1
         if bad.count and self._bad_lines is BadLines.FATAL:
             raise InputError(f"{bad}")
-        return Survey(self.count, bad.count)
+        return Survey(count, bad.count)
 
     def _parser(self) -> Parser:
         if self.input_format is InputFormat.LINES:
