@@ -1,19 +1,14 @@
-"""What `run` writes: JSON that is strict, TREC runs that keep the order, tables, files."""
+"""What `run` writes: TREC runs that keep the order, tables, files."""
 
 import io
 import json
-from itertools import pairwise
 from pathlib import Path
 
 import ir_measures
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from milvus_pipeline import Hit, Query, SearchResult, StageReport
 from milvus_pipeline.cli.tables import ResultTables, shown
-from milvus_pipeline.jobs.formats import TrecRun, falling, json_text
 
 QUERY = "who proposed it?"
 FULL = Path("/dev/full")
@@ -38,21 +33,6 @@ def test_a_trec_run_keeps_the_order_of_ties(invoke, make, tmp_path):
     qrels = [ir_measures.Qrel("1", "3", 1)]
     measured = ir_measures.pytrec_eval.calc_aggregate([ir_measures.RR], qrels, run)
     assert measured == {ir_measures.RR: pytest.approx(1 / 3)}
-
-
-@settings(derandomize=True)
-@given(st.lists(st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from([0.0, 0.5, 1e-9, 1e30])))
-def test_scores_strictly_fall_in_32_bits(scores):
-    """As printed, read back as trec_eval does, whatever the scores are."""
-    printed = [np.float32(float(f"{score:.9g}")) for score in falling(scores)]
-    assert all(np.isfinite(printed))
-    assert all(before > after for before, after in pairwise(printed))
-
-
-def test_falling_scores_are_left_alone():
-    """Only what would change the order is changed."""
-    assert falling([2.5, 0.5, -1.25]) == [2.5, 0.5, -1.25]
-    assert falling([0.5, 0.5, 0.25])[::2] == [0.5, 0.25]
 
 
 @pytest.mark.parametrize(
@@ -85,14 +65,6 @@ def test_a_failed_query_takes_no_id_from_another(invoke, fruit, make):
     assert "stands twice" not in done.stderr
     assert "error: query line-1: " in done.stderr
     assert "2 failed" in done.stderr
-
-
-def test_a_document_id_with_a_blank_is_refused_whole():
-    """No line of a query is written unless all are; its id is free again for a query that can be."""
-    run = TrecRun("x")
-    with pytest.raises(Exception, match="the id of a hit must be one word"):
-        run.text(SearchResult(Query("q", id="1"), [Hit("a", "", 1.0), Hit("b c", "", 0.5)]))
-    assert run.text(SearchResult(Query("q", id="1"), [Hit("a", "", 1.0)])) == "1 Q0 a 1 1 x\n"
 
 
 def test_the_files_name_chooses_the_format(invoke, fruit, tmp_path):
@@ -151,29 +123,6 @@ def test_a_full_disk_is_said(invoke, fruit, make, output_format):
         f"error: {FULL}: cannot be written: No space left on device; what it holds is not whole\n"
     )
     assert "written to" not in done.stderr
-
-
-def test_json_is_strict():
-    """NaN becomes null; what JSON does not know becomes plain data or text."""
-    data = {
-        "nan": [float("nan"), np.float32("inf"), 1.5],
-        "array": np.arange(2, dtype=np.int64),
-        "number": np.float32(0.5),
-        "bytes": b"x",
-        7: {1},
-        "text": "plüm\n",
-    }
-    line = json_text(data)
-    assert "\n" not in line
-    assert "plüm" in line
-    assert json.loads(line, parse_constant=pytest.fail) == {
-        "nan": [None, None, 1.5],
-        "array": [0, 1],
-        "number": 0.5,
-        "bytes": "b'x'",
-        "7": [1],
-        "text": "plüm\n",
-    }
 
 
 def table_of(result, monkeypatch, width=100):
