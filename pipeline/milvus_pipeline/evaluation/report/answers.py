@@ -1,0 +1,159 @@
+"""The answer in words: what each stage of a system buys and costs, and which of several systems are worth it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Final, NamedTuple
+
+from milvus_pipeline.evaluation.records import Comparison, Evaluation, StageFigures, SystemFigures
+from milvus_pipeline.evaluation.report.words import money_said, p_said, seconds_said, signed, value_said
+
+_NOTABLE_SHARE: Final = 0.01
+
+
+class Tile(NamedTuple):
+    """A figure that stands large: what it is, its value, what to know about it."""
+
+    label: str
+    value: str
+    note: str
+
+
+class Answer(NamedTuple):
+    """What is to be said of one stage, and whether it is good news: "better", "worse", "unsure" or ""."""
+
+    stage: str
+    text: str
+    kind: str
+
+
+def ranking_stages(system: SystemFigures) -> list[StageFigures]:
+    """The stages that have a ranking."""
+    return [stage for stage in system.stages if stage.measures]
+
+
+def answers(evaluation: Evaluation, system: SystemFigures) -> list[Answer]:
+    """What each ranking stage buys and costs, in the order of the stages."""
+    stages = ranking_stages(system)
+    return [
+        _retrieved(stage, evaluation, system)
+        if number == 0
+        else _changed(stage, stages[number - 1], evaluation, system)
+        for number, stage in enumerate(stages)
+    ]
+
+
+def _retrieved(stage: StageFigures, evaluation: Evaluation, system: SystemFigures) -> Answer:
+    measure = evaluation.measures[0]
+    said = f"gives {measure} {value_said(stage.measures[measure])}."
+    ceiling = stage.ceilings.get(measure)
+    if ceiling is not None:
+        said += f" A perfect order of its {stage.hits:.0f} hits would give {value_said(ceiling)}."
+    return Answer(stage.stage, f"{said} {_time_said(stage, system)}", "")
+
+
+def _changed(stage: StageFigures, before: StageFigures, evaluation: Evaluation, system: SystemFigures) -> Answer:
+    clauses: list[str] = []
+    kind = ""
+    for measure in evaluation.measures:
+        if measure not in stage.measures or measure not in before.measures:
+            continue
+        change = comparison_of(evaluation, measure, system.name, stage.stage)
+        difference = stage.measures[measure] - before.measures[measure]
+        # What leaves a measure as it is, is worth a word for the first one only.
+        if signed(difference) == "±0" and measure != evaluation.measures[0]:
+            continue
+        clauses.append(_change_said(measure, stage.measures[measure], difference, change))
+        if not kind and signed(difference) != "±0":
+            kind = _kind(difference, change)
+    changes = f"{'; '.join(clauses)}." if clauses else ""
+    return Answer(stage.stage, f"{changes} {_time_said(stage, system)}".strip(), kind)
+
+
+def _change_said(measure: str, value: float, difference: float, change: Comparison | None) -> str:
+    if signed(difference) == "±0":
+        return f"leaves {measure} as it is"
+    verb = "raises" if difference > 0 else "lowers"
+    said = f"{verb} {measure} by {abs(difference):.3f} to {value_said(value)}"
+    if change is None:
+        return said
+    if change.significant:
+        return f"{said} ({p_said(change.p_corrected)})"
+    return f"{said}, which may be chance ({p_said(change.p_corrected)})"
+
+
+def _kind(difference: float, change: Comparison | None) -> str:
+    if change is None or not change.significant:
+        return "unsure"
+    return "better" if difference > 0 else "worse"
+
+
+def _time_said(stage: StageFigures, system: SystemFigures) -> str:
+    said = f"Takes {seconds_said(stage.latency.p50)}"
+    whole = system.latency.mean
+    share = stage.latency.mean / whole if whole > 0 else 0
+    if share >= _NOTABLE_SHARE:
+        said += f", {100 * share:.0f} % of the time"
+    if stage.cost is not None and stage.cost > 0:
+        said += f"; costs {money_said(stage.cost)} in all"
+    return f"{said}."
+
+
+def comparison_of(evaluation: Evaluation, measure: str, system: str, stage: str) -> Comparison | None:
+    """The comparison of a stage with the ranking stage before it; None where none was made."""
+    for found in evaluation.comparisons:
+        if (found.measure, found.system, found.baseline_system, found.stage) == (measure, system, system, stage):
+            return found
+    return None
+
+
+def comparison_with_first(evaluation: Evaluation, measure: str, system: str) -> Comparison | None:
+    """The comparison of a whole system with the first one; None where none was made."""
+    for found in evaluation.comparisons:
+        if found.measure == measure and found.system == system != found.baseline_system:
+            return found
+    return None
+
+
+def tiles(evaluation: Evaluation, system: SystemFigures) -> list[Tile]:
+    """The figures of one system that stand large."""
+    measure = evaluation.measures[0]
+    stages = ranking_stages(system)
+    made: list[Tile] = []
+    if stages:
+        first, last = stages[0].measures[measure], stages[-1].measures[measure]
+        ceiling = stages[-1].ceilings.get(measure)
+        reachable = "" if ceiling is None else f"a perfect order of the same hits: {value_said(ceiling)}"
+        made.append(Tile(f"{measure} in the end", value_said(last), reachable))
+        if len(stages) > 1:
+            made.append(Tile("gained since retrieval", signed(last - first), f"{stages[0].stage}: {value_said(first)}"))
+    latency = system.latency
+    slow = f"95 % within {seconds_said(latency.p95)}, 99 % within {seconds_said(latency.p99)}"
+    each = "median time of a query" if evaluation.batch_size == 1 else "median share of a batch's time"
+    made.append(Tile(each, seconds_said(latency.p50), slow))
+    if system.cost is not None:
+        thousand = 1000 * system.cost / max(evaluation.queries, 1)
+        made.append(Tile("cost of 1,000 queries", money_said(thousand), f"{money_said(system.cost)} for these queries"))
+    return made
+
+
+def systems_tiles(evaluation: Evaluation, systems: Sequence[SystemFigures]) -> list[Tile]:
+    """The figures of several systems that stand large: the best, the fastest, how many are worth a thought."""
+    measure = evaluation.measures[0]
+    best = max(systems, key=lambda system: (system.measures.get(measure, 0.0), -system.latency.p50))
+    fastest = min(systems, key=lambda system: (system.latency.p50, -system.measures.get(measure, 0.0)))
+    front = sum(system.on_front for system in systems)
+    return [
+        Tile(
+            f"best {measure}",
+            value_said(best.measures.get(measure, 0.0)),
+            f"{best.name}, in {seconds_said(best.latency.p50)}",
+        ),
+        Tile(
+            "fastest, median",
+            seconds_said(fastest.latency.p50),
+            f"{fastest.name}, {measure} {value_said(fastest.measures.get(measure, 0.0))}",
+        ),
+        Tile("on the Pareto front", f"{front} of {len(systems)}", "no other system is as good and as fast"),
+    ]

@@ -1,0 +1,210 @@
+"""What the report shows, prepared for its template: figures in words, pictures, tables, in the order of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import yaml
+
+from milvus_pipeline.config import to_yaml
+from milvus_pipeline.evaluation.records import Comparison, Evaluation, StageFigures, SystemFigures
+from milvus_pipeline.evaluation.report.answers import (
+    Answer,
+    Tile,
+    answers,
+    comparison_with_first,
+    ranking_stages,
+    systems_tiles,
+    tiles,
+)
+from milvus_pipeline.evaluation.report.scatter import scatter
+from milvus_pipeline.evaluation.report.stage_charts import latency_chart, quality_chart
+from milvus_pipeline.evaluation.report.words import counted, test_said
+from milvus_pipeline.figures import figures_said
+
+_THIRD: Final = 340  # width of a picture of which three stand side by side, in CSS pixels
+_HALF: Final = 500
+_WIDE: Final = (1060, 430)
+_NARROW: Final = (326, 360)
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """The same picture for wide and for narrow pages; one for both where they do not differ."""
+
+    wide: str
+    narrow: str | None = None
+    caption: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StageRow:
+    """A stage in the table of figures."""
+
+    figures: StageFigures
+    usage: str
+    trouble: str
+
+
+@dataclass(frozen=True, slots=True)
+class SystemView:
+    """One system: its pictures, what they say in words, its figures and its configuration."""
+
+    number: int
+    figures: SystemFigures
+    answers: Sequence[Answer]
+    qualities: Sequence[Picture]
+    latency: Picture
+    rows: Sequence[StageRow]
+    changes: Sequence[Comparison]
+    trouble: str
+    config: str
+    identity: str
+
+
+@dataclass(frozen=True, slots=True)
+class SystemRow:
+    """One of several systems in their table; ``compared`` by measure."""
+
+    number: int
+    figures: SystemFigures
+    compared: Mapping[str, Comparison]
+    usage: str
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """All that the template needs, but for the movements."""
+
+    evaluation: Evaluation
+    facts: Sequence[tuple[str, str]]
+    tiles: Sequence[Tile]
+    systems: Sequence[SystemView]
+    first: SystemView
+    scatter: Picture | None
+    table: Sequence[SystemRow]
+    varied: Sequence[str]
+    compared: Sequence[str]
+    priced: bool
+
+
+def page(evaluation: Evaluation) -> Page:
+    """The evaluation as the page shows it."""
+    several = len(evaluation.systems) > 1
+    systems = [_system(evaluation, system, number) for number, system in enumerate(evaluation.systems, 1)]
+    table = [_row(evaluation, system, number) for number, system in enumerate(evaluation.systems, 1)]
+    return Page(
+        evaluation=evaluation,
+        facts=_facts(evaluation),
+        tiles=(systems_tiles if several else _only)(evaluation, evaluation.systems),
+        systems=systems,
+        first=_shown_first(evaluation, systems),
+        scatter=_scatter(evaluation) if several else None,
+        table=table,
+        varied=_varied(evaluation.systems),
+        compared=[measure for measure in evaluation.measures if any(measure in row.compared for row in table)],
+        priced=any(system.cost is not None for system in evaluation.systems),
+    )
+
+
+def _only(evaluation: Evaluation, systems: Sequence[SystemFigures]) -> list[Tile]:
+    return tiles(evaluation, systems[0])
+
+
+def _shown_first(evaluation: Evaluation, systems: Sequence[SystemView]) -> SystemView:
+    """The system whose stages stand open: the best one."""
+    measure = evaluation.measures[0]
+    return max(systems, key=lambda view: (view.figures.measures.get(measure, 0.0), -view.figures.latency.p50))
+
+
+def _facts(evaluation: Evaluation) -> list[tuple[str, str]]:
+    together = "one at a time" if evaluation.batch_size == 1 else f"{evaluation.batch_size:,} at a time"
+    facts = [
+        ("Evaluated", _date(evaluation.created)),
+        ("Queries", f"{evaluation.queries:,}, {evaluation.judged:,} of them with judgements; {together}"),
+        ("Measures", ", ".join(evaluation.measures)),
+        ("Significance", test_said(evaluation.test, evaluation.correction)),
+    ]
+    if len(evaluation.systems) > 1:
+        facts.insert(1, ("Systems", f"{len(evaluation.systems)}; the first is the baseline of the others"))
+    return [fact for fact in facts if fact[1]]
+
+
+def _date(created: str) -> str:
+    try:
+        at = datetime.fromisoformat(created)
+    except ValueError:
+        return created
+    return f"{at.day} {at:%B %Y, %H:%M} UTC"
+
+
+def _system(evaluation: Evaluation, system: SystemFigures, number: int) -> SystemView:
+    stages = ranking_stages(system)
+    measures = [measure for measure in evaluation.measures if stages and measure in stages[-1].measures]
+    wide = _THIRD if len(measures) > 1 else _HALF
+    return SystemView(
+        number=number,
+        figures=system,
+        answers=answers(evaluation, system),
+        qualities=[_quality(evaluation, system, measure, wide) for measure in measures],
+        latency=Picture(latency_chart(system, wide), latency_chart(system, _THIRD) if wide != _THIRD else None),
+        rows=[StageRow(stage, figures_said(stage.usage), _trouble(stage)) for stage in system.stages],
+        changes=[found for found in evaluation.comparisons if found.system == found.baseline_system == system.name],
+        trouble=_statuses(system.statuses),
+        config=to_yaml(dict(system.config)),
+        identity=_plain_yaml(system.identity),
+    )
+
+
+def _quality(evaluation: Evaluation, system: SystemFigures, measure: str, wide: float) -> Picture:
+    narrow = quality_chart(system, measure, evaluation.comparisons, _THIRD) if wide != _THIRD else None
+    return Picture(quality_chart(system, measure, evaluation.comparisons, wide), narrow, measure)
+
+
+def _trouble(stage: StageFigures) -> str:
+    """``skipped for 3 queries, partial for 1 query (deadline 3, error 1)``."""
+    parts = [f"{status} for {counted(number, 'query')}" for status, number in stage.statuses.items() if status != "ok"]
+    reasons = ", ".join(f"{code} {number:,}" for code, number in stage.reasons.items())
+    return ", ".join(parts) + (f" ({reasons})" if parts and reasons else "")
+
+
+def _statuses(statuses: Mapping[Any, int]) -> str:
+    """What became of queries whose result is not "ok"."""
+    return ", ".join(f"{number:,} {status}" for status, number in statuses.items() if status != "ok" and number)
+
+
+def _row(evaluation: Evaluation, system: SystemFigures, number: int) -> SystemRow:
+    found = {measure: comparison_with_first(evaluation, measure, system.name) for measure in evaluation.measures}
+    usage = [f"{stage.stage}: {figures_said(stage.usage)}" for stage in system.stages if stage.usage]
+    compared = {measure: comparison for measure, comparison in found.items() if comparison is not None}
+    return SystemRow(number, system, compared, "; ".join(usage))
+
+
+def _varied(systems: Sequence[SystemFigures]) -> list[str]:
+    """The places that a sweep varied, where all systems are its variants; else none, and they go by their names."""
+    places = list(dict.fromkeys(place for system in systems for place in system.variant))
+    return places if all(set(system.variant) == set(places) for system in systems) else []
+
+
+def _scatter(evaluation: Evaluation) -> Picture:
+    measure = evaluation.measures[0]
+    return Picture(
+        scatter(evaluation.systems, measure, *_WIDE), scatter(evaluation.systems, measure, *_NARROW), measure
+    )
+
+
+def _plain_yaml(data: Mapping[str, Mapping[str, Any]]) -> str:
+    plain = {stage: {str(key): _plain(value) for key, value in known.items()} for stage, known in data.items()}
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100) if plain else ""
+
+
+def _plain(value: Any) -> Any:
+    """The value where YAML has it, in words where not: a plugin may have put anything there."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value if value is None or isinstance(value, str | int | float | bool) else str(value)

@@ -1,0 +1,80 @@
+"""Figures and names in words, as the report says them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+TESTS: Final[Mapping[str, str]] = {
+    "t": "paired t-test",
+    "permutation": "paired permutation test",
+    "randomization": "paired randomization test",
+    "wilcoxon": "Wilcoxon signed-rank test",
+    "sign": "sign test",
+    "bootstrap": "paired bootstrap test",
+}
+CORRECTIONS: Final[Mapping[str, str]] = {
+    "holm": "Holm",
+    "bonferroni": "Bonferroni",
+    "sidak": "Šidák",
+    "holm-sidak": "Holm-Šidák",
+    "hommel": "Hommel",
+    "simes-hochberg": "Simes-Hochberg",
+    "fdr_bh": "Benjamini-Hochberg",
+    "fdr_by": "Benjamini-Yekutieli",
+}
+_LEAST_P: Final = 0.001
+
+
+def test_said(test: str, correction: str) -> str:
+    """``paired t-test, p-values corrected after Holm``."""
+    said = TESTS.get(test, test)
+    if correction in ("", "none"):
+        return f"{said}, p-values not corrected for multiple comparisons"
+    return f"{said}, p-values corrected after {CORRECTIONS.get(correction, correction)}"
+
+
+def value_said(value: float) -> str:
+    """A measure: ``0.412``."""
+    return f"{value:.3f}"
+
+
+def signed(value: float) -> str:
+    """A difference with its sign: ``+0.031``, ``-0.002`` (with a minus sign), ``±0``."""
+    rounded = f"{abs(value):.3f}"
+    if float(rounded) == 0:
+        return "±0"
+    return f"+{rounded}" if value > 0 else f"\u2212{rounded}"
+
+
+def p_said(p_value: float) -> str:
+    """``p = 0.012``, ``p < 0.001``."""
+    return f"p < {_LEAST_P}" if p_value < _LEAST_P else f"p = {p_value:.3f}"
+
+
+def seconds_said(seconds: float) -> str:
+    """``0.42 ms``, ``38 ms``, ``1.25 s``."""
+    if seconds >= 1:
+        return f"{seconds:.3g} s" if seconds < 100 else f"{seconds:,.0f} s"
+    milliseconds = 1000 * seconds
+    if milliseconds >= 10:
+        return f"{milliseconds:.0f} ms"
+    return f"{milliseconds:.1f} ms" if milliseconds >= 1 else f"{milliseconds:.2g} ms"
+
+
+def money_said(amount: float) -> str:
+    """An amount in the unit of the prices: ``12.40``, ``0.0031``."""
+    return f"{amount:,.2f}" if amount >= 1 or amount == 0 else f"{amount:.2g}"
+
+
+def number_said(number: int | float) -> str:
+    """A number of things: ``1,000``, ``37.5``."""
+    return f"{number:,.0f}" if float(number).is_integer() else f"{number:,.1f}"
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 query``, ``225 queries``."""
+    if number == 1:
+        return f"1 {noun}"
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number:,} {plural}"
