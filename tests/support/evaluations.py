@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from milvus_pipeline.evaluation.records import Comparison, Evaluation, Latency, StageFigures, SystemFigures
@@ -85,7 +86,7 @@ def changes(of: SystemFigures) -> list[Comparison]:
     """Each ranking stage compared with the one before it, in each measure."""
     made = []
     stages = [stage for stage in of.stages if stage.measures]
-    for before, stage in zip(stages, stages[1:], strict=False):
+    for before, stage in pairwise(stages):
         for measure in MEASURES:
             difference = stage.measures[measure] - before.measures[measure]
             p_value = 1.0 if difference == 0 else 0.0004
@@ -107,7 +108,7 @@ def movement(
     number: int, *, name: str = "papers", documents: int = 100, kept: int = 10, texts: Sequence[str] = ()
 ) -> Movement:
     """One query with 100 candidates that are reranked and cut; a few of them are relevant, and one was not found."""
-    chance = random.Random(number)
+    chance = random.Random(number)  # noqa: S311 - documents that are the same in every run
     found = [f"{chance.randrange(1, 1400)}-{place}" for place in range(documents)]
     reranked = sorted(found, key=lambda document: found.index(document) + chance.gauss(0, 12))
     relevant = chance.sample(found[:60], 7)

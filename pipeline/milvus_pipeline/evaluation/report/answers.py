@@ -36,12 +36,8 @@ def ranking_stages(system: SystemFigures) -> list[StageFigures]:
 def answers(evaluation: Evaluation, system: SystemFigures) -> list[Answer]:
     """What each ranking stage buys and costs, in the order of the stages."""
     stages = ranking_stages(system)
-    return [
-        _retrieved(stage, evaluation, system)
-        if number == 0
-        else _changed(stage, stages[number - 1], evaluation, system)
-        for number, stage in enumerate(stages)
-    ]
+    found = [_retrieved(stage, evaluation, system) for stage in stages[:1]]
+    return found + [_changed(stage, before, evaluation, system) for before, stage in pairwise(stages)]
 
 
 def _retrieved(stage: StageFigures, evaluation: Evaluation, system: SystemFigures) -> Answer:
