@@ -119,17 +119,10 @@ def test_an_unknown_way_is_refused(make):
         read_queries(make("q.txt", "red\n"), bad_lines="ignore")
 
 
-def test_an_id_may_stand_twice_unless_told(make):
-    """A TREC run needs ids that differ, and it is better to know before the second one is answered."""
-    path = make("q.jsonl", '{"_id": "a", "text": "red"}\n{"_id": "b", "text": 7}\n{"_id": "b", "text": "sky"}\n' * 2)
-    assert [item.id for item in QueryReader(path, bad_lines="skip")] == ["a", "b", "a", "b"]
-    told = []
-    reader = QueryReader(path, bad_lines="skip", unique_ids=True, warn=told.append)
-    assert reader.survey() == Survey(count=2, bad=4)
-    assert [item.id for item in reader] == ["a", "b"]
-    assert f"{path}:4: the query id 'a' stands twice; ids must differ here; the line is left out" in told
-    with pytest.raises(InputError, match="the query id 'a' stands twice"):
-        next(QueryReader(path, bad_lines="fatal", unique_ids=True))
+def test_an_id_may_stand_twice(make):
+    """It is for the output to say whether that can be written."""
+    path = make("q.jsonl", '{"_id": "a", "text": "red"}\n{"_id": "a", "text": "sky"}\n{"text": "sea"}\n')
+    assert [item.id for item in read_queries(path, bad_lines="fatal")] == ["a", "a", "3"]
 
 
 def test_seen_ids_are_told_from_new_ones():
@@ -159,10 +152,10 @@ LINES = st.one_of(
 )
 
 
-def outcome(path, input_format, bad_lines, unique_ids=False):
+def outcome(path, input_format, bad_lines):
     """All that reading a file gives: its queries, bad lines and warnings, or the error that ended it."""
     told, items = [], []
-    reader = QueryReader(path, input_format, bad_lines=bad_lines, warn=told.append, unique_ids=unique_ids)
+    reader = QueryReader(path, input_format, bad_lines=bad_lines, warn=told.append)
     try:
         items.extend(reader)
     except InputError as error:
@@ -174,20 +167,19 @@ def outcome(path, input_format, bad_lines, unique_ids=False):
 @given(
     st.lists(LINES, max_size=8).map(b"\n".join),
     st.sampled_from(InputFormat),
-    st.booleans(),
     st.sampled_from(["q", "q.gz"]),
 )
-@example(b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03", InputFormat.LINES, False, "q.gz")
-def test_whatever_a_file_holds(content, input_format, unique_ids, name):
+@example(b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03", InputFormat.LINES, "q.gz")
+def test_whatever_a_file_holds(content, input_format, name):
     """Queries, bad lines or an InputError come of it, twice the same, and as many as the survey says."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
         path.write_bytes(content)
         for bad_lines in BadLines:
-            read = outcome(path, input_format, bad_lines, unique_ids)
-            assert read == outcome(path, input_format, bad_lines, unique_ids)
+            read = outcome(path, input_format, bad_lines)
+            assert read == outcome(path, input_format, bad_lines)
             try:
-                found = QueryReader(path, input_format, bad_lines=bad_lines, unique_ids=unique_ids).survey()
+                found = QueryReader(path, input_format, bad_lines=bad_lines).survey()
             except InputError as error:
                 assert read[1][-1] == str(error)
                 assert bad_lines is not BadLines.FATAL or not read[0]

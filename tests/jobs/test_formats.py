@@ -108,10 +108,19 @@ def test_what_failed_or_found_nothing_has_no_line():
     """And takes no id from another."""
     run = TrecRun("x")
     failed = SearchResult(Query("", id="q1"), status="failed", error=QueryError("is empty"))
-    assert run.text(failed) == run.text(failed) == run.text(result_of([], "q2")) == ""
+    assert run.text(failed) == run.text(failed) == run.text(result_of([])) == ""
     assert run.text(result_of([1.0])) == "q1 Q0 0 1 1 x\n"
     with pytest.raises(OutputError, match="the query id 'q1' stands twice; a TREC run needs ids that differ"):
         run.text(result_of([1.0]))
+
+
+def test_a_run_that_is_gone_on_with():
+    """It is told what stands in it."""
+    run = TrecRun("x")
+    run.remember("q1")
+    with pytest.raises(OutputError, match="the query id 'q1' stands twice"):
+        run.text(result_of([1.0]))
+    assert run.text(result_of([1.0], "q2")) == "q2 Q0 0 1 1 x\n"
 
 
 @pytest.mark.parametrize("word", ["", "b c", "b\tc", "b\n", "b\u2003c", "b\0", "b\ud800"])

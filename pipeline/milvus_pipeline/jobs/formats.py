@@ -100,7 +100,8 @@ class TrecRun:
         documents = [_one_word(str(hit.id), "the id of a hit") for hit in result.hits]
         if len(set(documents)) < len(documents):
             raise OutputError("two hits have the same id; a TREC run needs ids that differ, so write JSONL instead")
-        self._ids.add(query_id)
+        if documents:  # what has no line cannot be remembered where the run is gone on with
+            self._ids.add(query_id)
         scores = falling([hit.score for hit in result.hits])
         return "".join(
             f"{query_id} Q0 {document} {rank} {score:.9g} {self._tag}\n"

@@ -8,7 +8,6 @@ from enum import StrEnum
 from pathlib import Path
 
 from milvus_pipeline.errors import QueryError
-from milvus_pipeline.jobs.ids import SeenIds
 from milvus_pipeline.jobs.lines import STDIN, BadLineList, InputError, Line, counted_lines, read_lines, suffix_of
 from milvus_pipeline.jobs.query_lines import Parser, is_header, own_id, parse_jsonl, parse_text, parse_tsv
 from milvus_pipeline.records import Query, SearchResult
@@ -55,8 +54,8 @@ class QueryReader(Iterator[Query | SearchResult]):
     """The queries of one source in their order, each with an id: its own, else its place from 1.
 
     Places are counted over all lines that are not blank, bad ones included, so that an id depends on nothing but the
-    file. Ids that stand twice are left as they are, unless ``unique_ids`` makes a line with one that was seen before
-    a bad line.
+    file. Queries may have the same id; where the output cannot hold that, as a TREC run cannot, writing the second one
+    is what fails.
 
     Args:
         source: a file, gunzipped where its name ends in ``.gz``; a folder in BEIR's shape, which stands for its
@@ -66,7 +65,6 @@ class QueryReader(Iterator[Query | SearchResult]):
         bad_lines: what is done about a line that is no query.
         warn: told what the user should know: keys that are not used, lines that are left out.
         first: the place of the first query, where others come before this source.
-        unique_ids: an id may stand once only, as a TREC run needs it.
 
     Attributes:
         source: the file that is read.
@@ -81,15 +79,12 @@ class QueryReader(Iterator[Query | SearchResult]):
         bad_lines: BadLines | str = BadLines.REPORT,
         warn: Callable[[str], None] = _silent,
         first: int = 1,
-        unique_ids: bool = False,
     ) -> None:
         self.source = source_file(source)
         self.input_format = input_format or guessed_format(self.source)
         self._bad_lines = BadLines(bad_lines)
         self._warn = warn
         self._place = first - 1
-        self._unique_ids = unique_ids
-        self._ids = SeenIds()
         self._left_out = BadLineList()
         self._surveyed: Survey | None = None
         self._begun = False
@@ -105,14 +100,7 @@ class QueryReader(Iterator[Query | SearchResult]):
             InputError: the file cannot be read, or bad lines are fatal and it has some; the first few are told.
         """
         if self._surveyed is None and self.source != STDIN and self.source.is_file():
-            other = QueryReader(
-                self.source,
-                self.input_format,
-                bad_lines=self._bad_lines,
-                first=self._place + 1,
-                unique_ids=self._unique_ids,
-            )
-            self._surveyed = other._survey()
+            self._surveyed = QueryReader(self.source, self.input_format, bad_lines=self._bad_lines)._survey()
         return self._surveyed
 
     def __next__(self) -> Query | SearchResult:
@@ -121,7 +109,7 @@ class QueryReader(Iterator[Query | SearchResult]):
         self._begun = True
         for line in self._lines:
             try:
-                return self._query(line)
+                return self._parse(line, str(self._place))
             except InputError as error:
                 if self._bad_lines is BadLines.FATAL:
                     raise
@@ -141,12 +129,6 @@ class QueryReader(Iterator[Query | SearchResult]):
             self._place += 1
             yield line
 
-    def _query(self, line: Line) -> Query:
-        query = self._parse(line, str(self._place))
-        if self._unique_ids and not self._ids.add(query.id or ""):
-            raise InputError(f"{line.where}: the query id {query.id!r} stands twice; ids must differ here")
-        return query
-
     def _id_of(self, line: Line) -> str:
         """An id for a line that is no query: its own, else one that no other line has by its place."""
         if self.input_format is InputFormat.LINES:
@@ -164,7 +146,7 @@ class QueryReader(Iterator[Query | SearchResult]):
         count, bad = 0, BadLineList()
         for line in self._lines:
             try:
-                self._query(line)
+                self._parse(line, str(self._place))
             except InputError as error:
                 bad.add(str(error))
             else:
