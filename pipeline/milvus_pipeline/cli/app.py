@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from milvus_pipeline.cli import checks, describe, doctor, ingest, run, split
+from milvus_pipeline.cli import checks, describe, doctor, evaluate, ingest, run, split
 from milvus_pipeline.extras import DISTRIBUTION
 
 app = typer.Typer(
@@ -36,6 +36,7 @@ def milvus_pipeline(
 
 
 app.command()(run.run)
+app.command("evaluate")(evaluate.evaluate_command)
 app.command()(split.split)
 app.command()(ingest.ingest)
 app.command()(checks.validate)

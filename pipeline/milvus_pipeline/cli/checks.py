@@ -10,6 +10,7 @@ import typer
 from milvus_pipeline.cli.faults import BAD_USAGE, Debug, reported, tell_error
 from milvus_pipeline.config import json_schema
 from milvus_pipeline.errors import ConfigError
+from milvus_pipeline.evaluation.sweep import variants_of
 from milvus_pipeline.jobs.formats import json_text
 from milvus_pipeline.pipeline import Pipeline
 
@@ -31,7 +32,8 @@ def validate(
             tell_error(error)
             code = BAD_USAGE
         else:
-            typer.echo(f"{path}: ok: {' -> '.join(stage.name for stage in pipeline.stages)}")
+            variants = f" ({len(variants_of(pipeline))} variants)" if pipeline.sweep else ""
+            typer.echo(f"{path}: ok: {' -> '.join(stage.name for stage in pipeline.stages)}{variants}")
     return code
 
 
