@@ -1,33 +1,42 @@
-"""What ``run`` is asked to do, and its queries in batches: where they come from, how many, what is answered."""
+"""What ``run`` is asked to do, and its queries: where they come from, how many, in batches."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from milvus_pipeline.cli.faults import UsageError, tell
-from milvus_pipeline.cli.outputs import Format
+from milvus_pipeline.cli.outputs import Format, check_output
+from milvus_pipeline.jobs.answering import answered
+from milvus_pipeline.jobs.claim import check_place
 from milvus_pipeline.jobs.lines import STDIN
-from milvus_pipeline.jobs.queries import InputFormat, QueryReader, survey
+from milvus_pipeline.jobs.queries import BadLines, InputFormat, QueryReader, survey
+from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.records import Query, SearchResult
 
 Batch = Sequence[Query | SearchResult]
+Answers = Generator[list[SearchResult], None, None]
 
 
-class Job(NamedTuple):
+class Asked(NamedTuple):
     """What the command line asks for; the fields are its options."""
 
     texts: Sequence[str]
     source: Path | None
     input_format: InputFormat | None
+    bad_lines: BadLines
     batch_size: int
     timeout: float | None
     output: Path | None
     output_format: Format | None
     overwrite: bool
+    resume: bool
+    accept_changes: bool
+    stop_on_failure: bool
+    figures: bool
     debug: bool
 
 
@@ -49,41 +58,82 @@ def source_of(texts: Sequence[str] | None, queries: Path | None) -> Path | None:
     return STDIN
 
 
-def read_batches(job: Job) -> Iterator[Batch]:
+def is_job(asked: Asked) -> bool:
+    """Whether the results go to a file that can be gone on with: no table, no device, no pipe."""
+    path = asked.output
+    return path is not None and asked.output_format is not Format.TABLE and (path.is_file() or not path.exists())
+
+
+def check_asked(asked: Asked) -> None:
+    """Find out before any work whether the results can be written where they are to go.
+
+    Raises:
+        UsageError: they cannot, or options of a job are given without one.
+        InputError: a job can neither begin there nor be gone on with.
+    """
+    if asked.accept_changes and not asked.resume:
+        raise UsageError("--accept-changes: is for a job that is resumed; pass it with --resume")
+    if asked.output is None or not is_job(asked):
+        for option in ("resume", "stop_on_failure"):
+            if getattr(asked, option):
+                name = option.replace("_", "-")
+                raise UsageError(f"--{name}: is for a job; pass --output FILE with it, for JSONL or a TREC run")
+        check_output(asked.output, asked.overwrite, asked.source)
+        return
+    if asked.output.exists() and asked.source is not None and asked.source.exists():
+        check_output(asked.output, True, asked.source)
+    check_place(asked.output, resume=asked.resume, overwrite=asked.overwrite)
+
+
+def read_batches(asked: Asked) -> Iterator[Batch]:
     """The queries in batches, the first of which is read at once. UsageError where there is none."""
-    batches = _batches(_items(job), job.batch_size)
+    batches = _batches(read_items(asked), asked.batch_size)
     first = next(batches, None)
     if first is None:
-        raise UsageError(f"no queries given: {'stdin' if job.source == STDIN else job.source} holds none")
+        raise UsageError(f"no queries given: {'stdin' if asked.source == STDIN else asked.source} holds none")
     return chain([first], batches)
 
 
-def answers(answering: Answering, batch: Batch, timeout: float | None) -> Iterator[SearchResult]:
+def answers(answering: Answering, batch: Batch, timeout: float | None) -> list[SearchResult]:
     """The results of a batch in its order; what failed when it was read passes through."""
-    asked = [item for item in batch if isinstance(item, Query)]
-    answered = iter(answering.run_batch(asked, timeout=timeout, return_errors=True))
-    for item in batch:
-        yield next(answered) if isinstance(item, Query) else item
+    queries = [item for item in batch if isinstance(item, Query)]
+    found = iter(answering.run_batch(queries, timeout=timeout, return_errors=True))
+    return [next(found) if isinstance(item, Query) else item for item in batch]
 
 
-def count_of(job: Job) -> int | None:
+def answered_batches(pipeline: Pipeline, batches: Iterator[Batch], asked: Asked) -> Answers:
+    """The results of one batch after another.
+
+    Stages are at work on different batches where queries can be read ahead of the results. Whoever types queries into
+    a pipe waits for the answer to one before the next.
+    """
+    if asked.source is None or asked.source.is_file():
+        return answered(pipeline, batches, asked.timeout)
+    return (answers(pipeline, batch, asked.timeout) for batch in batches)
+
+
+def count_of(asked: Asked) -> int | None:
     """Number of queries, where it can be known beforehand."""
-    if job.source is None:
-        return len(job.texts)
-    found = survey(job.source, job.input_format)
-    return None if found is None else len(job.texts) + found.count
+    if asked.source is None:
+        return len(asked.texts)
+    found = survey(asked.source, asked.input_format, asked.bad_lines)
+    return None if found is None else len(asked.texts) + found.count
 
 
-def _items(job: Job) -> Iterator[Query | SearchResult]:
-    for place, text in enumerate(job.texts, start=1):
+def read_items(asked: Asked) -> Iterator[Query | SearchResult]:
+    """The queries of the command line, then those of the source, numbered through."""
+    for place, text in enumerate(asked.texts, start=1):
         yield Query(text, id=str(place))
-    if job.source is not None:
+    if asked.source is not None:
+        first = len(asked.texts) + 1
         yield from QueryReader(
-            job.source,
-            job.input_format,
-            warn=lambda message: tell(f"warning: {message}"),
-            first=len(job.texts) + 1,
+            asked.source, asked.input_format, bad_lines=asked.bad_lines, warn=tell_warning, first=first
         )
+
+
+def tell_warning(message: str) -> None:
+    """Write a warning to stderr."""
+    tell(f"warning: {message}")
 
 
 def _batches(items: Iterator[Query | SearchResult], size: int) -> Iterator[Batch]:

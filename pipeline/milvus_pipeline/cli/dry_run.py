@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from milvus_pipeline.cli.batches import Batch, Job, answers, count_of
+from milvus_pipeline.cli.batches import Asked, Batch, answers, count_of
 from milvus_pipeline.cli.faults import FAILED, tell
 from milvus_pipeline.cli.outputs import Format, opened
 from milvus_pipeline.cli.tables import console_on, progress_bar, shown
@@ -27,7 +27,7 @@ from milvus_pipeline.usage import Figures, Totals
 _WORDS = {"requests": "requests", "documents": "documents", "tokens": "est. tokens"}
 
 
-def planned(dry: DryRun, batches: Iterable[Batch], job: Job) -> int:
+def planned(dry: DryRun, batches: Iterable[Batch], asked: Asked) -> int:
     """Go through the queries and say what would be sent; the exit code is that of a run.
 
     The results' file is not written: whoever adds --dry-run to the command of a job wants the job to find it as it is.
@@ -42,21 +42,21 @@ def planned(dry: DryRun, batches: Iterable[Batch], job: Job) -> int:
         tally = Tally(f"{dry.name} (dry run)", opened_in=opened_in, told=True, kept=False)
         try:
             with progress_bar() as progress:
-                task = progress.add_task(dry.name, total=None if progress.disable else count_of(job))
+                task = progress.add_task(dry.name, total=None if progress.disable else count_of(asked))
                 for batch in batches:
-                    for result in answers(dry, batch, job.timeout):
-                        tally.add(result, debug=job.debug)
+                    for result in answers(dry, batch, asked.timeout):
+                        tally.add(result, debug=asked.debug)
                         plan.add(result)
                     progress.advance(task, len(batch))
         except (KeyboardInterrupt, PipelineError):
             tally.summarize(None, cut_short=True)
             raise
         with opened(None, overwrite=False) as stream:
-            plan.write(stream, f"{counted(tally.count)}{tally.others}", job.output_format)
+            plan.write(stream, f"{counted(tally.count)}{tally.others}", asked.output_format)
             stream.flush()
         tally.summarize(None)
-    if job.output is not None:
-        tell(f"{job.output}: not written, as a dry run has no results")
+    if asked.output is not None:
+        tell(f"{asked.output}: not written, as a dry run has no results")
     return FAILED if tally.failed else 0
 
 

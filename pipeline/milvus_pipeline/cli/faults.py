@@ -11,6 +11,7 @@ from typing import Annotated, ParamSpec
 
 import typer
 
+from milvus_pipeline.cli.signals import Terminated
 from milvus_pipeline.errors import ConfigError, PipelineError, told
 from milvus_pipeline.jobs.lines import InputError
 from milvus_pipeline.printable import printable
@@ -18,6 +19,7 @@ from milvus_pipeline.printable import printable
 FAILED = 1
 BAD_USAGE = 2
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+TERMINATED = 143  # 128 + SIGTERM
 PIPE_CLOSED = 141  # 128 + SIGPIPE, what `cat` ends with when its reader leaves
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -55,6 +57,9 @@ def reported(command: Callable[P, int]) -> Callable[P, None]:
         try:
             code = command(*args, **kwargs)
             sys.stdout.flush()
+        except Terminated:
+            tell("terminated")
+            code = TERMINATED
         except KeyboardInterrupt:
             tell("interrupted")
             code = INTERRUPTED

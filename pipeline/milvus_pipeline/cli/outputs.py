@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol, TextIO
 
 from milvus_pipeline.cli.faults import UsageError
-from milvus_pipeline.jobs.formats import LineFormat, OutputError
+from milvus_pipeline.jobs.formats import LineFormat, OutputError, format_of
 from milvus_pipeline.records import SearchResult
 
 
@@ -47,7 +47,7 @@ def chosen_format(asked: Format | None, output: Path | None) -> Format:
     if asked is not None:
         return asked
     if output is not None:
-        return Format.TREC if output.suffix in {".trec", ".run"} else Format.JSONL
+        return Format(format_of(output).value)
     return Format.TABLE if sys.stdout.isatty() else Format.JSONL
 
 

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, TextIO
 
 import typer
 
-from milvus_pipeline.cli.batches import Batch, Job, answers, count_of, read_batches, source_of
+from milvus_pipeline.cli.bar import JobBar
+from milvus_pipeline.cli.batches import Asked, answered_batches, check_asked, count_of, is_job, read_batches, source_of
 from milvus_pipeline.cli.dry_run import planned
 from milvus_pipeline.cli.faults import FAILED, Debug, UsageError, reported
-from milvus_pipeline.cli.outputs import (
-    Format,
-    Lines,
-    Writer,
-    check_output,
-    chosen_format,
-    opened,
-)
-from milvus_pipeline.cli.tables import ResultTables, progress_bar
+from milvus_pipeline.cli.job import run_as_job
+from milvus_pipeline.cli.outputs import Format, Lines, Writer, chosen_format, opened
+from milvus_pipeline.cli.signals import ended_by_sigterm
+from milvus_pipeline.cli.tables import ResultTables
 from milvus_pipeline.cli.tally import Tally
 from milvus_pipeline.errors import PipelineError
 from milvus_pipeline.jobs.formats import JsonLines, OutputError, TrecRun
-from milvus_pipeline.jobs.queries import InputFormat
+from milvus_pipeline.jobs.queries import BadLines, InputFormat
 from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.records import SearchResult
 
@@ -34,19 +30,69 @@ def run(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The pipeline, a YAML file.")],
     query: Annotated[list[str] | None, typer.Option("--query", "-q", help="A query; may be given many times.")] = None,
     queries: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Queries, one a line, or JSONL (.jsonl, .json); - is stdin.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Queries: one a line, JSONL (.jsonl, .json), TSV (.tsv), or a folder in BEIR's shape; gunzipped where "
+            "the name ends in .gz; - is stdin.",
+        ),
     ] = None,
     input_format: Annotated[
         InputFormat | None, typer.Option(help="How to read the queries; by default as the file's name says.")
     ] = None,
+    bad_lines: Annotated[
+        BadLines,
+        typer.Option(
+            help="What is done about a line that is no query: report makes a failed result of it, skip leaves it out, "
+            "fatal runs nothing."
+        ),
+    ] = BadLines.REPORT,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write here instead of stdout.")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Write here instead of stdout, as a job that can be resumed; FILE.manifest.json tells about it. "
+            "Gzipped where the name ends in .gz.",
+        ),
     ] = None,
     output_format: Annotated[
         Format | None,
         typer.Option("--format", help="By default a table on a terminal, trec for a .trec or .run file, else jsonl."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file if it exists.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with the job whose output exists, where it was; the whole will be as if it had never stopped. "
+            "Begins where nothing exists.",
+        ),
+    ] = False,
+    accept_changes: Annotated[
+        bool,
+        typer.Option(
+            "--accept-changes",
+            help="With --resume: go on though a model or collection is no longer the same (it has grown, say).",
+        ),
+    ] = False,
+    stop_on_failure: Annotated[
+        bool,
+        typer.Option(
+            "--stop-on-failure",
+            help="With --output: end where a query fails in a stage, before its batch is written, so that --resume "
+            "can go on once that is repaired.",
+        ),
+    ] = False,
+    figures: Annotated[
+        bool,
+        typer.Option(
+            "--figures",
+            help="With --output: write into each line what differs from run to run, too: seconds, batch sizes, usage. "
+            "Without it the same job gives the same bytes. On stdout they are always in it.",
+        ),
+    ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Queries that go through the pipeline together.")] = 32,
     timeout: Annotated[
         float | None,
@@ -74,40 +120,64 @@ def run(
     rerankers were asked, and what they count, is told at the end.
     """
     source = source_of(query, queries)
-    check_output(output, overwrite, source)
     if dry_run and output_format is Format.TREC:
         raise UsageError("--format trec: a dry run has figures, which are no TREC run; leave it out, or take jsonl")
+    asked = Asked(
+        query or (),
+        source,
+        input_format,
+        bad_lines,
+        batch_size,
+        timeout,
+        output,
+        output_format,
+        overwrite,
+        resume,
+        accept_changes,
+        stop_on_failure,
+        figures,
+        debug,
+    )
+    check_asked(asked)
     pipeline = Pipeline.from_yaml(config)
-    job = Job(query or (), source, input_format, batch_size, timeout, output, output_format, overwrite, debug)
-    batches = read_batches(job)
-    return planned(pipeline.dry_run(timeout=timeout), batches, job) if dry_run else _answered(pipeline, batches, job)
+    if dry_run:
+        return planned(pipeline.dry_run(timeout=timeout), read_batches(asked), asked)
+    with ended_by_sigterm():
+        if output is not None and is_job(asked):
+            return run_as_job(pipeline, asked, output)
+        return _written_out(pipeline, asked)
 
 
-def _answered(pipeline: Pipeline, batches: Iterable[Batch], job: Job) -> int:
-    """Write an answer to every query; the exit code."""
-    chosen = chosen_format(job.output_format, job.output)
+def _written_out(pipeline: Pipeline, asked: Asked) -> int:
+    """Write an answer to every query to stdout, or to what is no file to go back in; the exit code."""
+    chosen = chosen_format(asked.output_format, asked.output)
+    batches = read_batches(asked)
     started = time.perf_counter()
-    pipeline.open(job.timeout)
+    pipeline.open(asked.timeout)
     tally = Tally(pipeline.name, opened_in=time.perf_counter() - started, told=chosen is not Format.TABLE)
     try:
-        with pipeline, opened(job.output, job.overwrite) as stream, progress_bar(hidden=stream.isatty()) as progress:
-            task = progress.add_task(pipeline.name, total=None if progress.disable else count_of(job))
+        with pipeline, opened(asked.output, asked.overwrite) as stream:
             writer = _writer(chosen, stream, pipeline.name)
             on_screen = chosen is Format.TABLE and stream.isatty()
-            for batch in batches:
-                for result in answers(pipeline, batch, job.timeout):
-                    tally.add(result, _written(writer, result), debug=job.debug)
-                stream.flush()
-                progress.advance(task, len(batch))
+            with (
+                JobBar(pipeline.name, lambda: count_of(asked), hidden=stream.isatty()) as bar,
+                closing(answered_batches(pipeline, batches, asked)) as answers,
+            ):
+                bar.update(0, 0)
+                for results in answers:
+                    for result in results:
+                        tally.add(result, _unwritten(writer, result), debug=asked.debug)
+                    stream.flush()
+                    bar.update(tally.count, tally.failed)
     except (KeyboardInterrupt, PipelineError) as error:
-        tally.summarize(None if isinstance(error, OutputError) else job.output, cut_short=True)
+        tally.summarize(None if isinstance(error, OutputError) else asked.output, cut_short=True)
         raise
     # Below the table of a single query its usage stands already.
-    tally.summarize(job.output, usage=not on_screen or tally.count > 1)
+    tally.summarize(asked.output, usage=not on_screen or tally.count > 1)
     return FAILED if tally.failed else 0
 
 
-def _written(writer: Writer, result: SearchResult) -> OutputError | None:
+def _unwritten(writer: Writer, result: SearchResult) -> OutputError | None:
     """Write a result; return the reason where it does not fit the format, so that the others are written."""
     try:
         writer.write(result)

@@ -113,8 +113,9 @@ class Tally:
             return
         where = f"; written to {output}" if output else ""
         seconds = time.perf_counter() - self._started
+        rate = f", {self.count / seconds:,.1f}/s" if self.count > 1 else ""
         opened_in = f"opened in {self._opened_in:.2f} s"
-        tell(f"{self._name}: {opened_in}; {counted(self.count)} in {seconds:.2f} s{self.others}{where}")
+        tell(f"{self._name}: {opened_in}; {counted(self.count)} in {seconds:.2f} s{rate}{self.others}{where}")
         unknown = "; queries that were under way are not counted" if cut_short else ""
         for stage, figures in self._usage.as_dict().items() if usage else ():
             tell(f"{stage}: {figures_said(figures)}{unknown}")
