@@ -67,7 +67,9 @@ class JsonLines:
     def text(self, result: SearchResult) -> str:
         """The line of one result."""
         line = json_text(result.to_dict(figures=self._figures))
-        return _UNSAFE.sub(lambda sign: f"\\u{ord(sign[0]):04x}", line) + "\n"
+        if not line.isascii():
+            line = _UNSAFE.sub(lambda sign: f"\\u{ord(sign[0]):04x}", line)
+        return line + "\n"
 
 
 class TrecRun:
@@ -117,11 +119,13 @@ def falling(scores: list[float]) -> list[float]:
     unit in the last place stands for it. Scores beyond 1e37 are written as that, and denormal ones as 0; a score that
     is no number ties with the one before it.
     """
+    rounded = np.clip(np.asarray(scores, dtype=np.float64), -_LARGEST, _LARGEST).astype(np.float32)
+    rounded[np.abs(rounded) < _SMALLEST] = 0.0
     written: list[float] = []
     before = math.inf
-    for score in scores:
-        value = before if math.isnan(score) else float(np.float32(min(max(score, -_LARGEST), _LARGEST)))
-        value = 0.0 if abs(value) < _SMALLEST else min(value, _LARGEST)
+    for value in rounded.tolist():
+        if math.isnan(value):
+            value = min(before, _LARGEST)
         before = value if value < before else _just_below(before)
         written.append(before)
     return written
