@@ -16,7 +16,7 @@ from rich.text import Text
 
 from milvus_pipeline.figures import STATUS_SAID, figures_said
 from milvus_pipeline.printable import printable
-from milvus_pipeline.records import Hit, SearchResult, StageReport
+from milvus_pipeline.records import Hit, SearchResult
 
 _ID_WIDTH = 24
 _LEAST_TEXT = 16
@@ -83,14 +83,14 @@ def _table(hits: list[Hit], width: int) -> Table:
         columns[scorer] = [Text("" if score is None else f"{score:.4f}") for score in scores]
     if any(len(hit.ranks) > 1 for hit in hits):
         columns["moved"] = [moved(hit) for hit in hits]
-    columns["id"] = [_cut(shown(str(hit.id)), _ID_WIDTH) for hit in hits]
+    columns["id"] = [cut(shown(str(hit.id)), _ID_WIDTH) for hit in hits]
     # The texts give way first, then the headers: left to itself the table would cut the scores as well.
     headers = [Text(header) for header in columns]
     room = width - _width(headers, columns.values())
     if room < _LEAST_TEXT:
-        headers = [_cut(header, _LEAST_HEADER) for header in columns]
+        headers = [cut(header, _LEAST_HEADER) for header in columns]
         room = max(_LEAST_TEXT, width - _width(headers, columns.values()))
-    texts = [Text("(no text)", style="dim") if hit.text is None else _cut(shown(hit.text), room) for hit in hits]
+    texts = [Text("(no text)", style="dim") if hit.text is None else cut(shown(hit.text), room) for hit in hits]
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for header in headers:
@@ -107,7 +107,8 @@ def _width(headers: Iterable[Text], columns: Iterable[Sequence[Text]]) -> int:
     return sum(own) + _BETWEEN_COLUMNS * len(own)
 
 
-def _cut(text: str, width: int) -> Text:
+def cut(text: str, width: int) -> Text:
+    """The text, at most so many columns wide; an ellipsis where it was longer."""
     cut = Text(text)
     cut.truncate(width, overflow="ellipsis")
     return cut
@@ -118,7 +119,11 @@ def moved(hit: Hit) -> Text:
     places = list(hit.ranks.values())
     if len(places) < 2:
         return Text("")
-    up = places[0] - places[-1]
+    return step(places[0] - places[-1])
+
+
+def step(up: int) -> Text:
+    """By how many places something rose, or fell where the number is negative."""
     if up == 0:
         return Text("=", style="dim")
     return Text(f"↑{up}", style="green") if up > 0 else Text(f"↓{-up}", style="red")
@@ -128,7 +133,7 @@ def _footer(result: SearchResult) -> list[Text]:
     lines = []
     if result.reports:
         shared = max(report.batch_size for report in result.reports)
-        times = " · ".join(_time(report) for report in result.reports)
+        times = " · ".join(time_said(report.stage, report.seconds) for report in result.reports)
         lines.append(Text(times + (f"  (for {shared} queries together)" if shared > 1 else ""), style="dim"))
     if result.usage:
         costs = (f"{stage} {figures_said(figures)}" for stage, figures in result.usage.items())
@@ -145,11 +150,12 @@ def _footer(result: SearchResult) -> list[Text]:
     return lines
 
 
-def _time(report: StageReport) -> str:
-    if report.seconds >= 1:
-        return f"{report.stage} {report.seconds:.2f}s"
-    milliseconds = 1000 * report.seconds
-    return f"{report.stage} {milliseconds:.{0 if milliseconds >= 10 else 1}f}ms"
+def time_said(stage: str, seconds: float) -> str:
+    """What a stage took: ``bge 1.25s``, ``bge 120ms``, ``truncate 0.1ms``."""
+    if seconds >= 1:
+        return f"{stage} {seconds:.2f}s"
+    milliseconds = 1000 * seconds
+    return f"{stage} {milliseconds:.{0 if milliseconds >= 10 else 1}f}ms"
 
 
 def shown(text: str) -> str:
