@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from milvus_pipeline.deadline import Deadline
@@ -33,6 +34,7 @@ class Context:
         self.partials: list[Shortfall | None] = [None] * size
         self._parent: Context | None = None
         self._cancelled = False
+        self._on_cancel: list[Callable[[], None]] = []
 
     @property
     def cancelled(self) -> bool:
@@ -42,6 +44,27 @@ class Context:
     def cancel(self) -> None:
         """Say that nobody waits for the stage any more. What has no thread of its own is ended by the event loop."""
         self._cancelled = True
+        for told in list(self._on_cancel):
+            told()
+
+    @contextmanager
+    def on_cancel(self, told: Callable[[], None]) -> Iterator[None]:
+        """Have ``told`` called if nobody waits for the stage any more while the block runs: to end waits, say.
+
+        It is called by the thread that cancels, and perhaps twice; it must not block, nor raise.
+        """
+        chain = [self]
+        while (parent := chain[-1]._parent) is not None:
+            chain.append(parent)
+        for context in chain:
+            context._on_cancel.append(told)
+        try:
+            if self.cancelled:
+                told()
+            yield
+        finally:
+            for context in chain:
+                context._on_cancel.remove(told)
 
     def check(self) -> None:
         """Raise DeadlineError where there is no sense in going on. Long work in a thread asks between its steps."""

@@ -106,3 +106,19 @@ def test_what_a_part_says_is_the_wholes():
     part.partial(0, "less of it", "error")
     whole.merge(part, [2, 0])
     assert whole.partials == [None, None, ("half of it", "deadline")]
+
+
+def test_a_wait_is_ended_when_the_call_is_given_up():
+    """Who waits is told by the one who cancels, also where he has a part of the context; not before, and not after."""
+    whole, told = Context(Deadline(), 2), []
+    part = whole.part([1])
+    with part.on_cancel(lambda: told.append("part")):
+        pass
+    with part.on_cancel(lambda: told.append("part")), whole.on_cancel(lambda: told.append("whole")):
+        assert told == []
+        whole.cancel()
+        assert told == ["part", "whole"]
+    whole.cancel()
+    assert told == ["part", "whole"]
+    with part.on_cancel(lambda: told.append("late")):
+        assert told[2:] == ["late"]
