@@ -137,6 +137,18 @@ class HostedReranker(Reranker):
     key_names: ClassVar[tuple[str, ...]] = ()
     takes_top_n: ClassVar[bool] = True
     may_return_more: ClassVar[bool] = False
+    score_neutral: ClassVar[frozenset[str]] = frozenset(
+        {
+            "api_key_env",
+            "request_timeout",
+            "max_concurrency",
+            "requests_per_minute",
+            "tokens_per_minute",
+            "max_documents",
+            "retry",
+            "breaker",
+        }
+    )
 
     model: Annotated[
         str | None, Field(min_length=1, description="The service's name of the model; its own choice by default.")
@@ -214,6 +226,11 @@ class HostedReranker(Reranker):
     def limits(self) -> Limits:
         """What the service takes in one request."""
         return Limits()
+
+    @property
+    def scores_lists(self) -> bool:
+        """Where the model is listwise, see ``limits``."""
+        return self._limits().listwise
 
     def address(self, key: str | None) -> str | None:
         """The service's address where no ``base_url`` is given."""
@@ -322,10 +339,11 @@ class HostedReranker(Reranker):
         return self.scored_alone(query, texts, Deadline.after(self.timeout))
 
     def score_batch(self, jobs: Sequence[RerankJob], context: Context) -> list[list[float | None]]:
-        """Score several queries, whose requests overlap."""
+        """Score several queries, whose requests overlap. Once the call is given up, no further one is sent."""
         works = self._works(jobs, context)
         try:
-            self._opened.run(list(works.values()), context.deadline.before())
+            with context.on_cancel(lambda: _give_up(works.values())):
+                self._opened.run(list(works.values()), context.deadline.before())
         finally:
             scores = _reported(works, jobs, context)
         return scores
@@ -380,6 +398,12 @@ def joined(base: str, path: str) -> str:
         if urlsplit(base).path.endswith("/" + "/".join(parts[:count])):
             return "/".join([base, *parts[count:]])
     return "/".join([base, *parts])
+
+
+def _give_up(works: Iterable[Work]) -> None:
+    """End the waits of these queries, and send nothing more for them."""
+    for work in works:
+        work.fail(StageError("the call was given up"))
 
 
 def _reported(works: Mapping[int, Work], jobs: Sequence[RerankJob], context: Context) -> list[list[float | None]]:

@@ -1,0 +1,67 @@
+"""A hosted reranker in a stream of batches: who stops early does not pay for what nobody waits for."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import pytest
+
+from milvus_pipeline import Pipeline
+from milvus_stages import Cohere
+from support.fakes import ListedSearch
+from support.hosted_calls import KEY_VARIABLE, keyed, stage
+from support.leaks import leaving_nothing
+from support.standins import StandIn
+
+BATCH = ["red", "green", "blue", "plum", "pear", "apple"]
+AT_ONCE = 2
+
+
+def test_what_nobody_waits_for_is_not_sent():
+    """The requests that are under way when the stream is closed are the last; their replies are waited for."""
+
+    class Told(Cohere):
+        """The service answers a moment after the stage was told that nobody waits."""
+
+        def score_batch(self, jobs, context):
+            with context.on_cancel(threading.Timer(0.2, server.release).start):
+                return super().score_batch(jobs, context)
+
+    def batches():
+        yield BATCH
+        server.wait_for(len(BATCH))
+        server.wait_until_idle()
+        server.hold()
+        yield BATCH
+        server.wait_for(len(BATCH) + AT_ONCE)
+
+    with StandIn("cohere") as server, keyed(server), leaving_nothing():
+        reranker = Told(base_url=server.url, api_key_env=KEY_VARIABLE, max_concurrency=AT_ONCE)
+        with Pipeline([ListedSearch(), reranker]) as pipeline:
+            stream = pipeline.run_batches(batches())
+            assert [result.status for result in next(stream)] == ["ok"] * len(BATCH)
+            stream.close()
+        assert len(server.requests) == len(BATCH) + AT_ONCE
+
+
+@pytest.mark.parametrize("requests_per_minute", [None, AT_ONCE])
+def test_ctrl_c_does_not_wait_for_replies(requests_per_minute):
+    """Neither for those of requests that were sent, nor for the turn of others."""
+    with StandIn("cohere") as server, keyed(server):
+        server.hold()
+        main = threading.main_thread().ident
+        reranker = stage(server, max_concurrency=AT_ONCE, requests_per_minute=requests_per_minute)
+
+        def interrupt():
+            server.wait_for(AT_ONCE)
+            signal.pthread_kill(main, signal.SIGINT)
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with Pipeline([ListedSearch(), reranker]) as pipeline, pytest.raises(KeyboardInterrupt):
+            list(pipeline.run_batches([BATCH] * 3))
+        thread.join()
+        server.release()
+        server.wait_until_idle()
+        assert len(server.requests) == AT_ONCE
