@@ -248,7 +248,8 @@ class Pipeline:
         Batches are read in the caller's thread, a little ahead of the results: one for each stage, and one more. A
         source that gives a batch only after it has seen the results of the last is one for ``run_batch``.
 
-        Where the caller stops early (``close``, an exception, Ctrl-C), what is under way is told so, and waited for.
+        Where the caller stops early (``close``, an exception, Ctrl-C), what is under way is told so, and waited for;
+        after Ctrl-C two seconds at most.
 
         Args:
             batches: lists of texts or Query objects.

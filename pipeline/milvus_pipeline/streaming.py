@@ -12,7 +12,8 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import TypeAlias, cast
+from types import TracebackType
+from typing import Final, TypeAlias, cast
 
 from milvus_pipeline.context import Context
 from milvus_pipeline.deadline import Deadline
@@ -23,6 +24,8 @@ from milvus_pipeline.stage import Stage
 
 Batches: TypeAlias = Iterator[Sequence[str | Query]]
 Streamed: TypeAlias = Generator[list[SearchResult], None, None]
+
+_NOTICE_SECONDS: Final = 2.0  # in which what asks whether anybody still waits has asked
 
 
 def streamed(
@@ -147,15 +150,19 @@ class _Line:
             raise
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._end()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._end(at_once=kind is not None and issubclass(kind, KeyboardInterrupt))
 
-    def _end(self) -> None:
-        """Give up what is under way, and wait until nothing is."""
+    def _end(self, *, at_once: bool = False) -> None:
+        """Give up what is under way, and wait until nothing is; not for long where somebody sits at the keyboard.
+
+        A call that takes no notice is then left to its thread, whose next stage does not begin.
+        """
         for segment in self._segments:
             segment.give_up()
+        end = time.monotonic() + _NOTICE_SECONDS
         for segment in self._segments:
-            segment.join()
+            segment.join(max(0.0, end - time.monotonic()) if at_once else None)
 
 
 class _Segment:
@@ -182,7 +189,7 @@ class _Segment:
         self._lock = threading.Lock()
         self._context: Context | None = None
         self._given_up = False
-        # A daemon: a second Ctrl-C shall end the process without waiting for a reply.
+        # A daemon: after Ctrl-C the process shall end without waiting for a reply.
         self._thread = threading.Thread(
             target=copy_context().run, args=(self._run,), name=f"{stages[0].name} of a stream", daemon=True
         )
@@ -199,10 +206,10 @@ class _Segment:
                 self._context.cancel()
         self._waiting.put(None)
 
-    def join(self) -> None:
-        """Wait for the thread's end."""
+    def join(self, seconds: float | None) -> None:
+        """Wait for the thread's end, at most so long; None for as long as it takes."""
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(seconds)
 
     def _run(self) -> None:
         while (batch := self._waiting.get()) is not None:
