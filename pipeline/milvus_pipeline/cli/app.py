@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from milvus_pipeline.cli import checks, describe, doctor, evaluate, ingest, run, split
+from milvus_pipeline.cli import checks, describe, doctor, evaluate, explain, ingest, run, split
 from milvus_pipeline.extras import DISTRIBUTION
 
 app = typer.Typer(
@@ -37,6 +37,7 @@ def milvus_pipeline(
 
 app.command()(run.run)
 app.command("evaluate")(evaluate.evaluate_command)
+app.command("explain")(explain.explain_command)
 app.command()(split.split)
 app.command()(ingest.ingest)
 app.command()(checks.validate)
