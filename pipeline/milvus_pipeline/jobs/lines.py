@@ -38,7 +38,7 @@ class Line(NamedTuple):
     def text(self) -> str:
         """The line decoded. InputError where it is not UTF-8, or holds a NUL."""
         if b"\0" in self.raw:  # UTF-16 passes for UTF-8 with a NUL in every other place
-            raise InputError(f"{self.where}: is not UTF-8 text (a NUL at byte {self.raw.index(0)})")
+            raise InputError(f"{self.where}: is not UTF-8 text (a NUL at byte {self.raw.index(0)}); is it UTF-16?")
         try:
             return self.raw.decode("utf-8")
         except UnicodeDecodeError as error:

@@ -152,7 +152,7 @@ class QueryReader(Iterator[Query | SearchResult]):
             else:
                 count += 1
         if bad.count and self._bad_lines is BadLines.FATAL:
-            raise InputError(f"{bad}")
+            raise InputError(f"{bad}\nnothing was run; mend the file, or have its bad lines skipped or reported")
         return Survey(count, bad.count)
 
     def _parser(self) -> Parser:
