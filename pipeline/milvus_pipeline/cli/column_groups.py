@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-_BETWEEN = 2  # blanks between columns
+_BETWEEN = 2  # blanks between columns: one of padding, one of the box
 _MOST_FOR_NAMES = 0.5  # of the width
 _LEAST_NAMES = 12
 
@@ -39,15 +39,16 @@ def print_groups(console: Console, rows: Column, groups: Sequence[Group], *, ind
     """Print the groups beside each other as far as they fit, each table led by the column that names the rows."""
     room = console.width - indent
     lead = min(rows.width, max(_LEAST_NAMES, int(room * _MOST_FOR_NAMES)))
-    for packed in _packed(groups, room - lead):
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, _BETWEEN, 0, 0))
+    for packed in _packed(groups, room - lead - _BETWEEN):
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, _BETWEEN - 1, 0, 0))
         table.add_column(rows.header, justify=rows.justify, width=lead, overflow="fold")
         for column in packed:
-            wide = column.width > room - lead
+            wide = column.width > room - lead - _BETWEEN
             table.add_column(column.header, justify=column.justify, no_wrap=not wide, overflow="fold")
         for row in zip(rows.cells, *(column.cells for column in packed), strict=True):
             table.add_row(*row)
-        console.print(Padding(table, (0, 0, 1, indent), expand=False))
+        console.print(Padding(table, (0, 0, 0, indent), expand=False))
+        console.print()
 
 
 def _packed(groups: Sequence[Group], room: int) -> Iterator[list[Column]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from rich.console import Console
 from rich.text import Text
@@ -16,7 +16,7 @@ from milvus_pipeline.evaluation.report.words import counted, money_said, signed,
 from milvus_pipeline.figures import figures_said
 
 _ALL_SHOWN = 4
-"""Up to so many systems, the stages of each are shown; of more, those of the baseline and of the front."""
+"""Up to so many systems, the stages of each are shown; of more, those of the baseline and of the best."""
 _INDENT = 2
 
 
@@ -25,10 +25,10 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     lookup = Lookup(evaluation)
     console.print(_heading(evaluation))
     console.print()
-    shown_ones = _shown_stages(evaluation.systems)
+    shown_ones = _shown_stages(evaluation)
     for system in shown_ones:
         if len(evaluation.systems) > 1:
-            console.print(_system_heading(system, evaluation.systems[0]))
+            console.print(_system_heading(system, evaluation))
         rows = Column("stage", [_stage_name(stage) for stage in system.stages], justify="left")
         print_groups(console, rows, list(_stage_groups(evaluation, system, lookup)), indent=_INDENT)
     hidden = len(evaluation.systems) - len(shown_ones)
@@ -38,7 +38,7 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
         console.print()
     if len(evaluation.systems) > 1:
         console.print(Text(f"All {counted(len(evaluation.systems), 'system')}", style="bold"))
-        names = [_system_name(system) for system in evaluation.systems]
+        names = [_system_name(system, evaluation.systems[0]) for system in evaluation.systems]
         rows = Column("system", names, justify="left")
         print_groups(console, rows, list(_system_groups(evaluation, lookup)), indent=_INDENT)
         for line in _front(evaluation):
@@ -56,15 +56,25 @@ def _heading(evaluation: Evaluation) -> Text:
     return heading
 
 
-def _shown_stages(systems: Sequence[SystemFigures]) -> list[SystemFigures]:
+def _shown_stages(evaluation: Evaluation) -> list[SystemFigures]:
+    systems = evaluation.systems
     if len(systems) <= _ALL_SHOWN:
         return list(systems)
-    return [system for place, system in enumerate(systems) if place == 0 or system.on_front]
+    best = _best(evaluation)
+    return [system for system in systems if system in (systems[0], best)]
 
 
-def _system_heading(system: SystemFigures, baseline: SystemFigures) -> Text:
+def _best(evaluation: Evaluation) -> SystemFigures:
+    """The system with the best final ranking; the faster one of several."""
+    measure = evaluation.measures[0]
+    front = [system for system in evaluation.systems if system.on_front]
+    return max(front or evaluation.systems, key=lambda system: system.measures.get(measure, -math.inf))
+
+
+def _system_heading(system: SystemFigures, evaluation: Evaluation) -> Text:
     heading = Text(shown(system.name), style="bold")
-    said = ["the baseline"] if system is baseline else []
+    said = ["the baseline"] if system is evaluation.systems[0] else []
+    said += [f"the best in {evaluation.measures[0]}"] if system is _best(evaluation) else []
     said += ["on the Pareto front"] if system.on_front else []
     heading.append(f"  {', '.join(said)}" if said else "", style="not bold")
     return heading
@@ -75,8 +85,9 @@ def _stage_name(stage: StageFigures) -> Text:
     return Text(shown(f"{stage.stage}{kind}"))
 
 
-def _system_name(system: SystemFigures) -> Text:
-    return Text(shown(system.name), style="bold" if system.on_front else "")
+def _system_name(system: SystemFigures, baseline: SystemFigures) -> Text:
+    name = Text(shown(system.name), style="bold" if system.on_front else "")
+    return name.append(" (baseline)" if system is baseline else "", style="not bold dim")
 
 
 # -- stages of one system ------------------------------------------------------------------------------------------
@@ -91,7 +102,7 @@ def _stage_groups(evaluation: Evaluation, system: SystemFigures, lookup: Lookup)
             Column(
                 name, [_value(stage.measures.get(name), found) for stage, found in zip(stages, compared, strict=True)]
             ),
-            Column("change", [_change(found) for found in compared]),
+            *([Column("change", [_change(found) for found in compared])] if any(compared) else ()),
             Column("ceiling", [_value(stage.ceilings.get(name), style="dim") for stage in stages]),
         ]
     yield [
@@ -158,12 +169,14 @@ def _front(evaluation: Evaluation) -> Iterator[Text]:
         yield Text(f"{shown(front[0].name)} is the best in {measure} and the fastest.")
         return
     yield Text(f"Pareto front, from the fastest to the best in {measure}:", style="bold")
+    times = [_ms(system.latency.p50) for system in front]
     before: SystemFigures | None = None
-    for system in front:
-        line = Text(f"  {value_said(system.measures[measure])} in {_ms(system.latency.p50)} ms: {shown(system.name)}")
+    for system, time in zip(front, times, strict=True):
+        value = value_said(system.measures[measure])
+        line = Text(f"  {value} in {time:>{max(map(len, times))}} ms  {shown(system.name)}")
         if before is not None:
             gained = signed(system.measures[measure] - before.measures[measure])
-            line.append(f"  ({gained} for {_ms(system.latency.p50 - before.latency.p50)} ms)", style="dim")
+            line.append(f"  ({gained} for {_ms(system.latency.p50 - before.latency.p50)} ms more)", style="dim")
         yield line
         before = system
 
@@ -206,7 +219,7 @@ def _notes(evaluation: Evaluation, lookup: Lookup) -> Iterator[str]:
     """What the words and signs in the tables mean."""
     if len(lookup):
         against = "the ranking stage before it"
-        against += f", or {shown(evaluation.systems[0].name)}" if len(evaluation.systems) > 1 else ""
+        against += f", or to the baseline, {shown(evaluation.systems[0].name)}" if len(evaluation.systems) > 1 else ""
         yield (
             f"change: difference to {against}; * where p < 0.05 ({test_said(evaluation.test, evaluation.correction)}, "
             f"{counted(evaluation.judged, 'query')})."
