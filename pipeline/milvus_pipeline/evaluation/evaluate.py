@@ -127,6 +127,7 @@ def evaluate(
             *asked.warnings,
             *unknown,
             *walk.warnings(),
+            *(f"{name} has no value for some rankings: {reason}" for name, reason in taken.lacking.items()),
             *_price_warnings(walk.tallies, figures, prices),
         ),
         versions=_versions(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from subprocess import SubprocessError
 from typing import Any
 
 from milvus_pipeline.errors import ConfigError, shown, told
@@ -24,6 +25,7 @@ class Measures:
 
     Attributes:
         names: in the order given, as they were written.
+        lacking: why a measure has no value for some rankings, where ir-measures failed on them; by name.
 
     Raises:
         ConfigError: there is none, or ir-measures does not know one, or knows it and cannot compute it here.
@@ -33,6 +35,7 @@ class Measures:
     def __init__(self, names: Iterable[str]) -> None:
         self._library = require("ir_measures", extra="evaluate", wanted_by="evaluate")
         self._named: dict[Any, str] = {}
+        self.lacking: dict[str, str] = {}
         for name in [names] if isinstance(names, str) else names:
             self._named.setdefault(self._parsed(str(name).strip()), str(name).strip())
         if not self._named:
@@ -58,10 +61,15 @@ class Measures:
         Raises:
             ConfigError: one cannot be computed; some need programs that are not there, or ids that are numbers.
         """
-        rankings = {query: list(grades) for query, grades in judged.items()}
+        rankings = {query: [*grades, "unjudged"] for query, grades in judged.items()}
         for measure, name in self._named.items():
             try:
                 list(self._library.iter_calc([measure], _plain(judged), _run(rankings)))
+            except (OSError, SubprocessError) as error:
+                reason = (
+                    f"{type(error).__name__} in its program; those of gdeval want perl, and query ids that are numbers"
+                )
+                raise ConfigError(f"measures: {name} cannot be computed here: {reason}") from error
             except Exception as error:
                 raise ConfigError(f"measures: {name} cannot be computed here: {told(error)}") from error
 
@@ -73,11 +81,26 @@ class Measures:
             rankings: document ids, best first, by query id; a query without one counts as having found nothing.
 
         Returns:
-            By measure and query id. A measure may have no value for a query: Accuracy, where nothing relevant ranks.
+            By measure and query id. A measure may have no value for a query: Accuracy, where nothing relevant ranks, or
+            where ir-measures fails on it, which ``lacking`` tells.
         """
-        found: dict[str, dict[str, float]] = {name: {} for name in self.names}
-        for metric in self._library.iter_calc(list(self._named), _plain(judged), _run(rankings)):
-            found[self._named[metric.measure]][metric.query_id] = float(metric.value)
+        try:
+            return self._found(self._named, judged, rankings)
+        except Exception:  # one measure fails on one query (Accuracy divides by zero); the others are worth having
+            found: dict[str, dict[str, float]] = {name: {} for name in self.names}
+            for query, grades in judged.items():
+                ranking = {query: rankings[query]} if query in rankings else {}
+                for measure, name in self._named.items():
+                    try:
+                        found[name].update(self._found({measure: name}, {query: grades}, ranking)[name])
+                    except Exception as error:
+                        self.lacking.setdefault(name, told(error))
+            return found
+
+    def _found(self, named: Mapping[Any, str], judged: Judgements, rankings: Rankings) -> dict[str, dict[str, float]]:
+        found: dict[str, dict[str, float]] = {name: {} for name in named.values()}
+        for metric in self._library.iter_calc(list(named), _plain(judged), _run(rankings)):
+            found[named[metric.measure]][metric.query_id] = float(metric.value)
         return found
 
     def sums(self) -> dict[str, Any]:

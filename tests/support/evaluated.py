@@ -1,0 +1,100 @@
+"""Stages for tests of evaluations: they count how often they are opened and asked, and cost what they are told."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import ClassVar
+
+from milvus_pipeline import Context, Hit, QueryError, Reranker, RerankJob, SearchResult, Stage, StageError, register
+
+calls: Counter[str] = Counter()
+"""Queries that came to a stage, by its name."""
+
+setups: Counter[str] = Counter()
+"""How often a stage was opened, by its name."""
+
+
+@register("table_search")
+class TableSearch(Stage):
+    """Finds for every query the documents of the table, by the query's text; fails for one that is not in it."""
+
+    gives: ClassVar[frozenset[str]] = frozenset({"hits", "text"})
+
+    table: dict[str, list[str]]
+
+    def setup(self) -> None:
+        setups[self.name] += 1
+
+    def process(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
+        calls[self.name] += len(results)
+        for position, result in enumerate(results):
+            if result.query.text not in self.table:
+                context.fail(position, QueryError("is not in the table"))
+        return [
+            result.with_hits(
+                [
+                    Hit(document, f"text {document}", 0.0).ranked(self.name, 1.0, rank)  # all tied
+                    for rank, document in enumerate(self.table.get(result.query.text, []), 1)
+                ]
+            )
+            for result in results
+        ]
+
+
+@register("table_rerank")
+class TableRerank(Reranker):
+    """Puts the named documents first, in their order; says what it used, and can be one that sends texts away."""
+
+    first: tuple[str, ...] = ()
+    usage: dict[str, int] = {}
+    cached: int = 0
+    cache: str | None = None
+    paid: bool = False
+    fails: bool = False
+    broken: bool = False
+
+    def setup(self) -> None:
+        setups[self.name] += 1
+        if self.broken:
+            raise OSError("no such model")
+
+    @property
+    def sends(self) -> bool:
+        return self.paid
+
+    def identity(self) -> dict[str, object]:
+        if self.fails:
+            raise StageError("nobody knows")
+        return {"first": list(self.first)}
+
+    def score(self, query: str, texts: Sequence[str]) -> list[float]:
+        order = {f"text {document}": place for place, document in enumerate(self.first)}
+        return [-float(order.get(text, len(order))) for text in texts]
+
+    def score_batch(self, jobs: Sequence[RerankJob], context: Context) -> Sequence[list[float]]:
+        calls[self.name] += len(jobs)
+        context.note(usage=self.usage, cached=self.cached)
+        if self.fails:
+            raise StageError("the service is gone", reason_code="unavailable")
+        return [self.score(job.query, job.texts) for job in jobs]
+
+
+@register("preparing")
+class Preparing(Stage):
+    """Does nothing to the query, and needs no hits."""
+
+    def process(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
+        return results
+
+
+@register("hurried")
+class Hurried(Stage):
+    """Keeps how much time it was given."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"hits"})
+    budgets: ClassVar[list[float | None]] = []
+
+    def process(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
+        self.budgets.append(context.deadline.budget)
+        return results
