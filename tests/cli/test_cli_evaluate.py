@@ -1,0 +1,314 @@
+"""`evaluate`: figures as tables, JSON and CSV; sweeps; several configurations; exit codes and wrong input."""
+
+import csv
+import io
+import json
+
+import ir_measures
+import pytest
+
+QUERIES = """\
+{"_id": "a", "text": "red plum"}
+{"_id": "b", "text": "blue"}
+{"_id": "c", "text": "green sky"}
+{"_id": "d", "text": "nobody judged this"}
+"""
+QRELS = "query-id\tcorpus-id\tscore\na\t1\t2\na\t0\t1\nb\t2\t1\nc\t2\t1\nc\t1\t1\n"
+SWEEP = """\
+name: swept fruit
+stages:
+  - {type: listed_search}
+  - {type: word_overlap}
+  - {type: first_only}
+sweep:
+  word_overlap: [{type: word_overlap}, null]
+  word_overlap.weight: [1, -1]
+  first_only: [{type: first_only}, null]
+"""
+SWEPT = [
+    "word_overlap weight=1 first_only",
+    "word_overlap weight=1 no first_only",
+    "word_overlap weight=-1 first_only",
+    "word_overlap weight=-1 no first_only",
+    "no word_overlap first_only",
+    "no word_overlap no first_only",
+]
+
+
+@pytest.fixture
+def judged(make):
+    """The options that name queries and judgements."""
+    return "--queries", make("queries.jsonl", QUERIES), "--qrels", make("qrels.tsv", QRELS)
+
+
+@pytest.fixture
+def swept(make):
+    """A configuration with a sweep."""
+    return make("swept.yaml", SWEEP)
+
+
+def system_of(data, name):
+    """The named system of an evaluation as plain data."""
+    return next(system for system in data["systems"] if system["name"] == name)
+
+
+def test_json_has_every_figure(invoke, fruit, judged):
+    """All of the evaluation, as strict JSON on stdout, and nothing else; warnings go to stderr."""
+    done = invoke("evaluate", fruit, *judged, "--format", "json", "-m", "nDCG@10", "-m", "P@1")
+    assert done.exit_code == 0, done.stderr
+    data = json.loads(done.stdout, parse_constant=pytest.fail)
+    assert (data["title"], data["queries"], data["judged"], data["batch_size"]) == ("fruit", 4, 3, 1)
+    (system,) = data["systems"]
+    assert system["name"] == "my fruit"
+    search, rerank = system["stages"]
+    assert (search["stage"], search["hits"], rerank["stage"], rerank["hits"]) == ("listed_search", 4, "word_overlap", 3)
+    assert search["measures"]["P@1"] == pytest.approx(1 / 3)
+    assert rerank["measures"]["P@1"] == 1
+    assert [found["stage"] for found in data["comparisons"]] == ["word_overlap", "word_overlap"]
+    assert done.stderr.splitlines() == ["warning: 1 of 4 queries have no judgements, and were left out"]
+
+
+def test_the_table_of_one_system(invoke, fruit, judged):
+    """Each stage with its measures, what a perfect order would give, and the times; then what the signs mean."""
+    done = invoke("evaluate", fruit, *judged, "-m", "P@1", "--test", "permutation", env={"COLUMNS": "120"})
+    assert done.exit_code == 0, done.stderr
+    lines = [line.rstrip() for line in done.stdout.splitlines()]
+    assert lines[0] == "fruit  3 judged queries, one at a time"
+    assert lines[2].split() == ["stage", "hits", "P@1", "change", "ceiling", "p50", "ms", "p95", "p99", "elapsed", "ms"]
+    assert lines[4].split()[:4] == ["listed_search", "4", "0.333", "1.000"]
+    assert lines[5].split()[:5] == ["word_overlap", "3", "1.000", "+0.667", "1.000"]
+    signs = "* where p < 0.05 (paired permutation test, p-values corrected after Holm, 3 queries)."
+    assert signs in " ".join(done.stdout.split())
+    assert "\x1b" not in done.stdout
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_tables_keep_to_the_width(invoke, swept, judged, width):
+    """No line is longer than the terminal is wide, and no figure is cut."""
+    done = invoke("evaluate", swept, *judged, "-m", "nDCG@10", "-m", "R@100", env={"COLUMNS": str(width)})
+    assert done.exit_code == 0, done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= width
+    assert "…" not in done.stdout
+    assert "All 6 systems" in done.stdout
+
+
+def test_a_sweep_is_evaluated_variant_by_variant(invoke, swept, judged):
+    """Every variant is a system, the pipeline as it stands the first; the front is told in words."""
+    done = invoke("evaluate", swept, *judged, "--format", "json", "-m", "P@1")
+    assert done.exit_code == 0, done.stderr
+    data = json.loads(done.stdout)
+    assert [system["name"] for system in data["systems"]] == SWEPT
+    bad = system_of(data, "word_overlap weight=-1 first_only")
+    assert bad["variant"]["word_overlap.weight"] == -1
+    assert bad["variant"]["first_only"] == {"type": "first_only"}
+    assert bad["stages"][1]["measures"]["P@1"] < 1
+    table = invoke("evaluate", swept, *judged, "-m", "P@1", env={"COLUMNS": "160"}).stdout
+    assert f"{SWEPT[0]} (baseline)" in table
+    assert "Stages of the other 5 systems" in table or "Stages of the other 4 systems" in table
+
+
+def test_several_configurations_side_by_side(invoke, fruit, swept, judged, make):
+    """Each by its name, variants led by it; where two files have the same name in them, the files' names tell."""
+    done = invoke("evaluate", fruit, swept, *judged, "--format", "json")
+    names = [system["name"] for system in json.loads(done.stdout)["systems"]]
+    assert names == ["my fruit", *(f"swept fruit {name}" for name in SWEPT)]
+    other = make("other.yaml", fruit.read_text().replace("top_k: 3", "top_k: 1"))
+    done = invoke("evaluate", fruit, other, fruit, *judged, "--format", "json")
+    assert [system["name"] for system in json.loads(done.stdout)["systems"]] == ["fruit", "other"]
+    assert json.loads(done.stdout)["systems"][0]["stages"][0]["shared"] is True
+
+
+def test_the_baseline_can_be_chosen(invoke, swept, judged):
+    """It comes first, and the others are compared with it."""
+    done = invoke("evaluate", swept, *judged, "--format", "json", "-m", "P@1", "--baseline", SWEPT[4])
+    data = json.loads(done.stdout)
+    assert [system["name"] for system in data["systems"]] == [SWEPT[4], *SWEPT[:4], SWEPT[5]]
+    assert {found["baseline_system"] for found in data["comparisons"] if found["system"] == SWEPT[0]} == {
+        SWEPT[0],
+        SWEPT[4],
+    }
+    done = invoke("evaluate", swept, *judged, "--baseline", "no word_overlap first_onyl")
+    assert done.exit_code == 2
+    assert "did you mean 'no word_overlap first_only'?" in done.stderr
+
+
+def test_csv_has_a_row_for_each_stage_of_each_system(invoke, swept, judged):
+    """Columns are the same in all rows; those with `final` true are a table of the systems."""
+    done = invoke("evaluate", swept, *judged, "--format", "csv", "-m", "P@1")
+    assert done.exit_code == 0, done.stderr
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert [row["system"] for row in rows if row["final"] == "True"] == SWEPT
+    assert len(rows) == 3 + 2 + 3 + 2 + 2 + 1
+    first = rows[2]
+    assert (first["word_overlap.weight"], first["stage"], first["type"]) == ("1", "first_only", "first_only")
+    assert json.loads(first["first_only"]) == {"type": "first_only"}
+    assert (first["position"], first["hits"], first["queries"]) == ("3", "1.0", "3")
+    assert (first["P@1"], first["P@1 ceiling"], first["P@1 against baseline"]) == ("1.0", "1.0", "")
+    other = rows[7]
+    assert (other["system"], other["final"], other["position"]) == (SWEPT[2], "True", "3")
+    assert float(other["P@1 against baseline"]) == float(other["P@1"]) - 1
+    assert 0 <= float(other["P@1 against baseline p"]) <= 1
+    assert float(other["elapsed_p50_seconds"]) >= float(other["latency_p50_seconds"])
+
+
+def test_outputs_are_chosen_by_their_names(invoke, fruit, judged, tmp_path):
+    """.json and .csv say the format, anything else is a table; what was written is told on stderr."""
+    for name, begin in (("out.json", "{"), ("out.csv", "system,"), ("out.txt", "fruit  3 judged queries")):
+        done = invoke("evaluate", fruit, *judged, "-o", tmp_path / name)
+        assert (done.exit_code, done.stdout) == (0, "")
+        assert (tmp_path / name).read_text().startswith(begin)
+        assert f"written: {tmp_path / name}" in done.stderr
+
+
+def test_the_report_is_written_beside_the_figures(invoke, swept, judged, tmp_path):
+    """One HTML file, that names every variant."""
+    done = invoke("evaluate", swept, *judged, "--report", tmp_path / "report.html")
+    assert done.exit_code == 0, done.stderr
+    html = (tmp_path / "report.html").read_text()
+    assert html.startswith("<!DOCTYPE html>")
+    assert all(name in html for name in SWEPT)
+    assert "All 6 systems" in done.stdout
+
+
+def test_the_measures_can_be_computed_anew_from_the_written_runs(invoke, swept, judged, tmp_path):
+    """ir-measures gives the very same values for the runs as the evaluation tells."""
+    wanted = [ir_measures.nDCG @ 10, ir_measures.P @ 1, ir_measures.R @ 2]
+    options = [option for measure in wanted for option in ("-m", str(measure))]
+    done = invoke("evaluate", swept, *judged, *options, "--runs", tmp_path / "runs", "-o", tmp_path / "out.json")
+    assert done.exit_code == 0, done.stderr
+    data = json.loads((tmp_path / "out.json").read_text())
+    files = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    assert files == sorted(f"{name.replace(' ', '_')}.run" for name in SWEPT)
+    qrels = [ir_measures.Qrel("a", "1", 2), ir_measures.Qrel("a", "0", 1), ir_measures.Qrel("b", "2", 1)]
+    qrels += [ir_measures.Qrel("c", "2", 1), ir_measures.Qrel("c", "1", 1)]
+    for name in SWEPT:
+        run = ir_measures.read_trec_run(str(tmp_path / "runs" / f"{name.replace(' ', '_')}.run"))
+        computed = ir_measures.calc_aggregate(wanted, qrels, run)
+        told = system_of(data, name)["stages"][-1]["measures"]
+        assert told == pytest.approx({str(measure): value for measure, value in computed.items()})
+
+
+def test_a_failed_query_is_told_and_ends_with_1(invoke, make, judged, tmp_path):
+    """Its measures count as 0, and the figures are written all the same."""
+    config = make("a.yaml", "name: a\nstages:\n - {type: listed_search}\n - {type: faulty, how: word, word: plum}\n")
+    done = invoke("evaluate", config, *judged, "-o", tmp_path / "out.json", "--runs", tmp_path / "runs")
+    assert done.exit_code == 1
+    assert "warning: a: 1 of 3 queries failed (query: 1) and count as having found nothing" in done.stderr
+    data = json.loads((tmp_path / "out.json").read_text())
+    assert data["systems"][0]["statuses"] == {"ok": 2, "failed": 1}
+    assert {line.split()[0] for line in (tmp_path / "runs" / "a.run").read_text().splitlines()} == {"b", "c"}
+
+
+def test_a_bad_line_of_queries_is_a_failed_query(invoke, fruit, make):
+    """It is told by its number, and spoils no other."""
+    queries = make("queries.jsonl", '{"_id": "a", "text": "red plum"}\n{"_id": "b", "txt": "blue"}\n')
+    done = invoke("evaluate", fruit, "--queries", queries, "--qrels", make("qrels.tsv", QRELS))
+    assert done.exit_code == 1
+    assert "queries.jsonl:2: has neither `text` nor `vector`" in done.stderr
+
+
+def test_queries_from_stdin(invoke, fruit, make):
+    """As lines, whose ids are their places; --input-format says otherwise."""
+    qrels = make("qrels.txt", "1 0 1 1\n2 0 2 1\n")
+    done = invoke("evaluate", fruit, "--queries", "-", "--qrels", qrels, "--format", "json", input="red plum\nblue\n")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["judged"] == 2
+
+
+def test_the_timeout_holds_for_each_batch(invoke, make, judged):
+    """A pipeline that would take longer fails, with the reason."""
+    stages = " - {type: listed_search}\n - {type: slow, seconds: 0.1}\n - {type: word_overlap}\n"
+    config = make("slow.yaml", f"name: a\nstages:\n{stages}")
+    done = invoke("evaluate", config, *judged, "--timeout", "0.05")
+    assert done.exit_code == 1
+    assert "all of 3 queries failed (deadline: 3)" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-m", "nDGC@10"], "error: measures: 'nDGC@10' is none that ir-measures can compute here"),
+        (["--price", "cohere=1"], "error: --price cohere=1: must be STAGE.WORD=AMOUNT"),
+        (["--price", "cohere.units=-1"], "error: --price cohere.units=-1: must be STAGE.WORD=AMOUNT"),
+        (["--price", "cohere.units=nan"], "error: --price cohere.units=nan: must be STAGE.WORD=AMOUNT"),
+        (["-o", "{tmp}/no/out.json"], "no/out.json: the folder {tmp}/no does not exist; make it first"),
+        (["--report", "{tmp}"], "error: {tmp}: is a folder; give the name of a file in it"),
+        (["-o", "{tmp}/x.html", "--report", "{tmp}/x.html"], "--report {tmp}/x.html: is the file of --output, too"),
+        (["-o", "{tmp}/qrels.tsv"], "error: {tmp}/qrels.tsv: exists already; choose another file, or pass --overwrite"),
+        (
+            ["-o", "{tmp}/qrels.tsv", "--overwrite"],
+            "error: --output {tmp}/qrels.tsv: is one of the files that are read; write to another one",
+        ),
+        (["--runs", "{tmp}/qrels.tsv"], "error: --runs {tmp}/qrels.tsv: is a file; name a folder"),
+        (["--runs", "{tmp}/no/runs"], "error: --runs {tmp}/no/runs: the folder {tmp}/no does not exist"),
+        (["--batch-size", "0"], "--batch-size"),
+        (["--test", "wilcoxon"], "--test"),
+    ],
+)
+def test_wrong_options_are_told_before_anything_is_opened(invoke, make, judged, tmp_path, arguments, message):
+    """The command ends with 2; a stage that cannot be opened was not tried."""
+    config = make("a.yaml", "stages:\n - {type: listed_search}\n - {type: faulty, how: setup}\n")
+    done = invoke("evaluate", config, *judged, *(argument.replace("{tmp}", str(tmp_path)) for argument in arguments))
+    assert done.exit_code == 2
+    assert message.replace("{tmp}", str(tmp_path)) in done.stderr
+    assert "cannot be opened" not in done.stderr
+    assert (tmp_path / "qrels.tsv").read_text() == QRELS
+
+
+def test_wrong_files_are_told_before_anything_is_opened(invoke, make, tmp_path):
+    """Judgements that cannot be read or belong to other queries, and a sweep that is wrong."""
+    config = make("a.yaml", "stages:\n - {type: listed_search}\n - {type: faulty, how: setup}\n")
+    queries, qrels = make("queries.jsonl", QUERIES), make("qrels.tsv", QRELS)
+    done = invoke("evaluate", config, "--queries", queries, "--qrels", tmp_path / "none.tsv")
+    assert (done.exit_code, "none.tsv" in done.stderr) == (2, True)
+    done = invoke("evaluate", config, "--queries", queries, "--qrels", make("other.txt", "x 0 1 1\n"))
+    assert (done.exit_code, "none of the 4 queries has judgements" in done.stderr) == (2, True)
+    done = invoke("evaluate", config, "--queries", "-", "--qrels", "-", input="")
+    assert (done.exit_code, "only one of the two can be stdin" in done.stderr) == (2, True)
+    bad = make("bad.yaml", SWEEP.replace("weight: [1, -1]", "wieght: [1]"))
+    done = invoke("evaluate", config, bad, "--queries", queries, "--qrels", qrels)
+    assert done.exit_code == 2
+    assert done.stderr == (
+        f"error: {bad}: sweep.word_overlap.wieght: word_overlap has no field 'wieght'; "
+        "did you mean 'weight'? (line 8)\n"
+    )
+
+
+def test_runs_are_not_replaced_unasked(invoke, fruit, judged, tmp_path):
+    """A folder that holds runs is taken only with --overwrite, and then holds whole new ones."""
+    first = invoke("evaluate", fruit, *judged, "--runs", tmp_path / "runs")
+    written = (tmp_path / "runs" / "my_fruit.run").read_text()
+    again = invoke("evaluate", fruit, *judged, "--runs", tmp_path / "runs")
+    assert (first.exit_code, again.exit_code) == (0, 2)
+    assert "holds runs already; name another folder, or pass --overwrite" in again.stderr
+    assert invoke("evaluate", fruit, *judged, "--runs", tmp_path / "runs", "--overwrite").exit_code == 0
+    assert (tmp_path / "runs" / "my_fruit.run").read_text() == written
+
+
+def test_an_id_that_no_run_can_hold_is_told_at_the_end(invoke, make, tmp_path):
+    """The figures are there, the run lacks the query, and the command ends with 1."""
+    config = make("fruit.yaml", "name: ü/..\nstages:\n - {type: listed_search}\n")
+    queries = make("queries.jsonl", '{"_id": "a b", "text": "red"}\n{"_id": "c", "text": "blue"}\n')
+    qrels = make("qrels.tsv", "query-id\tcorpus-id\tscore\na b\t1\t1\nc\t2\t1\n")
+    done = invoke("evaluate", config, "--queries", queries, "--qrels", qrels, "--runs", tmp_path / "runs")
+    assert done.exit_code == 1
+    assert "system.run: lacks queries; the first: the query's id must be one word without blanks" in done.stderr
+    assert {line.split()[0] for line in (tmp_path / "runs" / "system.run").read_text().splitlines()} == {"c"}
+    assert "2 judged queries" in done.stdout
+
+
+def test_validate_counts_the_variants(invoke, swept, fruit):
+    """What a sweep amounts to can be seen before it is run."""
+    assert (
+        invoke("validate", swept).stdout == f"{swept}: ok: listed_search -> word_overlap -> first_only (6 variants)\n"
+    )
+    assert "variants" not in invoke("validate", fruit).stdout
+
+
+def test_prices_are_told_with_the_usage(invoke, make, judged, tmp_path):
+    """Usage without a price, and a price without usage, are warned of."""
+    config = make("fruit.yaml", "name: f\nstages:\n - {type: listed_search}\n")
+    done = invoke("evaluate", config, *judged, "--price", "cohere.search_units=0.002", "-o", tmp_path / "out.json")
+    assert done.exit_code == 0
+    assert "warning: the price of cohere.search_units matches no usage" in done.stderr
+    assert json.loads((tmp_path / "out.json").read_text())["systems"][0]["cost"] == 0
