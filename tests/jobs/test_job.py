@@ -1,0 +1,197 @@
+"""`run_job`: queries from a file or an iterable, lines that are the same whenever they are written, and a report."""
+
+import gzip
+import hashlib
+import json
+import os
+import sys
+
+import pytest
+
+from milvus_pipeline import Pipeline, Query
+from milvus_pipeline.jobs import (
+    InputError,
+    JobProgress,
+    ResumeError,
+    StoppedError,
+    manifest_path,
+    read_manifest,
+    run_job,
+)
+from support import fakes, paid
+
+QUERIES = ["red plum", "sky", " ", "blue", "pear"]
+
+
+def fruit(*more, **fields):
+    """Searches four texts and reranks them by the words they share with the query."""
+    return Pipeline([fakes.ListedSearch(), fakes.WordOverlap(top_k=2), *more], **fields)
+
+
+def lines_of(path):
+    """The JSON objects of a JSONL file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_each_query_has_one_line_in_order(tmp_path):
+    """Failed ones with their error; ids that are not given are places."""
+    out = tmp_path / "out.jsonl"
+    report = run_job(fruit(), [*QUERIES, Query("apple", id="x")], out, batch_size=2)
+    lines = lines_of(out)
+    assert [line["query"]["id"] for line in lines] == ["1", "2", "3", "4", "5", "x"]
+    assert [line["status"] for line in lines] == ["ok", "ok", "failed", "ok", "ok", "ok"]
+    assert "is empty" in lines[2]["error"]
+    assert (report.output, report.manifest) == (out, manifest_path(out))
+    assert (report.queries, report.before, report.failed) == (6, 0, 1)
+    assert report.figures.status == {"ok": 5, "failed": 1}
+    assert report.figures.reasons == {"query": 1}
+
+
+def test_the_same_job_writes_the_same_bytes(tmp_path):
+    """What differs from run to run is not in the lines, unless it is asked for."""
+    written = []
+    for name in ("a.jsonl", "b.jsonl"):
+        run_job(fruit(), QUERIES, tmp_path / name, batch_size=2)
+        written.append((tmp_path / name).read_bytes())
+    assert written[0] == written[1]
+    assert b'"seconds"' not in written[0]
+    run_job(fruit(), QUERIES, tmp_path / "c.jsonl", figures=True)
+    assert all("seconds" in report for report in lines_of(tmp_path / "c.jsonl")[0]["reports"])
+
+
+def test_results_are_those_of_the_pipeline(tmp_path):
+    """A line is `to_dict` of what `run_batch` gives for its batch."""
+    pipeline = fruit(fakes.Faulty(how="word", word="plum"))
+    run_job(pipeline, QUERIES, tmp_path / "out.jsonl", batch_size=3)
+    asked = [Query(text, id=str(place)) for place, text in enumerate(QUERIES, start=1)]
+    found = [result for batch in (asked[:3], asked[3:]) for result in pipeline.run_batch(batch, return_errors=True)]
+    assert lines_of(tmp_path / "out.jsonl") == [result.to_dict(figures=False) for result in found]
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.trec"])
+def test_gzip_is_the_same_text_in_members(tmp_path, name):
+    """By the file's name; a file in which nothing stands is a gzip file, too."""
+    plain, packed, empty = tmp_path / name, tmp_path / f"{name}.gz", tmp_path / "none.run.gz"
+    run_job(fruit(), QUERIES, plain, batch_size=2)
+    run_job(fruit(), QUERIES, packed, batch_size=2)
+    assert gzip.decompress(packed.read_bytes()) == plain.read_bytes()
+    assert packed.read_bytes().count(b"\x1f\x8b\x08") == 3
+    run_job(fruit(), [" "], empty)
+    assert gzip.decompress(empty.read_bytes()) == b""
+
+
+def test_a_trec_run_counts_what_it_cannot_hold(tmp_path):
+    """Failed queries have no line, and a second query of an id fails; the manifest counts both."""
+    out = tmp_path / "out.trec"
+    queries = [Query("red", id="a"), Query(" ", id="b"), Query("sky", id="a")]
+    seen = []
+    report = run_job(fruit(), queries, out, on_result=lambda result, error: seen.append((result.query.text, error)))
+    assert [line.split()[0] for line in out.read_text(encoding="utf-8").splitlines()] == ["a", "a"]
+    assert report.figures.status == {"ok": 1, "failed": 2}
+    assert [error is None for _, error in seen] == [True, True, False]
+    assert "stands twice" in str(seen[2][1])
+
+
+def test_progress_is_told_after_each_batch(tmp_path):
+    """First when the pipeline is open, then with the number of queries done and failed."""
+    told = []
+    run_job(fruit(), QUERIES, tmp_path / "out.jsonl", batch_size=2, on_progress=told.append)
+    assert all(isinstance(done, JobProgress) for done in told)
+    assert [(done.queries, done.before, done.failed) for done in told] == [(0, 0, 0), (2, 0, 0), (4, 0, 1), (5, 0, 1)]
+
+
+def test_the_manifest_tells_about_the_job(tmp_path):
+    """Configuration, versions, digests, and sums of what became of the queries and what they cost."""
+    pipeline = Pipeline([fakes.ListedSearch(), fakes.Slow(seconds=0.01), paid.Paid(refused="plum")], timeout=60)
+    out = tmp_path / "out.jsonl"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PAID_API_KEY", "a-key")
+        run_job(pipeline, QUERIES, out, batch_size=2)
+    manifest = read_manifest(manifest_path(out))
+    assert manifest.state == "complete"
+    assert manifest.config == pipeline.to_config()
+    assert manifest.versions["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert {"milvus-search-pipeline", "pymilvus", "numpy"} <= set(manifest.versions)
+    assert manifest.output.model_dump() == {"path": str(out), "format": "jsonl", "gzip": False}
+    assert manifest.options.model_dump() == {"batch_size": 2, "timeout": None, "bad_lines": "report", "figures": False}
+    assert manifest.times.began <= manifest.times.ended == manifest.times.written
+    assert manifest.progress.queries == 5
+    assert manifest.progress.bytes == out.stat().st_size
+    assert manifest.progress.output_sha256 == hashlib.sha256(out.read_bytes()).hexdigest()
+    figures = manifest.figures
+    assert (figures.status, figures.reasons) == ({"ok": 3, "failed": 2}, {"query": 2})
+    assert figures.stages["paid"].usage == {"requests": 8, "documents": 16, "units": 8.0}
+    assert figures.stages["paid"].queries == figures.stages["slow"].queries == 4
+    assert figures.stages["slow"].seconds >= 0.03
+    assert figures.rate == pytest.approx(5 / figures.seconds, rel=0.2)
+    assert manifest_path(out).stat().st_mode == out.stat().st_mode
+    assert b"a-key" not in manifest_path(out).read_bytes()
+
+
+def test_the_output_can_be_read_by_nobody_else_where_that_is_the_users_wish(tmp_path):
+    """The manifest has the permissions of the output, which are those of any new file."""
+    before = os.umask(0o077)
+    try:
+        run_job(fruit(), QUERIES, tmp_path / "out.jsonl")
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in sorted(tmp_path.iterdir())] == [0o600, 0o600]
+
+
+def test_memory_does_not_grow_with_the_queries(tmp_path):
+    """The number of the interpreter's memory blocks is the same after 20,000 queries as after 4,000."""
+    blocks = {}
+
+    def note(done):
+        blocks[done.queries] = sys.getallocatedblocks()
+
+    queries = (f"red {number}" if number % 9 else "" for number in range(20_000))
+    run_job(fruit(), queries, tmp_path / "out.jsonl", batch_size=50, on_progress=note)
+    early = max(count for queries, count in blocks.items() if 2_000 <= queries <= 4_000)
+    late = max(count for queries, count in blocks.items() if queries >= 18_000)
+    # The notes themselves are four blocks each.
+    assert late - early < 4 * len(blocks) + 1_500
+
+
+def test_a_failure_stops_the_job_where_that_is_asked(tmp_path):
+    """Its batch is not written; the job goes on once it is repaired, as if nothing had been."""
+    out, whole = tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
+    queries = ["red", "", "sky", "red plum", "blue"]
+    stage = fakes.Faulty(how="word", word="plum")
+    with pytest.raises(StoppedError, match=r"query 4: .*cannot be looked up") as caught:
+        run_job(fruit(stage), queries, out, batch_size=2, stop_on_failure=True)
+    assert "2 queries are done" in str(caught.value)
+    assert [line["status"] for line in lines_of(out)] == ["ok", "failed"]  # an empty query fails in no stage
+    assert read_manifest(manifest_path(out)).state == "failed"
+    run_job(fruit(stage), queries, out, batch_size=2, resume=True)
+    run_job(fruit(stage), queries, whole, batch_size=2)
+    assert out.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize("size", [0, -1, True, 2.5])
+def test_a_batch_has_at_least_one_query(tmp_path, size):
+    """The parameter is named; nothing is made."""
+    with pytest.raises(InputError, match="batch_size: must be a whole number of at least 1"):
+        run_job(fruit(), QUERIES, tmp_path / "out.jsonl", batch_size=size)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_queries_are_no_job(tmp_path):
+    """Nothing is opened, and nothing made."""
+    with pytest.raises(InputError, match="no queries given"):
+        run_job(Pipeline([fakes.ListedSearch(), fakes.Faulty(how="setup")]), [], tmp_path / "out.jsonl")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_pipeline_is_left_open(tmp_path):
+    """As by `run_batch`: several jobs may share what it has loaded."""
+    pipeline = fruit()
+    with pipeline:
+        run_job(pipeline, QUERIES, tmp_path / "a.jsonl")
+        assert pipeline.stages[0].is_open
+    assert not pipeline.stages[0].is_open
+
+
+def test_a_refusal_is_an_input_error():
+    """So that one `except` has all that is wrong before a job begins."""
+    assert issubclass(ResumeError, InputError)

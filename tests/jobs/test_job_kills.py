@@ -1,0 +1,43 @@
+"""Jobs in real processes that are killed with SIGKILL, and go on: the output is that of a job that was left alone."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent.parent
+
+
+def killed(how, *arguments):
+    """What the script of killed jobs saw."""
+    command = [sys.executable, "-m", "support.killed_jobs", how, *map(str, arguments)]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(TESTS)}, capture_output=True, text=True, check=True, timeout=300
+    )
+    assert done.stderr == ""
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.trec", "out.jsonl.gz", "out.trec.gz"])
+def test_twenty_kills_at_random_moments(tmp_path, name):
+    """Five for each kind of output, one job killed five times: byte by byte the same, and most kills hit the middle."""
+    seen = killed("random", tmp_path, name, 5)
+    assert [kill["status"] for kill in seen["kills"]] == [-9] * 5
+    assert (seen["last"], seen["same"]) == (0, True)
+    done = [kill["queries"] for kill in seen["kills"]]
+    assert done == sorted(done)
+    assert all(count % 4 == 0 for count in done)
+    assert len({count for count in done if 0 < count < seen["total"]}) >= 3
+    assert {kill["state"] for kill in seen["kills"]} == {"running"}
+    assert seen["resumptions"] >= 3
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.trec.gz"])
+def test_a_kill_at_each_call_of_the_file_system(tmp_path, name):
+    """Before it, after it, and half way through each write; the resumption is killed somewhere, too."""
+    seen = killed("each", tmp_path, name)
+    assert seen["wrong"] == []
+    assert seen["steps"] > 40

@@ -1,0 +1,194 @@
+"""Jobs in processes that are killed: from outside at random moments, or at each of their calls of the file system.
+
+Run as a script, since it forks: ``python -m support.killed_jobs random|each FOLDER OUTPUT``. It prints what it saw as
+one JSON object; the caller judges.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from milvus_pipeline import Pipeline
+from milvus_pipeline.jobs import commits, manifest_path, read_manifest, run_job
+from milvus_pipeline.jobs.manifest import Manifest
+from support import fakes
+
+BATCH = 4
+FAILING = "plum"
+
+
+def pipeline(seconds: float = 0.0) -> Pipeline:
+    """Search, a stage that takes its time and fails on some queries, a reranker."""
+    slow = fakes.Slow(seconds=seconds)
+    return Pipeline([fakes.ListedSearch(), slow, fakes.Faulty(how="word", word=FAILING), fakes.WordOverlap()])
+
+
+def queries(count: int) -> Iterator[str]:
+    """Texts, some of which fail in a stage, and some of which are empty."""
+    for number in range(count):
+        yield "" if number % 17 == 5 else f"red {FAILING if number % 7 == 3 else 'pear'} {number}"
+
+
+def run(output: Path, count: int, seconds: float = 0.0) -> None:
+    """The job, begun or gone on with."""
+    run_job(pipeline(seconds), queries(count), output, batch_size=BATCH, resume=True)
+
+
+def forked(work: Callable[[], None]) -> int:
+    """A child process that does this, and leaves without cleaning up; its id."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        work()
+    except BaseException as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        sys.stderr.flush()
+        os._exit(1)
+    os._exit(0)
+
+
+def ended(child: int) -> int:
+    """How the process ended: the exit code, or minus the signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def known(output: Path) -> Manifest | None:
+    """The manifest; None where there is none yet."""
+    return read_manifest(manifest_path(output))
+
+
+# -- at random moments -------------------------------------------------------------------------------------------------
+
+
+def kill_at_random(output: Path, undisturbed: Path, kills: int, count: int = 480) -> dict[str, Any]:
+    """One job, killed again and again, each time when the output has grown by a random number of bytes."""
+    commits._EVERY = 0.01  # manifests as often as in a job of hours
+    seconds = 0.004
+    run(undisturbed, count, seconds)
+    whole = undisturbed.stat().st_size
+    rng = np.random.default_rng(zlib.crc32(output.name.encode()))
+    seen = []
+    for kill in range(kills):
+        done = known(output)
+        begun = done.progress.bytes if done else 0
+        left = (whole - begun) / (kills - kill + 1)  # so that something is left for the last one
+        target = begun + rng.uniform(0.1, 1.8) * left
+        child = forked(lambda: run(output, count, seconds))
+        while (output.stat().st_size if output.exists() else 0) < target:
+            if os.waitpid(child, os.WNOHANG)[0]:
+                break  # it was done before: no kill, which the caller sees
+        else:
+            time.sleep(float(rng.choice([0, 0, 0.001, 0.003])))
+            os.kill(child, signal.SIGKILL)
+            status = ended(child)
+            found = known(output)
+            seen.append(
+                {
+                    "status": status,
+                    "queries": found.progress.queries if found else None,
+                    "state": found.state if found else None,
+                    "behind": output.stat().st_size - (found.progress.bytes if found else 0),
+                }
+            )
+    last = ended(forked(lambda: run(output, count, seconds)))
+    final = known(output)
+    return {
+        "kills": seen,
+        "last": last,
+        "same": output.read_bytes() == undisturbed.read_bytes(),
+        "resumptions": final.resumptions if final else None,
+        "total": count,
+    }
+
+
+# -- at each call ------------------------------------------------------------------------------------------------------
+
+
+class Killer:
+    """Kills this process at its ``at``-th step: before or after a call of the file system, or half way of a write."""
+
+    def __init__(self, at: int) -> None:
+        self._left = at
+
+    def step(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def install(self) -> None:
+        """Put the steps around the calls."""
+        for name in ("open", "fsync", "ftruncate", "replace", "unlink", "fchmod"):
+            setattr(os, name, self._stepped(getattr(os, name)))
+        write = os.pwrite
+
+        def halves(file: int, data: Any, at: int) -> int:
+            self.step()
+            half = len(data) // 2
+            write(file, data[:half], at)
+            self.step()
+            return half + write(file, data[half:], at + half)
+
+        os.pwrite = halves
+
+    def _stepped(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def stepped(*given: Any, **named: Any) -> Any:
+            self.step()
+            done = call(*given, **named)
+            self.step()
+            return done
+
+        return stepped
+
+
+def kill_at_each(output: Path, undisturbed: Path, count: int = 10) -> dict[str, Any]:
+    """Jobs that are killed at each step of theirs, their resumptions at another; and what became of each."""
+    commits._EVERY = -1.0  # a manifest for each batch
+    os.fsync = lambda file: None  # a process that is killed loses nothing that it wrote; a machine does
+    run(undisturbed, count)
+    whole = undisturbed.read_bytes()
+    rng = np.random.default_rng(zlib.crc32(output.name.encode()))
+    wrong = []
+    at = 0
+    while True:
+        at += 1
+        for path in (output, manifest_path(output), Path(f"{manifest_path(output)}.new")):
+            path.unlink(missing_ok=True)
+
+        def killed(step: int) -> Callable[[], None]:
+            def work() -> None:
+                Killer(step).install()
+                run(output, count)
+
+            return work
+
+        first = ended(forked(killed(at)))
+        second = ended(forked(killed(int(rng.integers(1, 40)))))
+        last = ended(forked(lambda: run(output, count)))
+        leftover = Path(f"{manifest_path(output)}.new").exists()
+        if last or leftover or output.read_bytes() != whole or {first, second} - {0, -signal.SIGKILL}:
+            wrong.append({"at": at, "statuses": [first, second, last], "leftover": leftover})
+        if first == 0:
+            return {"steps": at - 1, "wrong": wrong}
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[2])
+    name = sys.argv[3]
+    with contextlib.chdir(folder):
+        if sys.argv[1] == "random":
+            found = kill_at_random(Path(name), Path(f"whole-{name}"), int(sys.argv[4]))
+        else:
+            found = kill_at_each(Path(name), Path(f"whole-{name}"))
+    sys.stdout.write(json.dumps(found))
