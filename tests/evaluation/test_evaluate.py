@@ -1,4 +1,4 @@
-"""Measures and ceilings after each stage, by hand and as ir-measures gives them for the written run; what is refused."""
+"""Measures and ceilings after each stage, by hand and as ir-measures gives them for a run; what is refused."""
 
 import json
 import math
@@ -68,7 +68,7 @@ def test_ceilings_are_what_a_perfect_reranker_could_reach():
 @pytest.mark.parametrize("batch_size", [1, 2, 50])
 def test_the_figures_are_those_of_ir_measures_for_the_written_run(batch_size, tmp_path):
     """With ties, failed queries and one without hits, in batches of any size, over more queries than are together."""
-    table = {f"text {n}": [f"d{(n * 7 + k) % 31}" for k in range(n % 9)] for n in range(0, 40)}
+    table = {f"text {n}": [f"d{(n * 7 + k) % 31}" for k in range(n % 9)] for n in range(40)}
     queries = [Query(f"text {n}", id=str(n)) for n in range(45)]  # the last five fail
     qrels = {str(n): {f"d{(n * 5 + k) % 31}": k % 4 for k in range(12)} for n in range(45)}
     rerank = TableRerank(first=tuple(f"d{n}" for n in range(10, 0, -1)), top_k=6)
@@ -146,7 +146,7 @@ def test_all_of_it_is_strict_json():
 
 
 def test_a_measure_that_wants_other_ids_is_told_before_anything_runs():
-    """gdeval's program takes query ids that are numbers; that it fails shows with the judgements at hand."""
+    """The program of gdeval takes query ids that are numbers; that it fails shows with the judgements at hand."""
     with pytest.raises(ConfigError, match=r"ERR@10 cannot be computed here: .*query ids that are numbers"):
         evaluate(pipeline(), [Query("one", id="q1")], {"q1": {"a": 1}}, measures=["ERR@10"])
     assert not setups

@@ -34,7 +34,7 @@ class TableSearch(Stage):
         return [
             result.with_hits(
                 [
-                    Hit(document, f"text {document}", 0.0).ranked(self.name, 1.0, rank)  # all tied
+                    Hit(document, f"the text of {document}", 0.0).ranked(self.name, 1.0, rank)  # all tied
                     for rank, document in enumerate(self.table.get(result.query.text, []), 1)
                 ]
             )
@@ -69,7 +69,7 @@ class TableRerank(Reranker):
         return {"first": list(self.first)}
 
     def score(self, query: str, texts: Sequence[str]) -> list[float]:
-        order = {f"text {document}": place for place, document in enumerate(self.first)}
+        order = {f"the text of {document}": place for place, document in enumerate(self.first)}
         return [-float(order.get(text, len(order))) for text in texts]
 
     def score_batch(self, jobs: Sequence[RerankJob], context: Context) -> Sequence[list[float]]:
