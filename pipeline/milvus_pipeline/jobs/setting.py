@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import platform
+from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from typing import Any, Final
 
@@ -46,18 +48,29 @@ def identity_of(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
 
 def versions_of(pipeline: Pipeline) -> dict[str, str]:
     """Of Python, of the packages that compute and search, and of those that bring the stages, where installed."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    points = {point.name: point for point in entry_points(group=GROUP)}
+    found = {"python": platform.python_version(), **_installed()}
+    brought = _brought()
     for stage in _members(pipeline):
-        point = points.get(stage.type)
-        if point is not None and point.dist is not None:
-            found.setdefault(point.dist.name, point.dist.version)
+        if stage.type in brought:
+            package, its_version = brought[stage.type]
+            found.setdefault(package, its_version)
     return found
+
+
+@cache
+def _installed() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+@cache
+def _brought() -> dict[str, tuple[str, str]]:
+    """By a stage's type the package that brings it, and its version."""
+    points = entry_points(group=GROUP)
+    return {point.name: (point.dist.name, point.dist.version) for point in points if point.dist is not None}
 
 
 def _members(pipeline: Pipeline) -> list[Stage]:
