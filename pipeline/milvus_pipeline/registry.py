@@ -68,6 +68,14 @@ class Registry:
         with self._lock:
             return sorted({*self._classes, *self._entry_points()})
 
+    def version_of(self, cls: type[Stage]) -> str | None:
+        """Name and version of the installed package that brings a stage; None where no package does."""
+        with self._lock:
+            point = self._entry_points().get(cls.type)
+        if point is None or point.dist is None or point.value != _origin(cls):
+            return None
+        return f"{point.dist.name} {point.dist.version}"
+
     def _entry_points(self) -> dict[str, EntryPoint]:
         if self._points is None:
             found: dict[str, EntryPoint] = {}

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
+import os
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, PrivateAttr, field_validator
 
+from milvus_pipeline.cached_scores import ScoredBefore, ascored, plan_rest, scored
 from milvus_pipeline.context import Context
 from milvus_pipeline.deadline import Deadline, time_limit
-from milvus_pipeline.errors import DeadlineError, QueryError, StageError, shown
+from milvus_pipeline.errors import DeadlineError, QueryError, StageError
+from milvus_pipeline.ranking import checked_call, checked_scores, falling, warn_of_missing_texts
 from milvus_pipeline.records import Hit, RerankResult, SearchResult
 from milvus_pipeline.stage import Stage
 
@@ -47,10 +49,20 @@ class Reranker(Stage):
 
     What a call cost, and all else that a report tells, is in the results of a pipeline; alone, the stage returns the
     ranking, and logs its warnings.
+
+    With ``cache`` a text is scored once: what is in the file is neither computed nor paid for again. A score is found
+    by the class, its package's version, ``identity()``, the fields, and the texts of query and document. So
+    ``identity()`` has to name whatever else a score hangs on, and ``scores_lists`` has to be true where the other texts
+    count.
+
+    Class attributes:
+        score_neutral: the fields that no score hangs on (a batch size, a timeout), those of the base classes not
+            repeated. Any other field that is changed makes other scores, so that a forgotten one does no harm.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"query_text", "hits", "text"})
     dry_run_opens: ClassVar[bool] = False
+    score_neutral: ClassVar[frozenset[str]] = frozenset({"name", "timeout", "on_error", "top_k", "cache"})
 
     top_k: Annotated[
         int | None,
@@ -60,6 +72,55 @@ class Reranker(Stage):
             description="Hits to keep after reranking; all by default. Alias: top_n.",
         ),
     ] = None
+    cache: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            description="File that keeps the scores, so that no text is scored twice for a query; any number of stages "
+            "and processes may share one.",
+        ),
+    ] = None
+
+    _before: ScoredBefore | None = PrivateAttr(default=None)
+
+    @field_validator("cache", mode="before")
+    @classmethod
+    def _cache_from_path(cls, value: Any) -> Any:
+        return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+    def open(self, timeout: float | None = None) -> None:
+        """As every stage; the first ``open`` opens the score cache, too.
+
+        Raises:
+            StageError: the stage cannot be opened, or its ``cache`` is no file that scores can be kept in.
+        """
+        with self._lock:
+            if self.cache is None or self.is_open:
+                super().open(timeout)
+                return
+            with ScoredBefore.opening(self.cache) as before:
+                super().open(timeout)
+                try:
+                    before.identify(self)
+                except BaseException:
+                    super().close()
+                    raise
+            self._before = before
+
+    def close(self) -> None:
+        """As every stage; the last ``close`` closes the score cache, too."""
+        with self._lock:
+            try:
+                super().close()
+            finally:
+                if not self.is_open and self._before is not None:
+                    self._before.close()
+                    self._before = None
+
+    @property
+    def scores_lists(self) -> bool:
+        """Whether the score of a text hangs on the other texts of its list, or on their order."""
+        return False
 
     @abstractmethod
     def score(self, query: str, texts: Sequence[str]) -> Iterable[float | None]:
@@ -95,26 +156,27 @@ class Reranker(Stage):
         """Score and order the hits of every result."""
         positions, jobs = self._jobs(results, context)
         part = context.part(positions)
-        scores = self.score_batch(jobs, part) if jobs else []
+        scores = scored(self, self._before, jobs, part) if jobs else []
         return self._merged(results, positions, jobs, scores, part, context)
 
     async def aprocess(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
         """``process`` for an event loop."""
         positions, jobs = self._jobs(results, context)
         part = context.part(positions)
-        scores = await self.ascore_batch(jobs, part) if jobs else []
+        scores = await ascored(self, self._before, jobs, part) if jobs else []
         return self._merged(results, positions, jobs, scores, part, context)
 
     def dry_run(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
         """Find what ``process`` would send, without sending it; the hits keep their order and are cut to ``top_k``.
 
         No model is loaded and no key is needed, and no hit is given a score. Which hits this reranker would have put
-        first is not known, so a stage behind it is shown those that were first before.
+        first is not known, so a stage behind it is shown those that were first before. What the score cache holds
+        would not be sent; where the closed stage cannot tell what its scores are found by, everything counts.
         """
         positions, jobs = self._jobs(results, context)
         part = context.part(positions)
         if jobs:
-            self.dry_run_batch(jobs, part)
+            plan_rest(self, self._before, jobs, part)
         context.merge(part, positions)
         return [
             result if position in context.failures else self._cut(result, position, context)
@@ -123,7 +185,7 @@ class Reranker(Stage):
 
     def _cut(self, result: SearchResult, position: int, context: Context) -> SearchResult:
         """The result of a dry run: its hits in the order they have."""
-        _warn_of_missing_texts(result.hits, position, context)
+        warn_of_missing_texts(result.hits, position, context)
         return result.with_hits(result.hits[: self.top_k])
 
     @property
@@ -175,7 +237,7 @@ class Reranker(Stage):
         ranked = []
         for position, result in enumerate(results):
             if position not in context.failures:
-                _warn_of_missing_texts(result.hits, position, context)
+                warn_of_missing_texts(result.hits, position, context)
                 result = result.with_hits(self._ranked(result.hits, checked.get(position)))
             ranked.append(result)
         return ranked
@@ -183,7 +245,7 @@ class Reranker(Stage):
     def _ranked(self, hits: Sequence[Hit], scores: Sequence[float | None] | None) -> list[Hit]:
         given = iter(scores or ())
         pairs = [(hit, next(given, None) if hit.text is not None else None) for hit in hits]
-        pairs.sort(key=_falling)
+        pairs.sort(key=falling)
         ranked = [hit.ranked(self.name, score, rank) for rank, (hit, score) in enumerate(pairs, start=1)]
         return ranked[: self.top_k]
 
@@ -211,7 +273,7 @@ class Reranker(Stage):
             return []
         self._open_once()
         with self._alone() as context:
-            scores = self.score_batch([job], context)
+            scores = scored(self, self._before, [job], context)
         return self._ranking(job, scores)
 
     async def acall(self, query: str, documents: Iterable[str], top_k: int | None = None) -> list[RerankResult]:
@@ -228,11 +290,11 @@ class Reranker(Stage):
             await asyncio.to_thread(self._open_once)
         with self._alone() as context:
             async with time_limit(context.deadline):
-                scores = await self.ascore_batch([job], context)
+                scores = await ascored(self, self._before, [job], context)
         return self._ranking(job, scores)
 
     def _job(self, query: str, documents: Iterable[str], top_k: int | None) -> RerankJob:
-        documents = _checked_call(query, documents, top_k)
+        documents = checked_call(query, documents, top_k)
         return RerankJob(query, documents, self.top_k if top_k is None else top_k)
 
     def _open_once(self) -> None:
@@ -266,52 +328,5 @@ class Reranker(Stage):
         if len(scores) != 1:
             raise StageError(f"{self.name}: one query was to be scored, but {len(scores)} lists of scores came back")
         pairs = list(enumerate(checked_scores(scores[0], len(job.texts))))
-        pairs.sort(key=_falling)
+        pairs.sort(key=falling)
         return [RerankResult(job.texts[index], score, index) for index, score in pairs[: job.top_k]]
-
-
-def _warn_of_missing_texts(hits: Sequence[Hit], position: int, context: Context) -> None:
-    if missing := sum(hit.text is None for hit in hits):
-        context.warn(f"{missing} of {len(hits)} hits have no text; ranked last, without a score", position)
-
-
-def _falling(pair: tuple[object, float | None]) -> tuple[bool, float]:
-    """Sort key: by falling score, unscored last. The sort is stable, so ties keep their order."""
-    score = pair[1]
-    return (True, 0.0) if score is None else (False, -score)
-
-
-def checked_scores(scores: Iterable[float | None], count: int) -> list[float | None]:
-    """The scores as Python floats.
-
-    Raises:
-        StageError: not ``count`` of them, or one is not a finite number.
-    """
-    try:
-        values = [None if score is None else float(score) for score in scores]
-    except (TypeError, ValueError) as error:
-        raise StageError(f"a score is not a number ({type(error).__name__})") from error
-    if len(values) != count:
-        raise StageError(f"{count} texts were to be scored, but {len(values)} scores came back")
-    for index, value in enumerate(values):
-        if value is not None and not math.isfinite(value):
-            raise StageError(f"the score of text {index} is {value}, not a finite number")
-    return values
-
-
-def _checked_call(query: str, documents: Iterable[str], top_k: int | None) -> list[str]:
-    if not isinstance(query, str):
-        raise QueryError(f"the query must be a string, is {type(query).__name__}")
-    if not query.strip():
-        raise QueryError("the query is empty; pass the question to rank the documents for")
-    if isinstance(documents, str):
-        raise QueryError("documents must be a list of strings, is one string; put it in a list")
-    if not isinstance(documents, Iterable):
-        raise QueryError(f"documents must be a list of strings, is {type(documents).__name__}")
-    documents = list(documents)
-    for index, document in enumerate(documents):
-        if not isinstance(document, str):
-            raise QueryError(f"documents[{index}] must be a string, is {type(document).__name__}")
-    if top_k is not None and (type(top_k) is not int or top_k < 1):
-        raise QueryError(f"top_k must be a whole number of at least 1, is {shown(top_k)}")
-    return documents

@@ -122,6 +122,7 @@ class LocalModel(Stage):
     """Base of the stages that run a transformer in this process."""
 
     kind: ClassVar[Kind] = "encoder"
+    score_neutral: ClassVar[frozenset[str]] = frozenset({"device", "batch_size"})
 
     model: Annotated[str, Field(min_length=1, description="Hub id, folder, or package:NAME/PATH.")]
     revision: Annotated[str | None, Field(description="Branch, tag or commit of a model of the hub.")] = None

@@ -21,6 +21,9 @@ _PICKLES: Final = ("*.bin",)  # which some of its functions load
 LOCAL: Final = frozenset({"BGERerankFunction", "CrossEncoderRerankFunction"})
 """The functions that run a model on this machine."""
 
+PAIRWISE: Final = LOCAL | {"CohereRerankFunction", "VoyageRerankFunction", "TEIRerankFunction", "JevRerankFunction"}
+"""The functions that are known to read each document by itself."""
+
 
 def exported(function: str, wanted_by: str) -> Callable[..., Any]:
     """The rerank function of that name.

@@ -27,7 +27,15 @@ from milvus_stages._pace import in_words, until_time_is_up
 from milvus_stages._redaction import Hidden, chain_is_clean
 from milvus_stages._secrets import environment, plain_arguments, resolved_arguments
 from milvus_stages.hosted.plan import Limits, plan
-from milvus_stages.rerank._pymilvus_library import check_names, exported, library, origin_of, without_installing
+from milvus_stages.rerank._pymilvus_library import (
+    LOCAL,
+    PAIRWISE,
+    check_names,
+    exported,
+    library,
+    origin_of,
+    without_installing,
+)
 
 _VARIABLES: Final = {
     "CohereRerankFunction": ("CO_API_KEY", "COHERE_API_KEY"),
@@ -147,7 +155,7 @@ class PymilvusModel(Reranker):
 
     def identity(self) -> Mapping[str, Any]:
         """The function, the library's version, and which files its model was read from where that can be told."""
-        origin = self._ready.origin
+        origin = self._ready.origin if self.function in LOCAL else None
         revision = {} if origin is None else {"revision": origin.revision()}
         return {"function": self.function, "library": library(), **revision}
 
@@ -220,6 +228,11 @@ class PymilvusModel(Reranker):
         if self._opened is None:
             raise StageError(f"{self.name} is not open; call open() first, or run it in a pipeline")
         return self._opened
+
+    @property
+    def scores_lists(self) -> bool:
+        """True unless the function is known to read each document by itself."""
+        return self.function not in PAIRWISE
 
     @property
     def sends(self) -> bool:

@@ -1,0 +1,59 @@
+"""What a ranking is made of: texts and scores that are checked, and their order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from milvus_pipeline.context import Context
+from milvus_pipeline.errors import QueryError, StageError, shown
+from milvus_pipeline.records import Hit
+
+
+def warn_of_missing_texts(hits: Sequence[Hit], position: int, context: Context) -> None:
+    """Say in a query's report how many of its hits cannot be scored."""
+    if missing := sum(hit.text is None for hit in hits):
+        context.warn(f"{missing} of {len(hits)} hits have no text; ranked last, without a score", position)
+
+
+def falling(pair: tuple[object, float | None]) -> tuple[bool, float]:
+    """Sort key: by falling score, unscored last. The sort is stable, so ties keep their order."""
+    score = pair[1]
+    return (True, 0.0) if score is None else (False, -score)
+
+
+def checked_scores(scores: Iterable[float | None], count: int) -> list[float | None]:
+    """The scores as Python floats.
+
+    Raises:
+        StageError: not ``count`` of them, or one is not a finite number.
+    """
+    try:
+        values = [None if score is None else float(score) for score in scores]
+    except (TypeError, ValueError) as error:
+        raise StageError(f"a score is not a number ({type(error).__name__})") from error
+    if len(values) != count:
+        raise StageError(f"{count} texts were to be scored, but {len(values)} scores came back")
+    for index, value in enumerate(values):
+        if value is not None and not math.isfinite(value):
+            raise StageError(f"the score of text {index} is {value}, not a finite number")
+    return values
+
+
+def checked_call(query: str, documents: Iterable[str], top_k: int | None) -> list[str]:
+    """The documents that a reranker was called with. QueryError where an argument is not what it should be."""
+    if not isinstance(query, str):
+        raise QueryError(f"the query must be a string, is {type(query).__name__}")
+    if not query.strip():
+        raise QueryError("the query is empty; pass the question to rank the documents for")
+    if isinstance(documents, str):
+        raise QueryError("documents must be a list of strings, is one string; put it in a list")
+    if not isinstance(documents, Iterable):
+        raise QueryError(f"documents must be a list of strings, is {type(documents).__name__}")
+    documents = list(documents)
+    for index, document in enumerate(documents):
+        if not isinstance(document, str):
+            raise QueryError(f"documents[{index}] must be a string, is {type(document).__name__}")
+    if top_k is not None and (type(top_k) is not int or top_k < 1):
+        raise QueryError(f"top_k must be a whole number of at least 1, is {shown(top_k)}")
+    return documents
