@@ -9,22 +9,21 @@ goes into a Milvus Lite file that is removed afterwards.
 from __future__ import annotations
 
 import argparse
-import csv
-import json
 import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import ir_measures
-from ir_measures import R, nDCG
-
-from milvus_pipeline import Pipeline, Query, SearchResult, ingest
+from milvus_pipeline import Pipeline, SearchResult, ingest
+from milvus_pipeline.evaluation import Evaluation, evaluate
+from milvus_pipeline.evaluation.qrels import read_qrels
+from milvus_pipeline.jobs.lines import read_lines
+from milvus_pipeline.jobs.queries import read_queries
 
 HERE = Path(__file__).parent
 FOLDER = HERE.parents[1] / "shared/data/cranfield"
-MEASURES = [nDCG @ 10, R @ 100]
 BATCH = 32
 
 
@@ -43,54 +42,36 @@ def main() -> int:
     return 0
 
 
-def measure(folder: Path) -> dict[str, dict[str, float]]:
-    """Ingest, run all queries, and print and return the measures of every ranking stage."""
+def measure(folder: Path, on_results: Callable[[str, Sequence[SearchResult]], None] | None = None) -> Evaluation:
+    """Ingest, run all queries, and print what every ranking stage gives; see ``evaluate`` for ``on_results``."""
     pipeline = Pipeline.from_yaml(HERE / "cranfield.yaml")
-    report = ingest(pipeline, lines(folder / "corpus.jsonl"), overwrite=True)
+    report = ingest(pipeline, (line.object() for line in read_lines(folder / "corpus.jsonl")), overwrite=True)
     print(f"{report.rows} documents encoded and inserted in {report.seconds:.1f} s")
-    queries = [Query(line["text"], id=line["_id"]) for line in lines(folder / "queries.jsonl")]
-    results: list[SearchResult] = []
-    with pipeline:
-        started = time.perf_counter()
-        for start in range(0, len(queries), BATCH):
-            results += pipeline.run_batch(queries[start : start + BATCH])
-        print(f"{len(results)} queries in {time.perf_counter() - started:.1f} s, {BATCH} at a time")
-    return table(results, judgements(folder / "qrels.tsv"))
+    started = time.perf_counter()
+    found = evaluate(
+        pipeline,
+        read_queries(folder / "queries.jsonl"),
+        read_qrels(folder / "qrels.tsv"),
+        batch_size=BATCH,
+        on_results=on_results,
+    )
+    print(f"{found.judged} queries in {time.perf_counter() - started:.1f} s, {BATCH} at a time")
+    table(found)
+    return found
 
 
-def table(results: list[SearchResult], qrels: list[ir_measures.Qrel]) -> dict[str, dict[str, float]]:
-    """Measures and time of each stage that gave its hits a rank."""
-    measured = {}
-    print(f"{'stage':<18}" + "".join(f"{measure!s:>10}" for measure in MEASURES) + f"{'ms/query':>10}")
-    for stage in results[0].hits[0].ranks:
-        values = ir_measures.calc_aggregate(MEASURES, qrels, ranking(results, stage))
-        milliseconds = 1000 * sum(r.report(stage).seconds / r.report(stage).batch_size for r in results) / len(results)
-        print(f"{stage:<18}" + "".join(f"{values[m]:>10.4f}" for m in MEASURES) + f"{milliseconds:>10.1f}")
-        measured[stage] = {str(measure): value for measure, value in values.items()}
-    return measured
-
-
-def ranking(results: list[SearchResult], stage: str) -> list[ir_measures.ScoredDoc]:
-    """The order after a stage; ranks rather than scores, so that ties stay in the order that the reader would see."""
-    return [
-        ir_measures.ScoredDoc(str(result.query.id), str(hit.id), -float(hit.ranks[stage]))
-        for result in results
-        for hit in result
-    ]
-
-
-def lines(path: Path) -> list[dict[str, str]]:
-    """The objects of a JSONL file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def judgements(path: Path) -> list[ir_measures.Qrel]:
-    """The judgements of a BEIR qrels file."""
-    with path.open(encoding="utf-8") as file:
-        return [
-            ir_measures.Qrel(row["query-id"], row["corpus-id"], int(row["score"]))
-            for row in csv.DictReader(file, delimiter="\t")
-        ]
+def table(found: Evaluation) -> None:
+    """Print measures and time of each stage that gives hits, and what came of every comparison."""
+    print(f"{'stage':<18}" + "".join(f"{name:>10}" for name in found.measures) + f"{'ms/query':>10}")
+    for stage in found.systems[0].stages:
+        if stage.measures:
+            values = "".join(f"{stage.measures[name]:>10.4f}" for name in found.measures)
+            print(f"{stage.stage:<18}{values}{1000 * stage.latency.mean:>10.1f}")
+    for one in found.comparisons:
+        print(
+            f"{one.stage} less {one.baseline_stage}: {one.measure} {one.difference:+.4f} "
+            f"({one.low:+.4f} to {one.high:+.4f}), corrected p {one.p_corrected:.2g}"
+        )
 
 
 if __name__ == "__main__":
