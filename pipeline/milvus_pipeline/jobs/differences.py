@@ -20,9 +20,9 @@ def differences(was: Any, now: Any, place: str = "") -> Iterator[str]:
         for key in dict.fromkeys([*was, *now]):
             inner = f"{place}.{key}" if place else str(key)
             if key not in now:
-                yield f"{inner}: was {shown(was[key])}, is not there"
+                yield f"{inner}: was {shown(was[key])}, is not set"
             elif key not in was:
-                yield f"{inner}: was not there, is {shown(now[key])}"
+                yield f"{inner}: was not set, is {shown(now[key])}"
             else:
                 yield from differences(was[key], now[key], inner)
     elif isinstance(was, list) and isinstance(now, list) and len(was) == len(now):

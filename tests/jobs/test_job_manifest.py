@@ -1,0 +1,71 @@
+"""The manifest: documented key by key, replaced whole, and read strictly."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from pydantic import BaseModel
+
+from milvus_pipeline import Pipeline
+from milvus_pipeline.jobs import Manifest, manifest_path, read_manifest, run_job
+from milvus_pipeline.jobs.manifest import write_manifest
+from support import fakes
+
+DOC = Path(__file__).parent.parent.parent / "docs" / "jobs.md"
+
+
+def keys_of(model, prefix=""):
+    """Every key that a model writes, by the way to it; where a mapping has keys of its own, STAGE stands for them."""
+    found = set()
+    for name, field in model.model_fields.items():
+        inner = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
+        models = [kind for kind in inner if issubclass(kind, BaseModel)]
+        if not models or prefix == "whole_batches.":
+            found.add(prefix + name)
+            continue
+        kind = getattr(field.annotation, "__origin__", None)
+        way = {dict: f"{name}.STAGE.", list: f"{name}[]."}.get(kind, f"{name}.")
+        found |= keys_of(models[0], prefix + way)
+    return found
+
+
+def test_every_key_is_documented():
+    """And nothing else is."""
+    table = DOC.read_text(encoding="utf-8").split("## The manifest")[1]
+    assert set(re.findall(r"^\| `([^`]+)` \|", table, re.M)) == keys_of(Manifest)
+
+
+def test_the_keys_written_are_those_of_the_model(tmp_path):
+    """What stands in the file is read back to the same, and has every key, also where there is nothing to tell."""
+    run_job(Pipeline([fakes.ListedSearch()]), ["red"], tmp_path / "out.jsonl")
+    text = manifest_path(tmp_path / "out.jsonl").read_text(encoding="utf-8")
+    data = json.loads(text, parse_constant=pytest.fail)
+    assert list(data) == list(Manifest.model_fields)
+    assert list(data["figures"]["stages"]["listed_search"]) == ["queries", "seconds", "usage", "cached"]
+    assert read_manifest(manifest_path(tmp_path / "out.jsonl")).model_dump(mode="json") == data
+    assert text.endswith("}\n")
+
+
+def test_a_manifest_is_replaced_whole(tmp_path, monkeypatch):
+    """Where the new one cannot take its place the old one is as it was, and nothing is left beside it."""
+    run_job(Pipeline([fakes.ListedSearch()]), ["red"], tmp_path / "out.jsonl")
+    path = manifest_path(tmp_path / "out.jsonl")
+    before = path.read_bytes()
+    manifest = read_manifest(path)
+
+    def full(*given, **named):
+        raise OSError(28, "No space left on device")
+
+    for call in ("fsync", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, full)
+            with pytest.raises(OSError, match="No space left"):
+                write_manifest(path, manifest.model_copy(update={"resumptions": 7}), 0o600)
+        assert path.read_bytes() == before
+        assert sorted(file.name for file in tmp_path.iterdir()) == ["out.jsonl", "out.jsonl.manifest.json"]
+    write_manifest(path, manifest.model_copy(update={"resumptions": 7}), 0o600)
+    assert read_manifest(path).resumptions == 7
+    assert path.stat().st_mode & 0o777 == 0o600
