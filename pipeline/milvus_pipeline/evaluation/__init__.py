@@ -1,6 +1,20 @@
 """Quality, latency and cost of pipelines on judged queries, stage by stage."""
 
 from milvus_pipeline.evaluation.evaluate import evaluate
+from milvus_pipeline.evaluation.qrels import Qrels, read_qrels
 from milvus_pipeline.evaluation.records import Comparison, Evaluation, Latency, StageFigures, SystemFigures
+from milvus_pipeline.evaluation.sweep import Variant, systems_of, variants_of
 
-__all__ = ["Comparison", "Evaluation", "Latency", "StageFigures", "SystemFigures", "evaluate"]
+__all__ = [
+    "Comparison",
+    "Evaluation",
+    "Latency",
+    "Qrels",
+    "StageFigures",
+    "SystemFigures",
+    "Variant",
+    "evaluate",
+    "read_qrels",
+    "systems_of",
+    "variants_of",
+]
