@@ -64,7 +64,7 @@ def explain_command(
         found = explain(pipeline, asked, timeout=timeout, judged=judged)
     with opened(None, overwrite=False) as stream:
         if form is Form.JSON:
-            stream.write(json_text({**asdict(found), "missed": found.missed}, indent=2) + "\n")
+            stream.write(json_text({**asdict(found), "missed": found.missed}) + "\n")
         else:
             MovementTable(stream).write(found, show)
     return 0

@@ -7,7 +7,6 @@ from typing import Final, NamedTuple, TextIO
 
 from rich import box
 from rich.cells import cell_len
-from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -17,7 +16,7 @@ from milvus_pipeline.figures import STATUS_SAID
 from milvus_pipeline.movement import Movement, Ranking
 
 _INDENT: Final = 2
-_BETWEEN: Final = 2  # blanks between columns
+_BETWEEN: Final = 2  # a blank, and the box's own
 _ID_WIDTH: Final = 24
 _LEAST_ID: Final = 8
 _LEAST_TEXT: Final = 12
@@ -64,8 +63,12 @@ class MovementTable:
             [document for place, document in enumerate(part) if place < show or judged.get(document, 0) > 0]
             for part in (kept, gone)
         ]
-        table = _table(movement, listed, self._console)
-        self._console.print(Padding(table, (0, 0, 0, _INDENT), expand=False))
+        table = _table(movement, listed, self._console.width, scored=True)
+        if table is None:
+            table = _table(movement, listed, self._console.width, scored=False)
+            self._line(Text("(for scores a wider terminal is needed, or --format json)", style="dim"))
+        if table is not None:
+            self._console.print(Padding(table, (0, 0, 0, _INDENT), expand=False))
         hidden = [len(part) - len(rows) for part, rows in zip((kept, gone), listed, strict=True)]
         said = [f"{count:,} {what}" for count, what in zip(hidden, ("kept", "cut"), strict=True) if count]
         if said:
@@ -75,30 +78,36 @@ class MovementTable:
         self._console.print(Padding(line, (0, 0, 0, _INDENT), expand=False))
 
 
-def _table(movement: Movement, listed: Sequence[Sequence[str]], console: Console) -> Table:
-    """A row for each document listed, those cut below a line. Texts give way first, then headers, then ids."""
-    rows = _rows(movement, [document for part in listed for document in part])
+def _table(movement: Movement, listed: Sequence[Sequence[str]], width: int, *, scored: bool) -> Table | None:
+    """A row for each document listed, those cut below a line. Texts give way first, then headers, then ids.
+
+    None where that is not enough for a table with scores.
+    """
+    rows = _rows(movement, [document for part in listed for document in part], scored)
     last = movement.rankings[-1].places
     judged = movement.judged
     columns: dict[str, list[Text]] = {"#": [Text(str(last.get(row.document, ""))) for row in rows]}
     if judged is not None:
         columns["judged"] = [_grade(judged.get(row.document)) for row in rows]
     columns["id"] = [cut(shown(row.document), _ID_WIDTH) for row in rows]
-    own = [max((cell.cell_len for cell in column), default=0) for column in columns.values()]
+    own = [max(cell.cell_len for cell in column) for column in columns.values()]
     stages = [max(row.cells[number].cell_len for row in rows) for number in range(len(movement.rankings))]
     names = [shown(ranking.stage) for ranking in movement.rankings]
     headers = [Text(header) for header in columns] + [Text(name) for name in names]
-    room = _room(console, headers, own + stages)
+    room = _room(width, headers, own + stages)
     if room < _LEAST_TEXT:
-        limits = [max(_LEAST_HEADER, width) for width in own + stages]
+        limits = [max(_LEAST_HEADER, widest) for widest in own + stages]
         headers = [cut(header.plain, limit) for header, limit in zip(headers, limits, strict=True)]
-        room = _room(console, headers, own + stages)
+        room = _room(width, headers, own + stages)
     if room < _LEAST_TEXT:
         narrow = max(_LEAST_ID, own[-1] - (_LEAST_TEXT - room))
         columns["id"] = [cut(shown(row.document), narrow) for row in rows]
         own[-1] = max(cell.cell_len for cell in columns["id"])
-        room = max(_LEAST_TEXT, _room(console, headers, own + stages))
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, _BETWEEN, 0, 0))
+        room = _room(width, headers, own + stages)
+        if room < _LEAST_TEXT and scored:
+            return None
+        room = max(1, room)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     for header in headers:
         table.add_column(header, justify="right" if header.plain in _FIRST_HEADERS[:2] else "left", no_wrap=True)
     table.add_column("text", no_wrap=True)
@@ -109,28 +118,28 @@ def _table(movement: Movement, listed: Sequence[Sequence[str]], console: Console
     return table
 
 
-def _room(console: Console, headers: Sequence[Text], widths: Sequence[int]) -> int:
+def _room(width: int, headers: Sequence[Text], widths: Sequence[int]) -> int:
     """Columns that are left of a line for the text."""
-    taken = [max(header.cell_len, width) + _BETWEEN for header, width in zip(headers, widths, strict=True)]
-    return console.width - _INDENT - sum(taken)
+    taken = [max(header.cell_len, widest) + _BETWEEN for header, widest in zip(headers, widths, strict=True)]
+    return width - _INDENT - sum(taken)
 
 
-def _rows(movement: Movement, documents: Sequence[str]) -> list[_Row]:
+def _rows(movement: Movement, documents: Sequence[str], scored: bool) -> list[_Row]:
     """Place, step and score of each document after each stage, one below the other."""
     places = [ranking.places for ranking in movement.rankings]
     columns = [
-        _column(documents, ranking, at, places[number - 1] if number else None)
+        _column(documents, ranking, at, places[number - 1] if number else None, scored)
         for number, (ranking, at) in enumerate(zip(movement.rankings, places, strict=True))
     ]
     return [_Row(document, [column[number] for column in columns]) for number, document in enumerate(documents)]
 
 
 def _column(
-    documents: Sequence[str], ranking: Ranking, at: dict[str, int], before: dict[str, int] | None
+    documents: Sequence[str], ranking: Ranking, at: dict[str, int], before: dict[str, int] | None, scored: bool
 ) -> list[Text]:
     """The cells of one stage: ``12 ↑3  0.8123``."""
     steps = [_step(document, at, before) for document in documents]
-    scores = [ranking.scores[at[document] - 1] if document in at else None for document in documents]
+    scores = [ranking.scores[at[document] - 1] if scored and document in at else None for document in documents]
     figures = ["" if score is None else f"{score:.4f}" for score in scores]
     places = [str(at.get(document, "")) for document in documents]
     widths = [max(map(cell_len, column), default=0) for column in (places, [moved.plain for moved in steps], figures)]
