@@ -403,6 +403,69 @@ def test_a_reranker_takes_empty_and_very_long_documents(reranker):
     assert reranker("red plum", []) == []
 
 
+def test_a_reranker_with_a_cache_ranks_as_without(reranker, world, tmp_path):
+    """Cold and warm, cut and whole: the same order and scores, and each report tells what was known."""
+    plain, _ = processed(with_stage_open(reranker), inputs(world))
+    scored = [sum(reranker.name in hit.scores for hit in result) for result in plain]
+    with cached(reranker, tmp_path) as first:
+        cold, context = processed(first, inputs(world))
+        assert [details["cached"] for details in context.details] == [0] * len(QUERIES)
+        warm, context = processed(first, inputs(world))
+        assert [details["cached"] for details in context.details] == scored
+    with cached(reranker, tmp_path, top_k=2) as other:
+        part, context = processed(other, inputs(world))
+        assert [details["cached"] for details in context.details] == scored
+        alone = other(QUERIES[0], TEXTS)
+    assert all(map(close_to, cold, plain))
+    assert warm == cold
+    assert [result.hits for result in part] == [result.hits[:2] for result in cold]
+    assert [(one.index, one.score) for one in alone] == [(hit.id, hit.scores[reranker.name]) for hit in part[0]]
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_a_reranker_with_a_cache_scores_no_text_twice(reranker, world, tmp_path, monkeypatch, way):
+    """What has a score is not given to it again; of a new query everything is."""
+    given: list[tuple[str, str]] = []
+
+    def noting(name):
+        original = getattr(type(reranker), name)
+
+        def noted(self, jobs, context):
+            given.extend((job.query, text) for job in jobs for text in job.texts)
+            return original(self, jobs, context)
+
+        monkeypatch.setattr(type(reranker), name, noted)
+
+    def ranked(stage, queries):
+        given.clear()
+        if way == "sync":
+            return processed(stage, inputs(world, queries))[0]
+
+        async def run():
+            results = list(await stage.aprocess(inputs(world, queries), Context(Deadline.after(120), len(queries))))
+            await stage.aclose()
+            return results
+
+        stage.open()  # for the loop, which closes it
+        return asyncio.run(run())
+
+    noting("score_batch" if way == "sync" else "ascore_batch")
+    with cached(reranker, tmp_path) as stage:
+        results = ranked(stage, QUERIES[:2])
+        assert set(given) == {(query, text) for query in QUERIES[:2] for text in TEXTS}
+        assert ranked(stage, QUERIES[:2]) == results
+        known = {(r.query.text, hit.text) for r in results for hit in r if stage.name in hit.scores}
+        assert known
+        assert known.isdisjoint(given)
+        ranked(stage, QUERIES[1:])
+        assert {query for query, text in given if text} == {QUERIES[2]}
+
+
+def cached(reranker: Reranker, folder, **others) -> Reranker:
+    """The same reranker, closed, with a score cache in the folder."""
+    return type(reranker)(**{**fields(reranker), "cache": str(folder / "scores.db"), **others})
+
+
 def fields(stage: Stage) -> dict:
     """The arguments that made the stage."""
     return {key: value for key, value in stage.config().items() if key != "type"}
