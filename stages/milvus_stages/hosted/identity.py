@@ -21,7 +21,8 @@ _MOST_CHARACTERS: Final = 300
 def served(stage: HostedReranker, path: str, names: Sequence[str]) -> dict[str, str]:
     """Texts of the JSON object that a GET beside the stage's endpoint is answered with, as far as it has them.
 
-    Not to be told is no failure: then there are none. The key goes along, since such servers want it for all paths.
+    Not to be told within 5 seconds is no failure: then there are none. The key goes along, since such servers want it
+    for all paths.
 
     Args:
         stage: may be closed.
@@ -30,7 +31,8 @@ def served(stage: HostedReranker, path: str, names: Sequence[str]) -> dict[str, 
     """
     try:
         url, headers, secrets = stage.prepared()
-        data = _got(url.removesuffix(stage.path) + path, headers, stage.type)
+        seconds = stage.opening.remaining(at_most=_SECONDS) or _SECONDS  # long after it was opened, too
+        data = _got(url.removesuffix(stage.path) + path, headers, stage.type, seconds)
     except StageError:
         return {}
     found = {name: data[name] for name in names if isinstance(data.get(name), str)}
@@ -41,15 +43,15 @@ def served(stage: HostedReranker, path: str, names: Sequence[str]) -> dict[str, 
     }
 
 
-def _got(url: str, headers: Mapping[str, str], service: str) -> dict[str, Any]:
-    """The object at the address; empty where there is none. It is waited for ``_SECONDS``."""
+def _got(url: str, headers: Mapping[str, str], service: str, seconds: float) -> dict[str, Any]:
+    """The object at the address; empty where there is none. It is waited for so long."""
     httpx = require("httpx", extra=None, wanted_by=service)
     stand_before_loggers()
-    deadline, body = Deadline.after(_SECONDS), b""
+    deadline, body = Deadline.after(seconds), b""
     try:
         with (
             unlogged(),
-            httpx.Client(verify=certificates(), timeout=_SECONDS, follow_redirects=False) as client,
+            httpx.Client(verify=certificates(), timeout=seconds, follow_redirects=False) as client,
             client.stream("GET", url, headers={**headers, "accept-encoding": "identity"}) as reply,
         ):
             if reply.status_code != 200:
