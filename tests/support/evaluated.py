@@ -49,7 +49,6 @@ class TableRerank(Reranker):
     first: tuple[str, ...] = ()
     usage: dict[str, int] = {}
     cached: int = 0
-    cache: str | None = None
     paid: bool = False
     fails: bool = False
     broken: bool = False

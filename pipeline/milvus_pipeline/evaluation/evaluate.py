@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
-from importlib import metadata
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from milvus_pipeline.errors import ConfigError, shown, told
@@ -20,21 +19,12 @@ from milvus_pipeline.evaluation.records import Evaluation, StageFigures, SystemF
 from milvus_pipeline.evaluation.statistics import CORRECTIONS, TESTS
 from milvus_pipeline.evaluation.tree import Node, Tree, tree_of
 from milvus_pipeline.evaluation.walk import Progress, Results, Walk
+from milvus_pipeline.jobs.setting import versions_of
+from milvus_pipeline.life import unclosed_told
 from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.records import Query, SearchResult
 
-_PACKAGES: Final = (
-    "milvus-search-pipeline",
-    "pymilvus",
-    "milvus-lite",
-    "torch",
-    "transformers",
-    "numpy",
-    "ir-measures",
-    "pytrec-eval-terrier",
-    "scipy",
-    "statsmodels",
-)
+_PACKAGES: Final = ("ir-measures", "pytrec-eval-terrier", "scipy", "statsmodels")
 
 
 def evaluate(
@@ -62,7 +52,8 @@ def evaluate(
     stage are is what ir-measures gives for a run written after it.
 
     Args:
-        systems: one pipeline, several of different names, or names and pipelines. The first one is the baseline.
+        systems: one pipeline, several of different names, or names and pipelines. The first one is the baseline. What
+            a pipeline's ``sweep`` describes is not looked at; ``variants_of`` makes systems of it.
         queries: with ids. Those without judgements are left out, and told in the warnings. A result that has failed
             already, such as that of a line that could not be read, counts as a query that failed.
         qrels: grade by document id, by query id.
@@ -93,7 +84,8 @@ def evaluate(
     walk = Walk(tree, taken, asked.judged, movements, on_progress, on_results)
     with ExitStack() as opened:
         for pipeline in walk.pipelines.values():
-            opened.enter_context(pipeline)
+            pipeline.open()
+            opened.callback(_close, pipeline)
         identities, unknown = _identities(tree)
         if warm_up:
             walk.warm_up(asked.results)
@@ -130,7 +122,7 @@ def evaluate(
             *(f"{name} has no value for some rankings: {reason}" for name, reason in taken.lacking.items()),
             *_price_warnings(walk.tallies, figures, prices),
         ),
-        versions=_versions(),
+        versions=_versions(named.values()),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
@@ -215,7 +207,8 @@ def _sum(stages: Sequence[StageFigures]) -> float | None:
 
 
 def _best(systems: Sequence[SystemFigures], measure: str) -> str:
-    return max(systems, key=lambda system: system.measures[measure]).name
+    """Name of the system that is best in the measure; where one has no value (NaN), it is not the best."""
+    return max(systems, key=lambda system: (not math.isnan(value := system.measures[measure]), value)).name
 
 
 def _price_warnings(
@@ -234,12 +227,18 @@ def _title(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
-def _versions() -> dict[str, str]:
-    """Of Python, and of those packages that are installed."""
-    versions = {"python": platform.python_version()}
+def _versions(pipelines: Iterable[Pipeline]) -> dict[str, str]:
+    """Of Python, and of the packages that ran, measured and compared."""
+    versions: dict[str, str] = {}
+    for pipeline in pipelines:
+        versions |= versions_of(pipeline)
     for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
     return versions
+
+
+def _close(pipeline: Pipeline) -> None:
+    """Close it; if that fails, all has been measured all the same."""
+    with unclosed_told():
+        pipeline.close()

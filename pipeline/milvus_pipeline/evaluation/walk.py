@@ -127,16 +127,22 @@ class Walk:
 
     def warnings(self) -> Iterator[str]:
         """What the reader of the figures should know of the runs."""
+        told: dict[str, list[str]] = {}  # by the words the systems that they are true of
         for system, outcomes in self._outcomes.items():
             asked, failed = outcomes.total(), outcomes["failed"]
             if failed:
                 codes = ", ".join(f"{code}: {number}" for code, number in self._failures[system].most_common())
-                yield (
-                    f"{system}: {failed if failed < asked else 'all'} of {asked} queries failed ({codes}) and count "
-                    f"as having found nothing; the first: {self._first_failure[system]}"
+                words = (
+                    f"{failed if failed < asked else 'all'} of {asked} queries failed ({codes}) and count as having "
+                    f"found nothing; the first: {self._first_failure[system]}"
                 )
+                told.setdefault(words, []).append(system)
             if lacking := outcomes["partial"] + outcomes["degraded"]:
-                yield f"{system}: {lacking} of {asked} answers lack work of a stage, as its statuses tell"
+                words = f"{lacking} of {asked} answers lack work of a stage, as its statuses tell"
+                told.setdefault(words, []).append(system)
+        for words, systems in told.items():
+            more = f" and {len(systems) - 3} more" if len(systems) > 3 else ""
+            yield f"{', '.join(systems[:3])}{more}: {words}"
         for node, tally in self.tallies.items():
             if tally.cached:
                 yield (
@@ -147,7 +153,7 @@ class Walk:
 
 def _is_noticed(stage: Stage) -> bool:
     """Whether a run that does not count would be noticed: by the bill, or in a score cache."""
-    return isinstance(stage, Reranker) and (stage.sends or getattr(stage, "cache", None) is not None)
+    return isinstance(stage, Reranker) and (stage.sends or stage.cache is not None)
 
 
 def _flat(batches: Sequence[_Batch]) -> list[SearchResult]:
