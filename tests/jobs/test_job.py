@@ -160,7 +160,7 @@ def test_a_failure_stops_the_job_where_that_is_asked(tmp_path):
     stage = fakes.Faulty(how="word", word="plum")
     with pytest.raises(StoppedError, match=r"query 4: .*cannot be looked up") as caught:
         run_job(fruit(stage), queries, out, batch_size=2, stop_on_failure=True)
-    assert "2 queries are done" in str(caught.value)
+    assert "done so far: 2" in str(caught.value)
     assert [line["status"] for line in lines_of(out)] == ["ok", "failed"]  # an empty query fails in no stage
     assert read_manifest(manifest_path(out)).state == "failed"
     run_job(fruit(stage), queries, out, batch_size=2, resume=True)

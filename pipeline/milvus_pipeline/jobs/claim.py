@@ -101,7 +101,7 @@ def _check_absent(path: Path) -> None:
     if manifest is None or manifest.state == "complete":
         raise InputError(f"{path}: exists already; choose another file, or pass --overwrite")
     raise InputError(
-        f"{path}: exists already, of a job that is not complete ({manifest.progress.queries} queries are done); "
+        f"{path}: exists already, of a job that is not complete (done so far: {manifest.progress.queries}); "
         "pass --resume to go on with it, or --overwrite to begin anew"
     )
 
@@ -120,8 +120,8 @@ def _manifest_of(path: Path, output: OutputFile | None) -> Manifest | None:
     if output is None:
         if manifest.progress.queries:
             raise InputError(
-                f"{path}: is not there, though {manifest.progress.queries} queries are done by its manifest "
-                f"{manifest_at}; put it back, or begin anew with --overwrite"
+                f"{path}: is not there, though its manifest {manifest_at} tells of {manifest.progress.queries} queries "
+                "that are done; put it back, or begin anew with --overwrite"
             )
         return None
     return manifest

@@ -191,6 +191,6 @@ class Commits:
         except OSError as error:
             done = self._whole.queries
             raise OutputError(
-                f"{path}: cannot be written: {error.strerror or error}; {done} queries are done, and stand in "
-                f"{self._output.path}: once it can be written again, --resume goes on with the others"
+                f"{path}: cannot be written: {error.strerror or error}; done so far: {done} queries, which stand in "
+                f"{self._output.path}. Once it can be written again, --resume goes on with the others"
             ) from error

@@ -293,5 +293,5 @@ def _check_none_failed(results: Sequence[SearchResult], done: int) -> None:
         if result.error is not None and any(report.status == "failed" for report in result.reports):
             raise StoppedError(
                 f"query {result.query.id}: {result.error}\nthe job has stopped before the batch of this query, as it "
-                f"was asked to; {done} queries are done: once this is repaired, --resume goes on with the others",
+                f"was asked to; done so far: {done}. Once this is repaired, --resume goes on with the others"
             ) from result.error

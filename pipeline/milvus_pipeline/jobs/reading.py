@@ -92,7 +92,7 @@ class Reading:
         rest = list(self._taken(done.queries - start.queries))  # of the last batch, where it was not full
         self._muted = False
         if (count := count + len(rest)) < done.queries:
-            raise _changed(path, f"{done.queries} are done, and there are only {count}")
+            raise _changed(path, f"there are only {count} of the {done.queries} that are done")
         if self._digest.hexdigest() != done.input_sha256:
             raise _changed(path, f"the first {done.queries} are no longer the same")
         if manifest.state == "complete" and not self.has_more():
