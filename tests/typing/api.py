@@ -1,6 +1,7 @@
 """What a type checker must see of the public face; checked by mypy, never run."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Any, ClassVar, assert_type
 
 from milvus_pipeline import (
@@ -97,6 +98,11 @@ def runs(pipeline: Pipeline) -> None:
     assert_type(
         pipeline.run_batch(["text", Query("text", filter="year > {y}", filter_params={"y": 1})]), list[SearchResult]
     )
+    with closing(pipeline.run_batches([["text"], [Query("text")]], timeout=1.0, return_errors=True)) as stream:
+        for results in stream:
+            assert_type(results, list[SearchResult])
+    texts: Iterator[list[str]] = iter([["text"]])
+    assert_type(next(pipeline.run_batches(texts)), list[SearchResult])
     for hit in pipeline.run("text"):
         assert_type(hit, Hit)
         assert_type(hit.score, float)
