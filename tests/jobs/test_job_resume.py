@@ -343,6 +343,40 @@ def test_one_job_at_a_time(half, resume):
     assert read_manifest(manifest_path(half)).state == "complete"
 
 
+class Meddling(Stage):
+    """While it opens, another job begins at the same place."""
+
+    output: str
+
+    type = "meddling"
+
+    def setup(self):
+        run_job(fruit(), QUERIES, self.output, batch_size=BATCH)
+
+    def process(self, results, context):
+        return results
+
+
+def test_two_jobs_that_begin_together(tmp_path, whole):
+    """The one that is slower to open finds the output of the other, and leaves it alone."""
+    out = tmp_path / "out.jsonl"
+    with pytest.raises(InputError, match="came into being while the job was about to begin; is another one at it"):
+        run_job(Pipeline([fakes.ListedSearch(), Meddling(output=str(out))]), QUERIES, out)
+    assert out.read_bytes() == whole
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_the_queries_are_not_written_over(tmp_path, folder):
+    """Neither a file nor the one that a folder in BEIR's shape stands for, nor through a link."""
+    source = tmp_path / "queries.jsonl"
+    source.write_text('{"text": "red"}\n', encoding="utf-8")
+    (tmp_path / "link.jsonl").symlink_to(source)
+    for output in (source, tmp_path / "link.jsonl"):
+        with pytest.raises(InputError, match="is the file of queries itself; write to another file"):
+            run_job(fruit(), tmp_path if folder else source, output, overwrite=True)
+    assert source.read_text(encoding="utf-8") == '{"text": "red"}\n'
+
+
 def test_without_resume_an_unfinished_job_is_pointed_out(half):
     """And a manifest that lost its output; --overwrite begins anew, in one file at a time."""
     with pytest.raises(InputError, match=r"of a job that is not complete \(done so far: 8\); pass --resume"):

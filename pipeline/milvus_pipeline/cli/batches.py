@@ -80,9 +80,7 @@ def check_asked(asked: Asked) -> None:
                 raise UsageError(f"--{name}: is for a job; pass --output FILE with it, for JSONL or a TREC run")
         check_output(asked.output, asked.overwrite, asked.source)
         return
-    if asked.output.exists() and asked.source is not None and asked.source.exists():
-        check_output(asked.output, True, asked.source)
-    check_place(asked.output, resume=asked.resume, overwrite=asked.overwrite)
+    check_place(asked.output, asked.source, resume=asked.resume, overwrite=asked.overwrite)
 
 
 def read_batches(asked: Asked) -> Iterator[Batch]:

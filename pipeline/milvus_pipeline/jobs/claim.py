@@ -12,6 +12,7 @@ from milvus_pipeline.jobs.differences import differences
 from milvus_pipeline.jobs.lines import InputError
 from milvus_pipeline.jobs.manifest import Manifest, Options, Output, manifest_path, read_manifest
 from milvus_pipeline.jobs.output import OutputFile
+from milvus_pipeline.jobs.queries import source_file
 
 _NO_MATTER: Final = ("sweep", "collection")
 """Parts of a configuration that only other commands read: what ``evaluate`` compares, what ``ingest`` makes."""
@@ -45,13 +46,13 @@ class Claim(NamedTuple):
     manifest: Manifest | None
 
 
-def claimed(path: Path, *, resume: bool, overwrite: bool) -> Claim:
+def claimed(path: Path, queries: Path | None, *, resume: bool, overwrite: bool) -> Claim:
     """Lock the output, where there is one, and read the manifest of the job to go on with.
 
     Raises:
         InputError: the job can neither begin nor go on here; nothing was changed.
     """
-    check_place(path, resume=resume, overwrite=overwrite)
+    check_place(path, queries, resume=resume, overwrite=overwrite)
     manifest_at = manifest_path(path)
     try:
         output = OutputFile(path, new=False)
@@ -67,8 +68,14 @@ def claimed(path: Path, *, resume: bool, overwrite: bool) -> Claim:
         raise
 
 
-def check_place(path: Path, *, resume: bool, overwrite: bool) -> None:
+def check_place(path: Path, queries: Path | None, *, resume: bool, overwrite: bool) -> None:
     """Find out before any work whether a job can begin, or may be gone on with, at this place.
+
+    Args:
+        path: the output.
+        queries: the file of queries, or the folder in BEIR's shape; None where they come from elsewhere.
+        resume: go on with a job.
+        overwrite: begin anew.
 
     Raises:
         InputError: it cannot; what can be done about it is told.
@@ -79,6 +86,8 @@ def check_place(path: Path, *, resume: bool, overwrite: bool) -> None:
         raise InputError(f"{path}: is a folder; give the name of a file in it")
     if not path.parent.is_dir():
         raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
+    if queries is not None and path.exists() and (source := source_file(queries)).exists() and path.samefile(source):
+        raise InputError(f"{path}: is the file of queries itself; write to another file")
     if path.exists() and not path.is_file():
         raise InputError(f"{path}: is no ordinary file, in which a job could go back")
     if path.is_symlink() and not path.exists():

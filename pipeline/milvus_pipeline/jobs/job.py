@@ -138,7 +138,8 @@ def run_job(
         raise InputError(f"batch_size: must be a whole number of at least 1, is {shown(batch_size)}")
     options = Options(batch_size=batch_size, timeout=timeout, bad_lines=BadLines(bad_lines), figures=figures)
     told = Output(path=str(path), format=form, gzip=path.suffix == ".gz")
-    claim = claimed(path, resume=resume, overwrite=overwrite)
+    source = Path(queries) if isinstance(queries, str | Path) else None
+    claim = claimed(path, source, resume=resume, overwrite=overwrite)
     job = _Job(pipeline, options, told, claim, on_progress, on_result, warn)
     try:
         chosen = None if input_format is None else InputFormat(input_format)
