@@ -151,5 +151,5 @@ def systems_tiles(evaluation: Evaluation, systems: Sequence[SystemFigures]) -> l
             seconds_said(fastest.latency.p50),
             f"{fastest.name}, {measure} {value_said(fastest.measures.get(measure, 0.0))}",
         ),
-        Tile("on the Pareto front", f"{front} of {len(systems)}", "no other system is as good and as fast"),
+        Tile("on the Pareto front", f"{front} of {len(systems)}", "no other is as good and as fast"),
     ]

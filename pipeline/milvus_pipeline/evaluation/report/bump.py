@@ -11,7 +11,7 @@ from milvus_pipeline.evaluation.report.svg import Element, cut, drawing, element
 from milvus_pipeline.evaluation.report.words import counted, seconds_said, value_said
 from milvus_pipeline.movement import Movement, Ranking
 
-_LEFT: Final = 36
+_LEFT: Final = 42
 _TOP: Final = 58
 _BOTTOM: Final = 12
 _COLUMN: Final = 132
@@ -101,7 +101,7 @@ def _frame(root: Element, movement: Movement, down: Places, measure: str | None,
     group = element("g", root, class_="axis")
     for place in down.ticks():
         y = down(place)
-        element("text", group, str(place), x=_LEFT - 16, y=y + 4, text_anchor="end")
+        element("text", group, str(place), x=_LEFT - 11, y=y + 4, text_anchor="end")
     if down.deepest > _LINEAR:
         y = down(_LINEAR) + _STEP / 2
         element("line", group, x1=0, x2=width - _LABEL + 12, y1=y, y2=y, class_="fold")

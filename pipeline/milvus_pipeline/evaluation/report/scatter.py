@@ -90,7 +90,7 @@ def _axes(root: Element, across: Scale, up: Scale, measure: str, width: float, h
         y = up(value)
         element("line", group, x1=_LEFT, x2=width - _RIGHT, y1=y, y2=y)
         element("text", group, f"{value:g}", x=_LEFT - 8, y=y + 4, text_anchor="end")
-    for value in across.ticks(max(3, int(width / 110))):
+    for value in across.ticks(max(4, int(width / 110))):
         x = across(value)
         element("line", group, x1=x, x2=x, y1=_TOP - 6, y2=height - _BOTTOM)
         element("text", group, seconds_said(value), x=x, y=height - _BOTTOM + 17, text_anchor="middle")

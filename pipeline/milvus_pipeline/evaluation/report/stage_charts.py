@@ -15,6 +15,7 @@ _BAR: Final = 16
 _INTERVAL: Final = 5  # below the bar
 _BELOW: Final = _BAR_TOP + _BAR + 21
 _AXIS: Final = 26
+_EDGE: Final = 18  # a figure nearer to the end of an axis does not stand in the middle of its line
 _NAME_CELL: Final = 8.2  # CSS pixels of a character of a name
 _LEAST: Final = 1e-6
 
@@ -170,5 +171,5 @@ def _axis(root: Element, scale: Scale, height: float, ticks: list[tuple[float, s
         x = scale(value)
         last = number == len(ticks) - 1
         element("line", group, x1=x, x2=x, y1=_BAR_TOP - 4, y2=bottom)
-        anchor = "start" if number == 0 else "end" if x > scale.end - 14 else "middle"
+        anchor = "start" if x < scale.start + _EDGE else "end" if x > scale.end - _EDGE else "middle"
         element("text", group, f"{said} {unit}" if unit and last else said, x=x, y=bottom + 15, text_anchor=anchor)
