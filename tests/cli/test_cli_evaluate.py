@@ -3,10 +3,13 @@
 import csv
 import io
 import json
+import re
+from pathlib import Path
 
 import ir_measures
 import pytest
 
+DOC = Path(__file__).parents[2] / "docs" / "evaluation.md"
 QUERIES = """\
 {"_id": "a", "text": "red plum"}
 {"_id": "b", "text": "blue"}
@@ -312,3 +315,11 @@ def test_prices_are_told_with_the_usage(invoke, make, judged, tmp_path):
     assert done.exit_code == 0
     assert "warning: the price of cohere.search_units matches no usage" in done.stderr
     assert json.loads((tmp_path / "out.json").read_text())["systems"][0]["cost"] == 0
+
+
+def test_the_document_names_every_column_of_the_csv(invoke, fruit, judged):
+    """And none that is not there."""
+    table = DOC.read_text(encoding="utf-8").split("| column | what it is |")[1].split("\n\n")[0]
+    header = invoke("evaluate", fruit, *judged, "--format", "csv").stdout.splitlines()[0].split(",")
+    plain = {column for column in header if re.fullmatch("[a-z_]+", column) and not column.endswith("_seconds")}
+    assert set(re.findall(r"`([a-z_]+)`", table)) == plain
