@@ -106,6 +106,7 @@ def test_corrections_by_hand(correction, expected):
     assert corrected([0.01, 0.04, 0.03], correction) == pytest.approx(expected)
 
 
-def test_no_comparison_wants_no_correction():
-    """A family without members is corrected to none."""
-    assert corrected([], "holm") == []
+@pytest.mark.parametrize("p_values", [[], [0.04]])
+def test_there_is_nothing_to_correct_without_others(p_values):
+    """A family of one comparison, or of none, is as it was."""
+    assert corrected(p_values, "holm") == p_values

@@ -99,7 +99,7 @@ def corrected(p_values: Sequence[float], correction: str = "holm") -> list[float
         p_values: of all comparisons of the family.
         correction: one of ``CORRECTIONS``.
     """
-    if correction == "none" or not p_values:
+    if correction == "none" or len(p_values) < 2:
         return list(p_values)
     multitest = require("statsmodels.stats.multitest", extra="evaluate", wanted_by="evaluate")
     return [float(value) for value in multitest.multipletests(p_values, method=correction)[1]]
