@@ -4,8 +4,11 @@ import re
 from typing import get_args
 
 import yaml
+from typer.testing import CliRunner
 
 from milvus_pipeline import Pipeline, Query, Reranker, registry
+from milvus_pipeline.cli.app import app
+from milvus_pipeline.evaluation import variants_of
 from milvus_pipeline.records import Status
 from milvus_stages.hosted import HostedReranker
 from support.readme import README, blocks
@@ -20,6 +23,27 @@ def test_the_two_pipelines_of_the_readme_are_equal():
     exec(blocks("python", "The same pipeline twice")[0], names)  # noqa: S102 - the README's own text
     assert Pipeline.from_yaml(text) == names["pipeline"]
     assert Pipeline.from_yaml(names["pipeline"].to_yaml()) == names["pipeline"]
+
+
+def test_the_sweep_is_one_of_that_pipeline():
+    """The grid under "Measure, and tune" belongs to the pipeline that the README begins with."""
+    (pipeline,) = blocks("yaml", "The same pipeline twice")
+    (sweep,) = blocks("yaml", "Measure, and tune")
+    variants = variants_of(Pipeline.from_yaml(pipeline + sweep))
+    assert len(variants) == 2 * 3 * 3
+    assert len(next(iter(variants.values())).pipeline.stages) == 4
+
+
+def test_the_commands_are_those_that_there_are():
+    """The list under "The command line" names every command, and each option in it is one of its command's."""
+    listed = blocks("", "The command line")[0].split("milvus-pipeline ")[1:]
+    named = {word: line for line in listed for word in line.split("#")[0].split("|")[0].split()[:1]}
+    named |= {word: "" for line in listed for word in re.findall(r"\| (\w+)", line)}
+    commands = {command.name or command.callback.__name__ for command in app.registered_commands}
+    assert set(named) == commands
+    for name, line in named.items():
+        shown = CliRunner().invoke(app, [name, "--help"]).output
+        assert all(option in shown for option in re.findall(r"--[\w-]+", line)), name
 
 
 def test_the_pipeline_that_may_fail_is_valid():
