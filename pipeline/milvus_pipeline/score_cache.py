@@ -103,11 +103,11 @@ class ScoreCache:
                 self._thread.start()
             self._changed.notify_all()
 
-    def flush(self, seconds: float = _LAST_SECONDS) -> bool:
-        """Wait until everything is written, for so long; whether it is."""
+    def flush(self) -> bool:
+        """Wait until everything is written, for ``_LAST_SECONDS`` at most; whether it is."""
         with self._changed:
             if self._thread is not None:
-                self._changed.wait_for(lambda: not self._waiting, seconds)
+                self._changed.wait_for(lambda: not self._waiting, _LAST_SECONDS)
             return not self._waiting
 
     def close(self) -> None:

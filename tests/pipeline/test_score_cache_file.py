@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from milvus_pipeline import Pipeline, StageError
+from milvus_pipeline import Pipeline, StageError, score_cache
 from milvus_pipeline.score_cache import acquire, release
 from support.counted import Counted
 from support.fakes import ListedSearch
@@ -295,7 +295,14 @@ def test_an_empty_file_is_taken(file):
 # -- what fails while it is used ----------------------------------------------------------------------------------
 
 
-def test_a_file_that_is_locked_holds_nobody_up(file):
+@pytest.fixture
+def hasty(monkeypatch):
+    """What fails is tried again at once, and closing waits for nothing."""
+    monkeypatch.setattr(score_cache, "_PAUSE", 0.1)
+    monkeypatch.setattr(score_cache, "_LAST_SECONDS", 0.5)
+
+
+def test_a_file_that_is_locked_holds_nobody_up(file, hasty):
     """A query is answered, with a warning behind the first failure; what it scored is written later."""
     with Pipeline([ListedSearch(), Counted(cache=str(file))]) as pipeline:
         other = sqlite3.connect(file, isolation_level=None)
@@ -313,7 +320,7 @@ def test_a_file_that_is_locked_holds_nobody_up(file):
     assert in_file(file) == 4
 
 
-def test_a_file_that_cannot_be_read_is_done_without(file):
+def test_a_file_that_cannot_be_read_is_done_without(file, hasty):
     """Everything is scored then, and the report says why; nothing fails."""
     with Pipeline([ListedSearch(), Counted(cache=str(file))]) as pipeline:
         pipeline.run("red")
@@ -328,7 +335,7 @@ def test_a_file_that_cannot_be_read_is_done_without(file):
         assert any("cannot be read, and is done without: no such table" in warning for warning in result.warnings)
 
 
-def test_what_finds_no_room_is_kept_for_a_while(file):
+def test_what_finds_no_room_is_kept_for_a_while(file, hasty):
     """A full disk costs the scores only if it stays full."""
     cache = acquire(str(file))
     with cache._writing.held() as database:
