@@ -54,9 +54,11 @@ class Places:
 
     def ticks(self) -> list[int]:
         """Places to name at the side: round ones and the last, none on another."""
-        ticks = [place for place in _TICKS if place < self.deepest]
-        while ticks and self(self.deepest) - self(ticks[-1]) < _GAP:
-            ticks.pop()
+        ticks: list[int] = []
+        for place in _TICKS:
+            near = (*ticks[-1:], self.deepest)
+            if place < self.deepest and all(abs(self(place) - self(other)) >= _GAP for other in near):
+                ticks.append(place)
         return [*ticks, self.deepest]
 
 

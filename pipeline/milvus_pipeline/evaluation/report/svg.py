@@ -19,6 +19,7 @@ _LOG_SPAN: Final = 10  # values that span more than this are shown on a logarith
 _STEPS: Final = (1, 2, 2.5, 5, 10)
 _LOG_STEPS: Final = ((1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,))
 _LEAST_TICKS: Final = 3
+_ABOUT: Final = 1e-9  # what rounding may take off
 
 
 def element(tag: str, parent: Element | None = None, text: str | None = None, **attributes: str | float) -> Element:
@@ -155,8 +156,8 @@ def fitting(values: list[float], start: float, end: float, *, log: bool | None =
 def _ticks(low: float, high: float, at_most: int) -> list[float]:
     rough = (high - low) / max(1, at_most - 1)
     magnitude = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * magnitude for factor in _STEPS if factor * magnitude >= rough * (1 - 1e-9))
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    step = next(factor * magnitude for factor in _STEPS if factor * magnitude >= rough * (1 - _ABOUT))
+    first, last = math.ceil(low / step - _ABOUT), math.floor(high / step + _ABOUT)
     return [round(number * step, 12) for number in range(first, last + 1)]
 
 
@@ -165,8 +166,10 @@ def _log_ticks(low: float, high: float, at_most: int) -> list[float]:
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks: list[float] = []
     for factors in _LOG_STEPS:
-        ticks = [factor * 10.0**decade for decade in decades for factor in factors]
-        ticks = [tick for tick in ticks if low <= tick <= high]
+        ticks = [round(factor * 10.0**decade, 12) for decade in decades for factor in factors]
+        ticks = [tick for tick in ticks if low * (1 - _ABOUT) <= tick <= high * (1 + _ABOUT)]
         if len(ticks) <= at_most:
             break
-    return ticks if len(ticks) >= _LEAST_TICKS else _ticks(low, high, at_most)
+    if len(ticks) < _LEAST_TICKS:
+        return _ticks(low, high, at_most)
+    return ticks[:: math.ceil(len(ticks) / at_most)]

@@ -1,0 +1,158 @@
+"""The report as a file: whole, closed to the outside, escaped, with the figures of the evaluation."""
+
+import base64
+import hashlib
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from hatchling.builders.wheel import WheelBuilder
+
+from milvus_pipeline.errors import PipelineError
+from milvus_pipeline.evaluation.report import report_html, write_report
+from milvus_pipeline.evaluation.report.words import seconds_said, value_said
+from support import evaluations
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+class Elements(HTMLParser):
+    """The elements of a page, with their attributes, and its text."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.found, self.texts = [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+    @property
+    def text(self):
+        """All that is to be read, on one line."""
+        return " ".join(" ".join(self.texts).split())
+
+
+@pytest.mark.parametrize("name", ["one_system", "sweep", "hostile", "bare"])
+def test_the_page_asks_for_nothing(name):
+    """No element has an address but within the page, none has an event or a style of its own, no style names an url."""
+    html = report_html(getattr(evaluations, name)())
+    for tag, attributes in Elements(html).found:
+        assert tag not in {"img", "link", "iframe", "object", "embed", "base", "form", "foreignobject", "image", "use"}
+        assert not {"src", "style", "xlink:href", "srcset"} & set(attributes)
+        assert not any(attribute.startswith("on") for attribute in attributes)
+        assert attributes.get("href", "#").startswith("#")
+    assert "url(" not in html
+    assert "@import" not in html
+
+
+def test_the_policy_allows_its_own_style_and_script_alone():
+    """By their hashes, which are those of what stands in the page."""
+    html = report_html(evaluations.hostile())
+    (policy,) = [
+        attributes["content"]
+        for tag, attributes in Elements(html).found
+        if attributes.get("http-equiv") == "Content-Security-Policy"
+    ]
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert rules["default-src"] == "'none'"
+    for tag, rule in (("style", "style-src"), ("script", "script-src")):
+        (text,) = re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert rules[rule] == f"'sha256-{digest}'"
+
+
+def test_texts_from_elsewhere_are_escaped():
+    """They are texts of the page, and neither elements nor controls of the direction of writing."""
+    html = report_html(evaluations.hostile())
+    page = Elements(html)
+    assert [tag for tag, _ in page.found].count("script") == 1
+    assert evaluations.HOSTILE[0] in page.text
+    assert "{{ 7 * 7 }} {% raw %}" in page.text
+    assert not {"\u202e", "\u202c", "\x1b", "\x00", "\ud800"} & set(html)
+
+
+def test_figures_are_those_of_the_evaluation():
+    """Measures, ceilings, percentiles and differences stand on the page as they are in the records."""
+    evaluation = evaluations.sweep(4)
+    text = Elements(report_html(evaluation)).text
+    for system in evaluation.systems:
+        for stage in system.stages:
+            expected = [*stage.measures.values(), *stage.ceilings.values()]
+            assert all(value_said(value) in text for value in expected)
+            assert all(seconds_said(seconds) in text for seconds in (stage.latency.p50, stage.elapsed.p50))
+    for found in evaluation.comparisons:
+        assert f"{abs(found.difference):.3f}" in text or found.difference == 0
+
+
+def test_the_answer_comes_in_words():
+    """What a stage raises, lowers and leaves, whether that may be chance, and what it costs."""
+    evaluation = evaluations.one_system()
+    text = Elements(report_html(evaluation)).text
+    assert (
+        "gives nDCG@10 0.360. A perfect order of its 100 hits would give 0.910. Takes 4.2 ms, 2 % of the time." in text
+    )
+    assert "raises nDCG@10 by 0.050 to 0.410 (p < 0.001). Takes 180 ms, 94 % of the time; costs 0.45 in all." in text
+    assert "leaves nDCG@10 as it is; lowers R@100 by 0.310 to 0.470 (p < 0.001)." in text
+    unsure = tuple(replace(found, p_corrected=0.3) for found in evaluation.comparisons)
+    text = Elements(report_html(replace(evaluation, comparisons=unsure))).text
+    assert "raises nDCG@10 by 0.050 to 0.410, which may be chance (p = 0.300)." in text
+
+
+def test_what_went_wrong_is_said():
+    """Warnings stand at the top, failed queries above the figures, stages that were skipped in their table."""
+    text = Elements(report_html(evaluations.one_system())).text
+    assert "What to know before you read on the latency of late_interaction" in text
+    assert "Not every query was answered as it should be: 3 degraded." in text
+    assert "skipped for 3 queries (deadline 2, unavailable 1)" in text
+
+
+def test_queries_are_grouped_by_gain_and_loss():
+    """The largest gain comes first, and is open; what was lost comes in its own group."""
+    page = Elements(report_html(evaluations.one_system()))
+    gains = re.findall(r"What gained most in nDCG@10 (.*?) What lost most in nDCG@10 (.*)", page.text)
+    assert gains
+    movements = [attributes for tag, attributes in page.found if attributes.get("class") == "movement"]
+    assert ["open" in attributes for attributes in movements] == [True] + [False] * 5
+
+
+def test_deep_documents_are_left_out_of_the_picture_and_counted():
+    """Of 1,000 candidates those are drawn that were ever among the first 100, and the relevant ones."""
+    deep = evaluations.movement(1, documents=1000)
+    last = deep.rankings[1].documents[-1]
+    judged = {**deep.judged, last: 2}
+    html = report_html(replace(evaluations.one_system(), movements=(replace(deep, judged=judged),)))
+    shown = len(re.findall(r'<g class="document', html))
+    assert 100 < shown < 200
+    assert f"{1000 - shown:,} documents are left out" in Elements(html).text
+    assert last in html
+
+
+def test_the_file_appears_whole_and_replaces_the_old_one(tmp_path):
+    """And nothing else is left in its folder."""
+    path = tmp_path / "report.html"
+    path.write_text("old")
+    write_report(evaluations.bare(), path)
+    assert path.read_text(encoding="utf-8") == report_html(evaluations.bare())
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["missing/report.html", "."])
+def test_a_place_that_cannot_be_written_is_named(tmp_path, name):
+    """A folder that is not there, a folder in the place of the file; no draft is left behind."""
+    with pytest.raises(PipelineError, match="the report cannot be written"):
+        write_report(evaluations.bare(), tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_wheel_carries_the_templates():
+    """All files that the report reads are in what is installed."""
+    builder = WheelBuilder(str(ROOT))
+    carried = {Path(included.distribution_path).name for included in builder.recurse_included_files()}
+    templates = ROOT / "pipeline" / "milvus_pipeline" / "evaluation" / "report" / "templates"
+    assert {path.name for path in templates.iterdir()} <= carried
