@@ -153,6 +153,20 @@ def test_the_bar_is_on_the_terminal_and_the_data_in_the_file(start, fruit, tmp_p
     assert len((tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()) == 2
 
 
+def test_the_bar_of_a_resumed_job_begins_where_it_was(start, invoke, fruit, make, tmp_path):
+    """With all that is done of all, and the failures so far; it goes away for the summary."""
+    queries = make("q.jsonl", '{"text": "red"}\n' * 32)
+    arguments = ("run", fruit, "--queries", queries, "-o", tmp_path / "out.jsonl", "--resume")
+    assert invoke(*arguments).exit_code == 0
+    make("q.jsonl", '{"text": "red"}\n' * 32 + "oops\n" * 2)
+    code, seen = on_terminal(start, *arguments)
+    assert code == 1
+    assert "32/34" in seen
+    assert "34/34" in seen
+    assert "2 failed" in seen
+    assert "34 queries in all, 32 of them before, 2 failed" in seen.splitlines()[-1]
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "--help"], ["validate", "{fruit}"]])
 def test_start_up_loads_no_model_library(environment, fruit, arguments):
     """Help and validation answer at once: no torch, no client, no HTTP."""

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from milvus_pipeline import Pipeline, Query
+from milvus_pipeline import Pipeline, PipelineError, Query
 from milvus_pipeline.jobs import (
     InputError,
     JobProgress,
@@ -173,6 +173,23 @@ def test_a_batch_has_at_least_one_query(tmp_path, size):
     """The parameter is named; nothing is made."""
     with pytest.raises(InputError, match="batch_size: must be a whole number of at least 1"):
         run_job(fruit(), QUERIES, tmp_path / "out.jsonl", batch_size=size)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"bad_lines": "ignore"}, "bad_lines: must be one of 'report', 'skip', 'fatal', is 'ignore'"),
+        ({"output_format": "csv"}, "output_format: must be one of 'jsonl', 'trec', is 'csv'"),
+        ({"input_format": "xml"}, "input_format: must be one of 'lines', 'jsonl', 'tsv', is 'xml'"),
+        ({"timeout": "soon"}, "timeout: must be a number of seconds, is 'soon'"),
+    ],
+)
+def test_a_parameter_that_cannot_be_meant(tmp_path, given, message):
+    """It is named, with what it may be; nothing is made."""
+    with pytest.raises(PipelineError) as caught:
+        run_job(fruit(), QUERIES, tmp_path / "out.jsonl", **given)
+    assert str(caught.value) == message
     assert list(tmp_path.iterdir()) == []
 
 

@@ -11,8 +11,9 @@ from milvus_pipeline.cli.faults import FAILED, tell
 from milvus_pipeline.cli.tally import Tally, counted
 from milvus_pipeline.errors import PipelineError
 from milvus_pipeline.jobs.formats import OutputError, OutputFormat
-from milvus_pipeline.jobs.job import JobProgress, JobReport, StoppedError, run_job
+from milvus_pipeline.jobs.job import run_job
 from milvus_pipeline.jobs.manifest import manifest_path, read_manifest
+from milvus_pipeline.jobs.outcome import JobProgress, JobReport, StoppedError
 from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.records import SearchResult
 

@@ -73,7 +73,10 @@ class Figures(BaseModel):
             for code in [reason.code for reason in result.reasons] + ([error.reason_code] if error else []):
                 _add(sums.reasons, code)
             for report in result.reports:
-                sums.stages.setdefault(report.stage, StageTotals()).add(report)
+                totals = sums.stages.get(report.stage)
+                if totals is None:
+                    totals = sums.stages[report.stage] = StageTotals()
+                totals.add(report)
         return sums
 
     def timed(self, seconds: float) -> Figures:

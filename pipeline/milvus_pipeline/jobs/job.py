@@ -7,11 +7,11 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias, TypeVar
 
-from milvus_pipeline.errors import PipelineError, shown
+from milvus_pipeline.errors import shown
 from milvus_pipeline.jobs.answering import answered
 from milvus_pipeline.jobs.claim import Claim, check_output, check_same_identity, check_same_job, claimed
 from milvus_pipeline.jobs.commits import CommitPoint, Commits
@@ -20,58 +20,16 @@ from milvus_pipeline.jobs.figures import Figures
 from milvus_pipeline.jobs.formats import JsonLines, LineFormat, OutputError, OutputFormat, TrecRun, format_of
 from milvus_pipeline.jobs.lines import InputError
 from milvus_pipeline.jobs.manifest import Change, Input, Manifest, Options, Output, Times, now
+from milvus_pipeline.jobs.outcome import JobProgress, JobReport, StoppedError
 from milvus_pipeline.jobs.output import OutputFile
 from milvus_pipeline.jobs.queries import BadLines, InputFormat
 from milvus_pipeline.jobs.reading import Item, Reading
 from milvus_pipeline.jobs.setting import config_of, identity_of, versions_of
 from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.records import SearchResult
+from milvus_pipeline.running import allowed
 
 logger = logging.getLogger(__name__)
-
-
-class JobProgress(NamedTuple):
-    """How far a job is.
-
-    Args:
-        queries: number of queries done, in all runs of the job.
-        before: how many of them were done before this run.
-        failed: how many of them failed.
-        opened_in: seconds that the pipeline took to open.
-    """
-
-    queries: int
-    before: int
-    failed: int
-    opened_in: float
-
-
-@dataclass(frozen=True, slots=True)
-class JobReport:
-    """What became of a job.
-
-    Args:
-        output: the file of results.
-        manifest: the file that tells about the job, beside the output.
-        queries: number of queries, each with one line in a JSONL output, and failed ones without a line in a TREC run.
-        before: how many of them were done before this run; all of them where nothing was left to do.
-        figures: counts by status and reason, usage and seconds by stage, of all runs together.
-    """
-
-    output: Path
-    manifest: Path
-    queries: int
-    before: int
-    figures: Figures
-
-    @property
-    def failed(self) -> int:
-        """Number of queries that failed, or whose result could not be written."""
-        return self.figures.failed
-
-
-class StoppedError(PipelineError):
-    """A job has stopped at a query that failed in a stage, as it was asked to."""
 
 
 OnProgress: TypeAlias = Callable[[JobProgress], None]
@@ -133,19 +91,36 @@ def run_job(
         StoppedError: a query failed, and the job was to stop there.
     """
     path = Path(output)
-    form = format_of(path) if output_format is None else OutputFormat(output_format)
+    form = format_of(path) if output_format is None else _word(OutputFormat, "output_format", output_format)
+    chosen = None if input_format is None else _word(InputFormat, "input_format", input_format)
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise InputError(f"batch_size: must be a whole number of at least 1, is {shown(batch_size)}")
-    options = Options(batch_size=batch_size, timeout=timeout, bad_lines=BadLines(bad_lines), figures=figures)
+    options = Options(
+        batch_size=batch_size,
+        timeout=allowed(timeout, None),
+        bad_lines=_word(BadLines, "bad_lines", bad_lines),
+        figures=bool(figures),
+    )
     told = Output(path=str(path), format=form, gzip=path.suffix == ".gz")
     source = Path(queries) if isinstance(queries, str | Path) else None
     claim = claimed(path, source, resume=resume, overwrite=overwrite)
     job = _Job(pipeline, options, told, claim, on_progress, on_result, warn)
     try:
-        chosen = None if input_format is None else InputFormat(input_format)
         return job.run(queries, chosen, accept_changes, stop_on_failure)
     finally:
         job.close()
+
+
+_Word = TypeVar("_Word", bound=StrEnum)
+
+
+def _word(kind: type[_Word], name: str, given: str) -> _Word:
+    """The member that is meant. InputError where there is none."""
+    try:
+        return kind(given)
+    except ValueError:
+        words = ", ".join(repr(member.value) for member in kind)
+        raise InputError(f"{name}: must be one of {words}, is {shown(given)}") from None
 
 
 class _Job:
