@@ -2,10 +2,12 @@
 
 import asyncio
 import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from milvus_pipeline import Context, Deadline, Hit, Pipeline, Query, SearchResult, StageError
+from milvus_pipeline import Context, Deadline, Hit, Pipeline, Query, SearchResult, StageError, cached_scores
 from support.counted import Counted
 from support.fakes import ListedSearch
 
@@ -309,3 +311,44 @@ def test_a_set_is_the_same_in_every_order(file):
         batch(stage, "red")
     with Tagged(cache=str(file), tags=frozenset(reversed(words))) as stage:
         assert cached(batch(stage, "red")[1]) == [5]
+
+
+def test_event_loops_share_it(file):
+    """Four loops in threads of their own, at the same time, each with several queries under way."""
+    queries = [f"red {number}" for number in range(6)]
+
+    async def main(stage):
+        results = [[SearchResult(Query(query), [Hit(i, t, 0.0) for i, t in enumerate(TEXTS)])] for query in queries]
+        contexts = [Context(Deadline(), 1) for _ in queries]
+        done = await asyncio.gather(*map(stage.aprocess, results, contexts))
+        return [ranking(result) for (result,) in done]
+
+    with Counted(cache=str(file)) as stage, ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: asyncio.run(main(stage)), range(4)))
+        stage.asked.clear()
+        assert asyncio.run(main(stage)) == found[0] == found[1] == found[2] == found[3]
+        assert stage.asked == []
+
+
+def test_an_event_loop_does_not_wait_long_for_a_thread(file, monkeypatch):
+    """Where all threads are busy the query goes on without the cache, and says so."""
+    monkeypatch.setattr(cached_scores, "_LOOK_SECONDS", 0.05)
+    freed = threading.Event()
+
+    async def main(stage):
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        busy = loop.run_in_executor(None, freed.wait)
+        context = Context(Deadline(), 1)
+        (result,) = await stage.aprocess([SearchResult(Query("red"), [Hit(1, "red", 0.0)])], context)
+        freed.set()
+        await busy
+        return result, context
+
+    with Counted(cache=str(file)) as stage:
+        stage("red", ["red"])
+        stage.asked.clear()
+        result, context = asyncio.run(main(stage))
+        assert stage.asked == [("red",)]
+    assert ranking(result) == [(1, 1.003)]
+    assert "was not read in time, and was done without" in context.warnings[0][0]
