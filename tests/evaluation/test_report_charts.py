@@ -128,14 +128,19 @@ def test_bars_are_as_long_as_their_figures():
 def test_figures_are_said_shortly():
     """Three figures or so, with their units and signs."""
     assert [seconds_said(seconds) for seconds in (0.00003, 0.0042, 0.18, 1.254, 312)] == [
-        "0.03 ms",
+        "30 µs",
         "4.2 ms",
         "180 ms",
         "1.25 s",
         "312 s",
     ]
     assert [signed(value) for value in (0.0312, -0.0021, 0.0001)] == ["+0.031", "\u22120.002", "±0"]
-    assert [p_said(value) for value in (0.0002, 0.0412)] == ["p < 0.001", "p = 0.041"]
+    assert [p_said(value) for value in (0.0002, 0.0412, 0.314, 1.0)] == [
+        "p < 0.001",
+        "p = 0.041",
+        "p = 0.31",
+        "p = 1",
+    ]
     assert [money_said(amount) for amount in (0, 0.0031, 12.4)] == ["0.00", "0.0031", "12.40"]
     assert said_of_the_test("t", "holm") == "paired t-test, p-values corrected after Holm"
     assert "not corrected" in said_of_the_test("t", "none")

@@ -123,7 +123,10 @@ def tiles(evaluation: Evaluation, system: SystemFigures) -> list[Tile]:
         reachable = "" if ceiling is None else f"a perfect order of the same hits: {value_said(ceiling)}"
         made.append(Tile(f"{measure} in the end", value_said(last), reachable))
         if len(stages) > 1:
-            made.append(Tile("gained since retrieval", signed(last - first), f"{stages[0].stage}: {value_said(first)}"))
+            note = f"{stages[0].stage}: {value_said(first)}"
+            if signed(last - first) != "±0" and not _any_significant(evaluation, system, measure):
+                note += "; the difference may be chance"
+            made.append(Tile("gained since retrieval", signed(last - first), note))
     latency = system.latency
     slow = f"95 % within {seconds_said(latency.p95)}, 99 % within {seconds_said(latency.p99)}"
     each = "median time of a query" if evaluation.batch_size == 1 else "median share of a batch's time"
@@ -132,6 +135,13 @@ def tiles(evaluation: Evaluation, system: SystemFigures) -> list[Tile]:
         thousand = 1000 * system.cost / max(evaluation.queries, 1)
         made.append(Tile("cost of 1,000 queries", money_said(thousand), f"{money_said(system.cost)} for these queries"))
     return made
+
+
+def _any_significant(evaluation: Evaluation, system: SystemFigures, measure: str) -> bool:
+    """Whether a stage changed the measure by more than chance would; where nothing was compared, nobody knows."""
+    found = [comparison_of(evaluation, measure, system.name, stage.stage) for stage in ranking_stages(system)]
+    known = [change for change in found if change is not None]
+    return not known or any(change.significant for change in known)
 
 
 def systems_tiles(evaluation: Evaluation, systems: Sequence[SystemFigures]) -> list[Tile]:

@@ -12,7 +12,7 @@ from milvus_pipeline.evaluation.report.svg import cut
 from milvus_pipeline.movement import Movement
 
 _QUERY_CELLS: Final = 400
-_BEGINNING_CELLS: Final = 110
+_BEGINNING_CELLS: Final = 150
 _LEAST: Final = 0.0005  # differences below this are shown as 0
 
 

@@ -17,7 +17,7 @@ _BELOW: Final = _BAR_TOP + _BAR + 21
 _AXIS: Final = 26
 _EDGE: Final = 18  # a figure nearer to the end of an axis does not stand in the middle of its line
 _NAME_CELL: Final = 8.2  # CSS pixels of a character of a name
-_LEAST: Final = 1e-6
+_SHORT: Final = 0.001  # seconds; the axis where nothing took any time
 
 
 def quality_chart(system: SystemFigures, measure: str, comparisons: Sequence[Comparison], width: float) -> str:
@@ -38,7 +38,7 @@ def quality_chart(system: SystemFigures, measure: str, comparisons: Sequence[Com
     height = _ROW * len(stages) + _AXIS
     said = "; ".join(f"{stage.stage} {value_said(stage.measures[measure])}" for stage in stages)
     root = drawing(width, height, f"{measure} after each stage: {said}", "chart quality")
-    top = max([_LEAST, *(max(stage.measures[measure], stage.ceilings.get(measure, 0)) for stage in stages)])
+    top = max(max(stage.measures[measure], stage.ceilings.get(measure, 0)) for stage in stages) or 1.0
     scale = Scale(0, top, 1, width - 1)
     _axis(root, scale, height, [(tick, f"{tick:g}") for tick in scale.ticks()])
     before: StageFigures | None = None
@@ -83,6 +83,9 @@ def _quality_row(
         y = _BAR_TOP + _BAR + _INTERVAL
         path = f"M{low:.1f} {y - 3}v6M{low:.1f} {y}H{high:.1f}M{high:.1f} {y - 3}v6"
         element("path", row, d=path, class_="interval")
+    if change.better == change.worse == 0:
+        element("text", row, "the same for every query", x=0, y=_BELOW, class_="small")
+        return
     text = element("text", row, x=0, y=_BELOW, class_="small")
     element("tspan", text, signed(change.difference), class_=change_class(change))
     element("tspan", text, f" {_interval_said(change)}, {p_said(change.p_corrected)}")
@@ -120,7 +123,7 @@ def latency_chart(system: SystemFigures, width: float) -> str:
     said = "; ".join(f"{name} {seconds_said(latency.p50)}" for name, latency, _ in rows)
     root = drawing(width, height, f"median time of each stage: {said}", "chart latency")
     # A single slow query shall not press all the others against the axis: the 99th percentile may lie outside.
-    scale = Scale(0, max(_LEAST, *(latency.p95 for _, latency, _ in rows)) * 1.04, 1, width - 8)
+    scale = Scale(0, (max(latency.p95 for _, latency, _ in rows) or _SHORT) * 1.04, 1, width - 8)
     unit, each = ("s", 1.0) if scale.high >= 2 else ("ms", 1000.0)
     shown_scale = Scale(0, scale.high * each, scale.start, scale.end)
     _axis(root, shown_scale, height, [(tick, f"{tick:g}") for tick in shown_scale.ticks(5)], unit)

@@ -24,6 +24,8 @@ CORRECTIONS: Final[Mapping[str, str]] = {
     "fdr_by": "Benjamini-Yekutieli",
 }
 _LEAST_P: Final = 0.001
+_LEAST_MS: Final = 0.1
+_COARSE_P: Final = 0.1  # above it the third decimal tells nothing
 
 
 def test_said(test: str, correction: str) -> str:
@@ -48,15 +50,19 @@ def signed(value: float) -> str:
 
 
 def p_said(p_value: float) -> str:
-    """``p = 0.012``, ``p < 0.001``."""
-    return f"p < {_LEAST_P}" if p_value < _LEAST_P else f"p = {p_value:.3f}"
+    """``p = 0.012``, ``p = 0.31``, ``p < 0.001``."""
+    if p_value < _LEAST_P:
+        return f"p < {_LEAST_P}"
+    return f"p = {p_value:.3f}" if p_value < _COARSE_P else f"p = {round(p_value, 2):g}"
 
 
 def seconds_said(seconds: float) -> str:
-    """``0.42 ms``, ``38 ms``, ``1.25 s``."""
+    """``7.3 µs``, ``0.42 ms``, ``38 ms``, ``1.25 s``."""
     if seconds >= 1:
         return f"{seconds:.3g} s" if seconds < 100 else f"{seconds:,.0f} s"
     milliseconds = 1000 * seconds
+    if 0 < milliseconds < _LEAST_MS:
+        return f"{1000 * milliseconds:.2g} µs"
     if milliseconds >= 10:
         return f"{milliseconds:.0f} ms"
     return f"{milliseconds:.1f} ms" if milliseconds >= 1 else f"{milliseconds:.2g} ms"
