@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -198,6 +200,15 @@ def test_a_dry_run_makes_no_manifest(invoke, fruit, tmp_path):
     """Nothing is written that a job could be taken for."""
     invoke("run", fruit, "-q", "red", "-o", tmp_path / "out.jsonl", "--dry-run")
     assert [path.name for path in tmp_path.iterdir()] == ["fruit.yaml"]
+
+
+def test_the_options_that_the_documentation_names_exist(invoke):
+    """All of them are options of `run`."""
+    doc = Path(__file__).parent.parent.parent / "docs" / "jobs.md"
+    named = set(re.findall(r"--[a-z][a-z-]+", doc.read_text(encoding="utf-8")))
+    known = set(re.findall(r"--[a-z][a-z-]+", invoke("run", "--help").stdout))
+    assert "--accept-changes" in named
+    assert named <= known
 
 
 def test_a_log_is_not_filled_with_progress(invoke, fruit, make, tmp_path):

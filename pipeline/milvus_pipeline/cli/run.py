@@ -118,6 +118,8 @@ def run(
     Results go to stdout or to a file, everything else to stderr. A line of JSONL is one query with its status, hits
     and a report of every stage. Ends with 1 if any query failed; the others are written all the same. What hosted
     rerankers were asked, and what they count, is told at the end.
+
+    With --output it is a job: whatever ends it, --resume goes on with it, and the output will be the same.
     """
     source = source_of(query, queries)
     if dry_run and output_format is Format.TREC:
