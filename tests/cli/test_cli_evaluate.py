@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import sys
 from pathlib import Path
 
 import ir_measures
@@ -275,6 +276,17 @@ def test_wrong_files_are_told_before_anything_is_opened(invoke, make, tmp_path):
         f"error: {bad}: sweep.word_overlap.wieght: word_overlap has no field 'wieght'; "
         "did you mean 'weight'? (line 8)\n"
     )
+
+
+@pytest.mark.parametrize("module", ["ir_measures", "scipy.stats", "statsmodels.stats.multitest", "jinja2"])
+def test_a_missing_package_is_told_before_anything_is_opened(invoke, make, judged, tmp_path, monkeypatch, module):
+    """Also those that are wanted only in the end; with the command that installs them."""
+    monkeypatch.setitem(sys.modules, module, None)
+    config = make("a.yaml", "stages:\n - {type: listed_search}\n - {type: faulty, how: setup}\n")
+    done = invoke("evaluate", config, *judged, "--report", tmp_path / "report.html")
+    assert done.exit_code == 1
+    assert 'install it with: pip install "milvus-search-pipeline[evaluate]"' in done.stderr
+    assert "cannot be opened" not in done.stderr
 
 
 def test_runs_are_not_replaced_unasked(invoke, fruit, judged, tmp_path):

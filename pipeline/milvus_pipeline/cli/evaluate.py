@@ -19,12 +19,14 @@ from milvus_pipeline.evaluation import Evaluation, evaluate
 from milvus_pipeline.evaluation.measures import Measures
 from milvus_pipeline.evaluation.qrels import qrels_file, read_qrels
 from milvus_pipeline.evaluation.sweep import Variant, systems_of
+from milvus_pipeline.extras import require
 from milvus_pipeline.jobs.lines import STDIN
 from milvus_pipeline.jobs.queries import InputFormat, read_queries, source_file
 from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.problems import suggestion
 
 _MEASURES = ("nDCG@10", "R@100")
+_MODULES = ("scipy.stats", "statsmodels.stats.multitest")  # wanted only when all queries have been run
 
 
 class PairedTest(StrEnum):
@@ -128,6 +130,8 @@ def evaluate_command(
     prices = dict(map(_price, price or ()))
     inputs = _inputs(queries, qrels)
     check_outputs({"--output": output, "--report": report}, runs, overwrite, {*inputs, *configs})
+    for module in (*_MODULES, *(("jinja2",) if report is not None else ())):
+        require(module, extra="evaluate", wanted_by="evaluate")
     Measures(measure or _MEASURES)
     systems = _with_baseline_first(_systems(configs, timeout), baseline)
     judged = read_qrels(qrels)
