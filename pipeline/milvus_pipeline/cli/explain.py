@@ -46,7 +46,10 @@ def explain_command(
     ] = 10,
     form: Annotated[Form, typer.Option("--format", help="A table, or one JSON document with everything.")] = Form.TABLE,
     timeout: Annotated[
-        float | None, typer.Option(min=0.001, help="Seconds that the query may take. The config's own by default.")
+        float | None,
+        typer.Option(
+            min=0.001, help="Seconds that the query may take, and the server when opening. The config's own by default."
+        ),
     ] = None,
     debug: Debug = False,
 ) -> int:
@@ -60,7 +63,9 @@ def explain_command(
         judged = read_qrels(qrels).get(query_id)
         if judged is None:
             tell(f"warning: {qrels}: has no judgements for the query {query_id}")
-    with Pipeline.from_yaml(config) as pipeline:
+    pipeline = Pipeline.from_yaml(config)
+    pipeline.open(timeout)
+    with pipeline:
         found = explain(pipeline, asked, timeout=timeout, judged=judged)
     with opened(None, overwrite=False) as stream:
         if form is Form.JSON:
