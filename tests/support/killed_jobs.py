@@ -64,6 +64,11 @@ def ended(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+def size_of(output: Path) -> int:
+    """Bytes that stand in the output."""
+    return output.stat().st_size if output.exists() else 0
+
+
 def known(output: Path) -> Manifest | None:
     """The manifest; None where there is none yet."""
     return read_manifest(manifest_path(output))
@@ -75,18 +80,17 @@ def known(output: Path) -> Manifest | None:
 def kill_at_random(output: Path, undisturbed: Path, kills: int, count: int = 480) -> dict[str, Any]:
     """One job, killed again and again, each time when the output has grown by a random number of bytes."""
     commits._EVERY = 0.01  # manifests as often as in a job of hours
-    seconds = 0.004
+    seconds = 0.006
     run(undisturbed, count, seconds)
     whole = undisturbed.stat().st_size
     rng = np.random.default_rng(zlib.crc32(output.name.encode()))
     seen = []
     for kill in range(kills):
-        done = known(output)
-        begun = done.progress.bytes if done else 0
+        begun = size_of(output)
         left = (whole - begun) / (kills - kill + 1)  # so that something is left for the last one
-        target = begun + rng.uniform(0.1, 1.8) * left
+        target = begun + rng.uniform(0.1, 1.0) * left
         child = forked(lambda: run(output, count, seconds))
-        while (output.stat().st_size if output.exists() else 0) < target:
+        while size_of(output) < target:
             if os.waitpid(child, os.WNOHANG)[0]:
                 break  # it was done before: no kill, which the caller sees
         else:
