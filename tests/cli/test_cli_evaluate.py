@@ -192,6 +192,21 @@ def test_the_measures_can_be_computed_anew_from_the_written_runs(invoke, swept, 
         assert told == pytest.approx({str(measure): value for measure, value in computed.items()})
 
 
+def test_figures_that_the_file_cannot_take_go_to_stdout(invoke, fruit, judged, tmp_path):
+    """The work is not lost, the report is written, and the command ends with 1."""
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("there is no device here that is always full")
+    done = invoke(
+        "evaluate", fruit, *judged, "--format", "json", "-o", full, "--report", tmp_path / "r.html", "--overwrite"
+    )
+    assert done.exit_code == 1
+    assert "error: /dev/full: cannot be written: No space left on device" in done.stderr
+    assert "written: /dev/full" not in done.stderr
+    assert json.loads(done.stdout)["judged"] == 3
+    assert (tmp_path / "r.html").exists()
+
+
 def test_a_failed_query_is_told_and_ends_with_1(invoke, make, judged, tmp_path):
     """Its measures count as 0, and the figures are written all the same."""
     config = make("a.yaml", "name: a\nstages:\n - {type: listed_search}\n - {type: faulty, how: word, word: plum}\n")

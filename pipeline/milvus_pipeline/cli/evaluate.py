@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -158,28 +157,36 @@ def evaluate_command(
 def _finished(
     evaluation: Evaluation, runs: Runs | None, output: Path | None, shape: Shape, report: Path | None, overwrite: bool
 ) -> int:
-    """Write what was found out; the exit code. That one file cannot be written shall not cost the others."""
+    """Write what was found out; the exit code. Figures that a file cannot take go to stdout."""
     for warning in evaluation.warnings:
         _warn(warning)
     code = FAILED if any(system.statuses.get("failed") for system in evaluation.systems) else 0
     for problem in runs.problems if runs is not None else ():
         tell(f"error: {problem}")
         code = FAILED
-    steps: list[Callable[[], None]] = [lambda: write_evaluation(evaluation, shape, output, overwrite)]
+    try:
+        write_evaluation(evaluation, shape, output, overwrite)
+        _tell_written(output)
+    except PipelineError as error:
+        tell_error(error)
+        code = FAILED
+        if output is not None:  # the work shall not be lost
+            write_evaluation(evaluation, shape, None, overwrite)
     if report is not None:
         from milvus_pipeline.evaluation.report import write_report
 
-        steps.append(lambda: write_report(evaluation, report))
-    for step in steps:
         try:
-            step()
+            write_report(evaluation, report)
+            _tell_written(report)
         except PipelineError as error:
             tell_error(error)
             code = FAILED
-    for path in (output, report):
-        if path is not None and path.exists():
-            tell(f"written: {path}")
     return code
+
+
+def _tell_written(path: Path | None) -> None:
+    if path is not None:
+        tell(f"written: {path}")
 
 
 def _inputs(queries: Path, qrels: Path) -> list[Path]:
