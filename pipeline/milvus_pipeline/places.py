@@ -127,9 +127,11 @@ def lack(cls: type[Stage], keys: tuple[str, ...]) -> str | None:
         return "what stands within a fallback has the name of the fallback's stage in front: NAME.FIELD"
     annotation: Any = cls.model_fields[name].annotation
     for depth in range(1, len(keys)):
+        if _takes_keys(annotation):
+            return None
         known = known_keys(cls, (name, *keys[1:depth]))
         if not known:
-            return None if _takes_keys(annotation) else f"{'.'.join(keys[:depth])} of {cls.type} has no keys within it"
+            return f"{'.'.join(keys[:depth])} of {cls.type} has no keys within it"
         if keys[depth] not in known:
             return f"unknown key{suggestion(keys[depth], known)}"
         annotation = _within(annotation, keys[depth])

@@ -139,6 +139,17 @@ def test_a_place_within_a_mapping_or_settings_keeps_the_rest_of_them():
     assert made["nprobe=8 limit=5"].pipeline.stage("milvus_search").params == {"nprobe": 8, "radius": 0.2}
 
 
+def test_a_key_of_a_mapping_of_settings_is_any_word():
+    """The keys of a mapping are not those of the settings that its values may be."""
+    base = (
+        "name: x\nstages:\n - {type: listed_search}\n - {type: tei, base_url: 'http://h', headers: {X-A: a}}\nsweep:\n"
+    )
+    made = variants("tei.headers.X-Mode: [fast, good]", base)
+    headers = [each.pipeline.stage("tei").config()["headers"] for each in made.values()]
+    assert headers == [{"X-A": "a", "X-Mode": mode} for mode in ("fast", "good")]
+    assert list(made) == ["X-Mode=fast", "X-Mode=good"]
+
+
 def test_a_key_goes_into_a_mapping_that_is_swept_itself():
     """The mapping is put in first, wherever its place stands."""
     base = "name: x\nstages:\n - {type: milvus_search, collection: c}\nsweep:\n"
