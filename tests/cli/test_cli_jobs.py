@@ -68,6 +68,13 @@ def test_figures_are_in_the_lines_where_asked_for(invoke, fruit, tmp_path):
         assert all({"seconds", "batch_size"} <= report.keys() for report in line["reports"])
 
 
+def wait_for_results(process, output):
+    """Until the first ones stand in the output of the process."""
+    while not output.exists() or not output.stat().st_size:
+        assert process.poll() is None
+        time.sleep(0.005)
+
+
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_job_in_order(start, invoke, slow, make, tmp_path, sent):
     """At a commit point, with the exit code of the signal and the way to go on; the whole is as if nothing had been."""
@@ -76,9 +83,7 @@ def test_a_signal_ends_a_job_in_order(start, invoke, slow, make, tmp_path, sent)
     out, alone = tmp_path / "out.jsonl", tmp_path / "alone.jsonl"
     arguments = ("run", config, "--queries", queries, "--batch-size", "4")
     process = start(*arguments, "-o", out, env=environment)
-    while not out.exists() or not out.stat().st_size:
-        assert process.poll() is None
-        time.sleep(0.005)
+    wait_for_results(process, out)
     process.send_signal(sent)
     said = process.communicate(timeout=60)[1].decode()
     assert process.returncode == 128 + sent
@@ -91,6 +96,25 @@ def test_a_signal_ends_a_job_in_order(start, invoke, slow, make, tmp_path, sent)
     ended = invoke(*arguments, "-o", out, "--resume")
     assert (ended.exit_code, ended.stdout) == (0, "")
     assert f"120 queries in all, {committed} of them before" in ended.stderr
+    assert invoke(*arguments, "-o", alone).exit_code == 0
+    assert out.read_bytes() == alone.read_bytes()
+
+
+def test_a_command_that_was_killed_is_run_again(start, invoke, slow, make, tmp_path):
+    """With --resume added it does the rest; the lock of the dead process is gone."""
+    config, environment = slow
+    queries = make("q.txt", "".join(f"red {number}\n" for number in range(120)))
+    out, alone = tmp_path / "out.jsonl", tmp_path / "alone.jsonl"
+    arguments = ("run", config, "--queries", queries, "--batch-size", "4")
+    process = start(*arguments, "-o", out, env=environment)
+    wait_for_results(process, out)
+    refused = invoke(*arguments, "-o", out, "--resume")
+    assert (refused.exit_code, "another job is writing it" in refused.stderr) == (2, True)
+    process.kill()
+    process.wait(timeout=60)
+    assert read_manifest(manifest_path(out)).state == "running"
+    assert invoke(*arguments, "-o", out).exit_code == 2
+    assert invoke(*arguments, "-o", out, "--resume").exit_code == 0
     assert invoke(*arguments, "-o", alone).exit_code == 0
     assert out.read_bytes() == alone.read_bytes()
 
