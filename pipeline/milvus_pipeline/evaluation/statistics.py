@@ -43,7 +43,8 @@ def paired(values: Sequence[float], baseline: Sequence[float], test: str = "t") 
 
     "t" is Student's paired t-test, with the interval that belongs to it. "permutation" swaps the two values of each
     query, in all ways where there are at most 10,000 and else in as many drawn ones, always the same; its interval is
-    the percentile bootstrap's, which, unlike BCa, is defined for few queries and equal differences, too.
+    the percentile bootstrap's, which, unlike BCa, is defined for few queries and equal differences, too. It takes a
+    second for some hundred queries, and grows with their number.
 
     Where all queries differ by the very same amount there is no variance for a t-test: the p-value is then that of the
     permutation test, worked out (2 to the power of 1 - n for n queries), and the interval is that amount alone. So
