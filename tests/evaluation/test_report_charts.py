@@ -63,7 +63,7 @@ def test_labels_of_points_keep_off_each_other(count, width):
     root = parsed(scatter(systems, "nDCG@10", width, 400))
     boxes = []
     for label in root.findall(".//text[@class='label']"):
-        half = len(label.text) * 12 * 0.58 / 2
+        half = len(label.text) * 12 * 0.65 / 2
         x, y = float(label.get("x")), float(label.get("y"))
         boxes.append((x - half, y - 10, x + half, y + 2))
     for place, one in enumerate(boxes):

@@ -27,7 +27,7 @@ from milvus_pipeline.figures import figures_said
 
 _THIRD: Final = 340  # width of a picture of which three stand side by side, in CSS pixels
 _HALF: Final = 500
-_WIDE: Final = (1060, 430)
+_WIDE: Final = (860, 390)
 _NARROW: Final = (326, 360)
 
 

@@ -29,6 +29,7 @@ _NAME_CELLS: Final = 26
 _NEAR: Final = (10.0, 15.0, 21.0, 28.0, 36.0)
 _FAR: Final = (46.0, 58.0, 72.0, 90.0)
 _ANGLES: Final = (0, -45, 45, -90, 90, 180, -135, 135, -20, 20, -70, 70, -110, 110, 160, -160)  # degrees, right first
+_ANGLES_ON_FRONT: Final = (-135, -155, -115, -90, 180, *_ANGLES)  # above and left of the front there is nothing
 _LINE_FROM: Final = 22.0  # a label farther from its point than this has a line to it
 _LEAST_WIDTH_FOR_NAMES: Final = 560
 _AWAY: Final = 1e-9
@@ -132,8 +133,8 @@ def _placed(points: Sequence[_Point], texts: Mapping[int, str], bounds: Box) -> 
     taken = [point.box for point in points]
     labels: dict[int, _Label] = {}
     for point in sorted(points, key=lambda point: (not point.system.on_front, point.number != 1, point.number)):
-        important = point.system.on_front or point.number == 1
-        found = _free(point, texts[point.number], taken, bounds, _NEAR + _FAR if important else _NEAR)
+        distances = _NEAR + _FAR if point.system.on_front or point.number == 1 else _NEAR
+        found = _free(point, texts[point.number], taken, bounds, distances)
         if found is not None:
             labels[point.number] = found
             taken.append(found.box)
@@ -143,7 +144,7 @@ def _placed(points: Sequence[_Point], texts: Mapping[int, str], bounds: Box) -> 
 def _free(point: _Point, text: str, taken: Sequence[Box], bounds: Box, distances: Sequence[float]) -> _Label | None:
     wide, tall = width_of(text, _FONT) + 4, _FONT + 3
     for distance in distances:
-        for degrees in _ANGLES:
+        for degrees in _ANGLES_ON_FRONT if point.system.on_front else _ANGLES:
             x = point.x + distance * math.cos(math.radians(degrees))
             y = point.y + distance * math.sin(math.radians(degrees))
             # The side of the label that faces the point is what has the distance, not its middle.

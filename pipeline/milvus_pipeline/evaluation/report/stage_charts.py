@@ -78,14 +78,14 @@ def _quality_row(
     if change is None:
         element("text", row, signed(value - then), x=0, y=_BELOW, class_="small")
         return
+    if change.better == change.worse == 0:
+        element("text", row, "the same for every query", x=0, y=_BELOW, class_="small")
+        return
     low, high = scale(then + change.low), scale(then + change.high)
     if high - low > 1:
         y = _BAR_TOP + _BAR + _INTERVAL
         path = f"M{low:.1f} {y - 3}v6M{low:.1f} {y}H{high:.1f}M{high:.1f} {y - 3}v6"
         element("path", row, d=path, class_="interval")
-    if change.better == change.worse == 0:
-        element("text", row, "the same for every query", x=0, y=_BELOW, class_="small")
-        return
     text = element("text", row, x=0, y=_BELOW, class_="small")
     element("tspan", text, signed(change.difference), class_=change_class(change))
     element("tspan", text, f" {_interval_said(change)}, {p_said(change.p_corrected)}")

@@ -14,7 +14,7 @@ from milvus_pipeline.printable import printable
 
 Element = ElementTree.Element
 
-_CELL: Final = 0.58  # width of a character in font sizes, on average over sans-serif fonts, rather more than less
+_CELL: Final = 0.65  # width of a character in font sizes, bold ones of a wide font, so rather more than less
 _LOG_SPAN: Final = 10  # values that span more than this are shown on a logarithmic scale
 _STEPS: Final = (1, 2, 2.5, 5, 10)
 _LOG_STEPS: Final = ((1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,))
