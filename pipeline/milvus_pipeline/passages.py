@@ -106,7 +106,7 @@ def _files(root: Path, glob: str | None) -> list[str]:
                 found.append(path.relative_to(root).as_posix())
     if not found:
         asked = "files that end in .md, .markdown or .txt" if glob is None else f"files that match {glob!r}"
-        raise InputError(f"{root}: has no {asked} (hidden ones do not count); check the folder, or give another --glob")
+        raise InputError(f"{root}: has no {asked} (hidden ones do not count); check the folder and the glob")
     return sorted(found)
 
 
