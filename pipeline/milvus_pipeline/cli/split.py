@@ -18,7 +18,6 @@ import typer
 from milvus_pipeline.cli.faults import Debug, reported, tell
 from milvus_pipeline.cli.outputs import check_output
 from milvus_pipeline.jobs.formats import OutputError
-from milvus_pipeline.passages import passages
 
 _LINE_BREAKS = {ord(sign): f"\\u{ord(sign):04x}" for sign in "\x85\u2028\u2029"}
 """Signs that JSON lets stand in a text, and at which some readers of lines would break it."""
@@ -54,6 +53,8 @@ def split(
     characters. Each has an _id (FILE#NUMBER), a title (the path of headings, or the file's name), its text, and its
     file.
     """
+    from milvus_pipeline.passages import passages  # no other command needs the parser of Markdown
+
     check_output(output, overwrite, None)
     skip = (lambda message: tell(f"warning: {message}; left out")) if bad_files is BadFiles.SKIP else None
     count, longest, files = 0, 0, set[str]()
