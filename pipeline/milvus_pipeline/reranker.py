@@ -18,6 +18,7 @@ from milvus_pipeline.deadline import Deadline, time_limit
 from milvus_pipeline.errors import DeadlineError, QueryError, StageError
 from milvus_pipeline.ranking import checked_call, checked_scores, falling, warn_of_missing_texts
 from milvus_pipeline.records import Hit, RerankResult, SearchResult
+from milvus_pipeline.score_keys import source_of
 from milvus_pipeline.stage import Stage
 
 logger = logging.getLogger(__name__)
@@ -51,18 +52,20 @@ class Reranker(Stage):
     ranking, and logs its warnings.
 
     With ``cache`` a text is scored once: what is in the file is neither computed nor paid for again. A score is found
-    by the class, its package's version, ``identity()``, the fields, and the texts of query and document. So
-    ``identity()`` has to name whatever else a score hangs on, and ``scores_lists`` has to be true where the other texts
-    count.
+    by the class, the files that it and its bases stand in, its package's version, ``identity()``, the fields, and the
+    texts of query and document. So ``identity()`` has to name whatever else a score hangs on (a module of helpers,
+    say), and ``scores_lists`` has to be true where the other texts count.
 
     Class attributes:
         score_neutral: the fields that no score hangs on (a batch size, a timeout), those of the base classes not
             repeated. Any other field that is changed makes other scores, so that a forgotten one does no harm.
+        written_in: a digest of the files, made with the class.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"query_text", "hits", "text"})
     dry_run_opens: ClassVar[bool] = False
     score_neutral: ClassVar[frozenset[str]] = frozenset({"name", "timeout", "on_error", "top_k", "cache"})
+    written_in: ClassVar[str] = ""
 
     top_k: Annotated[
         int | None,
@@ -82,6 +85,11 @@ class Reranker(Stage):
     ] = None
 
     _before: ScoredBefore | None = PrivateAttr(default=None)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **words: Any) -> None:
+        super().__pydantic_init_subclass__(**words)
+        cls.written_in = source_of(cls)
 
     @field_validator("cache", mode="before")
     @classmethod

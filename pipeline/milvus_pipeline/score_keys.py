@@ -6,7 +6,9 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from types import CodeType
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from milvus_pipeline.reranker import Reranker
 
 _HALF: Final = 12  # bytes of either half of a key
+_GIVEN: Final = sys.stdlib_module_names | {"milvus_pipeline", "pydantic"}
+"""Packages whose own classes make no scores."""
 
 
 class Keys:
@@ -70,7 +74,7 @@ def _told(reranker: Reranker) -> bytes:
             {
                 "class": f"{cls.__module__}.{cls.__qualname__}",
                 "package": registry.version_of(cls),
-                "source": _source(cls),
+                "source": reranker.written_in,
                 "fields": reranker.model_dump(exclude=set(neutral_fields(cls))),
                 "identity": reranker.identity(),
             }
@@ -89,13 +93,44 @@ def neutral_fields(cls: type[Reranker]) -> frozenset[str]:
     return frozenset().union(*(vars(base).get("score_neutral", ()) for base in cls.__mro__))
 
 
-def _source(cls: type[Reranker]) -> str | None:
-    """A digest of the file that the class stands in: a plugin that is being written has no new version each time."""
+def source_of(cls: type) -> str:
+    """A digest of what a class and its bases are written in: a plugin at work has no new version each time.
+
+    That is the file of each, or its code where it stands in none (a prompt, a notebook). It has to be asked for when
+    the class is made: the file may be another one later, while the class is what it was.
+    """
+    whole = hashlib.blake2b(digest_size=_HALF)
+    for base in cls.__mro__:
+        if base.__module__.partition(".")[0] not in _GIVEN:
+            whole.update(_digest(_content(base)))
+    return whole.hexdigest()
+
+
+def _content(cls: type) -> bytes:
     file = getattr(sys.modules.get(cls.__module__), "__file__", None)
-    try:
-        return _digest(Path(file).read_bytes()).hex() if isinstance(file, str) else None
-    except OSError:
-        return None
+    if isinstance(file, str):
+        with suppress(OSError):
+            return Path(file).read_bytes()
+    return "\n".join(_written(name, value) for name, value in vars(cls).items()).encode("utf-8", "surrogatepass")
+
+
+def _written(name: str, value: Any) -> str:
+    """What stands in a class under a name: a method's code, or a value that always reads the same; else the name."""
+    inner = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+    code = getattr(inner, "__code__", None)
+    if isinstance(code, CodeType):
+        return f"{name} {_code(code)} {getattr(inner, '__defaults__', None)!r}"
+    return f"{name} {value!r}" if isinstance(value, str | int | float | bytes) else name
+
+
+def _code(code: CodeType) -> str:
+    """The instructions with all that they name, without the place at which they stand."""
+    constants = [_code(one) if isinstance(one, CodeType) else _constant(one) for one in code.co_consts]
+    return f"{code.co_code.hex()} {code.co_names} {code.co_varnames} {constants}"
+
+
+def _constant(value: Any) -> str:
+    return repr(sorted(map(repr, value))) if isinstance(value, frozenset) else repr(value)
 
 
 def _plain(value: Any) -> Any:

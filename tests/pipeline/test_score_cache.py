@@ -1,7 +1,9 @@
 """A reranker with a score cache: what is known is not scored again, and nothing else is different."""
 
 import asyncio
+import importlib
 import sqlite3
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -102,6 +104,67 @@ def test_another_class_is_kept_apart(file):
         batch(one, "red")
         _, context = batch(two, "red")
     assert cached(context) == [0]
+
+
+BASE = """
+from support.counted import Counted
+
+class Base(Counted):
+    def score(self, query, texts):
+        return [VALUE for _ in texts]
+"""
+PLUGIN = """
+from base_of_plugin import Base
+
+class Plugin(Base):
+    pass
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    """Makes the class of a plugin anew, as another process would, of two files with a score in the one of its base."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def made(score):
+        (tmp_path / "base_of_plugin.py").write_text(BASE.replace("VALUE", str(score)))
+        (tmp_path / "plugin.py").write_text(PLUGIN)
+        for name in ("base_of_plugin", "plugin"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        importlib.invalidate_caches()
+        return importlib.import_module("plugin").Plugin
+
+    return made
+
+
+def test_a_plugin_whose_base_is_edited_is_another(file, plugin):
+    """Also where the base stands in a file of its own; what is as it was finds its scores."""
+    for score, known in ((1.0, 0), (1.0, 5), (2.0, 0), (1.0, 5)):
+        with plugin(score)(cache=str(file)) as stage:
+            (result,), context = batch(stage, "red")
+            assert (cached(context), ranking(result)[0][1]) == ([known], score)
+
+
+def test_a_plugin_that_was_edited_after_its_import_is_what_it_was(file, plugin):
+    """Its scores are not taken for those of the file that stands there now."""
+    old = plugin(1.0)
+    new = plugin(2.0)
+    with old(cache=str(file)) as stage:
+        batch(stage, "red")
+    with new(cache=str(file)) as stage:
+        (result,), context = batch(stage, "red")
+        assert (cached(context), ranking(result)[0][1]) == ([0], 2.0)
+
+
+def test_a_class_without_a_file_goes_by_its_code(file):
+    """As one that was typed at a prompt, or in a notebook."""
+    for score, known in ((1.0, 0), (1.0, 5), (2.0, 0)):
+        typed: dict[str, object] = {"__name__": "typed"}
+        exec(BASE.replace("VALUE", str(score)), typed)  # noqa: S102 - what the user typed
+        with typed["Base"](cache=str(file)) as stage:
+            (result,), context = batch(stage, "red")
+            assert (cached(context), ranking(result)[0][1]) == ([known], score)
 
 
 def test_query_and_text_are_not_mixed_up(file):
