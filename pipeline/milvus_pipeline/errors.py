@@ -61,6 +61,10 @@ class QueryError(PipelineError, ValueError):
     reason_code: ReasonCode = "query"
 
 
+class InputError(PipelineError):
+    """What was named as input or output cannot be used: a file that cannot be read, a job that cannot go on."""
+
+
 class StageError(PipelineError):
     """A stage could not be opened or failed on its input; ``__cause__`` holds the first cause.
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from milvus_pipeline.cutting import cut, markdown_sections, plain_section
-from milvus_pipeline.jobs.lines import InputError
+from milvus_pipeline.errors import InputError
 
 MARKDOWN = frozenset({".md", ".markdown"})
 TEXT = frozenset({".txt"})

@@ -6,9 +6,9 @@ import math
 import pytest
 
 from milvus_pipeline import ConfigError, Pipeline, Query, SearchResult
+from milvus_pipeline.errors import InputError
 from milvus_pipeline.evaluation import evaluate
 from milvus_pipeline.jobs.formats import TrecRun
-from milvus_pipeline.jobs.lines import InputError
 from support.evaluated import Preparing, TableRerank, TableSearch, calls, setups
 from support.fakes import FirstOnly
 

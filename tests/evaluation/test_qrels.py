@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from milvus_pipeline.errors import InputError
 from milvus_pipeline.evaluation.qrels import read_qrels
-from milvus_pipeline.jobs.lines import InputError
 
 CRANFIELD = Path(__file__).parents[2] / ".." / "shared" / "data" / "cranfield"
 QRELS = {"q1": {"d1": 2, "d2": 0}, "q2": {"d1": -1}}

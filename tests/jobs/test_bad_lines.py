@@ -11,8 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from milvus_pipeline import Query, QueryError, SearchResult
+from milvus_pipeline.errors import InputError
 from milvus_pipeline.jobs.ids import SeenIds
-from milvus_pipeline.jobs.lines import InputError
 from milvus_pipeline.jobs.queries import BadLines, InputFormat, QueryReader, Survey, read_queries, survey
 
 MIXED = '{"_id": "a", "text": "red"}\n\nnot JSON\n{"_id": "b", "text": 7}\n{"text": "sky"}\n'

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from milvus_pipeline import Query
-from milvus_pipeline.jobs.lines import InputError
+from milvus_pipeline.errors import InputError
 from milvus_pipeline.jobs.queries import InputFormat, QueryReader, Survey, read_queries, survey
 
 CRANFIELD = Path(__file__).parents[2] / ".." / "shared" / "data" / "cranfield"

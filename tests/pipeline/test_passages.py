@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from milvus_pipeline.cutting import cut, markdown_sections, plain_section
-from milvus_pipeline.jobs.lines import InputError
+from milvus_pipeline.errors import InputError
 from milvus_pipeline.passages import passages
 
 HANDBOOK = Path(__file__).parents[2] / "configs" / "tutorial" / "handbook"

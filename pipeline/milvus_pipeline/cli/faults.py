@@ -12,8 +12,7 @@ from typing import Annotated, ParamSpec
 import typer
 
 from milvus_pipeline.cli.signals import Terminated
-from milvus_pipeline.errors import ConfigError, PipelineError, told
-from milvus_pipeline.jobs.lines import InputError
+from milvus_pipeline.errors import ConfigError, InputError, PipelineError, told
 from milvus_pipeline.printable import printable
 
 FAILED = 1

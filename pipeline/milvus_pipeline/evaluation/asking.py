@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from milvus_pipeline.errors import InputError
 from milvus_pipeline.evaluation.measures import Judgements
-from milvus_pipeline.jobs.lines import InputError
 from milvus_pipeline.records import Query, SearchResult
 from milvus_pipeline.running import started
 

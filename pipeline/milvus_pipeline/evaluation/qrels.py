@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
-from milvus_pipeline.jobs.lines import BadLineList, InputError, Line, read_lines
+from milvus_pipeline.errors import InputError
+from milvus_pipeline.jobs.lines import BadLineList, Line, read_lines
 
 Qrels: TypeAlias = Mapping[str, Mapping[str, int]]
 """Query id, then document id, then grade: 0 is not relevant, more is more so; TREC knows negative ones for spam."""

@@ -1,10 +1,10 @@
 """Retrieval jobs: many queries from a file, through a pipeline, into a file; resumable."""
 
+from milvus_pipeline.errors import InputError
 from milvus_pipeline.jobs.claim import ResumeError
 from milvus_pipeline.jobs.figures import Figures, StageTotals
 from milvus_pipeline.jobs.formats import OutputError, OutputFormat
 from milvus_pipeline.jobs.job import run_job
-from milvus_pipeline.jobs.lines import InputError
 from milvus_pipeline.jobs.manifest import Manifest, manifest_path, read_manifest
 from milvus_pipeline.jobs.outcome import JobProgress, JobReport, StoppedError
 from milvus_pipeline.jobs.queries import BadLines, InputFormat, read_queries, survey

@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn
 
+from milvus_pipeline.errors import InputError
 from milvus_pipeline.jobs.differences import differences
-from milvus_pipeline.jobs.lines import InputError
 from milvus_pipeline.jobs.manifest import Manifest, Options, Output, manifest_path, read_manifest
 from milvus_pipeline.jobs.output import OutputFile
 from milvus_pipeline.jobs.queries import source_file

@@ -11,14 +11,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
-from milvus_pipeline.errors import shown
+from milvus_pipeline.errors import InputError, shown
 from milvus_pipeline.jobs.answering import answered
 from milvus_pipeline.jobs.claim import Claim, check_output, check_same_identity, check_same_job, claimed
 from milvus_pipeline.jobs.commits import CommitPoint, Commits
 from milvus_pipeline.jobs.differences import differences
 from milvus_pipeline.jobs.figures import Figures
 from milvus_pipeline.jobs.formats import JsonLines, LineFormat, OutputError, OutputFormat, TrecRun, format_of
-from milvus_pipeline.jobs.lines import InputError
 from milvus_pipeline.jobs.manifest import Change, Input, Manifest, Options, Output, Times, now
 from milvus_pipeline.jobs.outcome import JobProgress, JobReport, StoppedError
 from milvus_pipeline.jobs.output import OutputFile

@@ -11,16 +11,12 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, NoReturn, cast
 
-from milvus_pipeline.errors import PipelineError
+from milvus_pipeline.errors import InputError
 
 STDIN = Path("-")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _LONGEST = 1 << 26  # bytes; as long as a row that Milvus takes. Longer ones come of files without lines
 _SHOWN = 5
-
-
-class InputError(PipelineError):
-    """A file that was named as input cannot be read, or is not what it is taken for."""
 
 
 class Line(NamedTuple):

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from milvus_pipeline.errors import InputError
 from milvus_pipeline.jobs.figures import Figures
 from milvus_pipeline.jobs.formats import json_text
-from milvus_pipeline.jobs.lines import InputError
 from milvus_pipeline.problems import describe
 
 State = Literal["running", "interrupted", "failed", "complete"]

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from milvus_pipeline.jobs.lines import InputError
+from milvus_pipeline.errors import InputError
 
 if sys.platform != "win32":
     import fcntl

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from milvus_pipeline.errors import QueryError
-from milvus_pipeline.jobs.lines import STDIN, BadLineList, InputError, Line, counted_lines, read_lines, suffix_of
+from milvus_pipeline.errors import InputError, QueryError
+from milvus_pipeline.jobs.lines import STDIN, BadLineList, Line, counted_lines, read_lines, suffix_of
 from milvus_pipeline.jobs.query_lines import Parser, is_header, own_id, parse_jsonl, parse_text, parse_tsv
 from milvus_pipeline.records import Query, SearchResult
 

@@ -7,7 +7,8 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
-from milvus_pipeline.jobs.lines import InputError, Line
+from milvus_pipeline.errors import InputError
+from milvus_pipeline.jobs.lines import Line
 from milvus_pipeline.problems import describe, suggestion
 from milvus_pipeline.records import Query
 
