@@ -12,11 +12,11 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from milvus_pipeline.building import stage_of
 from milvus_pipeline.chain import check_chain, check_names
 from milvus_pipeline.collection import CollectionSpec
-from milvus_pipeline.places import as_data
 from milvus_pipeline.problems import Problem, problems_of
 from milvus_pipeline.registry import Registry, registry
 from milvus_pipeline.stage import Stage
 from milvus_pipeline.sweep import expand
+from milvus_pipeline.sweep_places import as_data
 from milvus_pipeline.yaml_source import Source, parse_yaml, read_yaml
 
 

@@ -14,11 +14,11 @@ from typing import Any
 
 from milvus_pipeline.building import made_of, on_error_of
 from milvus_pipeline.chain import check_chain, check_names
-from milvus_pipeline.places import SWEEP, Place, as_data, canonical, fields_of, lack, places_of, taken_as
 from milvus_pipeline.problems import Problem
 from milvus_pipeline.registry import Registry, registry
 from milvus_pipeline.stage import Fallback, Stage
 from milvus_pipeline.sweep_names import names_of
+from milvus_pipeline.sweep_places import SWEEP, Place, as_data, canonical, fields_of, lack, places_of, taken_as
 
 MOST_VARIANTS = 1_000
 """Combinations that a sweep may have; a place more is easily a factor of ten, and nobody waits for that on purpose."""

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from milvus_pipeline.errors import shown
-from milvus_pipeline.places import Place, as_data
 from milvus_pipeline.stage import Stage
+from milvus_pipeline.sweep_places import Place, as_data
 
 _LONGEST_VALUE = 40  # characters
 
