@@ -19,7 +19,7 @@ from milvus_pipeline.cli.tally import Tally, counted
 from milvus_pipeline.dry_run import DryRun
 from milvus_pipeline.errors import PipelineError
 from milvus_pipeline.figures import number_said
-from milvus_pipeline.jobs.formats import json_text
+from milvus_pipeline.jobs.formats import json_line
 from milvus_pipeline.records import SearchResult
 from milvus_pipeline.stage import Stage
 from milvus_pipeline.usage import Figures, Totals
@@ -87,7 +87,7 @@ class Plan:
         for stage, figures in self._rows():
             queries = self._queries[stage.name]
             data = {"stage": stage.name, "type": stage.type, "queries": queries, "planned": figures}
-            stream.write(json_text(data) + "\n")
+            stream.write(json_line(data))
 
     def _write_table(self, stream: TextIO, queries: str) -> None:
         """One row a service."""

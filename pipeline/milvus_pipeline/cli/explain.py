@@ -13,7 +13,7 @@ from milvus_pipeline.cli.faults import Debug, UsageError, reported, tell
 from milvus_pipeline.cli.movement_table import MovementTable
 from milvus_pipeline.cli.outputs import opened
 from milvus_pipeline.evaluation.qrels import read_qrels
-from milvus_pipeline.jobs.formats import json_text
+from milvus_pipeline.jobs.formats import json_line
 from milvus_pipeline.jobs.queries import read_queries
 from milvus_pipeline.movement import explain
 from milvus_pipeline.pipeline import Pipeline
@@ -69,7 +69,7 @@ def explain_command(
         found = explain(pipeline, asked, timeout=timeout, judged=judged)
     with opened(None, overwrite=False) as stream:
         if form is Form.JSON:
-            stream.write(json_text({**asdict(found), "missed": found.missed}) + "\n")
+            stream.write(json_line({**asdict(found), "missed": found.missed}))
         else:
             MovementTable(stream).write(found, show)
     return 0

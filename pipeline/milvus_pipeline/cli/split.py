@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -17,10 +16,7 @@ import typer
 
 from milvus_pipeline.cli.faults import Debug, reported, tell
 from milvus_pipeline.cli.outputs import check_output
-from milvus_pipeline.jobs.formats import OutputError
-
-_LINE_BREAKS = {ord(sign): f"\\u{ord(sign):04x}" for sign in "\x85\u2028\u2029"}
-"""Signs that JSON lets stand in a text, and at which some readers of lines would break it."""
+from milvus_pipeline.jobs.formats import OutputError, json_line
 
 
 class BadFiles(StrEnum):
@@ -61,7 +57,7 @@ def split(
     found = passages(folder, max_chars=max_chars, glob=glob, on_bad_file=skip)
     with _opened(output) as stream:
         for passage in found:
-            stream.write(json.dumps(passage, ensure_ascii=False).translate(_LINE_BREAKS) + "\n")
+            stream.write(json_line(passage))
             count, longest = count + 1, max(longest, len(passage["text"]))
             files.add(passage["file"])
     tell(f"{folder}: {count} passages of {len(files)} files, the longest of {longest} characters")

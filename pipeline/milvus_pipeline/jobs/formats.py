@@ -66,10 +66,7 @@ class JsonLines:
 
     def text(self, result: SearchResult) -> str:
         """The line of one result."""
-        line = json_text(result.to_dict(figures=self._figures))
-        if not line.isascii():
-            line = _UNSAFE.sub(lambda sign: f"\\u{ord(sign[0]):04x}", line)
-        return line + "\n"
+        return json_line(result.to_dict(figures=self._figures))
 
 
 class TrecRun:
@@ -149,6 +146,14 @@ def _is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def json_line(data: Any) -> str:
+    """The data as strict JSON on one line, with its line break; see ``json_text``. It can be encoded as UTF-8."""
+    line = json_text(data)
+    if not line.isascii():
+        line = _UNSAFE.sub(lambda sign: f"\\u{ord(sign[0]):04x}", line)
+    return line + "\n"
 
 
 def json_text(data: Any, indent: int | None = None) -> str:
