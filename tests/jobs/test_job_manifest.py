@@ -69,3 +69,12 @@ def test_a_manifest_is_replaced_whole(tmp_path, monkeypatch):
     write_manifest(path, manifest.model_copy(update={"resumptions": 7}), 0o600)
     assert read_manifest(path).resumptions == 7
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_an_output_may_have_any_name(tmp_path):
+    """A file whose name is no UTF-8 has a manifest like others, and its job is gone on with."""
+    output = tmp_path / os.fsdecode(b"out\xff.jsonl")
+    pipeline = Pipeline([fakes.ListedSearch(), fakes.WordOverlap()])
+    run_job(pipeline, ["one"], output)
+    assert read_manifest(manifest_path(output)).output.path.endswith("out?.jsonl")
+    assert run_job(pipeline, ["one", "two"], output, resume=True).queries == 2

@@ -26,9 +26,9 @@ class Input(_Part):
     """Where the queries came from."""
 
     path: str | None
-    """The file, as it was named; null where the queries did not come from a single file."""
+    """The file, ``-`` for stdin; null where the queries did not come from a single file."""
     format: str | None
-    """How it was read; null where that went by its name."""
+    """How it was read: lines, jsonl or tsv; null where there is no file."""
 
 
 class Output(_Part):
@@ -180,7 +180,8 @@ def write_manifest(path: Path, manifest: Manifest, mode: int) -> None:
     fresh = path.with_name(path.name + ".new")
     try:
         fresh.unlink(missing_ok=True)  # left by a job that was killed here; the output's lock is held
-        with fresh.open("x", encoding="utf-8", newline="\n") as file:
+        # A path may have bytes that are no UTF-8; nothing is compared by it.
+        with fresh.open("x", encoding="utf-8", errors="replace", newline="\n") as file:
             os.fchmod(file.fileno(), mode)
             file.write(json_text(manifest.model_dump(mode="json"), indent=2) + "\n")
             file.flush()
