@@ -1,7 +1,9 @@
 """Composable search pipelines for Milvus: retrieve, rerank, truncate.
 
-This module is the whole public face; the others are private to the project. Importing it loads none of torch,
-transformers, pymilvus and httpx: a stage imports what it needs when it opens.
+The public face is this module, ``milvus_pipeline.jobs`` (files of queries, answered resumably),
+``milvus_pipeline.evaluation`` (quality, latency and cost after each stage) and ``milvus_pipeline.passages`` (a folder
+of texts, cut into records); the others are private to the project. Importing it loads none of torch, transformers,
+pymilvus and httpx: a stage imports what it needs when it opens.
 """
 
 from milvus_pipeline.breaker import FAIR_SECONDS, Breaker, BreakerSettings, breaker_for
@@ -28,6 +30,7 @@ from milvus_pipeline.errors import (
 )
 from milvus_pipeline.extras import require
 from milvus_pipeline.ingest import CollectionStore, CollectionWriter, Embedder, IngestReport, ingest
+from milvus_pipeline.movement import Movement, Ranking, explain
 from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.problems import suggestion
 from milvus_pipeline.records import Hit, Query, Reason, RerankResult, SearchResult, StageReport
@@ -61,11 +64,13 @@ __all__ = [
     "IngestError",
     "IngestReport",
     "InputError",
+    "Movement",
     "Pipeline",
     "PipelineConfig",
     "PipelineError",
     "Query",
     "QueryError",
+    "Ranking",
     "Reason",
     "ReasonCode",
     "RerankJob",
@@ -81,6 +86,7 @@ __all__ = [
     "async_retrying",
     "breaker_for",
     "driven",
+    "explain",
     "ingest",
     "json_schema",
     "register",

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import Any, ClassVar, assert_type
 
 from milvus_pipeline import (
@@ -11,6 +12,7 @@ from milvus_pipeline import (
     Fallback,
     Finding,
     Hit,
+    Movement,
     Pipeline,
     PipelineError,
     Query,
@@ -24,10 +26,25 @@ from milvus_pipeline import (
     ServiceError,
     Stage,
     StageReport,
+    explain,
     register,
     total_planned,
     total_usage,
 )
+from milvus_pipeline.evaluation import (
+    Comparison,
+    Evaluation,
+    Qrels,
+    StageFigures,
+    SystemFigures,
+    Variant,
+    evaluate,
+    read_qrels,
+    variants_of,
+    write_report,
+)
+from milvus_pipeline.jobs import JobProgress, JobReport, Manifest, manifest_path, read_manifest, read_queries, run_job
+from milvus_pipeline.passages import passages
 from milvus_stages import BGE, TEI, Cohere, CrossEncoder, Encode, LateInteraction, MilvusSearch, RerankAPI, Truncate
 from milvus_stages.hosted import FromEnv, HostedReranker, HostedRetry, Limits, Reply
 
@@ -106,6 +123,42 @@ def runs(pipeline: Pipeline) -> None:
     for hit in pipeline.run("text"):
         assert_type(hit, Hit)
         assert_type(hit.score, float)
+
+
+def jobs(pipeline: Pipeline) -> None:
+    """The types of what a job takes, tells and leaves."""
+    queries = read_queries("queries.tsv", bad_lines="skip", warn=print)
+    assert_type(queries, Iterator[Query | SearchResult])
+    report = run_job(
+        pipeline, queries, "out.jsonl", resume=True, on_progress=lambda done: assert_type(done, JobProgress)
+    )
+    assert_type(report, JobReport)
+    assert_type(report.figures.status, dict[str, int])
+    assert_type(read_manifest(manifest_path(report.output)), Manifest | None)
+    run_job(pipeline, ["text", Query("text")], Path("out.trec"), bad_lines="fatal", output_format="trec")
+    for passage in passages("folder", max_chars=500):
+        assert_type(passage, dict[str, str])
+
+
+def evaluations(pipeline: Pipeline) -> None:
+    """The types of what is measured, compared and explained."""
+    qrels = read_qrels("qrels.tsv")
+    assert_type(qrels, Qrels)
+    variants = variants_of(pipeline)
+    assert_type(variants, dict[str, Variant])
+    evaluation = evaluate(
+        {name: variant.pipeline for name, variant in variants.items()},
+        read_queries("queries.jsonl"),
+        qrels,
+        measures=["nDCG@10"],
+        prices={"cohere.search_units": 0.002},
+    )
+    assert_type(evaluation, Evaluation)
+    assert_type(evaluation.systems[0], SystemFigures)
+    assert_type(evaluation.system("papers").stages[0], StageFigures)
+    assert_type(evaluation.comparisons[0], Comparison)
+    write_report(evaluate([pipeline, pipeline], [Query("text", id="q")], {"q": {"d": 1}}), "report.html")
+    assert_type(explain(pipeline, "text", judged=qrels["q"]), Movement)
 
 
 def costs(pipeline: Pipeline, results: list[SearchResult], report: StageReport) -> None:

@@ -3,6 +3,7 @@
 from milvus_pipeline.evaluation.evaluate import evaluate
 from milvus_pipeline.evaluation.qrels import Qrels, read_qrels
 from milvus_pipeline.evaluation.records import Comparison, Evaluation, Latency, StageFigures, SystemFigures
+from milvus_pipeline.evaluation.report import report_html, write_report
 from milvus_pipeline.evaluation.sweep import Variant, systems_of, variants_of
 
 __all__ = [
@@ -15,6 +16,8 @@ __all__ = [
     "Variant",
     "evaluate",
     "read_qrels",
+    "report_html",
     "systems_of",
     "variants_of",
+    "write_report",
 ]

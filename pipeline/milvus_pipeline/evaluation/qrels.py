@@ -26,7 +26,7 @@ class _Judgement(NamedTuple):
     grade: int
 
 
-def read_qrels(path: Path) -> Qrels:
+def read_qrels(path: str | Path) -> Qrels:
     """The judgements of a file: TREC qrels, or BEIR's TSV, which is known by its header.
 
     Args:
@@ -37,7 +37,7 @@ def read_qrels(path: Path) -> Qrels:
         InputError: the file cannot be read, or has lines that are no judgements, or gives a document two grades for
             one query; the first few are told by their numbers.
     """
-    file = qrels_file(path)
+    file = qrels_file(Path(path))
     qrels: dict[str, dict[str, int]] = {}
     bad = BadLineList()
     for judged in _judgements(file, bad):

@@ -40,7 +40,12 @@ class BadLines(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What a first pass over a file found: how many queries will be read of it, and how many lines are left out."""
+    """What a first pass over a file found.
+
+    Args:
+        count: number of queries that will be read of it, bad lines that are reported among them.
+        bad: number of lines that are left out.
+    """
 
     count: int
     bad: int
@@ -73,14 +78,14 @@ class QueryReader(Iterator[Query | SearchResult]):
 
     def __init__(
         self,
-        source: Path,
+        source: str | Path,
         input_format: InputFormat | None = None,
         *,
         bad_lines: BadLines | str = BadLines.REPORT,
         warn: Callable[[str], None] = _silent,
         first: int = 1,
     ) -> None:
-        self.source = source_file(source)
+        self.source = source_file(Path(source))
         self.input_format = input_format or guessed_format(self.source)
         self._bad_lines = BadLines(bad_lines)
         self._warn = warn
@@ -162,13 +167,24 @@ class QueryReader(Iterator[Query | SearchResult]):
 
 
 def read_queries(
-    source: Path,
+    source: str | Path,
     input_format: InputFormat | None = None,
     *,
     bad_lines: BadLines | str = BadLines.REPORT,
     warn: Callable[[str], None] = _silent,
 ) -> Iterator[Query | SearchResult]:
-    """The queries of ``source``, read one at a time; see ``QueryReader`` for the arguments.
+    """The queries of a file or of stdin, in their order, read one at a time.
+
+    Args:
+        source: a file, gunzipped where its name ends in ``.gz``; a folder in BEIR's shape, which stands for its
+            ``queries.jsonl``; or ``-``, stdin.
+        input_format: how to read it; by default as the file's name says: ``.jsonl``, ``.json`` and ``.ndjson`` are
+            JSONL, ``.tsv`` is TSV, the rest and stdin are lines.
+        bad_lines: what is done about a line that is no query: "report", "skip" or "fatal"; see ``BadLines``.
+        warn: told what the user should know: keys that are not used, lines that are left out.
+
+    Yields:
+        Queries, each with an id: its own, else its place from 1. A bad line that is reported is a failed result.
 
     Raises:
         InputError: the source cannot be read, or has a bad line and these are fatal.
@@ -177,9 +193,15 @@ def read_queries(
 
 
 def survey(
-    source: Path, input_format: InputFormat | None = None, bad_lines: BadLines | str = BadLines.REPORT
+    source: str | Path, input_format: InputFormat | None = None, bad_lines: BadLines | str = BadLines.REPORT
 ) -> Survey | None:
-    """Look through a file of queries without keeping any; see ``QueryReader.survey``."""
+    """Look through a file of queries without keeping any; None for stdin and pipes, which can be read only once.
+
+    Arguments are those of ``read_queries``.
+
+    Raises:
+        InputError: the file cannot be read, or bad lines are fatal and it has some; the first few are told.
+    """
     return QueryReader(source, input_format, bad_lines=bad_lines).survey()
 
 

@@ -58,7 +58,7 @@ def report_html(evaluation: Evaluation) -> str:
     )
 
 
-def write_report(evaluation: Evaluation, path: Path) -> None:
+def write_report(evaluation: Evaluation, path: str | Path) -> None:
     """Write the report to a file, which appears whole or not at all; one that is there is replaced.
 
     Args:
@@ -69,6 +69,7 @@ def write_report(evaluation: Evaluation, path: Path) -> None:
         PipelineError: it cannot be written there.
         StageError: Jinja2 is not installed; the message is the pip command.
     """
+    path = Path(path)
     html = report_html(evaluation)
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     try:
