@@ -125,13 +125,16 @@ def runs(pipeline: Pipeline) -> None:
         assert_type(hit.score, float)
 
 
+def told(progress: JobProgress) -> None:
+    """What a job tells after each batch."""
+    assert_type(progress.queries, int)
+
+
 def jobs(pipeline: Pipeline) -> None:
     """The types of what a job takes, tells and leaves."""
     queries = read_queries("queries.tsv", bad_lines="skip", warn=print)
     assert_type(queries, Iterator[Query | SearchResult])
-    report = run_job(
-        pipeline, queries, "out.jsonl", resume=True, on_progress=lambda done: assert_type(done, JobProgress)
-    )
+    report = run_job(pipeline, queries, "out.jsonl", resume=True, on_progress=told)
     assert_type(report, JobReport)
     assert_type(report.figures.status, dict[str, int])
     assert_type(read_manifest(manifest_path(report.output)), Manifest | None)
