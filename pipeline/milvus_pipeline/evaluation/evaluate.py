@@ -80,7 +80,7 @@ def evaluate(
     tree = tree_of(named)
     _check_hits(tree)
     asked = asked_of(queries, qrels)
-    taken.tried(dict([next(iter(asked.judged.items()))]))
+    taken.tried(asked.judged)
     walk = Walk(tree, taken, asked.judged, movements, on_progress, on_results)
     with ExitStack() as opened:
         for pipeline in walk.pipelines.values():

@@ -59,15 +59,18 @@ class Measures:
         """Compute every measure once, of rankings that hold the judged documents.
 
         Raises:
-            ConfigError: one cannot be computed; some need programs that are not there, or ids that are numbers.
+            ConfigError: one cannot be computed; some need programs that are not there, ids that are numbers, or grades
+                that are not above 4.
         """
-        rankings = {query: [*grades, "unjudged"] for query, grades in judged.items()}
+        # What is not relevant leads: Accuracy divides by its number.
+        rankings = {query: ["unjudged", *grades] for query, grades in judged.items()}
         for measure, name in self._named.items():
             try:
                 list(self._library.iter_calc([measure], _plain(judged), _run(rankings)))
             except (OSError, SubprocessError) as error:
                 reason = (
-                    f"{type(error).__name__} in its program; those of gdeval want perl, and query ids that are numbers"
+                    f"{type(error).__name__} in its program; those of gdeval want perl, query ids that are numbers, "
+                    "and grades of at most 4"
                 )
                 raise ConfigError(f"measures: {name} cannot be computed here: {reason}") from error
             except Exception as error:
@@ -127,8 +130,11 @@ def _plain(judged: Judgements) -> dict[str, dict[str, int]]:
 
 
 def _run(rankings: Rankings) -> dict[str, dict[str, float]]:
-    """Scores that fall with the rank, so that ties in a stage's scores stay in the order that the reader would see."""
+    """Scores that fall with the rank, so that ties in a stage's scores stay in the order that the reader would see.
+
+    They are above 0, which is what Compat takes for the score of a document that was not found.
+    """
     return {
-        query: {document: -float(place) for place, document in enumerate(documents, 1)}
+        query: {document: float(len(documents) - place) for place, document in enumerate(documents)}
         for query, documents in rankings.items()
     }

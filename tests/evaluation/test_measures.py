@@ -1,0 +1,34 @@
+"""Measures of which ir-measures asks more than an order of documents: scores, ids, grades, something not relevant."""
+
+import pytest
+
+from milvus_pipeline import ConfigError
+from milvus_pipeline.evaluation.measures import Measures
+
+ir_measures = pytest.importorskip("ir_measures")
+
+JUDGED = {"1": {"a": 1, "b": 2, "never-found": 2}, "2": {"c": 1}}
+
+
+def test_a_measure_that_looks_at_scores_is_that_of_a_written_run():
+    """Compat takes 0 for the score of a document that was not found, so all that were found have to be above it."""
+    measures = Measures(["Compat"])
+    found = measures.values(JUDGED, {"1": ["x", "a", "b"], "2": ["c"]})["Compat"]
+    qrels = [ir_measures.Qrel(query, document, grade) for query in JUDGED for document, grade in JUDGED[query].items()]
+    scores = (("1", "x", 0.9), ("1", "a", 0.8), ("1", "b", 0.7), ("2", "c", 0.6))
+    run = [ir_measures.ScoredDoc(*scored) for scored in scores]
+    wanted = ir_measures.iter_calc([ir_measures.parse_measure("Compat")], qrels, run)
+    assert found == pytest.approx({metric.query_id: metric.value for metric in wanted})
+
+
+def test_every_query_is_tried():
+    """The program of gdeval refuses grades above 4, of whichever query, which is told before anything runs."""
+    measures = Measures(["ERR@10"])
+    measures.tried(JUDGED)
+    with pytest.raises(ConfigError, match=r"ERR@10 cannot be computed here: .* grades of at most 4"):
+        measures.tried({**JUDGED, "3": {"a": 5}})
+
+
+def test_a_measure_that_divides_by_what_is_not_relevant_can_be_tried():
+    """Accuracy@1 fails where only relevant documents rank, which the trial is not to be mistaken for."""
+    Measures(["Accuracy@1"]).tried(JUDGED)
