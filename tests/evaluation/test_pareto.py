@@ -1,6 +1,7 @@
 """The Pareto front against its definition."""
 
 import math
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,6 +44,13 @@ def test_systems_that_are_equal_are_on_the_front_together():
 def test_without_measures_a_system_is_off_the_front_and_keeps_none_off():
     """A pipeline that retrieves nothing has no quality; a figure that is no number says nothing."""
     assert on_front((None, 0.1), (math.nan, 0.1), (0.5, math.nan), (0.2, 1.0)) == [False, False, False, True]
+
+
+def test_a_system_that_failed_for_all_queries_is_off_the_front():
+    """Its latency is that of nothing, and so the least of all."""
+    failed = replace(system(0.0, 0.0), statuses={"failed": 3})
+    some = replace(system(0.2, 0.5), statuses={"ok": 1, "failed": 2})
+    assert [marked.on_front for marked in mark_front([failed, some, system(0.5, 1.0)])] == [False, True, True]
 
 
 def test_order_and_all_else_is_kept():

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -103,6 +104,65 @@ def test_the_answer_comes_in_words():
     text = Elements(report_html(replace(evaluation, comparisons=unsure))).text
     assert "raises nDCG@10 by 0.050 to 0.410, which may be chance (p = 0.3)." in text
     assert "milvus_search: 0.360; the difference may be chance" in text
+
+
+def test_a_stage_that_changed_no_ranking_is_told():
+    """Nothing was compared then, and a bare difference of 0 would leave open why."""
+    text = Elements(report_html(replace(evaluations.one_system(), comparisons=()))).text
+    assert "no ranking changed" in text
+    assert "±0" not in text
+
+
+def _without_values(system):
+    nothing = {"nDCG@10": math.nan, "R@100": math.nan}
+    stages = (replace(stage, measures=nothing, ceilings=nothing) for stage in system.stages)
+    return replace(system, stages=tuple(stages))
+
+
+def test_a_measure_without_a_value_is_told_as_such():
+    """Of one system among several, of all of them, and of the only one; systems with values are drawn all the same."""
+    given = evaluations.sweep(4)
+    first, *others = given.systems
+    one = Elements(report_html(replace(given, systems=(_without_values(first), *others))))
+    assert "as no query was answered or the measure has no value: 1." in one.text
+    assert [attributes.get("class") for tag, attributes in one.found if tag == "circle"].count("point") == 6
+    every = report_html(replace(given, systems=tuple(map(_without_values, given.systems)), comparisons=()))
+    only = report_html(replace(evaluations.one_system(), systems=(_without_values(first),), comparisons=()))
+    for html in (every, only):
+        text = Elements(html).text
+        assert "no query has a value" in text
+        assert not re.search(r"\bnan\b", text)
+
+
+def test_a_system_that_answered_nothing_is_neither_fastest_nor_drawn():
+    """Where all queries fail at once there is no time to speak of."""
+    given = evaluations.sweep(3)
+    stages = tuple(replace(stage, elapsed=evaluations.latency(0.0)) for stage in given.systems[0].stages)
+    failed = replace(given.systems[0], name="broken", stages=stages, statuses={"failed": 225})
+    text = Elements(report_html(replace(given, systems=(*given.systems[1:], failed)))).text
+    assert f"fastest, median {seconds_said(given.systems[1].latency.p50)}" in text
+    assert "no query was answered or the measure has no value: 3." in text
+
+
+def test_whole_stages_of_a_sweep_go_by_the_names_of_the_systems():
+    """Their configurations would fill the table; numbers and words have columns of their own."""
+    given = evaluations.sweep(2)
+    columns = Elements(report_html(given))
+    assert any("place" in attributes.get("class", "") for tag, attributes in columns.found if tag == "th")
+    reranker = {"type": "bge", "model": "BAAI/bge-reranker-v2-m3"}
+    systems = tuple(
+        replace(system, variant={"rerank": value})
+        for system, value in zip(given.systems, (reranker, None), strict=True)
+    )
+    page = Elements(report_html(replace(given, systems=systems)))
+    assert not any("place" in attributes.get("class", "") for tag, attributes in page.found if tag == "th")
+    assert "BAAI/bge-reranker-v2-m3" not in page.text
+
+
+def test_the_cost_of_a_query_is_that_of_those_asked():
+    """Queries without judgements are not asked, and cost nothing."""
+    text = Elements(report_html(replace(evaluations.one_system(), queries=1000))).text
+    assert "cost of 1,000 queries 2.00 0.45 for these queries" in text
 
 
 def test_what_went_wrong_is_said():

@@ -15,7 +15,8 @@ def mark_front(systems: Iterable[SystemFigures]) -> tuple[SystemFigures, ...]:
 
     Quality is the first measure of the final ranking, latency the median (p50) of the whole pipeline. A system is on
     the front where no other is at least as good in both and better in one of them; systems that are equal in both are
-    on it together. A system without measures, or with a figure that is no number, is not on it.
+    on it together. A system that failed for all queries, or without measures, or with a figure that is no number, is
+    not on it.
     """
     given = tuple(systems)
     places = [(place, *found) for place, system in enumerate(given) if (found := _point(system)) is not None]
@@ -32,7 +33,7 @@ def mark_front(systems: Iterable[SystemFigures]) -> tuple[SystemFigures, ...]:
 
 def _point(system: SystemFigures) -> tuple[float, float] | None:
     """Quality and latency of a system; None where it has not both."""
-    if not system.stages or not system.measures:
+    if not system.stages or not system.measures or not system.answers:
         return None
     quality, latency = next(iter(system.measures.values())), system.latency.p50
     return (quality, latency) if math.isfinite(quality) and math.isfinite(latency) else None

@@ -81,7 +81,7 @@ class SystemFigures:
         statuses: number of queries by the status of their result.
         cost: of all stages, by the prices given, also of those that it shares; None where that of one is not known.
         per_query: measure, then query id, then value, of the final ranking, for the judged queries.
-        on_front: no other system is at least as good in quality and in latency, and better in one of them.
+        on_front: it answers, and no other system is at least as good in quality and in latency, and better in one.
     """
 
     name: str
@@ -103,6 +103,11 @@ class SystemFigures:
     def latency(self) -> Latency:
         """Of the whole pipeline."""
         return self.stages[-1].elapsed
+
+    @property
+    def answers(self) -> bool:
+        """Whether a query came through: where all failed, the latency is that of nothing."""
+        return set(self.statuses) != {"failed"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
@@ -70,6 +71,8 @@ def _changed(stage: StageFigures, before: StageFigures, evaluation: Evaluation, 
 def _change_said(measure: str, value: float, difference: float, change: Comparison | None) -> str:
     if signed(difference) == "±0":
         return f"leaves {measure} as it is"
+    if math.isnan(difference):
+        return f"{measure} {value_said(value)}"
     verb = "raises" if difference > 0 else "lowers"
     said = f"{verb} {measure} by {abs(difference):.3f} to {value_said(value)}"
     if change is None:
@@ -132,7 +135,7 @@ def tiles(evaluation: Evaluation, system: SystemFigures) -> list[Tile]:
     each = "median time of a query" if evaluation.batch_size == 1 else "median share of a batch's time"
     made.append(Tile(each, seconds_said(latency.p50), slow))
     if system.cost is not None:
-        thousand = 1000 * system.cost / max(evaluation.queries, 1)
+        thousand = 1000 * system.cost / max(evaluation.judged, 1)  # the others were not asked
         made.append(Tile("cost of 1,000 queries", money_said(thousand), f"{money_said(system.cost)} for these queries"))
     return made
 
@@ -144,11 +147,23 @@ def _any_significant(evaluation: Evaluation, system: SystemFigures, measure: str
     return not known or any(change.significant for change in known)
 
 
+def best_system(systems: Sequence[SystemFigures], measure: str) -> SystemFigures:
+    """The system that is best in the measure, the faster one of several; one that failed for all queries is last."""
+    return max(systems, key=lambda system: (system.answers, _quality(system, measure), -system.latency.p50))
+
+
+def _quality(system: SystemFigures, measure: str) -> float:
+    """The measure; what has no value (NaN) is below all values."""
+    value = system.measures.get(measure, math.nan)
+    return -math.inf if math.isnan(value) else value
+
+
 def systems_tiles(evaluation: Evaluation, systems: Sequence[SystemFigures]) -> list[Tile]:
     """The figures of several systems that stand large: the best, the fastest, how many are worth a thought."""
     measure = evaluation.measures[0]
-    best = max(systems, key=lambda system: (system.measures.get(measure, 0.0), -system.latency.p50))
-    fastest = min(systems, key=lambda system: (system.latency.p50, -system.measures.get(measure, 0.0)))
+    answering = [system for system in systems if system.answers] or systems
+    best = best_system(systems, measure)
+    fastest = min(answering, key=lambda system: (system.latency.p50, -_quality(system, measure)))
     front = sum(system.on_front for system in systems)
     return [
         Tile(

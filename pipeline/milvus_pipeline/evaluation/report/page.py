@@ -15,12 +15,13 @@ from milvus_pipeline.evaluation.report.answers import (
     Answer,
     Tile,
     answers,
+    best_system,
     comparison_with_first,
     ranking_stages,
     systems_tiles,
     tiles,
 )
-from milvus_pipeline.evaluation.report.scatter import scatter
+from milvus_pipeline.evaluation.report.scatter import is_drawn, scatter
 from milvus_pipeline.evaluation.report.stage_charts import latency_chart, quality_chart
 from milvus_pipeline.evaluation.report.words import counted, test_said
 from milvus_pipeline.figures import figures_said
@@ -77,7 +78,7 @@ class SystemRow:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """All that the template needs, but for the movements."""
+    """All that the template needs, but for the movements. ``undrawn`` are numbers of systems that have no point."""
 
     evaluation: Evaluation
     facts: Sequence[tuple[str, str]]
@@ -85,6 +86,7 @@ class Page:
     systems: Sequence[SystemView]
     first: SystemView
     scatter: Picture | None
+    undrawn: Sequence[int]
     table: Sequence[SystemRow]
     varied: Sequence[str]
     compared: Sequence[str]
@@ -96,13 +98,15 @@ def page(evaluation: Evaluation) -> Page:
     several = len(evaluation.systems) > 1
     systems = [_system(evaluation, system, number) for number, system in enumerate(evaluation.systems, 1)]
     table = [_row(evaluation, system, number) for number, system in enumerate(evaluation.systems, 1)]
+    undrawn = [row.number for row in table if not is_drawn(row.figures, evaluation.measures[0])]
     return Page(
         evaluation=evaluation,
         facts=_facts(evaluation),
         tiles=(systems_tiles if several else _only)(evaluation, evaluation.systems),
         systems=systems,
         first=_shown_first(evaluation, systems),
-        scatter=_scatter(evaluation) if several else None,
+        scatter=_scatter(evaluation) if several and len(undrawn) < len(systems) else None,
+        undrawn=undrawn,
         table=table,
         varied=_varied(evaluation.systems),
         compared=[measure for measure in evaluation.measures if any(measure in row.compared for row in table)],
@@ -116,8 +120,8 @@ def _only(evaluation: Evaluation, systems: Sequence[SystemFigures]) -> list[Tile
 
 def _shown_first(evaluation: Evaluation, systems: Sequence[SystemView]) -> SystemView:
     """The system whose stages stand open: the best one."""
-    measure = evaluation.measures[0]
-    return max(systems, key=lambda view: (view.figures.measures.get(measure, 0.0), -view.figures.latency.p50))
+    best = best_system(evaluation.systems, evaluation.measures[0])
+    return next(view for view in systems if view.figures is best)
 
 
 def _facts(evaluation: Evaluation) -> list[tuple[str, str]]:
@@ -184,9 +188,16 @@ def _row(evaluation: Evaluation, system: SystemFigures, number: int) -> SystemRo
 
 
 def _varied(systems: Sequence[SystemFigures]) -> list[str]:
-    """The places that a sweep varied, where all systems are its variants; else none, and they go by their names."""
+    """The places that a sweep varied, where each system has a number or a word at all of them.
+
+    Else none, and the systems go by their names: what tells two whole stages apart stands there, in short.
+    """
     places = list(dict.fromkeys(place for system in systems for place in system.variant))
-    return places if all(set(system.variant) == set(places) for system in systems) else []
+    return places if all(_is_short(system.variant.get(place)) for system in systems for place in places) else []
+
+
+def _is_short(value: Any) -> bool:
+    return isinstance(value, int | float | str) and not isinstance(value, bool)
 
 
 def _scatter(evaluation: Evaluation) -> Picture:

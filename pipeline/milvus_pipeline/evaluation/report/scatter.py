@@ -53,6 +53,11 @@ class _Label:
     distance: float
 
 
+def is_drawn(system: SystemFigures, measure: str) -> bool:
+    """Whether there is a point for the system: it answers, and has a value."""
+    return system.answers and math.isfinite(system.measures.get(measure, math.nan))
+
+
 def scatter(systems: Sequence[SystemFigures], measure: str, width: float, height: float) -> str:
     """Systems by median latency and by quality; those on the front are filled, the first one has a ring.
 
@@ -60,17 +65,18 @@ def scatter(systems: Sequence[SystemFigures], measure: str, width: float, height
     the front's come first, and every point tells its name when it is pointed at.
 
     Args:
-        systems: at least one, in the order of the table.
+        systems: in the order of the table; at least one ``is_drawn``, and the others have no point.
         measure: on the vertical axis.
         width: of the picture, in CSS pixels.
         height: of the picture, in CSS pixels.
     """
-    root = drawing(width, height, _told(systems, measure), "chart scatter")
-    across = fitting([max(system.latency.p50, _AWAY) for system in systems], _LEFT, width - _RIGHT)
-    up = fitting([system.measures.get(measure, 0.0) for system in systems], height - _BOTTOM, _TOP, log=False)
+    numbered = [(number, system) for number, system in enumerate(systems, 1) if is_drawn(system, measure)]
+    root = drawing(width, height, _told([system for _, system in numbered], measure), "chart scatter")
+    across = fitting([max(system.latency.p50, _AWAY) for _, system in numbered], _LEFT, width - _RIGHT)
+    up = fitting([system.measures[measure] for _, system in numbered], height - _BOTTOM, _TOP, log=False)
     points = [
-        _Point(number, system, across(max(system.latency.p50, _AWAY)), up(system.measures.get(measure, 0.0)))
-        for number, system in enumerate(systems, 1)
+        _Point(number, system, across(max(system.latency.p50, _AWAY)), up(system.measures[measure]))
+        for number, system in numbered
     ]
     _axes(root, across, up, measure, width, height)
     _front(root, [point for point in points if point.system.on_front], across)
@@ -159,7 +165,7 @@ def _point_told(point: _Point, measure: str) -> str:
     system = point.system
     parts = [
         f"{point.number}  {system.name}",
-        f"{measure} {value_said(system.measures.get(measure, 0.0))}",
+        f"{measure} {value_said(system.measures[measure])}",
         f"half of the queries within {seconds_said(system.latency.p50)}",
         f"95 % within {seconds_said(system.latency.p95)}",
     ]

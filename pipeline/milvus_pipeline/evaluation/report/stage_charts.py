@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -38,7 +39,8 @@ def quality_chart(system: SystemFigures, measure: str, comparisons: Sequence[Com
     height = _ROW * len(stages) + _AXIS
     said = "; ".join(f"{stage.stage} {value_said(stage.measures[measure])}" for stage in stages)
     root = drawing(width, height, f"{measure} after each stage: {said}", "chart quality")
-    top = max(max(stage.measures[measure], stage.ceilings.get(measure, 0)) for stage in stages) or 1.0
+    reached = [value for stage in stages for value in (stage.measures[measure], stage.ceilings.get(measure, 0.0))]
+    top = max((value for value in reached if math.isfinite(value)), default=0.0) or 1.0
     scale = Scale(0, top, 1, width - 1)
     _axis(root, scale, height, [(tick, f"{tick:g}") for tick in scale.ticks()])
     before: StageFigures | None = None
@@ -59,10 +61,13 @@ def _quality_row(
     width: float,
 ) -> None:
     value, ceiling = stage.measures[measure], stage.ceilings.get(measure)
-    x = scale(value)
     element("title", row, _quality_told(stage, measure, change))
     right = f" of {value_said(ceiling)}" if ceiling is not None else ""
     _headline(row, stage.stage, value_said(value), right, width)
+    if math.isnan(value):
+        element("text", row, "no query has a value", x=0, y=_BELOW, class_="small")
+        return
+    x = scale(value)
     if ceiling is not None and scale(ceiling) - x > 1:
         end = scale(ceiling)
         element("rect", row, x=x, y=_BAR_TOP, width=end - x, height=_BAR, class_="reachable")
@@ -72,11 +77,14 @@ def _quality_row(
         element("text", row, "as retrieved", x=0, y=_BELOW, class_="small")
         return
     then = before.measures[measure]
+    if math.isnan(then):
+        return
     element(
         "line", row, x1=scale(then), x2=scale(then), y1=_BAR_TOP - 4, y2=_BAR_TOP + _BAR + _INTERVAL + 3, class_="then"
     )
     if change is None:
-        element("text", row, signed(value - then), x=0, y=_BELOW, class_="small")
+        said = "no ranking changed" if value == then else signed(value - then)
+        element("text", row, said, x=0, y=_BELOW, class_="small")
         return
     if change.better == change.worse == 0:
         element("text", row, "the same for every query", x=0, y=_BELOW, class_="small")

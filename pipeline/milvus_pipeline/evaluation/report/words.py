@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Final
 
@@ -37,12 +38,14 @@ def test_said(test: str, correction: str) -> str:
 
 
 def value_said(value: float) -> str:
-    """A measure: ``0.412``."""
-    return f"{value:.3f}"
+    """A measure: ``0.412``; ``n/a`` where it has no value."""
+    return "n/a" if math.isnan(value) else f"{value:.3f}"
 
 
 def signed(value: float) -> str:
-    """A difference with its sign: ``+0.031``, ``-0.002`` (with a minus sign), ``±0``."""
+    """A difference with its sign: ``+0.031``, ``-0.002`` (with a minus sign), ``±0``; ``n/a`` where it is none."""
+    if math.isnan(value):
+        return "n/a"
     rounded = f"{abs(value):.3f}"
     if float(rounded) == 0:
         return "±0"
