@@ -315,6 +315,13 @@ def test_runs_are_not_replaced_unasked(invoke, fruit, judged, tmp_path):
     assert (tmp_path / "runs" / "my_fruit.run").read_text() == written
 
 
+def test_an_evaluation_that_ran_nothing_leaves_no_runs(invoke, fruit, judged, tmp_path):
+    """What is wrong shows with the judgements only, and the next try is not refused."""
+    runs = tmp_path / "runs"
+    assert invoke("evaluate", fruit, *judged, "--runs", runs, "-m", "ERR@10").exit_code == 2
+    assert list(runs.iterdir()) == []
+
+
 def test_an_id_that_no_run_can_hold_is_told_at_the_end(invoke, make, tmp_path):
     """The figures are there, the run lacks the query, and the command ends with 1."""
     config = make("fruit.yaml", "name: ü/..\nstages:\n - {type: listed_search}\n")

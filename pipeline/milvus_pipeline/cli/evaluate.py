@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -135,7 +136,9 @@ def evaluate_command(
     systems = _with_baseline_first(_systems(configs, timeout), baseline)
     judged = read_qrels(qrels)
     written = Runs(runs, list(systems)) if runs is not None else None
-    with progress_bar() as progress:
+    with ExitStack() as unfinished, progress_bar() as progress:
+        if written is not None:
+            unfinished.callback(written.withdraw)
         task = progress.add_task("evaluate", total=None)
         evaluation = evaluate(
             {name: variant.pipeline for name, variant in systems.items()},
@@ -151,6 +154,7 @@ def evaluate_command(
             on_results=written.add if written is not None else None,
             title=" and ".join(path.stem for path in configs),
         )
+        unfinished.pop_all()
     return _finished(evaluation, written, output, chosen_shape(output_format, output), report, overwrite)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,13 @@ class Runs:
                 path.write_text("", encoding="utf-8")
         except OSError as error:
             raise UsageError(f"--runs {folder}: cannot be written: {error.strerror}") from error
+
+    def withdraw(self) -> None:
+        """Take away the runs that nothing was written into: an evaluation that ran nothing leaves none behind."""
+        for path in self._paths.values():
+            with suppress(OSError):
+                if path.stat().st_size == 0:
+                    path.unlink()
 
     @property
     def problems(self) -> Iterable[str]:
