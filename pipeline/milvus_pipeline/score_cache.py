@@ -12,6 +12,7 @@ import os
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from itertools import islice
@@ -24,7 +25,7 @@ from milvus_pipeline.score_file import checked_place, connection, prepared
 logger = logging.getLogger(__name__)
 
 _KEYS_AT_ONCE: Final = 500  # in a statement
-_ROWS_AT_ONCE: Final = 10_000  # in a transaction, which other processes wait for
+_ROWS_AT_ONCE: Final = 10_000  # in a transaction, which other processes wait for; more where they came at once
 _MOST_WAITING: Final = 500_000  # scores, about 60 MB, that are kept in memory while the file cannot be written
 _PATIENCE: Final = 0.25  # seconds that a reader waits for the file
 _PAUSE: Final = 2.0  # seconds that a file which failed is left alone
@@ -53,6 +54,7 @@ class ScoreCache:
         self._writing = _Channel(path, _PAUSE)
         self._changed = threading.Condition()
         self._waiting: dict[bytes, float] = {}
+        self._puts: deque[Mapping[bytes, float]] = deque()  # of what they consist
         self._lost = 0
         self._closed = False
         self._thread: threading.Thread | None = None
@@ -91,13 +93,19 @@ class ScoreCache:
         return found
 
     def put(self, scores: Mapping[bytes, float]) -> None:
-        """Keep these scores. A thread writes them; they are safe when it has, which takes milliseconds as a rule."""
+        """Keep these scores. A thread writes them; they are safe when it has, which takes milliseconds as a rule.
+
+        What is put at once is there as a whole or not at all, though the process be killed: texts that were scored
+        together are never scored again in other company, which may change a score's last digits.
+        """
         with self._changed:
-            if self._closed:
+            if self._closed or not scores:
                 return
             room = _MOST_WAITING - len(self._waiting)
             self._lost += max(0, len(scores) - room)
-            self._waiting.update(islice(scores.items(), max(0, room)))
+            if kept := dict(islice(scores.items(), max(0, room))):
+                self._puts.append(kept)
+                self._waiting.update(kept)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._write_on, name="score-cache", daemon=True)
                 self._thread.start()
@@ -107,8 +115,8 @@ class ScoreCache:
         """Wait until everything is written, for ``_LAST_SECONDS`` at most; whether it is."""
         with self._changed:
             if self._thread is not None:
-                self._changed.wait_for(lambda: not self._waiting, _LAST_SECONDS)
-            return not self._waiting
+                self._changed.wait_for(lambda: not self._puts, _LAST_SECONDS)
+            return not self._puts
 
     def close(self) -> None:
         """Write what is left, and let go of the file."""
@@ -130,12 +138,12 @@ class ScoreCache:
     def _write_on(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._closed)
+                self._changed.wait_for(lambda: self._puts or self._closed)
                 if self._closed:
                     return
-                rows = sorted(islice(self._waiting.items(), _ROWS_AT_ONCE))
+                puts, rows = self._due()
             try:
-                self._write(rows)
+                self._write(sorted(rows.items()))
             except (sqlite3.Error, TimeoutError) as error:
                 if self._unwritable is None:
                     logger.warning("%s: scores cannot be written: %s", self.path, str(error))
@@ -145,9 +153,21 @@ class ScoreCache:
                 continue
             with self._changed:
                 self._unwritable, self._lost = None, 0
-                for key, _ in rows:
+                for _ in range(puts):
+                    self._puts.popleft()
+                for key in rows:
                     self._waiting.pop(key, None)
                 self._changed.notify_all()
+
+    def _due(self) -> tuple[int, dict[bytes, float]]:
+        """How many puts are to be written next, and their rows, of which the first of a key counts."""
+        count, rows = 0, dict[bytes, float]()
+        for count, put in enumerate(self._puts, start=1):  # noqa: B007 - counted on behind the loop
+            for key, score in put.items():
+                rows.setdefault(key, score)
+            if len(rows) >= _ROWS_AT_ONCE:
+                break
+        return count, rows
 
     def _write(self, rows: Sequence[tuple[bytes, float]]) -> None:
         """Write the rows, all or none. A score that is there already stays, so that results do not change."""

@@ -73,6 +73,23 @@ def test_many_are_written_and_found_at_once(cache, file):
     assert cache.get([key(number) for number in range(20_000, 30_000)]) == rows(range(20_000, 25_000))
 
 
+def test_what_is_put_at_once_is_written_whole(file, hasty):
+    """Also more than a transaction holds as a rule: where the rest finds no room, nothing of it is in the file."""
+    cache = acquire(str(file))
+    with cache._writing.held() as database:
+        database.execute("PRAGMA max_page_count = 150")
+    cache.put(rows(range(500)))
+    assert cache.flush()
+    cache.put(rows(range(400, 25_000)))
+    waited(lambda: cache.fault)
+    assert in_file(file) == 500
+    with cache._writing.held() as database:
+        database.execute("PRAGMA max_page_count = 10000")
+    waited(lambda: not cache.fault)
+    release(cache)
+    assert in_file(file) == 25_000
+
+
 def test_the_first_score_stays(cache):
     """What another has scored meanwhile does not change what was told."""
     cache.put({key(1): 0.5})
