@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from milvus_pipeline.breaker import forget_breakers
 from support.milvus_server import server_for_tests
 
 ROOT = Path(__file__).parent.parent
+
+# The same examples in every run, and no limit on the time of one: a test says something about the code only.
+settings.register_profile("fixed", derandomize=True, deadline=None)
+settings.load_profile("fixed")
 
 
 @pytest.fixture(autouse=True)
