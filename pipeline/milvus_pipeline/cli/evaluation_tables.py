@@ -11,6 +11,7 @@ from rich.text import Text
 from milvus_pipeline.cli.column_groups import Column, Group, print_groups
 from milvus_pipeline.cli.tables import shown
 from milvus_pipeline.evaluation.lookup import Lookup
+from milvus_pipeline.evaluation.pareto import best_system
 from milvus_pipeline.evaluation.records import Comparison, Evaluation, StageFigures, SystemFigures
 from milvus_pipeline.evaluation.report.words import counted, money_said, signed, test_said, value_said
 from milvus_pipeline.figures import figures_said
@@ -60,21 +61,15 @@ def _shown_stages(evaluation: Evaluation) -> list[SystemFigures]:
     systems = evaluation.systems
     if len(systems) <= _ALL_SHOWN:
         return list(systems)
-    best = _best(evaluation)
+    best = best_system(systems, evaluation.measures[0])
     return [system for system in systems if system in (systems[0], best)]
-
-
-def _best(evaluation: Evaluation) -> SystemFigures:
-    """The system with the best final ranking; the faster one of several."""
-    measure = evaluation.measures[0]
-    front = [system for system in evaluation.systems if system.on_front]
-    return max(front or evaluation.systems, key=lambda system: system.measures.get(measure, -math.inf))
 
 
 def _system_heading(system: SystemFigures, evaluation: Evaluation) -> Text:
     heading = Text(shown(system.name), style="bold")
     said = ["the baseline"] if system is evaluation.systems[0] else []
-    said += [f"the best in {evaluation.measures[0]}"] if system is _best(evaluation) else []
+    measure = evaluation.measures[0]
+    said += [f"the best in {measure}"] if system is best_system(evaluation.systems, measure) else []
     said += ["on the Pareto front"] if system.on_front else []
     heading.append(f"  {', '.join(said)}" if said else "", style="not bold")
     return heading

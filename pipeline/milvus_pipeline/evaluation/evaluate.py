@@ -14,7 +14,7 @@ from milvus_pipeline.evaluation.asking import Asked, asked_of
 from milvus_pipeline.evaluation.comparing import Tallies, compared
 from milvus_pipeline.evaluation.gallery import hung
 from milvus_pipeline.evaluation.measures import Measures
-from milvus_pipeline.evaluation.pareto import mark_front
+from milvus_pipeline.evaluation.pareto import best_system, mark_front
 from milvus_pipeline.evaluation.records import Evaluation, StageFigures, SystemFigures
 from milvus_pipeline.evaluation.statistics import CORRECTIONS, TESTS
 from milvus_pipeline.evaluation.tree import Node, Tree, tree_of
@@ -114,7 +114,7 @@ def evaluate(
         comparisons=tuple(compared(tree, walk.tallies, taken.names, test, correction)),
         test=test,
         correction=correction,
-        movements=hung(walk.galleries, _best(found, taken.names[0]), movements),
+        movements=hung(walk.galleries, best_system(found, taken.names[0]).name, movements),
         warnings=(
             *asked.warnings,
             *unknown,
@@ -204,11 +204,6 @@ def _sum(stages: Sequence[StageFigures]) -> float | None:
     """What the stages cost together; None where that of one is not known."""
     costs = [stage.cost for stage in stages if stage.cost is not None]
     return sum(costs) if len(costs) == len(stages) else None
-
-
-def _best(systems: Sequence[SystemFigures], measure: str) -> str:
-    """Name of the system that is best in the measure; where one has no value (NaN), it is not the best."""
-    return max(systems, key=lambda system: (not math.isnan(value := system.measures[measure]), value)).name
 
 
 def _price_warnings(

@@ -1,9 +1,9 @@
-"""The Pareto front of quality against latency: the systems that one would choose among."""
+"""Which systems one would choose among: the Pareto front of quality against latency, and the best one."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import groupby
 
@@ -29,6 +29,17 @@ def mark_front(systems: Iterable[SystemFigures]) -> tuple[SystemFigures, ...]:
             front |= {place for place, quality, _ in alike if quality == highest}
             best = highest
     return tuple(replace(system, on_front=place in front) for place, system in enumerate(given))
+
+
+def best_system(systems: Sequence[SystemFigures], measure: str) -> SystemFigures:
+    """The system that is best in the measure, the faster one of several; one that failed for all queries is last."""
+    return max(systems, key=lambda system: (system.answers, quality_of(system, measure), -system.latency.p50))
+
+
+def quality_of(system: SystemFigures, measure: str) -> float:
+    """The measure of the final ranking; what has no value (NaN) is below all values."""
+    value = system.measures.get(measure, math.nan)
+    return -math.inf if math.isnan(value) else value
 
 
 def _point(system: SystemFigures) -> tuple[float, float] | None:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
 
+from milvus_pipeline.evaluation.lookup import Lookup
+from milvus_pipeline.evaluation.pareto import best_system, quality_of
 from milvus_pipeline.evaluation.records import Comparison, Evaluation, StageFigures, SystemFigures
 from milvus_pipeline.evaluation.report.words import money_said, p_said, seconds_said, signed, value_said
 
@@ -34,11 +36,11 @@ def ranking_stages(system: SystemFigures) -> list[StageFigures]:
     return [stage for stage in system.stages if stage.measures]
 
 
-def answers(evaluation: Evaluation, system: SystemFigures) -> list[Answer]:
+def answers(evaluation: Evaluation, system: SystemFigures, lookup: Lookup) -> list[Answer]:
     """What each ranking stage buys and costs, in the order of the stages."""
     stages = ranking_stages(system)
     found = [_retrieved(stage, evaluation, system) for stage in stages[:1]]
-    return found + [_changed(stage, before, evaluation, system) for before, stage in pairwise(stages)]
+    return found + [_changed(stage, before, evaluation.measures, system, lookup) for before, stage in pairwise(stages)]
 
 
 def _retrieved(stage: StageFigures, evaluation: Evaluation, system: SystemFigures) -> Answer:
@@ -50,16 +52,18 @@ def _retrieved(stage: StageFigures, evaluation: Evaluation, system: SystemFigure
     return Answer(stage.stage, f"{said} {_time_said(stage, system)}", "")
 
 
-def _changed(stage: StageFigures, before: StageFigures, evaluation: Evaluation, system: SystemFigures) -> Answer:
+def _changed(
+    stage: StageFigures, before: StageFigures, measures: Sequence[str], system: SystemFigures, lookup: Lookup
+) -> Answer:
     clauses: list[str] = []
     kind = ""
-    for measure in evaluation.measures:
+    for measure in measures:
         if measure not in stage.measures or measure not in before.measures:
             continue
-        change = comparison_of(evaluation, measure, system.name, stage.stage)
+        change = lookup.of_stage(system.name, stage.stage, measure)
         difference = stage.measures[measure] - before.measures[measure]
         # What leaves a measure as it is, is worth a word for the first one only.
-        if signed(difference) == "±0" and measure != evaluation.measures[0]:
+        if signed(difference) == "±0" and measure != measures[0]:
             continue
         clauses.append(_change_said(measure, stage.measures[measure], difference, change))
         if not kind and signed(difference) != "±0":
@@ -99,23 +103,7 @@ def _time_said(stage: StageFigures, system: SystemFigures) -> str:
     return f"{said}."
 
 
-def comparison_of(evaluation: Evaluation, measure: str, system: str, stage: str) -> Comparison | None:
-    """The comparison of a stage with the ranking stage before it; None where none was made."""
-    for found in evaluation.comparisons:
-        if (found.measure, found.system, found.baseline_system, found.stage) == (measure, system, system, stage):
-            return found
-    return None
-
-
-def comparison_with_first(evaluation: Evaluation, measure: str, system: str) -> Comparison | None:
-    """The comparison of a whole system with the first one; None where none was made."""
-    for found in evaluation.comparisons:
-        if found.measure == measure and found.system == system != found.baseline_system:
-            return found
-    return None
-
-
-def tiles(evaluation: Evaluation, system: SystemFigures) -> list[Tile]:
+def tiles(evaluation: Evaluation, system: SystemFigures, lookup: Lookup) -> list[Tile]:
     """The figures of one system that stand large."""
     measure = evaluation.measures[0]
     stages = ranking_stages(system)
@@ -127,7 +115,7 @@ def tiles(evaluation: Evaluation, system: SystemFigures) -> list[Tile]:
         made.append(Tile(f"{measure} in the end", value_said(last), reachable))
         if len(stages) > 1:
             note = f"{stages[0].stage}: {value_said(first)}"
-            if signed(last - first) != "±0" and not _any_significant(evaluation, system, measure):
+            if signed(last - first) != "±0" and not _any_significant(lookup, system, measure):
                 note += "; the difference may be chance"
             made.append(Tile("gained since retrieval", signed(last - first), note))
     latency = system.latency
@@ -140,30 +128,19 @@ def tiles(evaluation: Evaluation, system: SystemFigures) -> list[Tile]:
     return made
 
 
-def _any_significant(evaluation: Evaluation, system: SystemFigures, measure: str) -> bool:
+def _any_significant(lookup: Lookup, system: SystemFigures, measure: str) -> bool:
     """Whether a stage changed the measure by more than chance would; where nothing was compared, nobody knows."""
-    found = [comparison_of(evaluation, measure, system.name, stage.stage) for stage in ranking_stages(system)]
+    found = [lookup.of_stage(system.name, stage.stage, measure) for stage in ranking_stages(system)]
     known = [change for change in found if change is not None]
     return not known or any(change.significant for change in known)
 
 
-def best_system(systems: Sequence[SystemFigures], measure: str) -> SystemFigures:
-    """The system that is best in the measure, the faster one of several; one that failed for all queries is last."""
-    return max(systems, key=lambda system: (system.answers, _quality(system, measure), -system.latency.p50))
-
-
-def _quality(system: SystemFigures, measure: str) -> float:
-    """The measure; what has no value (NaN) is below all values."""
-    value = system.measures.get(measure, math.nan)
-    return -math.inf if math.isnan(value) else value
-
-
-def systems_tiles(evaluation: Evaluation, systems: Sequence[SystemFigures]) -> list[Tile]:
+def systems_tiles(evaluation: Evaluation) -> list[Tile]:
     """The figures of several systems that stand large: the best, the fastest, how many are worth a thought."""
-    measure = evaluation.measures[0]
+    systems, measure = evaluation.systems, evaluation.measures[0]
     answering = [system for system in systems if system.answers] or systems
     best = best_system(systems, measure)
-    fastest = min(answering, key=lambda system: (system.latency.p50, -_quality(system, measure)))
+    fastest = min(answering, key=lambda system: (system.latency.p50, -quality_of(system, measure)))
     front = sum(system.on_front for system in systems)
     return [
         Tile(

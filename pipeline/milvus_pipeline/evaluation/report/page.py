@@ -10,13 +10,13 @@ from typing import Any, Final
 import yaml
 
 from milvus_pipeline.config import to_yaml
+from milvus_pipeline.evaluation.lookup import Lookup
+from milvus_pipeline.evaluation.pareto import best_system
 from milvus_pipeline.evaluation.records import Comparison, Evaluation, StageFigures, SystemFigures
 from milvus_pipeline.evaluation.report.answers import (
     Answer,
     Tile,
     answers,
-    best_system,
-    comparison_with_first,
     ranking_stages,
     systems_tiles,
     tiles,
@@ -96,13 +96,14 @@ class Page:
 def page(evaluation: Evaluation) -> Page:
     """The evaluation as the page shows it."""
     several = len(evaluation.systems) > 1
-    systems = [_system(evaluation, system, number) for number, system in enumerate(evaluation.systems, 1)]
-    table = [_row(evaluation, system, number) for number, system in enumerate(evaluation.systems, 1)]
+    lookup = Lookup(evaluation)
+    systems = [_system(evaluation, lookup, system, number) for number, system in enumerate(evaluation.systems, 1)]
+    table = [_row(evaluation, lookup, system, number) for number, system in enumerate(evaluation.systems, 1)]
     undrawn = [row.number for row in table if not is_drawn(row.figures, evaluation.measures[0])]
     return Page(
         evaluation=evaluation,
         facts=_facts(evaluation),
-        tiles=(systems_tiles if several else _only)(evaluation, evaluation.systems),
+        tiles=systems_tiles(evaluation) if several else tiles(evaluation, evaluation.systems[0], lookup),
         systems=systems,
         first=_shown_first(evaluation, systems),
         scatter=_scatter(evaluation) if several and len(undrawn) < len(systems) else None,
@@ -112,10 +113,6 @@ def page(evaluation: Evaluation) -> Page:
         compared=[measure for measure in evaluation.measures if any(measure in row.compared for row in table)],
         priced=any(system.cost is not None for system in evaluation.systems),
     )
-
-
-def _only(evaluation: Evaluation, systems: Sequence[SystemFigures]) -> list[Tile]:
-    return tiles(evaluation, systems[0])
 
 
 def _shown_first(evaluation: Evaluation, systems: Sequence[SystemView]) -> SystemView:
@@ -145,27 +142,27 @@ def _date(created: str) -> str:
     return f"{at.day} {at:%B %Y, %H:%M} UTC"
 
 
-def _system(evaluation: Evaluation, system: SystemFigures, number: int) -> SystemView:
-    stages = ranking_stages(system)
+def _system(evaluation: Evaluation, lookup: Lookup, system: SystemFigures, number: int) -> SystemView:
+    stages, changes = ranking_stages(system), lookup.within(system.name)
     measures = [measure for measure in evaluation.measures if stages and measure in stages[-1].measures]
     wide = _THIRD if len(measures) > 1 else _HALF
     return SystemView(
         number=number,
         figures=system,
-        answers=answers(evaluation, system),
-        qualities=[_quality(evaluation, system, measure, wide) for measure in measures],
+        answers=answers(evaluation, system, lookup),
+        qualities=[_quality(system, measure, changes, wide) for measure in measures],
         latency=Picture(latency_chart(system, wide), latency_chart(system, _THIRD) if wide != _THIRD else None),
         rows=[StageRow(stage, figures_said(stage.usage), _trouble(stage)) for stage in system.stages],
-        changes=[found for found in evaluation.comparisons if found.system == found.baseline_system == system.name],
+        changes=changes,
         trouble=_statuses(system.statuses),
         config=to_yaml(dict(system.config)),
         identity=_plain_yaml(system.identity),
     )
 
 
-def _quality(evaluation: Evaluation, system: SystemFigures, measure: str, wide: float) -> Picture:
-    narrow = quality_chart(system, measure, evaluation.comparisons, _THIRD) if wide != _THIRD else None
-    return Picture(quality_chart(system, measure, evaluation.comparisons, wide), narrow, measure)
+def _quality(system: SystemFigures, measure: str, changes: Sequence[Comparison], wide: float) -> Picture:
+    narrow = quality_chart(system, measure, changes, _THIRD) if wide != _THIRD else None
+    return Picture(quality_chart(system, measure, changes, wide), narrow, measure)
 
 
 def _trouble(stage: StageFigures) -> str:
@@ -180,8 +177,8 @@ def _statuses(statuses: Mapping[Any, int]) -> str:
     return ", ".join(f"{number:,} {status}" for status, number in statuses.items() if status != "ok" and number)
 
 
-def _row(evaluation: Evaluation, system: SystemFigures, number: int) -> SystemRow:
-    found = {measure: comparison_with_first(evaluation, measure, system.name) for measure in evaluation.measures}
+def _row(evaluation: Evaluation, lookup: Lookup, system: SystemFigures, number: int) -> SystemRow:
+    found = {measure: lookup.of_system(system.name, measure) for measure in evaluation.measures}
     usage = [f"{stage.stage}: {figures_said(stage.usage)}" for stage in system.stages if stage.usage]
     compared = {measure: comparison for measure, comparison in found.items() if comparison is not None}
     return SystemRow(number, system, compared, "; ".join(usage))

@@ -27,7 +27,7 @@ def quality_chart(system: SystemFigures, measure: str, comparisons: Sequence[Com
     Args:
         system: what is shown.
         measure: in which.
-        comparisons: of the evaluation; those of other systems or measures are passed over.
+        comparisons: of stages; those of other systems or measures are passed over.
         width: of the picture, in CSS pixels.
     """
     stages = [stage for stage in system.stages if measure in stage.measures]
