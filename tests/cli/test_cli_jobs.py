@@ -1,5 +1,6 @@
 """`run --output`: a job on the command line, with what it says on stderr, its exit codes, signals and streams."""
 
+import gzip
 import json
 import os
 import re
@@ -211,6 +212,38 @@ def test_bad_lines(invoke, fruit, make, tmp_path, how, code, count):
     assert f"{queries}:2: is not valid JSON" in ended.stderr
     assert out.exists() == (code != 2)
     assert not out.exists() or len(lines_of(out)) == count
+
+
+@pytest.mark.parametrize("arguments", [("--output", "{out}"), ()], ids=["job", "stdout"])
+def test_input_that_breaks_off_is_a_failure_behind_what_was_run(invoke, fruit, tmp_path, arguments):
+    """The exit code is 2 only where nothing was run."""
+    whole = gzip.compress("".join(f"red {number * 7919}\n" for number in range(9000)).encode())
+    queries = tmp_path / "q.txt.gz"
+    for length, code in ((len(whole) // 2, 1), (20, 2)):
+        queries.write_bytes(whole[:length])
+        given = [argument.format(out=tmp_path / f"{code}.jsonl") for argument in arguments]
+        ended = invoke("run", fruit, "--queries", queries, *given)
+        assert (ended.exit_code, "is not a whole gzip file" in ended.stderr) == (code, True)
+
+
+def test_the_configuration_is_no_output(invoke, fruit, tmp_path):
+    """Not even with --overwrite, nor through a link, nor as a table."""
+    before = fruit.read_bytes()
+    link = tmp_path / "link.jsonl"
+    link.symlink_to(fruit)
+    for arguments in ((fruit,), (link,), (fruit, "--format", "table")):
+        ended = invoke("run", fruit, "-q", "red", "--overwrite", "-o", *arguments)
+        assert (ended.exit_code, fruit.read_bytes()) == (2, before)
+        assert "is the configuration itself; write to another file" in ended.stderr
+
+
+def test_there_has_to_be_room_for_a_manifest(invoke, fruit, tmp_path):
+    """A name that is too long for one is told before anything is run."""
+    for length in (238, 250):
+        ended = invoke("run", fruit, "-q", "red", "-o", tmp_path / ("x" * length))
+        assert ended.exit_code == 2
+        assert "there can be no manifest beside it: File name too long; take another name" in ended.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["fruit.yaml"]
 
 
 def test_a_table_and_a_device_are_no_jobs(invoke, fruit, tmp_path):

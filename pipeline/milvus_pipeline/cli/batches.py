@@ -64,8 +64,12 @@ def is_job(asked: Asked) -> bool:
     return path is not None and asked.output_format is not Format.TABLE and (path.is_file() or not path.exists())
 
 
-def check_asked(asked: Asked) -> None:
+def check_asked(asked: Asked, config: Path) -> None:
     """Find out before any work whether the results can be written where they are to go.
+
+    Args:
+        asked: what the command line asks for.
+        config: the file of the pipeline.
 
     Raises:
         UsageError: they cannot, or options of a job are given without one.
@@ -73,6 +77,8 @@ def check_asked(asked: Asked) -> None:
     """
     if asked.accept_changes and not asked.resume:
         raise UsageError("--accept-changes: is for a job that is resumed; pass it with --resume")
+    if asked.output is not None and asked.output.is_file() and config.is_file() and asked.output.samefile(config):
+        raise UsageError(f"{asked.output}: is the configuration itself; write to another file")
     if asked.output is None or not is_job(asked):
         for option in ("resume", "stop_on_failure"):
             if getattr(asked, option):

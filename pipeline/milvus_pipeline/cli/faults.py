@@ -48,6 +48,12 @@ def exit_code(error: BaseException) -> int:
     return BAD_USAGE if isinstance(error, ConfigError | UsageError | InputError) else FAILED
 
 
+def check_nothing_run(error: BaseException, count: int) -> None:
+    """Raise an input file's fault as one of the work, where it was met behind queries that were answered already."""
+    if count and isinstance(error, InputError):
+        raise PipelineError(str(error)) from error
+
+
 def reported(command: Callable[P, int]) -> Callable[P, None]:
     """Decorator for a command that returns its exit code: turns what it raises into a message and a code."""
 

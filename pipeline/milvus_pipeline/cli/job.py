@@ -7,7 +7,7 @@ from pathlib import Path
 
 from milvus_pipeline.cli.bar import JobBar
 from milvus_pipeline.cli.batches import Asked, count_of, read_items, tell_warning
-from milvus_pipeline.cli.faults import FAILED, tell
+from milvus_pipeline.cli.faults import FAILED, check_nothing_run, tell
 from milvus_pipeline.cli.tally import Tally, counted
 from milvus_pipeline.errors import PipelineError
 from milvus_pipeline.jobs.formats import OutputError, OutputFormat
@@ -45,6 +45,7 @@ def run_as_job(pipeline: Pipeline, asked: Asked, output: Path) -> int:
         except (KeyboardInterrupt, PipelineError) as error:
             bar.stop()
             seen.tell_unfinished(output, error)
+            check_nothing_run(error, seen.count)
             raise
         bar.stop()
     seen.tell_finished(report)
@@ -59,6 +60,11 @@ class _Seen:
         self._bar = bar
         self._debug = debug
         self._tally: Tally | None = None
+
+    @property
+    def count(self) -> int:
+        """Number of queries that were answered in this run."""
+        return 0 if self._tally is None else self._tally.count
 
     def progress(self, done: JobProgress) -> None:
         """The job is so far."""

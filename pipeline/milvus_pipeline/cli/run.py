@@ -12,7 +12,7 @@ import typer
 from milvus_pipeline.cli.bar import JobBar
 from milvus_pipeline.cli.batches import Asked, answered_batches, check_asked, count_of, is_job, read_batches, source_of
 from milvus_pipeline.cli.dry_run import planned
-from milvus_pipeline.cli.faults import FAILED, Debug, UsageError, reported
+from milvus_pipeline.cli.faults import FAILED, Debug, UsageError, check_nothing_run, reported
 from milvus_pipeline.cli.job import run_as_job
 from milvus_pipeline.cli.outputs import Format, Lines, Writer, chosen_format, opened
 from milvus_pipeline.cli.signals import ended_by_sigterm
@@ -140,7 +140,7 @@ def run(
         figures,
         debug,
     )
-    check_asked(asked)
+    check_asked(asked, config)
     pipeline = Pipeline.from_yaml(config)
     if dry_run:
         return planned(pipeline.dry_run(timeout=timeout), read_batches(asked), asked)
@@ -173,6 +173,7 @@ def _written_out(pipeline: Pipeline, asked: Asked) -> int:
                     bar.update(tally.count, tally.failed)
     except (KeyboardInterrupt, PipelineError) as error:
         tally.summarize(None if isinstance(error, OutputError) else asked.output, cut_short=True)
+        check_nothing_run(error, tally.count)
         raise
     # Below the table of a single query its usage stands already.
     tally.summarize(asked.output, usage=not on_screen or tally.count > 1)

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 from milvus_pipeline.errors import InputError
 from milvus_pipeline.jobs.differences import differences
-from milvus_pipeline.jobs.manifest import Manifest, Options, Output, manifest_path, read_manifest
+from milvus_pipeline.jobs.manifest import Manifest, Options, Output, fresh_path, manifest_path, read_manifest
 from milvus_pipeline.jobs.output import OutputFile
 from milvus_pipeline.jobs.queries import source_file
 
@@ -82,6 +82,7 @@ def check_place(path: Path, queries: Path | None, *, resume: bool, overwrite: bo
     """
     if resume and overwrite:
         raise InputError("--resume goes on with a job, and --overwrite begins it anew; pass one of them")
+    _check_name(path)
     if path.is_dir():
         raise InputError(f"{path}: is a folder; give the name of a file in it")
     if not path.parent.is_dir():
@@ -96,6 +97,14 @@ def check_place(path: Path, queries: Path | None, *, resume: bool, overwrite: bo
         raise InputError(f"{path}: the folder {path.parent} cannot be written, in which its manifest would stand")
     if not resume and not overwrite:
         _check_absent(path)
+
+
+def _check_name(path: Path) -> None:
+    """InputError where there can be no manifest beside the output."""
+    try:
+        fresh_path(manifest_path(path)).exists()  # the longest name
+    except OSError as error:
+        raise InputError(f"{path}: there can be no manifest beside it: {error.strerror}; take another name") from error
 
 
 def _check_absent(path: Path) -> None:

@@ -140,6 +140,11 @@ def manifest_path(output: Path) -> Path:
     return output.with_name(output.name + ".manifest.json")
 
 
+def fresh_path(manifest_at: Path) -> Path:
+    """Where a manifest is written before it takes the place of the old one."""
+    return manifest_at.with_name(manifest_at.name + ".new")
+
+
 def now() -> str:
     """The time in UTC, to the second: ``2026-11-23T08:22:57Z``."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -177,7 +182,7 @@ def write_manifest(path: Path, manifest: Manifest, mode: int) -> None:
     Raises:
         OSError: it cannot be written; the old one is as it was.
     """
-    fresh = path.with_name(path.name + ".new")
+    fresh = fresh_path(path)
     try:
         fresh.unlink(missing_ok=True)  # left by a job that was killed here; the output's lock is held
         # A path may have bytes that are no UTF-8; nothing is compared by it.
