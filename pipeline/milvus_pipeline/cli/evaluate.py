@@ -11,7 +11,13 @@ from typing import Annotated
 
 import typer
 
-from milvus_pipeline.cli.evaluation_outputs import Runs, Shape, check_outputs, chosen_shape, write_evaluation
+from milvus_pipeline.cli.evaluation_outputs import (
+    EvaluationFormat,
+    Runs,
+    check_outputs,
+    chosen_evaluation_format,
+    write_evaluation,
+)
 from milvus_pipeline.cli.faults import FAILED, Debug, UsageError, reported, tell, tell_error
 from milvus_pipeline.cli.tables import progress_bar
 from milvus_pipeline.errors import PipelineError
@@ -108,7 +114,7 @@ def evaluate_command(
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the figures here instead of to stdout.")
     ] = None,
     output_format: Annotated[
-        Shape | None,
+        EvaluationFormat | None,
         typer.Option("--format", help="By default json for a .json file, csv for a .csv file, else a table."),
     ] = None,
     report: Annotated[
@@ -155,11 +161,16 @@ def evaluate_command(
             title=" and ".join(path.stem for path in configs),
         )
         unfinished.pop_all()
-    return _finished(evaluation, written, output, chosen_shape(output_format, output), report, overwrite)
+    return _finished(evaluation, written, output, chosen_evaluation_format(output_format, output), report, overwrite)
 
 
 def _finished(
-    evaluation: Evaluation, runs: Runs | None, output: Path | None, shape: Shape, report: Path | None, overwrite: bool
+    evaluation: Evaluation,
+    runs: Runs | None,
+    output: Path | None,
+    chosen: EvaluationFormat,
+    report: Path | None,
+    overwrite: bool,
 ) -> int:
     """Write what was found out; the exit code. Figures that a file cannot take go to stdout."""
     for warning in evaluation.warnings:
@@ -169,13 +180,13 @@ def _finished(
         tell(f"error: {problem}")
         code = FAILED
     try:
-        write_evaluation(evaluation, shape, output, overwrite)
+        write_evaluation(evaluation, chosen, output, overwrite)
         _tell_written(output)
     except PipelineError as error:
         tell_error(error)
         code = FAILED
         if output is not None:  # the work shall not be lost
-            write_evaluation(evaluation, shape, None, overwrite)
+            write_evaluation(evaluation, chosen, None, overwrite)
     if report is not None:
         from milvus_pipeline.evaluation.report import write_report
 

@@ -23,7 +23,7 @@ _UNSAFE = re.compile(r"[^\w.=+-]+", re.ASCII)
 _LONGEST_NAME = 100  # characters
 
 
-class Shape(StrEnum):
+class EvaluationFormat(StrEnum):
     """How an evaluation is written."""
 
     TABLE = "table"
@@ -31,12 +31,12 @@ class Shape(StrEnum):
     CSV = "csv"
 
 
-def chosen_shape(asked: Shape | None, output: Path | None) -> Shape:
-    """The shape asked for, else what the file's name says, else a table."""
+def chosen_evaluation_format(asked: EvaluationFormat | None, output: Path | None) -> EvaluationFormat:
+    """The format asked for, else what the file's name says, else a table."""
     if asked is not None:
         return asked
-    by_name = {".json": Shape.JSON, ".csv": Shape.CSV}
-    return by_name.get(output.suffix, Shape.TABLE) if output is not None else Shape.TABLE
+    by_name = {".json": EvaluationFormat.JSON, ".csv": EvaluationFormat.CSV}
+    return by_name.get(output.suffix, EvaluationFormat.TABLE) if output is not None else EvaluationFormat.TABLE
 
 
 def check_outputs(files: Mapping[str, Path | None], folder: Path | None, overwrite: bool, inputs: set[Path]) -> None:
@@ -64,16 +64,16 @@ def check_outputs(files: Mapping[str, Path | None], folder: Path | None, overwri
             raise UsageError(f"--runs {folder}: holds runs already; name another folder, or pass --overwrite")
 
 
-def write_evaluation(evaluation: Evaluation, shape: Shape, output: Path | None, overwrite: bool) -> None:
+def write_evaluation(evaluation: Evaluation, chosen: EvaluationFormat, output: Path | None, overwrite: bool) -> None:
     """Write the figures.
 
     Raises:
         OutputError: the file cannot take them.
     """
     with opened(output, overwrite) as stream:
-        if shape is Shape.JSON:
+        if chosen is EvaluationFormat.JSON:
             stream.write(json_text(evaluation.to_dict(), indent=2) + "\n")
-        elif shape is Shape.CSV:
+        elif chosen is EvaluationFormat.CSV:
             rows = list(csv_rows(evaluation))
             writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
             writer.writeheader()

@@ -20,7 +20,7 @@ from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.records import Query, SearchResult
 
 
-class Form(StrEnum):
+class MovementFormat(StrEnum):
     """How a movement is written."""
 
     TABLE = "table"
@@ -44,7 +44,9 @@ def explain_command(
     show: Annotated[
         int, typer.Option(min=1, help="Documents to list at most: so many that were kept, and so many that were cut.")
     ] = 10,
-    form: Annotated[Form, typer.Option("--format", help="A table, or one JSON document with everything.")] = Form.TABLE,
+    output_format: Annotated[
+        MovementFormat, typer.Option("--format", help="A table, or one JSON document with everything.")
+    ] = MovementFormat.TABLE,
     timeout: Annotated[
         float | None,
         typer.Option(
@@ -68,7 +70,7 @@ def explain_command(
     with pipeline:
         found = explain(pipeline, asked, timeout=timeout, judged=judged)
     with opened(None, overwrite=False) as stream:
-        if form is Form.JSON:
+        if output_format is MovementFormat.JSON:
             stream.write(json_line({**asdict(found), "missed": found.missed}))
         else:
             MovementTable(stream).write(found, show)

@@ -12,14 +12,14 @@ from typing import Any, Final
 from milvus_pipeline.errors import ConfigError, shown, told
 from milvus_pipeline.evaluation.asking import Asked, asked_of
 from milvus_pipeline.evaluation.comparing import Tallies, compared
-from milvus_pipeline.evaluation.gallery import hung
+from milvus_pipeline.evaluation.gallery import chosen_movements
 from milvus_pipeline.evaluation.measures import Measures
 from milvus_pipeline.evaluation.pareto import best_system, mark_front
 from milvus_pipeline.evaluation.records import Evaluation, StageFigures, SystemFigures
 from milvus_pipeline.evaluation.statistics import CORRECTIONS, TESTS
 from milvus_pipeline.evaluation.tree import Node, Tree, tree_of
 from milvus_pipeline.evaluation.walk import Progress, Results, Walk
-from milvus_pipeline.jobs.setting import versions_of
+from milvus_pipeline.jobs.provenance import versions_of
 from milvus_pipeline.life import unclosed_told
 from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.records import Query, SearchResult
@@ -114,7 +114,7 @@ def evaluate(
         comparisons=tuple(compared(tree, walk.tallies, taken.names, test, correction)),
         test=test,
         correction=correction,
-        movements=hung(walk.galleries, best_system(found, taken.names[0]).name, movements),
+        movements=chosen_movements(walk.galleries, best_system(found, taken.names[0]).name, movements),
         warnings=(
             *asked.warnings,
             *unknown,

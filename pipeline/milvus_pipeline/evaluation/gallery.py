@@ -74,7 +74,7 @@ class Gallery:
         return [shown for _, _, shown in [*gains[:half], *losses[: count - half]]]
 
 
-def hung(galleries: Mapping[str, Gallery], best: str, count: int) -> tuple[Movement, ...]:
+def chosen_movements(galleries: Mapping[str, Gallery], best: str, count: int) -> tuple[Movement, ...]:
     """The movements of the first system that has a reranker, and of the ``best`` one, half of ``count`` each."""
     first = next((name for name, gallery in galleries.items() if gallery.best(1)), best)
     chosen = [name for name in dict.fromkeys((first, best)) if galleries[name].best(1)]

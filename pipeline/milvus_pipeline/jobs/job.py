@@ -21,9 +21,9 @@ from milvus_pipeline.jobs.formats import JsonLines, LineFormat, OutputError, Out
 from milvus_pipeline.jobs.manifest import Change, Input, Manifest, Options, Output, Times, now
 from milvus_pipeline.jobs.outcome import JobProgress, JobReport, StoppedError
 from milvus_pipeline.jobs.output import OutputFile
+from milvus_pipeline.jobs.provenance import config_of, identity_of, versions_of
 from milvus_pipeline.jobs.queries import BadLines, InputFormat
 from milvus_pipeline.jobs.reading import Item, Reading
-from milvus_pipeline.jobs.setting import config_of, identity_of, versions_of
 from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.records import SearchResult
 from milvus_pipeline.running import allowed
