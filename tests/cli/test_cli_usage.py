@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from milvus_pipeline.figures import figures_said
+from milvus_pipeline.wording import figures_said
 from support import paid
 
 PAID = """\

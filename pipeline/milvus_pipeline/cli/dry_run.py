@@ -15,14 +15,14 @@ from milvus_pipeline.cli.batches import Asked, Batch, answers, count_of
 from milvus_pipeline.cli.faults import FAILED, tell
 from milvus_pipeline.cli.outputs import Format, opened
 from milvus_pipeline.cli.tables import console_on, progress_bar, shown
-from milvus_pipeline.cli.tally import Tally, counted
+from milvus_pipeline.cli.tally import Tally
 from milvus_pipeline.dry_run import DryRun
 from milvus_pipeline.errors import PipelineError
-from milvus_pipeline.figures import number_said
 from milvus_pipeline.jobs.formats import json_line
 from milvus_pipeline.records import SearchResult
 from milvus_pipeline.stage import Stage
 from milvus_pipeline.usage import Figures, Totals
+from milvus_pipeline.wording import counted, number_said
 
 _WORDS = {"requests": "requests", "documents": "documents", "tokens": "est. tokens"}
 
@@ -52,7 +52,7 @@ def planned(dry: DryRun, batches: Iterable[Batch], asked: Asked) -> int:
             tally.summarize(None, cut_short=True)
             raise
         with opened(None, overwrite=False) as stream:
-            plan.write(stream, f"{counted(tally.count)}{tally.others}", asked.output_format)
+            plan.write(stream, f"{counted(tally.count, 'query')}{tally.others}", asked.output_format)
             stream.flush()
         tally.summarize(None)
     if asked.output is not None:

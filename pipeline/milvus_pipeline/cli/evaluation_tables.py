@@ -13,8 +13,8 @@ from milvus_pipeline.cli.tables import shown
 from milvus_pipeline.evaluation.lookup import Lookup
 from milvus_pipeline.evaluation.pareto import best_system
 from milvus_pipeline.evaluation.records import Comparison, Evaluation, StageFigures, SystemFigures
-from milvus_pipeline.evaluation.report.words import counted, money_said, signed, test_said, value_said
-from milvus_pipeline.figures import figures_said
+from milvus_pipeline.evaluation.report.words import money_said, signed, test_said, value_said
+from milvus_pipeline.wording import counted, figures_said
 
 _ALL_SHOWN = 4
 """Up to so many systems, the stages of each are shown; of more, those of the baseline and of the best."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from milvus_pipeline.cli.bar import JobBar
 from milvus_pipeline.cli.batches import Asked, count_of, read_items, tell_warning
 from milvus_pipeline.cli.faults import FAILED, check_nothing_run, tell
-from milvus_pipeline.cli.tally import Tally, counted
+from milvus_pipeline.cli.tally import Tally
 from milvus_pipeline.errors import PipelineError
 from milvus_pipeline.jobs.formats import OutputError, OutputFormat
 from milvus_pipeline.jobs.job import run_job
@@ -16,6 +16,7 @@ from milvus_pipeline.jobs.manifest import manifest_path, read_manifest
 from milvus_pipeline.jobs.outcome import JobProgress, JobReport, StoppedError
 from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.records import SearchResult
+from milvus_pipeline.wording import counted
 
 
 def run_as_job(pipeline: Pipeline, asked: Asked, output: Path) -> int:
@@ -85,14 +86,19 @@ class _Seen:
         if not isinstance(error, OutputError | StoppedError):  # which say so themselves
             manifest = read_manifest(manifest_path(output))
             done = manifest.progress.queries if manifest is not None else 0
-            tell(f"{output}: {counted(done)} done; --resume goes on with the others")
+            tell(f"{output}: {counted(done, 'query')} done; --resume goes on with the others")
 
     def tell_finished(self, report: JobReport) -> None:
         """Say what became of the queries, of this run and of the job."""
         others = f", {report.failed} failed" if report.failed else ""
         if self._tally is None:
-            tell(f"{report.output}: the job is complete, {counted(report.queries)}{others}; nothing is left to do")
+            done = f"{counted(report.queries, 'query')}{others}"
+            tell(f"{report.output}: the job is complete, {done}; nothing is left to do")
             return
         self._tally.summarize(report.output)
-        whole = f": {counted(report.queries)} in all, {report.before} of them before{others}" if report.before else ""
+        whole = (
+            f": {counted(report.queries, 'query')} in all, {report.before} of them before{others}"
+            if report.before
+            else ""
+        )
         tell(f"{report.manifest} tells about the job{whole}")

@@ -8,10 +8,10 @@ from collections import Counter
 from pathlib import Path
 
 from milvus_pipeline.cli.faults import tell
-from milvus_pipeline.figures import STATUS_SAID, figures_said
 from milvus_pipeline.jobs.formats import OutputError
 from milvus_pipeline.records import SearchResult
 from milvus_pipeline.usage import Totals
+from milvus_pipeline.wording import STATUS_SAID, counted, figures_said
 
 _SHOWN = 10
 """Failures and warnings told one by one on stderr; the rest is counted, and stands in the results."""
@@ -104,9 +104,9 @@ class Tally:
         for line in self._lines:
             tell(line)
         for kind, count in self._lacking.items() if self._told else ():
-            tell(f"warning: {counted(count)}: {kind}: {self._reasons[kind]}")
+            tell(f"warning: {counted(count, 'query')}: {kind}: {self._reasons[kind]}")
         for warning, count in self._folded.items():
-            tell(f"warning: {counted(count)}: {warning}")
+            tell(f"warning: {counted(count, 'query')}: {warning}")
         if self._untold:
             tell(f"{self._untold} more errors and warnings{'; every result carries its own' if self._kept else ''}")
         if not self._states:
@@ -115,12 +115,7 @@ class Tally:
         seconds = time.perf_counter() - self._started
         rate = f", {self.count / seconds:,.1f}/s" if self.count > 1 else ""
         opened_in = f"opened in {self._opened_in:.2f} s"
-        tell(f"{self._name}: {opened_in}; {counted(self.count)} in {seconds:.2f} s{rate}{self.others}{where}")
+        tell(f"{self._name}: {opened_in}; {counted(self.count, 'query')} in {seconds:.2f} s{rate}{self.others}{where}")
         unknown = "; queries that were under way are not counted" if cut_short else ""
         for stage, figures in self._usage.as_dict().items() if usage else ():
             tell(f"{stage}: {figures_said(figures)}{unknown}")
-
-
-def counted(queries: int) -> str:
-    """The number of queries: ``1 query``, ``225 queries``."""
-    return "1 query" if queries == 1 else f"{queries} queries"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, NoReturn, cast
 
 from milvus_pipeline.errors import InputError
+from milvus_pipeline.wording import counted
 
 STDIN = Path("-")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -77,7 +78,7 @@ class BadLineList:
         return self.count - len(self._told)
 
     def __str__(self) -> str:
-        rest = [f"and {counted_lines(self.untold)} more like these"] if self.untold else []
+        rest = [f"and {counted(self.untold, 'line')} more like these"] if self.untold else []
         return "\n".join([*self._told, *rest])
 
 
@@ -106,11 +107,6 @@ def read_lines(path: Path) -> Iterator[Line]:
         raise InputError(f"{name}: is not a whole gzip file: {error}") from error
     except OSError as error:
         raise InputError(f"{name}: cannot be read: {error.strerror}") from error
-
-
-def counted_lines(lines: int) -> str:
-    """The number of lines: ``1 line``, ``12 lines``."""
-    return "1 line" if lines == 1 else f"{lines} lines"
 
 
 def suffix_of(path: Path) -> str:

@@ -8,9 +8,10 @@ from enum import StrEnum
 from pathlib import Path
 
 from milvus_pipeline.errors import InputError, QueryError
-from milvus_pipeline.jobs.lines import STDIN, BadLineList, Line, counted_lines, read_lines, suffix_of
+from milvus_pipeline.jobs.lines import STDIN, BadLineList, Line, read_lines, suffix_of
 from milvus_pipeline.jobs.query_lines import Parser, is_header, own_id, parse_jsonl, parse_text, parse_tsv
 from milvus_pipeline.records import Query, SearchResult
+from milvus_pipeline.wording import counted
 
 _JSONL_SUFFIXES = {".jsonl", ".json", ".ndjson"}
 _BEIR_NAMES = ("queries.jsonl", "queries.jsonl.gz")
@@ -123,7 +124,7 @@ class QueryReader(Iterator[Query | SearchResult]):
                     continue
                 return SearchResult(Query("", id=self._id_of(line)), status="failed", error=QueryError(str(error)))
         if self._left_out.untold:
-            self._warn(f"{self.source}: left out besides: {counted_lines(self._left_out.untold)}")
+            self._warn(f"{self.source}: left out besides: {counted(self._left_out.untold, 'line')}")
             self._left_out = BadLineList()
         raise StopIteration
 

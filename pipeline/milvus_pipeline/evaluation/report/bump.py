@@ -8,8 +8,9 @@ from itertools import pairwise
 from typing import Final
 
 from milvus_pipeline.evaluation.report.svg import Element, cut, drawing, element, rendered, shown
-from milvus_pipeline.evaluation.report.words import counted, seconds_said, value_said
+from milvus_pipeline.evaluation.report.words import seconds_said, value_said
 from milvus_pipeline.movement import Movement, Ranking
+from milvus_pipeline.wording import counted
 
 _LEFT: Final = 42
 _TOP: Final = 58

@@ -23,8 +23,8 @@ from milvus_pipeline.evaluation.report.answers import (
 )
 from milvus_pipeline.evaluation.report.scatter import is_drawn, scatter
 from milvus_pipeline.evaluation.report.stage_charts import latency_chart, quality_chart
-from milvus_pipeline.evaluation.report.words import counted, test_said
-from milvus_pipeline.figures import figures_said
+from milvus_pipeline.evaluation.report.words import test_said
+from milvus_pipeline.wording import counted, figures_said
 
 _THIRD: Final = 340  # width of a picture of which three stand side by side, in CSS pixels
 _HALF: Final = 500

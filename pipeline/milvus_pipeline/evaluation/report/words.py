@@ -70,11 +70,3 @@ def money_said(amount: float) -> str:
 def number_said(number: int | float) -> str:
     """A number of things: ``1,000``, ``37.5``."""
     return f"{number:,.0f}" if float(number).is_integer() else f"{number:,.1f}"
-
-
-def counted(number: int, noun: str) -> str:
-    """``1 query``, ``225 queries``."""
-    if number == 1:
-        return f"1 {noun}"
-    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
-    return f"{number:,} {plural}"

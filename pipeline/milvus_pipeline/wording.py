@@ -1,4 +1,4 @@
-"""What reports say, in words: ``was skipped``; usage as ``12 requests, 1 retry, 48,210 total tokens``."""
+"""What is told, in words: ``was skipped``, ``225 queries``, usage as ``12 requests, 1 retry, 48,210 total tokens``."""
 
 from __future__ import annotations
 
@@ -23,6 +23,14 @@ def number_said(number: int | float) -> str:
     if number == int(number):
         return f"{int(number):,}"
     return f"{number:,.2f}" if abs(number) >= 1 else f"{number:.3g}"
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 query``, ``225 queries``."""
+    if number == 1:
+        return f"1 {noun}"
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number:,} {plural}"
 
 
 def _said(number: int | float, word: str) -> str:
