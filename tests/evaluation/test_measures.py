@@ -32,3 +32,14 @@ def test_every_query_is_tried():
 def test_a_measure_that_divides_by_what_is_not_relevant_can_be_tried():
     """Accuracy@1 fails where only relevant documents rank, which the trial is not to be mistaken for."""
     Measures(["Accuracy@1"]).tried(JUDGED)
+
+
+def test_a_query_with_nothing_but_spam_does_not_end_the_process():
+    """Where a query has no grade above -2, behind others, pytrec_eval would write past its memory."""
+    measures = Measures(["nDCG@10", "AP", "Judged@2"])
+    judged = {"1": {"a": 3, "b": 3}, "2": {"a": -2, "b": -3}, "3": {"a": 1}}
+    for _ in range(50):
+        measures.tried(judged)
+        found = measures.values(judged, {query: ["a", "x"] for query in judged})
+    assert found["AP"] == {"1": 0.5, "2": 0.0, "3": 1.0}
+    assert found["Judged@2"] == {"1": 0.5, "2": 0.5, "3": 0.5}

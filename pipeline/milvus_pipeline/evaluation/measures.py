@@ -12,6 +12,7 @@ from milvus_pipeline.extras import require
 
 _EXAMPLES = "nDCG@10, AP@100, RR, P@5, R@100, R(rel=2)@50, Judged@10, nDCG(dcg='exp-log2')@10"
 _UNJUDGED = -0.5  # below a judged 0, which cannot be worse, and above what is judged as spam
+_LEAST_BEST = -1  # the best grade that a query may have at least
 
 Judgements = Mapping[str, Mapping[str, int]]
 Rankings = Mapping[str, Sequence[str]]
@@ -125,8 +126,15 @@ def best_first(documents: Iterable[str], grades: Mapping[str, int]) -> list[str]
 
 
 def _plain(judged: Judgements) -> dict[str, dict[str, int]]:
-    """As ir-measures knows it by its type."""
-    return {query: dict(grades) for query, grades in judged.items()}
+    """As ir-measures knows it by its type.
+
+    A query whose grades are all below -1 ends the process: pytrec_eval writes past its memory. They are -1 here, which
+    is as irrelevant.
+    """
+    return {
+        query: dict(grades) if max(grades.values(), default=0) >= _LEAST_BEST else dict.fromkeys(grades, _LEAST_BEST)
+        for query, grades in judged.items()
+    }
 
 
 def _run(rankings: Rankings) -> dict[str, dict[str, float]]:
