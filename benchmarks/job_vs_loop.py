@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from milvus_pipeline import CollectionSpec, Pipeline, ingest
-from milvus_pipeline.jobs.job import run_job
+from milvus_pipeline.jobs import run_job
 from milvus_stages import CrossEncoder, Encode, MilvusSearch
 
 FOLDER = Path(__file__).parents[2] / "shared/data/cranfield"

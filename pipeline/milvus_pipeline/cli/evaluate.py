@@ -54,7 +54,7 @@ class Correction(StrEnum):
 @reported
 def evaluate_command(
     configs: Annotated[
-        list[Path], typer.Argument(metavar="CONFIG...", help="Pipelines, YAML files; each with a `sweep` or without.")
+        list[Path], typer.Argument(metavar="CONFIG", help="Pipelines, YAML files; each with a `sweep` or without.")
     ],
     queries: Annotated[
         Path,

@@ -25,7 +25,7 @@ _NUMBERED = re.compile(r"(?<!['\"])\brecord (\d+)(?=[:;])")
 def ingest(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The pipeline, a YAML file with a `collection:`.")],
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="Records, one JSON object a line; may be gzipped (.gz).")
+        list[Path], typer.Argument(metavar="FILE", help="Records, one JSON object a line; may be gzipped (.gz).")
     ],
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the collection if it exists; what it holds is lost.")

@@ -3,7 +3,7 @@
 from milvus_pipeline.errors import InputError
 from milvus_pipeline.jobs.claim import ResumeError
 from milvus_pipeline.jobs.figures import Figures, StageTotals
-from milvus_pipeline.jobs.formats import OutputError, OutputFormat
+from milvus_pipeline.jobs.formats import JsonLines, OutputError, OutputFormat, TrecRun
 from milvus_pipeline.jobs.job import run_job
 from milvus_pipeline.jobs.manifest import Manifest, manifest_path, read_manifest
 from milvus_pipeline.jobs.outcome import JobProgress, JobReport, StoppedError
@@ -16,12 +16,14 @@ __all__ = [
     "InputFormat",
     "JobProgress",
     "JobReport",
+    "JsonLines",
     "Manifest",
     "OutputError",
     "OutputFormat",
     "ResumeError",
     "StageTotals",
     "StoppedError",
+    "TrecRun",
     "manifest_path",
     "read_manifest",
     "read_queries",
