@@ -111,6 +111,19 @@ def test_results_come_as_they_are_ready_and_ctrl_c_ends(start, fruit):
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+def test_streams_that_are_closed_are_done_without(environment, fruit, make, tmp_path, closed):
+    """As some that start processes leave them: a job is done all the same, and nothing else gets into its output."""
+    queries, out = make("q.txt", "red\n\n"), tmp_path / "out.jsonl"
+    arguments = [sys.executable, "-m", "milvus_pipeline", "run", fruit, "--queries", queries, "--output", out]
+    ends = " ".join(f"{number}{'<' if number == 0 else '>'}&-" for number in closed)
+    shell = ["sh", "-c", f'exec "$@" {ends}', "sh", *map(str, arguments)]
+    done = subprocess.run(shell, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert ("Traceback" in done.stderr, "1 query" in done.stderr) == (False, 2 not in closed)
+    assert json.loads(out.read_text(encoding="utf-8"))["status"] == "ok"
+
+
 def on_terminal(start, *arguments, **given):
     """Exit code of a process whose stdin, stdout and stderr are a terminal, and what the terminal showed."""
     ours, theirs = pty.openpty()
