@@ -14,6 +14,7 @@ from milvus_pipeline.stage import Stage
 from milvus_pipeline.sweep_places import Place, as_data
 
 _LONGEST_VALUE = 40  # characters
+_OTHERWISE = ("", "null", "true", "false")  # texts that would look like another value
 
 
 def names_of(places: Sequence[Place], chosen: Sequence[Mapping[str, int]]) -> list[str]:
@@ -85,10 +86,14 @@ def _stage_labels(place: Place) -> list[str]:
             other.config() for other, of in zip(place.values, bases, strict=True) if of == base and other is not None
         ]
         own = value.config() if value is not None else {}
+        told = {
+            key: _value_labels([own[key], *(other[key] for other in alike if other.get(key, own[key]) != own[key])])[0]
+            for key in own
+        }
         differing = [
             key for key in own if key != "name" and any(other.get(key, _ABSENT) != own[key] for other in alike)
         ]
-        labels.append(" ".join([base, *(f"{key}={_value_labels([own[key]])[0]}" for key in differing)]))
+        labels.append(" ".join([base, *(f"{key}={told[key]}" for key in differing)]))
     return labels
 
 
@@ -104,7 +109,8 @@ def _base(value: Stage | None, replaced: str) -> str:
 def _said(value: Any) -> str:
     """A value in YAML's words, on one line."""
     if isinstance(value, str):
-        return value if value and not any(sign.isspace() for sign in value) else json.dumps(value, ensure_ascii=False)
+        plain = value not in _OTHERWISE and not any(sign.isspace() for sign in value)
+        return value if plain else json.dumps(value, ensure_ascii=False)
     if value is None or isinstance(value, bool | int | float):
         return json.dumps(value)
     try:

@@ -334,12 +334,14 @@ def test_an_id_that_no_run_can_hold_is_told_at_the_end(invoke, make, tmp_path):
     assert "2 judged queries" in done.stdout
 
 
-def test_validate_counts_the_variants(invoke, swept, fruit):
+def test_validate_counts_the_variants(invoke, make, swept, fruit):
     """What a sweep amounts to can be seen before it is run."""
     assert (
         invoke("validate", swept).stdout == f"{swept}: ok: listed_search -> word_overlap -> first_only (6 variants)\n"
     )
-    assert "variants" not in invoke("validate", fruit).stdout
+    assert "variant" not in invoke("validate", fruit).stdout
+    one = make("one.yaml", "stages:\n - {type: listed_search}\nsweep:\n  listed_search: [{type: listed_search}]\n")
+    assert invoke("validate", one).stdout == f"{one}: ok: listed_search (1 variant)\n"
 
 
 def test_prices_are_told_with_the_usage(invoke, make, judged, tmp_path):

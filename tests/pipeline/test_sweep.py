@@ -232,6 +232,7 @@ def test_variants_are_the_distinct_pipelines_of_the_grid(top_ks, kinds, weights)
         ("word_overlap.timeout: [1, 2.5, null]", ["timeout=null", "timeout=1", "timeout=2.5"]),
         ("word_overlap.timeout: [1]\nfirst_only.timeout: [2]", ["word_overlap.timeout=1 first_only.timeout=2"]),
         ("word_overlap.top_n: [1]", ["top_n=1"]),
+        ("word_overlap.name: ['null', 'true', x y]", ['name="null"', 'name="true"', 'name="x y"']),
         ("listed_search.documents: [[a, b c], []]", ["documents=[a, b c]", "documents=[]"]),
         (
             "word_overlap: [{type: word_overlap, top_k: 1}, {type: word_overlap}]",
@@ -258,6 +259,10 @@ def test_names_of_models_are_cut_to_their_last_part_where_that_tells_them_apart(
     base = "name: x\nstages:\n - {type: listed_search}\n - {type: bge}\nsweep:\n"
     assert list(variants("bge.model: [BAAI/bge-m3, a/small]", base)) == ["model=bge-m3", "model=small"]
     assert list(variants("bge.model: [a/small, b/small]", base)) == ["model=a/small", "model=b/small"]
+    whole = "bge: [{type: bge, model: a/small}, {type: bge, model: b/small}]"
+    assert list(variants(whole, base)) == ["bge model=a/small", "bge model=b/small"]
+    whole = "bge: [{type: bge, model: a/small}, {type: bge, model: a/large}]"
+    assert list(variants(whole, base)) == ["bge model=small", "bge model=large"]
 
 
 def test_systems_of_several_pipelines_are_led_by_their_names():

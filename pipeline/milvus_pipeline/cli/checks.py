@@ -13,6 +13,7 @@ from milvus_pipeline.errors import ConfigError
 from milvus_pipeline.evaluation.sweep import variants_of
 from milvus_pipeline.jobs.formats import json_text
 from milvus_pipeline.pipeline import Pipeline
+from milvus_pipeline.wording import counted
 
 
 @reported
@@ -32,7 +33,7 @@ def validate(
             tell_error(error)
             code = BAD_USAGE
         else:
-            variants = f" ({len(variants_of(pipeline))} variants)" if pipeline.sweep else ""
+            variants = f" ({counted(len(variants_of(pipeline)), 'variant')})" if pipeline.sweep else ""
             typer.echo(f"{path}: ok: {' -> '.join(stage.name for stage in pipeline.stages)}{variants}")
     return code
 

@@ -17,6 +17,7 @@ import typer
 from milvus_pipeline.cli.faults import Debug, reported, tell
 from milvus_pipeline.cli.outputs import check_output
 from milvus_pipeline.jobs.formats import OutputError, json_line
+from milvus_pipeline.wording import counted
 
 
 class BadFiles(StrEnum):
@@ -60,7 +61,8 @@ def split(
             stream.write(json_line(passage))
             count, longest = count + 1, max(longest, len(passage["text"]))
             files.add(passage["file"])
-    tell(f"{folder}: {count} passages of {len(files)} files, the longest of {longest} characters")
+    found_in = f"{counted(count, 'passage')} of {counted(len(files), 'file')}"
+    tell(f"{folder}: {found_in}, the longest of {counted(longest, 'character')}")
     return 0
 
 
