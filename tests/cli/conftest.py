@@ -1,7 +1,6 @@
 """The command, run within the process and as a process of its own, on stages without models."""
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from typer.testing import CliRunner
 
 from milvus_pipeline.cli.app import app
 from support import fakes
+from support.processes import hear_ctrl_c
 
 TESTS = Path(__file__).parent.parent
 FRUIT = """\
@@ -68,14 +68,13 @@ def environment(tmp_path_factory):
 def start(environment):
     """Starts the command as a process: ``start("run", config, stdin=...)``; ended when the test is over."""
     started = []
+    hear_ctrl_c()
 
     def begin(*arguments, env=(), **given):
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | given
         process = subprocess.Popen(
             [sys.executable, "-m", "milvus_pipeline", *map(str, arguments)],
             env={**environment, **dict(env)},
-            # A parent that ignores Ctrl-C, as a shell does for its background jobs, hands that down.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             **streams,
         )
         started.append(process)

@@ -81,7 +81,7 @@ def test_validate_goes_through_all_files(invoke, fruit, make, tmp_path):
     ("name", "content", "message"),
     [
         ("none.txt", None, "no such file; check the path"),
-        ("folder", "", "is a folder; give the name of a file in it"),
+        ("folder", "", "is a folder, and holds no queries.jsonl; give the name of a file in it"),
         ("blank.txt", b"\n  \n", "holds none"),
         ("broken.jsonl.gz", b"no gzip", "is not a whole gzip file"),
     ],
@@ -155,7 +155,7 @@ def test_messages_cannot_steer_the_terminal(invoke, fruit, make):
 
 def test_an_unforeseen_error_is_a_message_too(invoke, fruit, monkeypatch):
     """Its class, what it says, and how to learn more."""
-    monkeypatch.setattr("milvus_pipeline.pipeline.Pipeline.run_batch", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("milvus_pipeline.pipeline.Pipeline.run_batches", lambda *_, **__: 1 / 0)
     done = invoke("run", fruit, "-q", "red")
     assert done.exit_code == 1
     assert done.stderr.endswith("error: ZeroDivisionError: division by zero; run with --debug for the traceback\n")

@@ -4,12 +4,13 @@ import json
 import os
 import pty
 import select
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from support.processes import interrupted
 
 HEAVY = {"torch", "transformers", "tokenizers", "pymilvus", "httpx", "sentence_transformers"}
 OPENING = """\
@@ -90,8 +91,7 @@ def test_ctrl_c_while_it_opens(start, make, tmp_path):
     config = make("a.yaml", "stages:\n - {type: opening}\n")
     process = start("run", config, "-q", "red", env={"PYTHONPATH": str(folder.parent)})
     assert process.stderr.readline() == b"opening\n"
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130
+    assert interrupted(process) == 130
     assert process.stderr.read() == b"interrupted\n"
     assert process.stdout.read() == b""
 
@@ -103,8 +103,7 @@ def test_results_come_as_they_are_ready_and_ctrl_c_ends(start, fruit):
     process.stdin.flush()
     answered = [json.loads(process.stdout.readline()) for _ in range(2)]
     assert [line["query"]["text"] for line in answered] == ["red", "blue"]
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130
+    assert interrupted(process) == 130
     err = process.stderr.read().decode()
     assert "2 queries" in err
     assert err.endswith("interrupted\n")

@@ -3,13 +3,13 @@
 import contextlib
 import json
 import os
-import signal
 import subprocess
 
 import pytest
 
 from milvus_pipeline.wording import figures_said
 from support import paid
+from support.processes import interrupted
 
 PAID = """\
 name: papers
@@ -124,8 +124,7 @@ def test_an_interrupted_run_tells_what_it_cost(start, config, installed):
     process.stdin.write(b"red\nblue\n")
     process.stdin.flush()
     assert all(process.stdout.readline() for _ in range(2))
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130
+    assert interrupted(process) == 130
     said = process.stderr.read().decode()
     assert "\npaid: 4 requests, 8 documents, 4 units; queries that were under way are not counted\n" in said
     assert said.endswith("interrupted\n")
@@ -237,8 +236,7 @@ def test_an_interrupted_dry_run_has_no_table(start, config, installed):
     process.stdin.write(b'{"text": "red"}\n{"text": "blue", "filer": "x"}\n')
     process.stdin.flush()
     assert b"the key 'filer' is not used" in process.stderr.readline()  # so the query before it was gone through
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130
+    assert interrupted(process) == 130
     assert process.stdout.read() == b""
     said = process.stderr.read().decode()
     assert said.startswith("papers (dry run): opened in ")

@@ -2,9 +2,9 @@
 
 import gzip
 import json
-import multiprocessing
-import os
 import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from milvus_pipeline import Pipeline, Query, SearchResult, Stage, StageError
 from milvus_pipeline.jobs import InputError, OutputError, ResumeError, manifest_path, read_manifest, run_job
 from support import fakes
+from support.processes import in_its_own_process
 
 QUERIES = [f"red pear {number}" for number in range(10)]
 BATCH = 4
@@ -418,16 +419,15 @@ def test_bad_lines_of_a_file_are_known_again(tmp_path):
     assert not (tmp_path / "none.jsonl").exists()
 
 
-def _limited(out, limit, queries):
+def write_up_to(limit, out, queries):
+    """The job on a disk that has room for files of so many bytes; what it says of that goes to stdout."""
     import resource
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     try:
-        run_job(fruit(), queries, out, batch_size=BATCH, resume=True)
+        run_job(fruit(), queries, Path(out), batch_size=BATCH, resume=True)
     except OutputError as error:
-        os.write(1, str(error).encode())
-        os._exit(7)
-    os._exit(0)
+        sys.stdout.write(str(error))
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz"])
@@ -437,10 +437,9 @@ def test_a_disk_that_is_full_ends_at_a_commit_point(tmp_path, name):
     queries = [f"red {number * 7919 % 1009}" for number in range(200)]
     run_job(fruit(), queries, alone, batch_size=BATCH)
     limit = max(4000, alone.stat().st_size // 2)
-    child = multiprocessing.get_context("fork").Process(target=_limited, args=(out, limit, queries))
-    child.start()
-    child.join()
-    assert child.exitcode == 7
+    done = in_its_own_process(__file__, "write_up_to", limit, str(out), queries)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{out}: cannot be written: File too large; done so far: " in done.stdout
     manifest = read_manifest(manifest_path(out))
     assert manifest.state == "failed"
     assert 0 < manifest.progress.queries < 200

@@ -6,15 +6,15 @@ import asyncio
 import os
 import random
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
 from pydantic import ValidationError
 
 from milvus_pipeline import Breaker, BreakerSettings, CircuitOpenError, ServiceError, breaker, breaker_for
+from support.processes import in_its_own_process
 
 
 class Clock:
@@ -303,33 +303,25 @@ def test_an_endpoint_has_one_breaker_in_the_process() -> None:
     assert breaker_for(("http://a",), "a", BreakerSettings(failures=6)) is not one
 
 
-@contextmanager
-def in_a_fork() -> Iterator[bool]:
-    """True in a child process, whose exceptions are the parent's failure."""
+def fork_while_locked() -> None:
+    """The child's exceptions are its failure, which the parent passes on."""
+    guard = opened()
+    guard._lock.acquire()
     child = os.fork()
     if child == 0:
-        code = 1
-        try:
-            yield True
-            code = 0
-        finally:
-            os._exit(code)
-    else:
-        yield False
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert not guard.is_open
+        call(guard)
+        return
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    guard._lock.release()
+    assert guard.is_open
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_fork_begins_anew_and_waits_for_no_lock_of_the_parents() -> None:
     """A worker process has seen no failure; a lock that was held when it was forked is not its own."""
-    guard = opened()
-    guard._lock.acquire()
-    with in_a_fork() as child:
-        if child:
-            assert not guard.is_open
-            call(guard)
-    guard._lock.release()
-    assert guard.is_open
+    done = in_its_own_process(__file__, "fork_while_locked")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("wrong", [{"failures": 0}, {"failures": True}, {"wait": 0}, {"wait": float("inf")}, {"x": 1}])

@@ -18,6 +18,7 @@ from milvus_pipeline import Pipeline, StageError, score_cache
 from milvus_pipeline.score_cache import acquire, release
 from support.counted import Counted
 from support.fakes import ListedSearch
+from support.processes import in_its_own_process
 
 
 @pytest.fixture
@@ -210,7 +211,13 @@ def test_a_process_that_is_killed_leaves_it_whole(file):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_process_goes_on_with_it(file):
     """Parent and child both read and write afterwards, and neither harms the other."""
-    stage = Counted(cache=str(file))
+    done = in_its_own_process(__file__, "fork_with_a_cache", str(file))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert in_file(file) == 2 + 50 + 3
+
+
+def fork_with_a_cache(file):
+    stage = Counted(cache=file)
     stage.open()
     stage("red", ["of the parent", "of both"])
     context = multiprocessing.get_context("fork")
@@ -225,7 +232,6 @@ def test_a_forked_process_goes_on_with_it(file):
     stage("red", ["of child 0", "of child 1", "of child 2", "of both", "later 7"])
     assert stage.asked == []
     stage.close()
-    assert in_file(file) == 2 + 50 + 3
 
 
 def _child(stage, number):
