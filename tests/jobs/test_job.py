@@ -211,3 +211,18 @@ def test_the_pipeline_is_left_open(tmp_path):
 def test_a_refusal_is_an_input_error():
     """So that one `except` has all that is wrong before a job begins."""
     assert issubclass(ResumeError, InputError)
+
+
+def test_the_first_batch_is_told_of_at_once(tmp_path):
+    """A job that is killed right behind it does not begin anew."""
+    out = tmp_path / "out.jsonl"
+    told = []
+    run_job(
+        Pipeline([fakes.ListedSearch()]),
+        ["red"] * 8,
+        out,
+        batch_size=2,
+        on_progress=lambda progress: told.append(read_manifest(manifest_path(out)).progress.queries),
+    )
+    assert told[:2] == [0, 2]
+    assert read_manifest(manifest_path(out)).progress.queries == 8

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hashlib import _Hash as Hash
 
 _EVERY: Final = 1.0
-"""Seconds between two manifests; what a job that is killed has done since the last one is done again."""
+"""Seconds between two manifests, from the first batch on; what a killed job has done since the last is done again."""
 
 
 class CommitPoint(NamedTuple):
@@ -88,7 +88,7 @@ class Commits:
         self._whole = point  # batches that were full, which a job that is not complete goes on behind
         self._seconds_before = point.seconds
         self._started = time.perf_counter()
-        self._told_at = time.monotonic()
+        self._told_at: float | None = None  # nothing of this run: the first batch is told of at once
 
     def begin(self) -> None:
         """Write the first manifest, then cut the output to what it tells of.
@@ -128,7 +128,7 @@ class Commits:
         self.point = point._replace(queries=queries, asked=asked, figures=figures, seconds=seconds)
         if len(results) == self._batch_size:
             self._whole = self.point
-            if time.monotonic() - self._told_at >= _EVERY:
+            if self._told_at is None or time.monotonic() - self._told_at >= _EVERY:
                 self._tell_progress()
         return unwritten
 
@@ -147,6 +147,7 @@ class Commits:
             self._output.sync()
         with self._writing(self._manifest_at):
             self._tell("running", self.point)
+        self._told_at = time.monotonic()
 
     def finish(self) -> None:
         """All queries are done: the job is complete."""
@@ -182,7 +183,6 @@ class Commits:
             }
         )
         write_manifest(self._manifest_at, manifest, self._output.mode)
-        self._told_at = time.monotonic()
 
     @contextmanager
     def _writing(self, path: Path) -> Iterator[None]:
