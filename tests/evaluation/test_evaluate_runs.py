@@ -141,7 +141,7 @@ def test_memory_does_not_grow_with_the_queries():
 
     def look(done: int, of: int) -> None:
         if done % 100 == 0:
-            alive.append(sum(isinstance(one, SearchResult) and bool(one.hits) for one in gc.get_objects()))
+            alive.append(sum(type(one) is SearchResult and bool(one.hits) for one in gc.get_objects()))
 
     queries = (Query("red", id=str(number)) for number in range(200))
     qrels = {str(number): {"1": 1} for number in range(200)}
