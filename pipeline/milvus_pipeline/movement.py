@@ -22,7 +22,7 @@ class Ranking:
         type: its registered type.
         documents: ids of the hits, as texts.
         scores: what this stage, or what stood in for it, gave each of them; None where it gave none.
-        seconds: wall time of the stage, fallback included, for the batch that the query was part of.
+        seconds: wall time of the stage, fallback included: the query's share of what its batch took.
         status: what the stage did: "ok", "partial", "skipped" or "failed".
         reason: why it is not "ok", in words.
         stood_in: name of the fallback that did the work of a skipped stage.
@@ -136,7 +136,7 @@ def _ranking(result: SearchResult, reports: Sequence[StageReport], measures: Map
         type=own.type,
         documents=tuple(str(hit.id) for hit in result.hits),
         scores=tuple(hit.scores.get(worked.stage) for hit in result.hits),
-        seconds=sum(report.seconds for report in reports),
+        seconds=sum(report.seconds / report.batch_size for report in reports),
         status=own.status,
         reason=own.reason,
         stood_in=worked.stage if worked is not own and worked.status in ("ok", "partial") else None,

@@ -135,6 +135,13 @@ def test_progress_is_told_in_stage_runs():
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
+def test_times_of_a_movement_are_those_of_its_query():
+    """Its share of the batch, as everywhere in the figures."""
+    found = evaluate(pipeline(TableRerank(first=("c",))), QUERIES, QRELS, batch_size=2)
+    latencies = [stage.latency.p50 for stage in found.systems[0].stages]
+    assert [ranking.seconds for ranking in found.movements[0].rankings] == pytest.approx(latencies)
+
+
 def test_memory_does_not_grow_with_the_queries():
     """While 200 queries run, no more results are alive than those of the few that are under way."""
     alive = []

@@ -75,6 +75,19 @@ def test_labels_of_points_keep_off_each_other(count, width):
         assert len(boxes) == count
 
 
+def test_labels_of_points_keep_off_the_front():
+    """Where there is room, as there is for the names of six systems."""
+    root = parsed(scatter(evaluations.sweep(6).systems, "nDCG@10", 1060, 400))
+    corners = [tuple(map(float, corner.split())) for corner in root.find("./path").get("d")[1:].split("L")]
+    assert all(one[0] == other[0] or one[1] == other[1] for one, other in pairwise(corners))
+    for label in root.findall(".//text[@class='label']"):
+        half = len(label.text) * 12 * 0.65 / 2
+        x, y = float(label.get("x")), float(label.get("y"))
+        for (left, top), (right, bottom) in pairwise(corners):
+            beside = max(left, right) <= x - half or min(left, right) >= x + half
+            assert beside or max(top, bottom) <= y - 10 or min(top, bottom) >= y + 2
+
+
 def test_systems_in_one_spot_are_drawn():
     """Sixty systems of the same quality and latency do not hinder each other."""
     same = evaluations.sweep(2).systems[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from milvus_pipeline.evaluation.records import SystemFigures
@@ -25,13 +26,14 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 16, 18, 46
 _RADIUS: Final = 5.5
 _FONT: Final = 12
 _NAMED: Final = 8  # more systems than this are numbered
-_NAME_CELLS: Final = 26
+_NAME_CELLS: Final = 32
 _NEAR: Final = (10.0, 15.0, 21.0, 28.0, 36.0)
 _FAR: Final = (46.0, 58.0, 72.0, 90.0)
 _ANGLES: Final = (0, -45, 45, -90, 90, 180, -135, 135, -20, 20, -70, 70, -110, 110, 160, -160)  # degrees, right first
 _ANGLES_ON_FRONT: Final = (-135, -155, -115, -90, 180, *_ANGLES)  # above and left of the front there is nothing
 _LINE_FROM: Final = 22.0  # a label farther from its point than this has a line to it
 _LEAST_WIDTH_FOR_NAMES: Final = 560
+_LINE: Final = 1.0  # half of what the front's line is wide
 _AWAY: Final = 1e-9
 
 
@@ -79,13 +81,15 @@ def scatter(systems: Sequence[SystemFigures], measure: str, width: float, height
         for number, system in numbered
     ]
     _axes(root, across, up, measure, width, height)
-    _front(root, [point for point in points if point.system.on_front], across)
+    corners = _corners([point for point in points if point.system.on_front], across)
+    _front(root, corners)
     named = len(systems) <= _NAMED and width >= _LEAST_WIDTH_FOR_NAMES
     texts = {
         point.number: cut(point.system.name, _NAME_CELLS) if named and point.system.name else str(point.number)
         for point in points
     }
-    labels = _placed(points, texts, Box(_LEFT + 2, 2, width - 2, height - _BOTTOM - 2))
+    front = [_around(start, end) for start, end in pairwise(corners)]
+    labels = _placed(points, texts, front, Box(_LEFT + 2, 2, width - 2, height - _BOTTOM - 2))
     for point in sorted(points, key=lambda point: (point.system.on_front, -point.number)):
         _draw(root, point, texts[point.number], labels.get(point.number), measure)
     return rendered(root)
@@ -106,17 +110,28 @@ def _axes(root: Element, across: Scale, up: Scale, measure: str, width: float, h
     element("text", group, f"↑ {cut(measure, 24)}", x=2, y=12, class_="unit")
 
 
-def _front(root: Element, points: Sequence[_Point], across: Scale) -> None:
-    """The steps of what can be had: the best quality within a time."""
-    steps: list[str] = []
-    best = math.inf
+def _corners(points: Sequence[_Point], across: Scale) -> list[tuple[float, float]]:
+    """Of the steps of what can be had: the best quality within a time."""
+    corners: list[tuple[float, float]] = []
     for point in sorted(points, key=lambda point: (point.x, point.y)):
-        if point.y > best:
+        if corners and point.y > corners[-1][1]:
             continue
-        steps.append(f"H{point.x:.1f}V{point.y:.1f}" if steps else f"M{point.x:.1f} {point.y:.1f}")
-        best = point.y
-    if steps:
-        element("path", root, d=f"{''.join(steps)}H{across.end:.1f}", class_="front")
+        if corners:
+            corners.append((point.x, corners[-1][1]))
+        corners.append((point.x, point.y))
+    return [*corners, (across.end, corners[-1][1])] if corners else []
+
+
+def _front(root: Element, corners: Sequence[tuple[float, float]]) -> None:
+    if corners:
+        path = "L".join(f"{x:.1f} {y:.1f}" for x, y in corners)
+        element("path", root, d=f"M{path}", class_="front")
+
+
+def _around(start: tuple[float, float], end: tuple[float, float]) -> Box:
+    """The place that a line takes, which is level or upright."""
+    (x, y), (other_x, other_y) = start, end
+    return Box(min(x, other_x) - _LINE, min(y, other_y) - _LINE, max(x, other_x) + _LINE, max(y, other_y) + _LINE)
 
 
 def _draw(root: Element, point: _Point, text: str, label: _Label | None, measure: str) -> None:
@@ -134,13 +149,14 @@ def _draw(root: Element, point: _Point, text: str, label: _Label | None, measure
         element("circle", group, cx=point.x, cy=point.y, r=_RADIUS + 3.5, class_="ring")
 
 
-def _placed(points: Sequence[_Point], texts: Mapping[int, str], bounds: Box) -> dict[int, _Label]:
-    """Where the labels stand: near their points, on no other label and on no point."""
+def _placed(points: Sequence[_Point], texts: Mapping[int, str], front: Sequence[Box], bounds: Box) -> dict[int, _Label]:
+    """Where the labels stand: near their points, on no other label and no point, and off the front as far as may be."""
     taken = [point.box for point in points]
     labels: dict[int, _Label] = {}
     for point in sorted(points, key=lambda point: (not point.system.on_front, point.number != 1, point.number)):
         distances = _NEAR + _FAR if point.system.on_front or point.number == 1 else _NEAR
-        found = _free(point, texts[point.number], taken, bounds, distances)
+        found = _free(point, texts[point.number], [*taken, *front], bounds, distances)
+        found = found or _free(point, texts[point.number], taken, bounds, distances)
         if found is not None:
             labels[point.number] = found
             taken.append(found.box)
