@@ -136,7 +136,7 @@ def _ranking(result: SearchResult, reports: Sequence[StageReport], measures: Map
         type=own.type,
         documents=tuple(str(hit.id) for hit in result.hits),
         scores=tuple(hit.scores.get(worked.stage) for hit in result.hits),
-        seconds=sum(report.seconds / report.batch_size for report in reports),
+        seconds=sum(report.query_seconds for report in reports),
         status=own.status,
         reason=own.reason,
         stood_in=worked.stage if worked is not own and worked.status in ("ok", "partial") else None,

@@ -151,6 +151,11 @@ class StageReport:
     error: PipelineError | None = field(default=None, compare=False, repr=False)
 
     @property
+    def query_seconds(self) -> float:
+        """The query's share of ``seconds``."""
+        return self.seconds / max(self.batch_size, 1)
+
+    @property
     def usage(self) -> Mapping[str, int | float]:
         """What the query cost at the stage's service, in the provider's own words; empty where it cost nothing."""
         return _figures(self.details.get("usage"))

@@ -122,7 +122,7 @@ class Tally:
 
 def _seconds(reports: Sequence[StageReport]) -> float:
     """One query's share of the time that the reports tell of."""
-    return sum(report.seconds / report.batch_size for report in reports)
+    return sum(report.query_seconds for report in reports)
 
 
 def _status(reports: Sequence[StageReport]) -> StageStatus:

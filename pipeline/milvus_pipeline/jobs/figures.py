@@ -27,7 +27,7 @@ class StageTotals(BaseModel):
     def add(self, report: StageReport) -> None:
         """Add what the stage did for one query."""
         self.queries += 1
-        self.seconds += report.seconds / max(report.batch_size, 1)
+        self.seconds += report.query_seconds
         for word, number in report.usage.items():
             self.usage[word] = self.usage.get(word, 0) + number
         cached = report.details.get("cached", 0)
