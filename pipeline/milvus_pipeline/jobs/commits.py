@@ -6,6 +6,7 @@ it tells of has reached the disk. So it is never ahead of the output; where it i
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -88,7 +89,7 @@ class Commits:
         self._whole = point  # batches that were full, which a job that is not complete goes on behind
         self._seconds_before = point.seconds
         self._started = time.perf_counter()
-        self._told_at: float | None = None  # nothing of this run: the first batch is told of at once
+        self._told_at = -math.inf  # nothing of this run: the first batch is told of at once
 
     def begin(self) -> None:
         """Write the first manifest, then cut the output to what it tells of.
@@ -128,7 +129,7 @@ class Commits:
         self.point = point._replace(queries=queries, asked=asked, figures=figures, seconds=seconds)
         if len(results) == self._batch_size:
             self._whole = self.point
-            if self._told_at is None or time.monotonic() - self._told_at >= _EVERY:
+            if time.monotonic() - self._told_at >= _EVERY:
                 self._tell_progress()
         return unwritten
 
