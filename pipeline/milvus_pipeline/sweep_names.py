@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -80,24 +80,20 @@ def _differ(shortened: Sequence[str], full: Sequence[str]) -> bool:
 def _stage_labels(place: Place) -> list[str]:
     """The type of each stage put in, or its own name; with the fields that tell it from others of its type."""
     bases = [_base(value, place.stage) for value in place.values]
+    configs = [{} if value is None else value.config() for value in place.values]
     labels = []
-    for value, base in zip(place.values, bases, strict=True):
-        alike = [
-            other.config() for other, of in zip(place.values, bases, strict=True) if of == base and other is not None
-        ]
-        own = value.config() if value is not None else {}
-        told = {
-            key: _value_labels([own[key], *(other[key] for other in alike if other.get(key, own[key]) != own[key])])[0]
-            for key in own
-        }
-        differing = [
-            key for key in own if key != "name" and any(other.get(key, _ABSENT) != own[key] for other in alike)
-        ]
-        labels.append(" ".join([base, *(f"{key}={told[key]}" for key in differing)]))
+    for base, own in zip(bases, configs, strict=True):
+        alike = [other for other, of in zip(configs, bases, strict=True) if of == base and other]
+        labels.append(" ".join([base, *_telling(own, alike)]))
     return labels
 
 
-_ABSENT = object()
+def _telling(own: Mapping[str, Any], alike: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The fields of a stage, with their values, that tell it from those alike."""
+    for key, value in own.items():
+        others = [other[key] for other in alike if key in other and other[key] != value]
+        if key != "name" and (others or any(key not in other for other in alike)):
+            yield f"{key}={_value_labels([value, *others])[0]}"
 
 
 def _base(value: Stage | None, replaced: str) -> str:
