@@ -1,22 +1,18 @@
 """Jobs in real processes that are killed with SIGKILL, and go on: the output is that of a job that was left alone."""
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).parent.parent
+from support.processes import environment
 
 
 def killed(how, *arguments):
     """What the script of killed jobs saw."""
     command = [sys.executable, "-m", "support.killed_jobs", how, *map(str, arguments)]
-    done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": str(TESTS)}, capture_output=True, text=True, check=True, timeout=300
-    )
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True, timeout=300)
     assert done.stderr == ""
     return json.loads(done.stdout)
 

@@ -18,7 +18,7 @@ from milvus_pipeline import Pipeline, StageError, score_cache
 from milvus_pipeline.score_cache import acquire, release
 from support.counted import Counted
 from support.fakes import ListedSearch
-from support.processes import in_its_own_process
+from support.processes import environment, in_its_own_process
 
 
 @pytest.fixture
@@ -247,8 +247,7 @@ def test_what_was_scored_last_is_written_when_a_program_ends(file):
         "import sys; from support.counted import Counted\n"
         "Counted(cache=sys.argv[1])('red', [f'text {number}' for number in range(3000)])"
     )
-    environment = {**os.environ, "PYTHONPATH": "tests"}
-    subprocess.run([sys.executable, "-c", code, str(file)], env=environment, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code, str(file)], env=environment(), check=True, timeout=60)
     assert in_file(file) == 3000
 
 

@@ -10,10 +10,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-TESTS = Path(__file__).parent.parent
+_TESTS = Path(__file__).parent.parent
 _CALL = "import json, runpy, sys; runpy.run_path(sys.argv[1])[sys.argv[2]](*json.loads(sys.argv[3]))"
 
 _NOTICED = 5.0  # seconds
+
+
+def environment() -> dict[str, str]:
+    """Of a process that imports what supports the tests."""
+    return {**os.environ, "PYTHONPATH": str(_TESTS)}
 
 
 def hear_ctrl_c() -> None:
@@ -32,10 +37,9 @@ def in_its_own_process(file: str, function: str, *arguments: Any) -> subprocess.
     To fork a process in which gRPC has threads, as that of all tests, has the child abort at times.
     """
     called = [file, function, json.dumps(arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(TESTS)}
     return subprocess.run(
         [sys.executable, "-c", _CALL, *called],
-        env=environment,
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=120,

@@ -12,7 +12,6 @@ import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -31,12 +30,12 @@ from support.hosted_calls import (
     scored,
     stage,
 )
+from support.processes import environment
 from support.standins import StandIn, relevance
 
 JOBS = [RerankJob(QUERY, TEXTS)] * 6
 RIGHT = [relevance(QUERY, text) for text in TEXTS]
 HANGS = 30.0
-TESTS = Path(__file__).parents[2]
 
 
 @both_ways
@@ -206,8 +205,8 @@ def test_ctrl_c_ends_the_process(way, queries):
     with StandIn("cohere") as server:
         server.hold()
         arguments = [sys.executable, "-c", SCRIPT, way, server.url, str(queries)]
-        environment = {**os.environ, KEY_VARIABLE: server.key}
-        with subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        with_key = {**os.environ, KEY_VARIABLE: server.key}
+        with subprocess.Popen(arguments, env=with_key, stderr=subprocess.PIPE, text=True) as process:
             server.wait_for(min(queries, 2), timeout=60)
             process.send_signal(signal.SIGINT)
             _, told = process.communicate(timeout=HANGS)
@@ -219,6 +218,7 @@ def test_ctrl_c_ends_the_process(way, queries):
 TIDY = """
 import asyncio, gc, sys
 from support.hosted_calls import QUERY, TEXTS, abatch, batch, keyed, stage
+from support.processes import environment
 from support.standins import StandIn
 from milvus_pipeline import RerankJob
 jobs = [RerankJob(QUERY, TEXTS)] * 4
@@ -237,8 +237,7 @@ gc.collect()
 def test_a_process_ends_tidily(how):
     """With every warning shown: nothing is said of sockets, event loops or coroutines, closed or not."""
     arguments = [sys.executable, "-X", "dev", "-W", "error", "-c", TIDY, how]
-    environment = {**os.environ, "PYTHONPATH": str(TESTS)}
-    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     # Who leaves a stage open leaves the idle sockets of blocking calls to the end of the process.
     assert how == "open" or not done.stderr
