@@ -6,8 +6,9 @@ from typing import get_args
 import yaml
 from typer.testing import CliRunner
 
-from milvus_pipeline import Pipeline, Query, Reranker, registry
+from milvus_pipeline import Pipeline, Query, Reranker
 from milvus_pipeline.cli.app import app
+from milvus_pipeline.config.file import registry
 from milvus_pipeline.evaluation import variants_of
 from milvus_pipeline.records import Status
 from milvus_stages.hosted import HostedReranker

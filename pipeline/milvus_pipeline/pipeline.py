@@ -11,21 +11,20 @@ from typing import Any, Self
 
 from pydantic import ValidationError
 
-from milvus_pipeline import config as _config
-from milvus_pipeline.chain import check_chain, check_names
-from milvus_pipeline.checking import CHECK_SECONDS, checking
-from milvus_pipeline.checks import Finding
-from milvus_pipeline.collection import CollectionSpec
-from milvus_pipeline.deadline import Deadline, time_limit
-from milvus_pipeline.driving import adriven, driven
-from milvus_pipeline.dry_run import DryRun
+from milvus_pipeline.config import file as _config
+from milvus_pipeline.config.build import check_chain, check_names
+from milvus_pipeline.config.collection import CollectionSpec
+from milvus_pipeline.context import Deadline, time_limit
 from milvus_pipeline.errors import ConfigError, shown
-from milvus_pipeline.life import Life, unclosed_told
+from milvus_pipeline.findings import Finding
 from milvus_pipeline.problems import describe
 from milvus_pipeline.records import Query, SearchResult
-from milvus_pipeline.running import Call, allowed, is_number, settled, started, steps
+from milvus_pipeline.run.doctor import CHECK_SECONDS, checking
+from milvus_pipeline.run.dry_run import DryRun
+from milvus_pipeline.run.lifecycle import Life, unclosed_told
+from milvus_pipeline.run.loop import Call, adriven, allowed, driven, is_number, settled, started, steps
+from milvus_pipeline.run.stream import Batches, Streamed, streamed
 from milvus_pipeline.stage import Stage
-from milvus_pipeline.streaming import Batches, Streamed, streamed
 
 AnyQuery = str | Query
 

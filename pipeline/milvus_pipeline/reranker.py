@@ -12,13 +12,12 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import AliasChoices, Field, PrivateAttr, field_validator
 
-from milvus_pipeline.cached_scores import ScoredBefore, ascored, plan_rest, scored
-from milvus_pipeline.context import Context
-from milvus_pipeline.deadline import Deadline, time_limit
+from milvus_pipeline.context import Context, Deadline, time_limit
 from milvus_pipeline.errors import DeadlineError, QueryError, StageError
 from milvus_pipeline.ranking import checked_call, checked_scores, falling, warn_of_missing_texts
 from milvus_pipeline.records import Hit, RerankResult, SearchResult
-from milvus_pipeline.score_keys import source_of
+from milvus_pipeline.scores.keys import source_of
+from milvus_pipeline.scores.lookup import ScoredBefore, ascored, plan_rest, scored
 from milvus_pipeline.stage import Stage
 
 logger = logging.getLogger(__name__)

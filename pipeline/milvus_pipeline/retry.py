@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final, Self
 import tenacity
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from milvus_pipeline.deadline import Deadline
+from milvus_pipeline.context import Deadline
 from milvus_pipeline.errors import CircuitOpenError
 
 Retryable = Callable[[BaseException], bool]

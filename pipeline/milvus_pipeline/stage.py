@@ -27,10 +27,9 @@ from pydantic import (
     model_validator,
 )
 
-from milvus_pipeline.checks import CheckContext, Finding
-from milvus_pipeline.context import Context
-from milvus_pipeline.deadline import Deadline
+from milvus_pipeline.context import Context, Deadline
 from milvus_pipeline.errors import ConfigError
+from milvus_pipeline.findings import CheckContext, Finding
 from milvus_pipeline.problems import describe, kind_of, suggestion, takes_bool, word_of
 from milvus_pipeline.records import SearchResult
 

@@ -4,6 +4,7 @@ Importing this module loads no model and no client; a stage imports what it need
 """
 
 from milvus_stages.encode.encoder import Encode
+from milvus_stages.milvus.search import MilvusSearch
 from milvus_stages.rerank.bge import BGE
 from milvus_stages.rerank.cohere import Cohere
 from milvus_stages.rerank.cross_encoder import CrossEncoder
@@ -15,7 +16,6 @@ from milvus_stages.rerank.pymilvus_model import PymilvusModel
 from milvus_stages.rerank.rerank_api import RerankAPI
 from milvus_stages.rerank.tei import TEI
 from milvus_stages.rerank.voyage import Voyage
-from milvus_stages.retrieve.milvus import MilvusSearch
 from milvus_stages.truncate.truncate import Truncate
 
 __all__ = [

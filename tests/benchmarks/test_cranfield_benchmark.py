@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from milvus_pipeline import Pipeline
-from milvus_pipeline.evaluation.qrels import read_qrels
-from milvus_pipeline.jobs.formats import TrecRun
-from milvus_pipeline.jobs.lines import read_lines
-from milvus_pipeline.jobs.queries import read_queries
+from milvus_pipeline.files.lines import read_lines
+from milvus_pipeline.files.qrels import read_qrels
+from milvus_pipeline.files.queries import read_queries
+from milvus_pipeline.files.results import TrecRun
 
 ir_measures = pytest.importorskip("ir_measures")
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel
 
 from milvus_pipeline import RetrySettings
-from milvus_pipeline.cli.describe import said_type
+from milvus_pipeline.cli.stages import said_type
 
 
 class FieldPair(BaseModel):

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from milvus_pipeline.wording import figures_said
+from milvus_pipeline.text import figures_said
 from support import paid
 from support.processes import interrupted
 

@@ -28,7 +28,7 @@ from milvus_pipeline import (
     Stage,
     registry,
 )
-from milvus_pipeline.registry import GROUP
+from milvus_pipeline.config.registry import GROUP
 from support.specimens import TEXTS, World, specimen
 
 NAMES = sorted({point.name for point in entry_points(group=GROUP)})

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from milvus_pipeline import PASSING_STATUSES, Reranker, ServiceError, StageError, registry
+from milvus_pipeline import PASSING_STATUSES, Reranker, ServiceError, StageError
+from milvus_pipeline.config.file import registry
 from milvus_stages import Cohere, hosted
 from support.fakes import ListedSearch
 from support.hosted import QUERY, STAGES, TEXTS, ask

@@ -8,7 +8,7 @@ import pytest
 from milvus_pipeline import ConfigError, Pipeline, Query, SearchResult
 from milvus_pipeline.errors import InputError
 from milvus_pipeline.evaluation import evaluate
-from milvus_pipeline.jobs.formats import TrecRun
+from milvus_pipeline.files.results import TrecRun
 from support.evaluated import Preparing, TableRerank, TableSearch, calls, setups
 from support.fakes import FirstOnly
 

@@ -5,8 +5,8 @@ import pytest
 
 from milvus_pipeline import Fallback, Hit, Pipeline, Query, SearchResult, StageReport
 from milvus_pipeline.evaluation import evaluate
+from milvus_pipeline.evaluation.figures import Tally
 from milvus_pipeline.evaluation.measures import Measures
-from milvus_pipeline.evaluation.tally import Tally
 from milvus_pipeline.evaluation.tree import tree_of
 from support.evaluated import TableRerank, TableSearch
 from support.fakes import Faulty

@@ -13,7 +13,7 @@ from hatchling.builders.wheel import WheelBuilder
 
 from milvus_pipeline.errors import PipelineError
 from milvus_pipeline.evaluation.report import report_html, write_report
-from milvus_pipeline.evaluation.report.words import seconds_said, value_said
+from milvus_pipeline.evaluation.report.prose import seconds_said, value_said
 from support import evaluations
 
 ROOT = Path(__file__).parent.parent.parent

@@ -10,11 +10,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from milvus_pipeline.evaluation.report.bump import Places, bump_chart, drawn, shade
+from milvus_pipeline.evaluation.report.prose import money_said, p_said, seconds_said, signed
+from milvus_pipeline.evaluation.report.prose import test_said as said_of_the_test
 from milvus_pipeline.evaluation.report.scatter import scatter
 from milvus_pipeline.evaluation.report.stage_charts import latency_chart, quality_chart
 from milvus_pipeline.evaluation.report.svg import Scale, cut, fitting
-from milvus_pipeline.evaluation.report.words import money_said, p_said, seconds_said, signed
-from milvus_pipeline.evaluation.report.words import test_said as said_of_the_test
 from support import evaluations
 
 POSITIVE = st.floats(min_value=1e-6, max_value=1e6)

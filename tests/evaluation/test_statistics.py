@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
-from milvus_pipeline.evaluation.statistics import TESTS, corrected, paired
+from milvus_pipeline.evaluation.significance import TESTS, corrected, paired
 
 stats = pytest.importorskip("scipy.stats")
 multitest = pytest.importorskip("statsmodels.stats.multitest")

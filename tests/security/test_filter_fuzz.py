@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pymilvus import DataType, MilvusClient
 
 from milvus_pipeline import QueryError
-from milvus_stages.retrieve.filters import joined
+from milvus_stages.milvus.filters import joined
 
 fixed = settings(derandomize=True, deadline=None, max_examples=100)
 

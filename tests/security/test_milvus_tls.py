@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import serialization
 
 from milvus_pipeline import ConfigError, Pipeline, Query, RetrySettings, SearchResult, StageError
 from milvus_stages import MilvusSearch
-from milvus_stages.retrieve.sharing import shared
+from milvus_stages.milvus.client.pool import shared
 from support.specimens import World
 
 from .milvus_front import front, written

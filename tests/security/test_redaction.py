@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from milvus_pipeline import Context, Deadline, Hit, Pipeline, Query, SearchResult, Stage, StageError
 from milvus_pipeline.cli.app import app
-from milvus_pipeline.registry import GROUP
+from milvus_pipeline.config.registry import GROUP
 from milvus_stages import MilvusSearch
 from support import fakes
 from support.specimens import DIM, TEXTS, World, specimen

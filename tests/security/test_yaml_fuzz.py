@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from milvus_pipeline import ConfigError
-from milvus_pipeline.config import build, parse_config, read_config, to_yaml
-from milvus_pipeline.yaml_source import MAX_CHARACTERS, MAX_DEPTH, parse_yaml
+from milvus_pipeline.config.file import build, parse_config, read_config, to_yaml
+from milvus_pipeline.config.yaml import MAX_CHARACTERS, MAX_DEPTH, parse_yaml
 
 SOON = 30.0
 """Seconds. The worst of these documents takes two; without a bound, each would take hours or all memory."""

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 from milvus_pipeline.evaluation.records import Comparison, Evaluation, Latency, StageFigures, SystemFigures
-from milvus_pipeline.movement import Movement, Ranking
+from milvus_pipeline.explain import Movement, Ranking
 
 HOSTILE = (
     "</script><img src=x onerror=alert(1)>",

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from milvus_pipeline import Stage, registry
+from milvus_pipeline import Stage
+from milvus_pipeline.config.file import registry
 from support.standins import StandIn
 
 DIM = 16

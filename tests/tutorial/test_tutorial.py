@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from milvus_pipeline import Pipeline
-from milvus_pipeline.evaluation.qrels import read_qrels
-from milvus_pipeline.passages import passages
+from milvus_pipeline.files.qrels import read_qrels
+from milvus_pipeline.ingest.passages import passages
 from support.console import Block, blocks_of, difference
 from support.walkthrough import Walkthrough
 

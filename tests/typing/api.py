@@ -43,8 +43,8 @@ from milvus_pipeline.evaluation import (
     variants_of,
     write_report,
 )
+from milvus_pipeline.ingest.passages import passages
 from milvus_pipeline.jobs import JobProgress, JobReport, Manifest, manifest_path, read_manifest, read_queries, run_job
-from milvus_pipeline.passages import passages
 from milvus_stages import BGE, TEI, Cohere, CrossEncoder, Encode, LateInteraction, MilvusSearch, RerankAPI, Truncate
 from milvus_stages.hosted import FromEnv, HostedReranker, HostedRetry, Limits, Reply
 

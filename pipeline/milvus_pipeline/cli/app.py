@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-from milvus_pipeline.cli import checks, describe, doctor, evaluate, explain, ingest, run, split
+from milvus_pipeline.cli import doctor, evaluate, explain, ingest, run, split
+from milvus_pipeline.cli import stages as describe
+from milvus_pipeline.cli import validate as checks
 from milvus_pipeline.extras import DISTRIBUTION
 
 app = typer.Typer(

@@ -13,13 +13,13 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from milvus_pipeline.checking import CHECK_SECONDS
-from milvus_pipeline.checks import Finding, Level
-from milvus_pipeline.cli.faults import FAILED, Debug, reported
-from milvus_pipeline.cli.outputs import opened
+from milvus_pipeline.cli.exit_codes import FAILED, Debug, reported
 from milvus_pipeline.cli.tables import console_on, shown
-from milvus_pipeline.jobs.formats import json_text
+from milvus_pipeline.cli.writers import opened
+from milvus_pipeline.files.results import json_text
+from milvus_pipeline.findings import Finding, Level
 from milvus_pipeline.pipeline import Pipeline
+from milvus_pipeline.run.doctor import CHECK_SECONDS
 
 _STYLES: Final[dict[Level, str]] = {"ok": "green", "warning": "yellow", "error": "bold red"}
 _INGEST: Final = "`milvus-pipeline ingest`"

@@ -11,18 +11,18 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from milvus_pipeline.cli.batches import Asked, Batch, answers, count_of
-from milvus_pipeline.cli.faults import FAILED, tell
-from milvus_pipeline.cli.outputs import Format, opened
+from milvus_pipeline.cli.exit_codes import FAILED, tell
+from milvus_pipeline.cli.options import Asked, Batch, answers, count_of
+from milvus_pipeline.cli.summary import Tally
 from milvus_pipeline.cli.tables import console_on, progress_bar, shown
-from milvus_pipeline.cli.tally import Tally
-from milvus_pipeline.dry_run import DryRun
+from milvus_pipeline.cli.writers import Format, opened
 from milvus_pipeline.errors import PipelineError
-from milvus_pipeline.jobs.formats import json_line
+from milvus_pipeline.files.results import json_line
 from milvus_pipeline.records import SearchResult
+from milvus_pipeline.run.dry_run import DryRun
 from milvus_pipeline.stage import Stage
+from milvus_pipeline.text import counted, number_said
 from milvus_pipeline.usage import Figures, Totals
-from milvus_pipeline.wording import counted, number_said
 
 _WORDS = {"requests": "requests", "documents": "documents", "tokens": "est. tokens"}
 

@@ -18,16 +18,16 @@ from milvus_pipeline.cli.evaluation_outputs import (
     chosen_evaluation_format,
     write_evaluation,
 )
-from milvus_pipeline.cli.faults import FAILED, Debug, UsageError, reported, tell, tell_error
+from milvus_pipeline.cli.exit_codes import FAILED, Debug, UsageError, reported, tell, tell_error
 from milvus_pipeline.cli.tables import progress_bar
 from milvus_pipeline.errors import PipelineError
 from milvus_pipeline.evaluation import Evaluation, evaluate
 from milvus_pipeline.evaluation.measures import Measures
-from milvus_pipeline.evaluation.qrels import qrels_file, read_qrels
-from milvus_pipeline.evaluation.sweep import Variant, systems_of
+from milvus_pipeline.evaluation.variants import Variant, systems_of
 from milvus_pipeline.extras import require
-from milvus_pipeline.jobs.lines import STDIN
-from milvus_pipeline.jobs.queries import InputFormat, read_queries, source_file
+from milvus_pipeline.files.lines import STDIN
+from milvus_pipeline.files.qrels import qrels_file, read_qrels
+from milvus_pipeline.files.queries import InputFormat, read_queries, source_file
 from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.problems import suggestion
 

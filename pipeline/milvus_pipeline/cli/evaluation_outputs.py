@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from milvus_pipeline.cli.evaluation_tables import print_evaluation
-from milvus_pipeline.cli.faults import UsageError
-from milvus_pipeline.cli.outputs import check_output, opened
+from milvus_pipeline.cli.exit_codes import UsageError
 from milvus_pipeline.cli.tables import console_on
-from milvus_pipeline.evaluation.lookup import Lookup
-from milvus_pipeline.evaluation.records import Evaluation, Latency, StageFigures, SystemFigures
-from milvus_pipeline.jobs.formats import OutputError, TrecRun, json_text
+from milvus_pipeline.cli.writers import check_output, opened
+from milvus_pipeline.evaluation.records import Evaluation, Latency, Lookup, StageFigures, SystemFigures
+from milvus_pipeline.files.results import OutputError, TrecRun, json_text
 from milvus_pipeline.records import SearchResult
 
 _UNSAFE = re.compile(r"[^\w.=+-]+", re.ASCII)

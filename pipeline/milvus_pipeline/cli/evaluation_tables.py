@@ -3,18 +3,75 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
+from rich import box
 from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
 from rich.text import Text
 
-from milvus_pipeline.cli.column_groups import Column, Group, print_groups
 from milvus_pipeline.cli.tables import shown
-from milvus_pipeline.evaluation.lookup import Lookup
 from milvus_pipeline.evaluation.pareto import best_system
-from milvus_pipeline.evaluation.records import Comparison, Evaluation, StageFigures, SystemFigures
-from milvus_pipeline.evaluation.report.words import money_said, signed, test_said, value_said
-from milvus_pipeline.wording import counted, figures_said
+from milvus_pipeline.evaluation.records import Comparison, Evaluation, Lookup, StageFigures, SystemFigures
+from milvus_pipeline.evaluation.report.prose import money_said, signed, test_said, value_said
+from milvus_pipeline.text import counted, figures_said
+
+_BETWEEN = 2  # blanks between columns: one of padding, one of the box
+_MOST_FOR_NAMES = 0.5  # of the width
+_LEAST_NAMES = 12
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column with its cells, one a row."""
+
+    header: str
+    cells: Sequence[Text]
+    justify: Literal["left", "center", "right"] = "right"
+
+    @property
+    def width(self) -> int:
+        """Signs that it takes unbroken."""
+        return max(len(self.header), *(cell.cell_len for cell in self.cells))
+
+
+Group = Sequence[Column]
+"""Columns that stay together."""
+
+
+def print_groups(console: Console, rows: Column, groups: Sequence[Group], *, indent: int = 0) -> None:
+    """Print the groups beside each other as far as they fit, each table led by the column that names the rows."""
+    room = console.width - indent
+    lead = min(rows.width, max(_LEAST_NAMES, int(room * _MOST_FOR_NAMES)))
+    for packed in _packed(groups, room - lead - _BETWEEN):
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, _BETWEEN - 1, 0, 0))
+        table.add_column(rows.header, justify=rows.justify, width=lead, overflow="fold")
+        for column in packed:
+            wide = column.width > room - lead - _BETWEEN
+            table.add_column(column.header, justify=column.justify, no_wrap=not wide, overflow="fold")
+        for row in zip(rows.cells, *(column.cells for column in packed), strict=True):
+            table.add_row(*row)
+        console.print(Padding(table, (0, 0, 0, indent), expand=False))
+        console.print()
+
+
+def _packed(groups: Sequence[Group], room: int) -> Iterator[list[Column]]:
+    """The columns of each table: as many groups as there is room for, at least one."""
+    columns: list[Column] = []
+    taken = 0
+    for group in groups:
+        width = sum(column.width + _BETWEEN for column in group)
+        if columns and taken + width > room:
+            yield columns
+            columns, taken = [], 0
+        columns.extend(group)
+        taken += width
+    if columns:
+        yield columns
+
 
 _ALL_SHOWN = 4
 """Up to so many systems, the stages of each are shown; of more, those of the baseline and of the best."""

@@ -9,13 +9,13 @@ from typing import Annotated
 
 import typer
 
-from milvus_pipeline.cli.faults import Debug, UsageError, reported, tell
+from milvus_pipeline.cli.exit_codes import Debug, UsageError, reported, tell
 from milvus_pipeline.cli.movement_table import MovementTable
-from milvus_pipeline.cli.outputs import opened
-from milvus_pipeline.evaluation.qrels import read_qrels
-from milvus_pipeline.jobs.formats import json_line
-from milvus_pipeline.jobs.queries import read_queries
-from milvus_pipeline.movement import explain
+from milvus_pipeline.cli.writers import opened
+from milvus_pipeline.explain import explain
+from milvus_pipeline.files.qrels import read_qrels
+from milvus_pipeline.files.queries import read_queries
+from milvus_pipeline.files.results import json_line
 from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.records import Query, SearchResult
 

@@ -10,11 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-from milvus_pipeline.cli.faults import Debug, UsageError, reported, tell
+from milvus_pipeline.cli.exit_codes import Debug, UsageError, reported, tell
 from milvus_pipeline.cli.tables import progress_bar
 from milvus_pipeline.errors import IngestError
-from milvus_pipeline.ingest import ingest as ingest_records
-from milvus_pipeline.jobs.lines import STDIN, Line, read_lines
+from milvus_pipeline.files.lines import STDIN, Line, read_lines
+from milvus_pipeline.ingest.ingest import ingest as ingest_records
 from milvus_pipeline.pipeline import Pipeline
 
 _NUMBERED = re.compile(r"(?<!['\"])\brecord (\d+)(?=[:;])")

@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from milvus_pipeline.cli.tables import console_on, cut, shown, step, time_said
-from milvus_pipeline.movement import Movement, Ranking
-from milvus_pipeline.wording import STATUS_SAID
+from milvus_pipeline.explain import Movement, Ranking
+from milvus_pipeline.text import STATUS_SAID
 
 _INDENT: Final = 2
 _BETWEEN: Final = 2  # a blank, and the box's own

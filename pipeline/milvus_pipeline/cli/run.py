@@ -9,18 +9,17 @@ from typing import Annotated, TextIO
 
 import typer
 
-from milvus_pipeline.cli.bar import JobBar
-from milvus_pipeline.cli.batches import Asked, answered_batches, check_asked, count_of, is_job, read_batches, source_of
 from milvus_pipeline.cli.dry_run import planned
-from milvus_pipeline.cli.faults import FAILED, Debug, UsageError, check_nothing_run, reported
-from milvus_pipeline.cli.job import run_as_job
-from milvus_pipeline.cli.outputs import Format, Lines, Writer, chosen_format, opened
-from milvus_pipeline.cli.signals import ended_by_sigterm
+from milvus_pipeline.cli.exit_codes import FAILED, Debug, UsageError, check_nothing_run, ended_by_sigterm, reported
+from milvus_pipeline.cli.options import Asked, answered_batches, check_asked, count_of, is_job, read_batches, source_of
+from milvus_pipeline.cli.progress import JobBar
+from milvus_pipeline.cli.run_job import run_as_job
+from milvus_pipeline.cli.summary import Tally
 from milvus_pipeline.cli.tables import ResultTables
-from milvus_pipeline.cli.tally import Tally
+from milvus_pipeline.cli.writers import Format, Lines, Writer, chosen_format, opened
 from milvus_pipeline.errors import PipelineError
-from milvus_pipeline.jobs.formats import JsonLines, OutputError, TrecRun
-from milvus_pipeline.jobs.queries import BadLines, InputFormat
+from milvus_pipeline.files.queries import BadLines, InputFormat
+from milvus_pipeline.files.results import JsonLines, OutputError, TrecRun
 from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.records import SearchResult
 

@@ -14,10 +14,10 @@ from typing import IO, Annotated, TextIO, cast
 
 import typer
 
-from milvus_pipeline.cli.faults import Debug, reported, tell
-from milvus_pipeline.cli.outputs import check_output
-from milvus_pipeline.jobs.formats import OutputError, json_line
-from milvus_pipeline.wording import counted
+from milvus_pipeline.cli.exit_codes import Debug, reported, tell
+from milvus_pipeline.cli.writers import check_output
+from milvus_pipeline.files.results import OutputError, json_line
+from milvus_pipeline.text import counted
 
 
 class BadFiles(StrEnum):
@@ -50,7 +50,7 @@ def split(
     characters. Each has an _id (FILE#NUMBER), a title (the path of headings, or the file's name), its text, and its
     file.
     """
-    from milvus_pipeline.passages import passages  # no other command needs the parser of Markdown
+    from milvus_pipeline.ingest.passages import passages  # no other command needs the parser of Markdown
 
     check_output(output, overwrite, None)
     skip = (lambda message: tell(f"warning: {message}; left out")) if bad_files is BadFiles.SKIP else None

@@ -14,9 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from milvus_pipeline.printable import printable
 from milvus_pipeline.records import Hit, SearchResult
-from milvus_pipeline.wording import STATUS_SAID, figures_said
+from milvus_pipeline.text import STATUS_SAID, figures_said, printable
 
 _ID_WIDTH = 24
 _LEAST_TEXT = 16

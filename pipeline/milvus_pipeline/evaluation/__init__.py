@@ -1,10 +1,10 @@
 """Quality, latency and cost of pipelines on judged queries, stage by stage."""
 
 from milvus_pipeline.evaluation.evaluate import evaluate
-from milvus_pipeline.evaluation.qrels import Qrels, read_qrels
 from milvus_pipeline.evaluation.records import Comparison, Evaluation, Latency, StageFigures, SystemFigures
 from milvus_pipeline.evaluation.report import report_html, write_report
-from milvus_pipeline.evaluation.sweep import Variant, systems_of, variants_of
+from milvus_pipeline.evaluation.variants import Variant, systems_of, variants_of
+from milvus_pipeline.files.qrels import Qrels, read_qrels
 
 __all__ = [
     "Comparison",

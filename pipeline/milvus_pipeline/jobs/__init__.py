@@ -1,13 +1,11 @@
 """Retrieval jobs: many queries from a file, through a pipeline, into a file; resumable."""
 
 from milvus_pipeline.errors import InputError
+from milvus_pipeline.files.queries import BadLines, InputFormat, read_queries, survey
+from milvus_pipeline.files.results import JsonLines, OutputError, OutputFormat, TrecRun
 from milvus_pipeline.jobs.claim import ResumeError
-from milvus_pipeline.jobs.figures import Figures, StageTotals
-from milvus_pipeline.jobs.formats import JsonLines, OutputError, OutputFormat, TrecRun
-from milvus_pipeline.jobs.job import run_job
-from milvus_pipeline.jobs.manifest import Manifest, manifest_path, read_manifest
-from milvus_pipeline.jobs.outcome import JobProgress, JobReport, StoppedError
-from milvus_pipeline.jobs.queries import BadLines, InputFormat, read_queries, survey
+from milvus_pipeline.jobs.job import JobProgress, JobReport, StoppedError, run_job
+from milvus_pipeline.jobs.manifest import Figures, Manifest, StageTotals, manifest_path, read_manifest
 
 __all__ = [
     "BadLines",

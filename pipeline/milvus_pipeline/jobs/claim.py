@@ -3,16 +3,44 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn
 
-from milvus_pipeline.errors import InputError
-from milvus_pipeline.jobs.differences import differences
+from milvus_pipeline.errors import InputError, shown
+from milvus_pipeline.files.queries import source_file
 from milvus_pipeline.jobs.manifest import Manifest, Options, Output, fresh_path, manifest_path, read_manifest
 from milvus_pipeline.jobs.output import OutputFile
-from milvus_pipeline.jobs.queries import source_file
+
+
+def differences(was: Any, now: Any, place: str = "") -> Iterator[str]:
+    """Each place at which two pieces of plain data differ: ``stages[1].limit: was 100, is 50``.
+
+    Args:
+        was: mappings, lists, texts, numbers.
+        now: the same later.
+        place: what leads every place.
+    """
+    if isinstance(was, Mapping) and isinstance(now, Mapping):
+        for key in dict.fromkeys([*was, *now]):
+            inner = f"{place}.{key}" if place else str(key)
+            if key not in now:
+                yield f"{inner}: was {shown(was[key])}, is not set"
+            elif key not in was:
+                yield f"{inner}: was not set, is {shown(now[key])}"
+            else:
+                yield from differences(was[key], now[key], inner)
+    elif isinstance(was, list) and isinstance(now, list) and len(was) == len(now):
+        for position, (before, after) in enumerate(zip(was, now, strict=True)):
+            yield from differences(before, after, f"{place}[{position}]")
+    elif isinstance(was, list) and isinstance(now, list):
+        yield f"{place}: had {len(was)} entries, has {len(now)}"
+        for position, (before, after) in enumerate(zip(was, now, strict=False)):
+            yield from differences(before, after, f"{place}[{position}]")
+    elif was != now or isinstance(was, bool) != isinstance(now, bool):
+        yield f"{place}: was {shown(was)}, is {shown(now)}"
+
 
 _NO_MATTER: Final = ("sweep", "collection")
 """Parts of a configuration that only other commands read: what ``evaluate`` compares, what ``ingest`` makes."""

@@ -13,9 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from milvus_pipeline.jobs.figures import Figures
-from milvus_pipeline.jobs.formats import LineFormat, OutputError
-from milvus_pipeline.jobs.manifest import Manifest, Point, Progress, State, now, write_manifest
+from milvus_pipeline.files.results import LineFormat, OutputError
+from milvus_pipeline.jobs.manifest import Figures, Manifest, Point, Progress, State, now, write_manifest
 from milvus_pipeline.jobs.output import OutputFile, gzip_member
 from milvus_pipeline.records import SearchResult
 

@@ -5,28 +5,111 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
-from milvus_pipeline.errors import InputError, shown
-from milvus_pipeline.jobs.answering import answered
-from milvus_pipeline.jobs.claim import Claim, check_output, check_same_identity, check_same_job, claimed
+from milvus_pipeline.errors import InputError, PipelineError, shown
+from milvus_pipeline.files.queries import BadLines, InputFormat
+from milvus_pipeline.files.results import JsonLines, LineFormat, OutputError, OutputFormat, TrecRun, format_of
+from milvus_pipeline.jobs.batches import Item, Reading
+from milvus_pipeline.jobs.claim import Claim, check_output, check_same_identity, check_same_job, claimed, differences
 from milvus_pipeline.jobs.commits import CommitPoint, Commits
-from milvus_pipeline.jobs.differences import differences
-from milvus_pipeline.jobs.figures import Figures
-from milvus_pipeline.jobs.formats import JsonLines, LineFormat, OutputError, OutputFormat, TrecRun, format_of
-from milvus_pipeline.jobs.manifest import Change, Input, Manifest, Options, Output, Times, now
-from milvus_pipeline.jobs.outcome import JobProgress, JobReport, StoppedError
+from milvus_pipeline.jobs.manifest import (
+    Change,
+    Figures,
+    Input,
+    Manifest,
+    Options,
+    Output,
+    Times,
+    config_of,
+    identity_of,
+    now,
+    versions_of,
+)
 from milvus_pipeline.jobs.output import OutputFile
-from milvus_pipeline.jobs.provenance import config_of, identity_of, versions_of
-from milvus_pipeline.jobs.queries import BadLines, InputFormat
-from milvus_pipeline.jobs.reading import Item, Reading
 from milvus_pipeline.pipeline import Pipeline
-from milvus_pipeline.records import SearchResult
-from milvus_pipeline.running import allowed
+from milvus_pipeline.records import Query, SearchResult
+from milvus_pipeline.run.loop import allowed
+
+
+class JobProgress(NamedTuple):
+    """How far a job is.
+
+    Args:
+        queries: number of queries done, in all runs of the job.
+        before: how many of them were done before this run.
+        failed: how many of them failed.
+        opened_in: seconds that the pipeline took to open.
+    """
+
+    queries: int
+    before: int
+    failed: int
+    opened_in: float
+
+
+@dataclass(frozen=True, slots=True)
+class JobReport:
+    """What became of a job.
+
+    Args:
+        output: the file of results.
+        manifest: the file that tells about the job, beside the output.
+        queries: number of queries, each with one line in a JSONL output, and failed ones without a line in a TREC run.
+        before: how many of them were done before this run; all of them where nothing was left to do.
+        figures: counts by status and reason, usage and seconds by stage, of all runs together.
+    """
+
+    output: Path
+    manifest: Path
+    queries: int
+    before: int
+    figures: Figures
+
+    @property
+    def failed(self) -> int:
+        """Number of queries that failed, or whose result could not be written."""
+        return self.figures.failed
+
+
+class StoppedError(PipelineError):
+    """A job has stopped at a query that failed in a stage, as it was asked to."""
+
+
+def answered(
+    pipeline: Pipeline, batches: Iterable[Sequence[Item]], timeout: float | None
+) -> Generator[list[SearchResult], None, None]:
+    """The results of one batch after another, in constant memory, the stages at work on different ones.
+
+    Args:
+        pipeline: what answers; see ``Pipeline.run_batches``.
+        batches: queries, and results that are there already, such as those of bad lines; read a little ahead.
+        timeout: seconds that each batch may take; the pipeline's own by default.
+
+    Yields:
+        For each batch one result an item, in their order; failed queries have theirs, too.
+    """
+    under_way: deque[Sequence[Item]] = deque()
+
+    def asked() -> Iterator[list[Query]]:
+        for batch in batches:
+            under_way.append(batch)
+            yield [item for item in batch if isinstance(item, Query)]
+
+    stream = pipeline.run_batches(asked(), timeout=timeout, return_errors=True)
+    try:
+        for found in stream:
+            answers = iter(found)
+            yield [next(answers) if isinstance(item, Query) else item for item in under_way.popleft()]
+    finally:
+        stream.close()
+
 
 logger = logging.getLogger(__name__)
 

@@ -18,11 +18,11 @@ from milvus_pipeline import (
     SearchResult,
     StageError,
 )
-from milvus_stages._checkup import encoder_findings
-from milvus_stages._layout import read_object
-from milvus_stages._models import Kind, LoadedModel, LocalModel, max_length_of
-from milvus_stages._pace import Clock, TextWork, ending_in_time, in_words, until_time_is_up, work_off
-from milvus_stages.encode._modules import Head, read_head
+from milvus_stages.doctors.local import encoder_findings
+from milvus_stages.local.anytime import Clock, TextWork, ending_in_time, in_words, until_time_is_up, work_off
+from milvus_stages.local.files import read_object
+from milvus_stages.local.head import Head, read_head
+from milvus_stages.local.models import Kind, LoadedModel, LocalModel, max_length_of
 
 if TYPE_CHECKING:
     import numpy as np

@@ -3,10 +3,10 @@
 Subclass ``HostedReranker``, name the endpoint and the key, and write ``payload``.
 """
 
-from milvus_stages._secrets import FromEnv
 from milvus_stages.hosted.plan import Limits, estimated_tokens
 from milvus_stages.hosted.replies import BadReply, Received, Reply, counted, listed, members
 from milvus_stages.hosted.reranker import BaseURL, HostedReranker, HostedRetry
+from milvus_stages.privacy.secrets import FromEnv
 
 __all__ = [
     "BadReply",

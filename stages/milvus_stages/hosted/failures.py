@@ -11,8 +11,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from milvus_pipeline import ServiceError, retry_after
-from milvus_stages._redaction import SECRET_LEFT_OUT, Hidden
 from milvus_stages.hosted.replies import Received, members
+from milvus_stages.privacy.redaction import SECRET_LEFT_OUT, Hidden
 
 if TYPE_CHECKING:
     from milvus_stages.hosted.reranker import HostedReranker

@@ -24,14 +24,14 @@ from milvus_pipeline import (
     ServiceError,
     StageError,
 )
-from milvus_stages._redaction import proxy_secrets
-from milvus_stages._secrets import FromEnv, VariableName, environment, names_a_secret, secret_from
-from milvus_stages.hosted.checkup import service_findings
-from milvus_stages.hosted.exchange import Exchange
+from milvus_stages.doctors.hosted import service_findings
+from milvus_stages.hosted.conversation import KeyRefusal, Work
+from milvus_stages.hosted.http.transport import USER_AGENT, Transport
 from milvus_stages.hosted.plan import Limits, Plan, plan
 from milvus_stages.hosted.replies import Received, Reply, counted, listed, members
-from milvus_stages.hosted.transport import USER_AGENT, Transport
-from milvus_stages.hosted.work import KeyRefusal, Work
+from milvus_stages.hosted.send import Exchange
+from milvus_stages.privacy.redaction import proxy_secrets
+from milvus_stages.privacy.secrets import FromEnv, VariableName, environment, names_a_secret, secret_from
 
 _OWN_HEADERS = frozenset({"content-type", "content-length", "transfer-encoding", "connection", "host"})
 """Headers that the transport writes."""

@@ -11,9 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from milvus_pipeline import StageError, require, suggestion
-from milvus_stages._identity import Origin
-from milvus_stages._location import locate_here
-from milvus_stages.retrieve.connection import pymilvus_for
+from milvus_stages.local.files import Origin, locate_here
+from milvus_stages.milvus.client.server import pymilvus_for
 
 _EXTRA: Final = "pymilvus-model"
 _PICKLES: Final = ("*.bin",)  # which some of its functions load

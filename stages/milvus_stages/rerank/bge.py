@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, cast
 from pydantic import Field, PrivateAttr, model_validator
 
 from milvus_pipeline import StageError
-from milvus_stages._models import LoadedModel, max_length_of
-from milvus_stages._tokens import Ids, Row, Tokens
-from milvus_stages.rerank._torch import Check, PairReranker
+from milvus_stages.local.models import LoadedModel, max_length_of
+from milvus_stages.local.pair_reranker import Check, PairReranker
+from milvus_stages.local.tokens import Ids, Row, Tokens
 
 if TYPE_CHECKING:
     import torch

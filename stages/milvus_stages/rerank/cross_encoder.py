@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, cast
 from pydantic import Field, PrivateAttr, StrictInt
 
 from milvus_pipeline import StageError, shown
-from milvus_stages._layout import module_list, read_object
-from milvus_stages._models import LoadedModel, max_length_of
-from milvus_stages._tokens import Tokens
-from milvus_stages.rerank._activation import Activation, activation_module, saved_activation
-from milvus_stages.rerank._torch import PairReranker
+from milvus_stages.local.activation import Activation, activation_module, saved_activation
+from milvus_stages.local.files import module_list, read_object
+from milvus_stages.local.models import LoadedModel, max_length_of
+from milvus_stages.local.pair_reranker import PairReranker
+from milvus_stages.local.tokens import Tokens
 
 if TYPE_CHECKING:
     import torch

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
 from pydantic import Field, PrivateAttr
 
 from milvus_pipeline import DeadlineError, QueryError, RerankJob, StageError
-from milvus_stages._layout import module_list
-from milvus_stages._models import Kind, LoadedModel, max_length_of
-from milvus_stages._pace import Clock, TextWork, in_words, work_off
-from milvus_stages.rerank._torch import LocalReranker, Scores, by_rank, warn_of_cuts
+from milvus_stages.local.anytime import Clock, TextWork, in_words, work_off
+from milvus_stages.local.files import module_list
+from milvus_stages.local.models import Kind, LoadedModel, max_length_of
+from milvus_stages.local.pair_reranker import LocalReranker, Scores, by_rank, warn_of_cuts
 
 if TYPE_CHECKING:
     import torch

@@ -22,11 +22,11 @@ from milvus_pipeline import (
     RerankJob,
     StageError,
 )
-from milvus_stages._identity import Origin
-from milvus_stages._pace import in_words, until_time_is_up
-from milvus_stages._redaction import Hidden, chain_is_clean
-from milvus_stages._secrets import environment, plain_arguments, resolved_arguments
 from milvus_stages.hosted.plan import Limits, plan
+from milvus_stages.local.anytime import in_words, until_time_is_up
+from milvus_stages.local.files import Origin
+from milvus_stages.privacy.redaction import Hidden, chain_is_clean
+from milvus_stages.privacy.secrets import environment, plain_arguments, resolved_arguments
 from milvus_stages.rerank._pymilvus_library import (
     LOCAL,
     PAIRWISE,

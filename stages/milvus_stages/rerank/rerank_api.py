@@ -7,8 +7,8 @@ from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import BeforeValidator, Field, PrivateAttr
 
-from milvus_stages._secrets import plain_arguments, resolved_arguments
 from milvus_stages.hosted import BaseURL, HostedReranker, Limits
+from milvus_stages.privacy.secrets import plain_arguments, resolved_arguments
 
 _OWN: Final = {
     "query": "is the query's text",

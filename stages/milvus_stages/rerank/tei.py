@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 
 from milvus_pipeline import ServiceError
 from milvus_stages.hosted import BaseURL, HostedReranker, Limits, Reply, listed
-from milvus_stages.hosted.identity import served
+from milvus_stages.hosted.model_info import served
 
 
 class TEI(HostedReranker):

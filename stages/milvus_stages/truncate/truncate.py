@@ -8,9 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AliasChoices, Field, PrivateAttr, model_validator
 
 from milvus_pipeline import CheckContext, Context, Finding, Hit, SearchResult, Stage, StageError
-from milvus_stages.truncate._budget import Budget, Cost
-from milvus_stages.truncate._checkup import budget_findings
-from milvus_stages.truncate._tokenizer import TokenCounter, load_counter
+from milvus_stages.doctors.truncate import budget_findings
+from milvus_stages.truncate.budget import Budget, Cost, TokenCounter, load_counter
 
 
 class Truncate(Stage):

@@ -8,7 +8,7 @@ import sentence_transformers
 
 from milvus_pipeline import Context, Deadline, DeadlineError, Pipeline, Query, SearchResult, StageError
 from milvus_stages import Encode
-from milvus_stages._location import locate
+from milvus_stages.local.files import locate
 from support.checkpoints import SIZES, encoder, write_json
 from support.slow_model import slowed
 

@@ -11,7 +11,7 @@ import torch
 
 from milvus_pipeline import ConfigError, StageError
 from milvus_stages import BGE, CrossEncoder, Encode, LateInteraction
-from milvus_stages._location import locate
+from milvus_stages.local.files import locate
 from support.checkpoints import encoder, with_config
 
 
@@ -179,7 +179,7 @@ def test_a_missing_extra_is_named(kind):
 
 
 LOCATE = (
-    "from milvus_stages._location import locate\n"
+    "from milvus_stages.local.files import locate\n"
     "try:\n"
     "    print(locate('some-org/some-model', wanted_by='test'))\n"
     "except Exception as error:\n"

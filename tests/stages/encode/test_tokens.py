@@ -7,8 +7,8 @@ from tokenizers.models import BPE, Model, WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from milvus_pipeline import DeadlineError, StageError
-from milvus_stages import _tokens
-from milvus_stages._tokens import Row, TextTokenizer, batches
+from milvus_stages.local import tokens as _tokens
+from milvus_stages.local.tokens import Row, TextTokenizer, batches
 from support.checkpoints import bert_classifier, xlm_roberta_classifier
 
 TEXTS = ["", "plum", " Where is the red plum? ", "zebra é 猫 [SEP] </s>", "jam " * 30]

@@ -19,7 +19,7 @@ import pytest
 
 from milvus_pipeline import Pipeline, RerankJob, StageError
 from milvus_stages import RerankAPI
-from milvus_stages.hosted import clients
+from milvus_stages.hosted.http import clients
 from support.fakes import ListedSearch
 from support.hosted_calls import KEY_VARIABLE, QUERY, QUICK, abatch, batch, both_ways, keyed, stage
 from support.standins import Reply, StandIn

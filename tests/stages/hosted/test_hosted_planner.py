@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from milvus_pipeline import RerankJob
-from milvus_stages.hosted import throttle
+from milvus_stages.hosted import limits as throttle
 from support.hosted_calls import QUERY, TEXTS, ask, both_ways, order, scored, sent
 from support.standins import Reply, StandIn, ranking, relevance, tokens
 

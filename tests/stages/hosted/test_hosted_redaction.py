@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from milvus_stages._redaction import SECRET_LEFT_OUT, Hidden, proxy_secrets, repeats, without_secrets
 from milvus_stages.hosted.failures import Private
+from milvus_stages.privacy.redaction import SECRET_LEFT_OUT, Hidden, proxy_secrets, repeats, without_secrets
 from support.hosted_calls import ask, both_ways
 from support.standins import Reply, StandIn
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milvus_pipeline import RerankJob
-from milvus_stages.hosted import BadReply, Received, counted, listed, members, transport
+from milvus_stages.hosted import BadReply, Received, counted, listed, members
+from milvus_stages.hosted.http import transport
 from milvus_stages.hosted.replies import checked, read_json
 from support import standins
 from support.hosted_calls import QUERY, TEXTS, ask, both_ways, each_provider, opened, order, stage

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from milvus_stages._redaction import SECRET_LEFT_OUT, repeats, without_secrets
+from milvus_stages.privacy.redaction import SECRET_LEFT_OUT, repeats, without_secrets
 
 WORDS = st.text("abcdefghij 0123", min_size=20, max_size=60).map(lambda text: " ".join(text.split()))
 

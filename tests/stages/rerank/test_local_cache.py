@@ -8,7 +8,7 @@ import pytest
 
 from milvus_pipeline import Context, Deadline, Hit, Query, SearchResult
 from milvus_stages import BGE, CrossEncoder, LateInteraction, PymilvusModel
-from milvus_stages._models import LoadedModel
+from milvus_stages.local.models import LoadedModel
 
 TEXTS = [f"a text of {'many ' * (number % 17)} words about plum number {number}" for number in range(40)] + [""]
 QUERIES = ["red plum", "number 7", "many words"]

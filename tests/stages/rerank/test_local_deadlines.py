@@ -12,7 +12,7 @@ import torch
 
 from milvus_pipeline import Context, Deadline, DeadlineError, Hit, Pipeline, Query, RerankJob, SearchResult, StageError
 from milvus_stages import BGE, CrossEncoder, LateInteraction, Truncate
-from milvus_stages._pace import Clock, until_time_is_up
+from milvus_stages.local.anytime import Clock, until_time_is_up
 from support.checkpoints import WORDS
 from support.fakes import ListedSearch
 from support.slow_model import slowed

@@ -14,7 +14,7 @@ import pytest
 
 from milvus_pipeline import CheckContext, Context, Deadline, Finding, Hit, Query, SearchResult
 from milvus_stages import BGE, CrossEncoder, Encode, LateInteraction, PymilvusModel, Truncate
-from milvus_stages._checkup import QUERY_TOKENS
+from milvus_stages.doctors.local import QUERY_TOKENS
 from support.checkpoints import bert_classifier, encoder
 
 QUERY = " ".join(["plum"] * QUERY_TOKENS)

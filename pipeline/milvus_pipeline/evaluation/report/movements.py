@@ -9,7 +9,7 @@ from typing import Final
 from milvus_pipeline.evaluation.records import Evaluation
 from milvus_pipeline.evaluation.report.bump import DEEPEST, bump_chart, drawn, shade
 from milvus_pipeline.evaluation.report.svg import cut
-from milvus_pipeline.movement import Movement
+from milvus_pipeline.explain import Movement
 
 _QUERY_CELLS: Final = 400
 _BEGINNING_CELLS: Final = 150

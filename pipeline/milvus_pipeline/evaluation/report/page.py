@@ -9,22 +9,21 @@ from typing import Any, Final
 
 import yaml
 
-from milvus_pipeline.config import to_yaml
-from milvus_pipeline.evaluation.lookup import Lookup
+from milvus_pipeline.config.file import to_yaml
 from milvus_pipeline.evaluation.pareto import best_system
-from milvus_pipeline.evaluation.records import Comparison, Evaluation, StageFigures, SystemFigures
-from milvus_pipeline.evaluation.report.answers import (
+from milvus_pipeline.evaluation.records import Comparison, Evaluation, Lookup, StageFigures, SystemFigures
+from milvus_pipeline.evaluation.report.prose import (
     Answer,
     Tile,
     answers,
     ranking_stages,
     systems_tiles,
+    test_said,
     tiles,
 )
 from milvus_pipeline.evaluation.report.scatter import is_drawn, scatter
 from milvus_pipeline.evaluation.report.stage_charts import latency_chart, quality_chart
-from milvus_pipeline.evaluation.report.words import test_said
-from milvus_pipeline.wording import counted, figures_said
+from milvus_pipeline.text import counted, figures_said
 
 _THIRD: Final = 340  # width of a picture of which three stand side by side, in CSS pixels
 _HALF: Final = 500

@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Final
 
 from milvus_pipeline.evaluation.records import SystemFigures
+from milvus_pipeline.evaluation.report.prose import seconds_said, value_said
 from milvus_pipeline.evaluation.report.svg import (
     Box,
     Element,
@@ -20,7 +21,6 @@ from milvus_pipeline.evaluation.report.svg import (
     rendered,
     width_of,
 )
-from milvus_pipeline.evaluation.report.words import seconds_said, value_said
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 16, 18, 46
 _RADIUS: Final = 5.5

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from milvus_pipeline.evaluation.records import Comparison, Latency, StageFigures, SystemFigures
+from milvus_pipeline.evaluation.report.prose import p_said, seconds_said, signed, value_said
 from milvus_pipeline.evaluation.report.svg import Element, Scale, cut, drawing, element, rendered
-from milvus_pipeline.evaluation.report.words import p_said, seconds_said, signed, value_said
 
 _ROW: Final = 78
 _BAR_TOP: Final = 24

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 from rich.cells import cell_len
 from rich.text import Text
 
-from milvus_pipeline.printable import printable
+from milvus_pipeline.text import printable
 
 Element = ElementTree.Element
 

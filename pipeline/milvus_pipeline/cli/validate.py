@@ -1,0 +1,45 @@
+"""``milvus-pipeline validate`` and ``milvus-pipeline schema``: configurations, without running them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from milvus_pipeline.cli.exit_codes import BAD_USAGE, Debug, reported, tell_error
+from milvus_pipeline.config.file import json_schema
+from milvus_pipeline.errors import ConfigError
+from milvus_pipeline.evaluation.variants import variants_of
+from milvus_pipeline.files.results import json_text
+from milvus_pipeline.pipeline import Pipeline
+from milvus_pipeline.text import counted
+
+
+@reported
+def validate(
+    configs: Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="Pipelines, YAML files.")],
+    debug: Debug = False,
+) -> int:
+    """Check configurations without opening anything: every problem with its file, place and line.
+
+    Ends with 2 if any of them is wrong.
+    """
+    code = 0
+    for path in configs:
+        try:
+            pipeline = Pipeline.from_yaml(path)
+        except ConfigError as error:
+            tell_error(error)
+            code = BAD_USAGE
+        else:
+            variants = f" ({counted(len(variants_of(pipeline)), 'variant')})" if pipeline.sweep else ""
+            typer.echo(f"{path}: ok: {' -> '.join(stage.name for stage in pipeline.stages)}{variants}")
+    return code
+
+
+@reported
+def schema(debug: Debug = False) -> int:
+    """Print the JSON Schema of a configuration, with every registered stage, for editors."""
+    typer.echo(json_text(json_schema(), indent=2))
+    return 0

@@ -1,0 +1,99 @@
+"""What ``run`` writes: JSON lines or a TREC run, and where."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol, TextIO
+
+from milvus_pipeline.cli.exit_codes import UsageError
+from milvus_pipeline.files.results import LineFormat, OutputError, format_of
+from milvus_pipeline.records import SearchResult
+
+
+class Format(StrEnum):
+    """How results are written."""
+
+    TABLE = "table"
+    JSONL = "jsonl"
+    TREC = "trec"
+
+
+class Writer(Protocol):
+    """Writes results, one at a time. OutputError where one does not fit the format."""
+
+    def write(self, result: SearchResult) -> None:
+        """Write one result."""
+
+
+class Lines:
+    """Writes results in a format of lines."""
+
+    def __init__(self, stream: TextIO, line_format: LineFormat) -> None:
+        self._stream = stream
+        self._format = line_format
+
+    def write(self, result: SearchResult) -> None:
+        """Write one result."""
+        self._stream.write(self._format.text(result))
+
+
+def chosen_format(asked: Format | None, output: Path | None) -> Format:
+    """The format asked for, else by the file's name, else a table for a terminal and JSON lines for the rest."""
+    if asked is not None:
+        return asked
+    if output is not None:
+        return Format(format_of(output).value)
+    return Format.TABLE if sys.stdout.isatty() else Format.JSONL
+
+
+def check_output(path: Path | None, overwrite: bool, source: Path | None) -> None:
+    """Find out before any work whether the output can be written.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder; give the name of a file in it")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: the folder {path.parent} does not exist; make it first")
+    if path.exists() and source is not None and source.exists() and path.samefile(source):
+        raise UsageError(f"{path}: is the file of queries itself; write to another file")
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path}: exists already; choose another file, or pass --overwrite")
+
+
+@contextmanager
+def opened(path: Path | None, overwrite: bool) -> Iterator[TextIO]:
+    """The file, or stdout, for text. JSON and TREC runs are UTF-8 whatever the locale.
+
+    A lone surrogate, which UTF-8 cannot hold, is written as the JSON escape it came from.
+
+    Raises:
+        UsageError: the file cannot be opened.
+        OutputError: it cannot take what is written, as its disk is full, say.
+        BrokenPipeError: the reader of stdout has left.
+    """
+    if path is None:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+        file: AbstractContextManager[TextIO] = nullcontext(sys.stdout)
+    else:
+        try:
+            file = path.open("w" if overwrite else "x", encoding="utf-8", errors="backslashreplace", newline="\n")
+        except OSError as error:
+            raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
+    try:
+        with file as stream:
+            yield stream
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        reason = error.strerror or error
+        raise OutputError(f"{path or 'stdout'}: cannot be written: {reason}; what it holds is not whole") from error

@@ -1,0 +1,1 @@
+"""From YAML or data to stages that fit together."""

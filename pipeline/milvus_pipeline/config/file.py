@@ -1,0 +1,204 @@
+"""A pipeline's configuration as data: parsed from YAML or a mapping, checked, and written back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+
+from milvus_pipeline.config.build import check_chain, check_names, stage_of
+from milvus_pipeline.config.collection import CollectionSpec
+from milvus_pipeline.config.registry import Registry, registry
+from milvus_pipeline.config.sweep import expand
+from milvus_pipeline.config.sweep_paths import as_data
+from milvus_pipeline.config.yaml import Source, parse_yaml, read_yaml
+from milvus_pipeline.problems import Problem, problems_of
+from milvus_pipeline.stage import Stage
+
+
+class PipelineConfig(BaseModel):
+    """The top level of a configuration file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, arbitrary_types_allowed=True)
+
+    name: Annotated[str, Field(min_length=1, description="Name in messages and in the tag of a TREC run.")] = "pipeline"
+    timeout: Annotated[
+        float | None, Field(gt=0, allow_inf_nan=False, description="Seconds that a query may take through all stages.")
+    ] = None
+    stages: Annotated[list[Any], Field(min_length=1, description="The stages, in the order they run.")]
+    collection: Annotated[
+        CollectionSpec | None, Field(description="The collection that `ingest` makes for this pipeline.")
+    ] = None
+    sweep: Annotated[
+        dict[str, Annotated[list[Any], Field(min_length=1)]] | None,
+        Field(
+            min_length=1,
+            description="Variants that `evaluate` compares: values to try for each place in the stages, in all "
+            "combinations. A place is STAGE.FIELD (milvus_search.limit), with further keys where the field is a "
+            "mapping (milvus_search.params.nprobe), or STAGE alone, whose values are whole stages, or null for none.",
+        ),
+    ] = None
+
+
+def read_config(path: str | Path) -> PipelineConfig:
+    """The configuration in a YAML file, its stages built and their chain checked.
+
+    Raises:
+        ConfigError: whatever is wrong with it, every problem on a line of its own with file, place and line.
+    """
+    return build(read_yaml(path))
+
+
+def parse_config(text: str, origin: str = "<yaml>") -> PipelineConfig:
+    """``read_config`` for a text."""
+    return build(parse_yaml(text, origin))
+
+
+def from_mapping(data: Mapping[str, Any], origin: str = "<config>") -> PipelineConfig:
+    """``read_config`` for plain data."""
+    return build(Source(dict(data), origin))
+
+
+def build(source: Source, stage_types: Registry = registry) -> PipelineConfig:
+    """Turn parsed data into a checked configuration."""
+    problems: list[Problem] = []
+    config = None
+    try:
+        config = PipelineConfig.model_validate(source.data)
+    except ValidationError as error:
+        problems = problems_of(error, PipelineConfig)
+    given = source.data.get("stages")
+    stages: list[Stage] = []
+    for position, data in enumerate(given if isinstance(given, list) else []):
+        built = stage_of(data, ("stages", position), stage_types)
+        if isinstance(built, Stage):
+            stages.append(built)
+        else:
+            problems.extend(built)
+    # What is wrong with a value that is missing is only that it is missing.
+    unset = {problem.path for problem in source.problems}
+    problems = [*source.problems, *(problem for problem in problems if problem.path not in unset)]
+    # Whether stages fit together can be said only of stages that are right by themselves.
+    problems = problems or check_names(stages) + check_chain(stages)
+    if not problems and config is not None and config.sweep is not None:
+        _, problems = expand(stages, config.sweep, stage_types)
+    if problems or config is None:
+        raise source.error(sorted(problems, key=source.line))
+    return config.model_copy(update={"stages": stages})
+
+
+def to_data(
+    stages: tuple[Stage, ...],
+    *,
+    name: str,
+    timeout: float | None,
+    collection: CollectionSpec | None,
+    sweep: Mapping[str, list[Any]] | None,
+) -> dict[str, Any]:
+    """The configuration as plain data, without what is at its default."""
+    data: dict[str, Any] = {"name": name}
+    if timeout is not None:
+        data["timeout"] = timeout
+    data["stages"] = [stage.config() for stage in stages]
+    if collection is not None:
+        data["collection"] = collection.config()
+    if sweep is not None:
+        data["sweep"] = {place: as_data(values) for place, values in sweep.items()}
+    return data
+
+
+def to_yaml(data: Mapping[str, Any]) -> str:
+    """Plain data as YAML that ``parse_config`` reads back to the same."""
+    return yaml.dump(_escaped(data), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes the rarer line breaks as escapes, which only double quotes have: as they are, they are read as blanks."""
+
+    def represent_str(self, text: str) -> yaml.ScalarNode:
+        style = '"' if any(sign in text for sign in "\x85\u2028\u2029") else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
+
+
+def _escaped(data: Any) -> Any:
+    """``$`` doubled in every text, so that reading it back finds no variable in it."""
+    if isinstance(data, str):
+        return data.replace("$", "$$")
+    if isinstance(data, Mapping):
+        return {key: _escaped(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_escaped(value) for value in data]
+    return data
+
+
+def json_schema(stage_types: Registry = registry) -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a configuration file, with every registered stage, for editors."""
+    schema = PipelineConfig.model_json_schema()
+    definitions = schema.setdefault("$defs", {})
+    stages = []
+    for kind in stage_types.names():
+        own = stage_types.get(kind).model_json_schema(ref_template="#/$defs/{model}")
+        definitions.update(own.pop("$defs", {}))
+        own["properties"] = {
+            "type": {"const": kind, "description": "The stage's registered type."},
+            **own["properties"],
+        }
+        own["required"] = ["type", *own.get("required", [])]
+        _add_aliases(own, stage_types.get(kind))
+        _add_fallback(own["properties"]["on_error"])
+        definitions[f"stage_{kind}"] = own
+        stages.append({"$ref": f"#/$defs/stage_{kind}"})
+    schema["properties"]["stages"]["items"] = {"oneOf": stages}
+    _add_whole_stages(schema["properties"]["sweep"], stages)
+    definitions["fallback"] = {
+        "type": "object",
+        "properties": {"fallback": {"description": "The stage that stands in.", "oneOf": stages}},
+        "required": ["fallback"],
+        "additionalProperties": False,
+    }
+    for part in (schema, *definitions.values()):
+        properties = part.get("properties", {})
+        part["properties"] = {name: _or_variable(value) for name, value in properties.items()}
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "Milvus search pipeline"
+    return schema
+
+
+_VARIABLE = {"type": "string", "pattern": r"\$\{", "description": "A value from the environment."}
+
+
+def _or_variable(value: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a value, or ``${VAR}`` in its place where a number or a truth value is wanted."""
+    kinds = {part.get("type") for part in (value, *value.get("anyOf", []))}
+    if not kinds & {"integer", "number", "boolean"} or "string" in kinds:
+        return value
+    said: dict[str, Any] = {key: value[key] for key in ("title", "description", "default") if key in value}
+    alternatives = value.get("anyOf") or [{key: part for key, part in value.items() if key not in said}]
+    return {**said, "anyOf": [*alternatives, _VARIABLE]}
+
+
+def _add_fallback(on_error: dict[str, Any]) -> None:
+    """A stage in the place of "raise" and "skip", which the schema of a single stage cannot name."""
+    on_error["anyOf"] = [{"enum": on_error.pop("enum")}, {"$ref": "#/$defs/fallback"}]
+
+
+def _add_whole_stages(sweep: dict[str, Any], stages: list[dict[str, Any]]) -> None:
+    """What a place without a dot takes: whole stages. Only names with dots in them are not told from fields so."""
+    described = next(part for part in sweep["anyOf"] if part.get("type") == "object")
+    described["patternProperties"] = {
+        r"^[^.]+$": {"type": "array", "items": {"oneOf": [*stages, {"type": "null"}]}, "minItems": 1}
+    }
+
+
+def _add_aliases(schema: dict[str, Any], cls: type[Stage]) -> None:
+    """Properties for the other names of fields, which pydantic's own schema leaves out."""
+    for name, field in cls.model_fields.items():
+        if isinstance(field.validation_alias, AliasChoices):
+            for alias in field.validation_alias.choices:
+                schema["properties"].setdefault(str(alias), schema["properties"][name])

@@ -1,0 +1,1 @@
+"""Files to records, and records to a Milvus collection."""

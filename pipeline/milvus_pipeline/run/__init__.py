@@ -1,0 +1,1 @@
+"""The engine: runs a batch of queries through the stages."""

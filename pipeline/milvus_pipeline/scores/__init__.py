@@ -1,0 +1,1 @@
+"""Reranker scores, kept in a file between runs."""

@@ -1,0 +1,1 @@
+"""HTTP clients with a total deadline; nothing here knows about reranking."""

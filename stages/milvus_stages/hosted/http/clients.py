@@ -1,0 +1,193 @@
+"""httpx clients, lent to one request at a time.
+
+A client has one connection: at every request the pool of httpx looks, for each of its connections, at all of them,
+which for some dozens takes longer than all else together. And a client whose request did not come to its end is not
+used again: where a task is cancelled at the wrong moment, its pool takes the connection for busy for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+
+from milvus_pipeline import StageError
+from milvus_stages.hosted.http.watchdog import Line, SeverableLine
+
+if TYPE_CHECKING:
+    import httpx
+
+KEPT_SECONDS: Final = 60.0
+"""An idle connection is kept so long, so that a backend with a query now and then need not connect for each."""
+
+
+def closed_error() -> StageError:
+    """That a request found its transport closed."""
+    return StageError("the stage was closed while the query ran; close a pipeline when its queries are answered")
+
+
+class _Idle(NamedTuple):
+    client: httpx.Client
+    line: SeverableLine
+    since: float
+
+
+class Clients:
+    """Clients for blocking callers.
+
+    Args:
+        make: makes one.
+        tls: whether their connections are encrypted.
+    """
+
+    def __init__(self, make: Callable[[], httpx.Client], *, tls: bool) -> None:
+        self._make = make
+        self._tls = tls
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, without closing anything: after a fork the connections are the parent's."""
+        self._lock = threading.Lock()
+        self._closed = False
+        self._idle: deque[_Idle] = deque()
+
+    @contextmanager
+    def lent(self) -> Iterator[tuple[httpx.Client, SeverableLine]]:
+        """A client that nobody else uses; the one that was used last, whose connection is likeliest to stand."""
+        with self._lock:
+            if self._closed:
+                raise closed_error()
+            found, stale = _taken(self._idle)
+        client, line = (found.client, found.line) if found else (self._make(), SeverableLine(tls=self._tls))
+        try:
+            for old in stale:
+                old.client.close()
+            yield client, line
+        except BaseException:
+            client.close()
+            raise
+        with self._lock:
+            if kept := not self._closed:
+                self._idle.append(_Idle(client, line, time.monotonic()))
+        if not kept:
+            client.close()
+
+    def close(self) -> None:
+        """Close the idle clients now, and those in use when they come back."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, deque()
+        for each in idle:
+            each.client.close()
+
+
+class _AsyncIdle(NamedTuple):
+    client: httpx.AsyncClient
+    line: Line
+    since: float
+
+
+_AnyIdle = TypeVar("_AnyIdle", _Idle, _AsyncIdle)
+
+
+class AsyncClients:
+    """Clients for the tasks of any number of event loops; each stays with its event loop.
+
+    Args:
+        make: makes one.
+        tls: whether their connections are encrypted.
+    """
+
+    def __init__(self, make: Callable[[], httpx.AsyncClient], *, tls: bool) -> None:
+        self._make = make
+        self._tls = tls
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, without closing anything: after a fork the connections are the parent's."""
+        self._lock = threading.Lock()
+        self._closed = False
+        self._idle: dict[asyncio.AbstractEventLoop, deque[_AsyncIdle]] = {}
+        self._ends: dict[asyncio.AbstractEventLoop, AsyncGenerator[None, None]] = {}
+
+    @asynccontextmanager
+    async def lent(self) -> AsyncIterator[tuple[httpx.AsyncClient, Line]]:
+        """A client of this event loop that no other task uses; the one that was used last."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            if self._closed:
+                raise closed_error()
+            for ended in [each for each in self._ends if each.is_closed()]:
+                del self._ends[ended]
+                self._idle.pop(ended, None)  # its clients can be neither used nor closed any more
+            if new := loop not in self._ends:
+                self._ends[loop] = self._end_of_loop()
+            idle = self._idle.setdefault(loop, deque())
+            found, stale = _taken(idle)
+        if stale:
+            _begin_to_close(loop, stale)  # not waited for: who is cancelled meanwhile would lose them
+        client, line = (found.client, found.line) if found else (self._make(), Line(tls=self._tls))
+        try:
+            if new:
+                await anext(self._ends[loop])
+            yield client, line
+        except BaseException:
+            await client.aclose()
+            raise
+        with self._lock:
+            # Another queue where this loop's clients were closed meanwhile.
+            if kept := self._idle.get(loop) is idle:
+                idle.append(_AsyncIdle(client, line, time.monotonic()))
+        if not kept:
+            await client.aclose()
+
+    async def _end_of_loop(self) -> AsyncGenerator[None, None]:
+        """Closes the clients of an event loop that ends, which first ends the generators that were begun on it."""
+        try:
+            yield
+        finally:
+            await self.aclose_here()
+
+    async def aclose_here(self) -> None:
+        """Close the clients of this event loop. Who is lent one next gets another."""
+        with self._lock:
+            idle = self._idle.pop(asyncio.get_running_loop(), deque())
+        await _aclose(idle)
+
+    def close(self) -> None:
+        """Have the idle clients closed by their event loops, and those in use when they come back."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, {}
+        for loop, clients in idle.items():
+            with suppress(RuntimeError):  # it has ended
+                loop.call_soon_threadsafe(_begin_to_close, loop, clients)
+
+
+def _taken(idle: deque[_AnyIdle]) -> tuple[_AnyIdle | None, list[_AnyIdle]]:
+    """Take the one that was used last out of those that are idle, and all that have been so for too long."""
+    found = idle.pop() if idle else None
+    before = time.monotonic() - KEPT_SECONDS
+    stale = []
+    while idle and idle[0].since <= before:
+        stale.append(idle.popleft())
+    return found, stale
+
+
+_closing: set[asyncio.Task[None]] = set()
+"""An event loop itself holds its tasks only weakly."""
+
+
+def _begin_to_close(loop: asyncio.AbstractEventLoop, clients: Iterable[_AsyncIdle]) -> None:
+    task = loop.create_task(_aclose(clients))
+    _closing.add(task)
+    task.add_done_callback(_closing.discard)
+
+
+async def _aclose(clients: Iterable[_AsyncIdle]) -> None:
+    for each in clients:
+        await each.client.aclose()

@@ -1,0 +1,197 @@
+"""What follows a transformer in a sentence-transformers model, as the model's own files say: pooling and the rest.
+
+The file ``modules.json`` lists the steps, each with a folder of its own that holds its ``config.json``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from milvus_pipeline import StageError
+from milvus_stages.local.files import module_list, read_object
+
+if TYPE_CHECKING:
+    import torch
+
+Pool = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
+Step = Callable[["torch.Tensor"], "torch.Tensor"]
+
+_LEGACY_MODES = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+_ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU")
+
+
+class Head(NamedTuple):
+    """How the hidden states of a text's tokens become its vector.
+
+    Args:
+        modes: the poolings, whose results are put side by side.
+        steps: what is done to the pooled vectors afterwards, in order.
+        normalizes: whether one of the steps gives the vectors unit length.
+        pools_prompt: whether the tokens of a prompt count in pooling.
+        known: False where the model's files do not say, and mean pooling is assumed.
+    """
+
+    modes: tuple[str, ...]
+    steps: tuple[Step, ...]
+    normalizes: bool
+    pools_prompt: bool
+    known: bool
+
+    def __call__(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Vectors ``(texts, dim)`` from hidden states ``(texts, tokens, hidden)`` and their mask ``(texts, tokens)``.
+
+        Every text has at least one token, and the padding is on the right.
+        """
+        import torch
+
+        vectors = torch.cat([_POOLS[mode](hidden.float(), mask) for mode in self.modes], dim=-1)
+        for step in self.steps:
+            vectors = step(vectors)
+        return vectors
+
+
+def read_head(folder: Path, device: torch.device, normalize: bool | None) -> Head:
+    """The head that a model's files describe.
+
+    Args:
+        folder: the model.
+        device: where its weights go.
+        normalize: True or False override what the files say about unit length.
+
+    Raises:
+        StageError: the files name a step that is not known here, or are damaged.
+    """
+    modules = module_list(folder)
+    if modules is None:
+        return Head(("mean",), (normalized,) if normalize else (), bool(normalize), True, False)
+    modes: tuple[str, ...] | None = None
+    pools_prompt = True
+    steps: list[Step] = []
+    for kind, path in modules[1:]:
+        if kind == "Pooling" and modes is None:
+            config = read_object(path / "config.json")
+            modes, pools_prompt = _modes(config, path), bool(config.get("include_prompt", True))
+        elif kind == "Dense" and modes is not None:
+            steps.append(_dense(path, device))
+        elif kind == "Normalize" and modes is not None:
+            if normalize is not False:
+                steps.append(normalized)
+        else:
+            raise StageError(f"{folder / 'modules.json'}: the step {kind!r} is not supported at its place")
+    if modes is None:
+        raise StageError(f"{folder / 'modules.json'}: has no Pooling, so the model gives no vector for a text")
+    if normalize and normalized not in steps[-1:]:
+        steps.append(normalized)
+    return Head(modes, tuple(steps), normalized in steps, pools_prompt, True)
+
+
+def output_dim(folder: Path, hidden: int) -> int:
+    """Length of the vectors of the head that a model's files describe, without its weights.
+
+    Args:
+        folder: the model.
+        hidden: size of the transformer's hidden states.
+
+    Raises:
+        StageError: the files are damaged, or name a pooling that is not known here.
+    """
+    dim = hidden
+    for kind, path in (module_list(folder) or [])[1:]:
+        config = read_object(path / "config.json")
+        if kind == "Pooling":
+            dim = hidden * len(_modes(config, path))
+        elif kind == "Dense":
+            dim = int(config.get("out_features", dim))
+    return dim
+
+
+def normalized(vectors: torch.Tensor) -> torch.Tensor:
+    """The vectors at unit length; a zero vector stays zero."""
+    import torch
+
+    return torch.nn.functional.normalize(vectors, dim=-1)
+
+
+def _modes(config: dict[str, Any], path: Path) -> tuple[str, ...]:
+    given = config.get("pooling_mode")
+    if given is None:
+        given = [mode for key, mode in _LEGACY_MODES.items() if config.get(key)] or "mean"
+    modes = (given,) if isinstance(given, str) else tuple(given)
+    for mode in modes:
+        if mode not in _POOLS:
+            raise StageError(
+                f"{path / 'config.json'}: the pooling {mode!r} is not known; known are {', '.join(_POOLS)}"
+            )
+    return modes
+
+
+def _dense(path: Path, device: torch.device) -> Step:
+    """A linear layer with its activation, from safetensors."""
+    import torch
+    from safetensors.torch import load_file
+
+    config = read_object(path / "config.json")
+    activation = str(config.get("activation_function", "torch.nn.modules.activation.Tanh")).rpartition(".")[2]
+    beyond = config.get("use_residual") or {config.get("module_input_name"), config.get("module_output_name")} - {
+        None,
+        "sentence_embedding",
+    }
+    if beyond or activation not in _ACTIVATIONS:
+        raise StageError(
+            f"{path / 'config.json'}: a Dense layer of this kind is not supported (activation {activation})"
+        )
+    if not (path / "model.safetensors").is_file():
+        raise StageError(f"{path}: the Dense layer has no model.safetensors; save the model again as safetensors")
+    weights = {key: value.to(device).float() for key, value in load_file(path / "model.safetensors").items()}
+    weight, bias, act = weights.get("linear.weight"), weights.get("linear.bias"), getattr(torch.nn, activation)()
+    if weight is None:
+        raise StageError(f"{path / 'model.safetensors'}: holds no linear.weight; the model's files are damaged")
+    return lambda vectors: cast("torch.Tensor", act(torch.nn.functional.linear(vectors, weight, bias)))
+
+
+def _cls(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return hidden[:, 0]
+
+
+def _max(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return hidden.masked_fill(mask[..., None] == 0, float("-inf")).amax(dim=1)
+
+
+def _sum(hidden: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    return (hidden * weights[..., None]).sum(dim=1)
+
+
+def _mean(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return _sum(hidden, mask) / mask.sum(dim=1, keepdim=True)
+
+
+def _mean_sqrt_len(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return _sum(hidden, mask) / mask.sum(dim=1, keepdim=True).sqrt()
+
+
+def _weighted_mean(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    weights = mask * mask.cumsum(dim=1)
+    return _sum(hidden, weights) / weights.sum(dim=1, keepdim=True)
+
+
+def _last_token(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return hidden[range(len(hidden)), mask.sum(dim=1) - 1]
+
+
+_POOLS: dict[str, Pool] = {
+    "cls": _cls,
+    "max": _max,
+    "mean": _mean,
+    "mean_sqrt_len_tokens": _mean_sqrt_len,
+    "weightedmean": _weighted_mean,
+    "lasttoken": _last_token,
+}

@@ -1,0 +1,1 @@
+"""Connections to Milvus Lite and to servers."""

@@ -1,0 +1,1 @@
+"""Secrets, and keeping them and document texts out of messages."""

@@ -1,0 +1,332 @@
+"""Configuration: the same pipeline from YAML and from Python, and every mistake said with its place."""
+
+import textwrap
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from milvus_pipeline import CollectionSpec, ConfigError, Pipeline
+from milvus_pipeline.config.file import parse_config, to_yaml
+from milvus_pipeline.config.yaml import parse_yaml
+from support.fakes import ListedSearch, WordOverlap
+
+GOOD = """
+name: words
+timeout: 2.5
+stages:
+  - {type: listed_search}
+  - {type: word_overlap, weight: 2, top_k: 3, on_error: skip}
+"""
+
+
+def said(text: str, origin: str = "configs/x.yaml") -> str:
+    """What is said of a bad configuration."""
+    with pytest.raises(ConfigError) as caught:
+        parse_config(textwrap.dedent(text), origin)
+    return str(caught.value)
+
+
+def test_yaml_and_python_build_equal_pipelines():
+    """Keys are the constructor's arguments, one to one."""
+    built = Pipeline([ListedSearch(), WordOverlap(weight=2.0, top_k=3, on_error="skip")], name="words", timeout=2.5)
+    read = Pipeline.from_yaml(GOOD)
+    assert read == built
+    assert read.run("red plum") == built.run("red plum")
+
+
+def test_yaml_is_read_from_a_file_and_written_back(tmp_path):
+    """`to_yaml` and `from_yaml` are inverse to each other, through a file too."""
+    path = tmp_path / "words.yaml"
+    Pipeline.from_yaml(GOOD).to_yaml(path)
+    assert Pipeline.from_yaml(path) == Pipeline.from_yaml(str(path)) == Pipeline.from_yaml(GOOD)
+    assert Pipeline.from_yaml(path).to_yaml() == path.read_text()
+
+
+def test_plain_data_builds_the_same_pipeline():
+    """A mapping, as a backend keeps it in its own settings, is as good as YAML."""
+    pipeline = Pipeline.from_yaml(GOOD)
+    assert Pipeline.from_config(pipeline.to_config()) == pipeline
+
+
+def test_collection_section_survives_the_way_through_yaml():
+    """The schema that ingest needs is part of the pipeline's configuration."""
+    fields = [
+        {"name": "id", "dtype": "INT64", "is_primary": True},
+        {"name": "vector", "dtype": "FLOAT_VECTOR", "dim": 8},
+        {"name": "text", "dtype": "VARCHAR", "source": ["title", "text"]},
+    ]
+    pipeline = Pipeline([ListedSearch()], collection={"fields": fields})
+    assert isinstance(pipeline.collection, CollectionSpec)
+    assert pipeline.collection.index.index_type == "IVF_FLAT"
+    assert pipeline.collection.index.metric_type == "IP"
+    assert pipeline.collection.index.params == {"nlist": 128}
+    assert Pipeline.from_yaml(pipeline.to_yaml()) == pipeline
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), max_size=30))
+def test_any_text_survives_the_way_through_yaml(text):
+    """Dollar signs, quotes, colons and the like come back as they were."""
+    assert parse_yaml(to_yaml({"name": text}), environ={}).data == {"name": text}
+
+
+# -- environment -------------------------------------------------------------------------------------------------
+
+
+def test_variables_are_put_in():
+    """${VAR} takes the environment's value, ${VAR:-default} a default where it is unset or empty."""
+    text = "a: ${HOST}:${PORT:-19530}\nb: ${EMPTY:-x}\nc: ${EMPTY}\nd: $${HOST} costs $5\ne: ${NONE:-}\nf: ${U:-http://h:1/}"
+    data = parse_yaml(text, environ={"HOST": "db", "EMPTY": ""}).data
+    assert data == {"a": "db:19530", "b": "x", "c": "", "d": "${HOST} costs $5", "e": "", "f": "http://h:1/"}
+
+
+def test_a_number_from_the_environment_is_a_number_in_a_stage(monkeypatch):
+    """A variable is text; a field that wants a number takes it as one."""
+    monkeypatch.setenv("TOP_K", "3")
+    config = parse_config("stages: [{type: listed_search}, {type: word_overlap, top_k: '${TOP_K}'}]")
+    assert config.stages[1].top_k == 3
+
+
+@given(st.text(max_size=40))
+def test_a_value_never_changes_the_document(value):
+    """Whatever a variable holds, it stays one text at its place."""
+    assert parse_yaml("a: ${V}\nb: 1", environ={"V": value}).data == {"a": value, "b": 1}
+
+
+def test_a_missing_variable_is_named():
+    """An unset variable without default is an error that names it, its place and its line."""
+    assert said("name: x\nstages:\n  - {type: listed_search, name: '${NO_SUCH_NAME}'}") == (
+        "configs/x.yaml: stages[0].name: the environment variable NO_SUCH_NAME is not set; set it, or give a default: "
+        "${NO_SUCH_NAME:-value} (line 3)"
+    )
+
+
+def test_every_missing_variable_is_named_among_the_other_mistakes():
+    """Nothing hides behind a variable that is not set, and no mistake is made up for its sake."""
+    text = """
+    stages:
+      - {type: listed_search, name: "${NO_SUCH_A}"}
+      - {type: word_overlap, top_k: "${NO_SUCH_B}", weihgt: 2}
+    """
+    first, second, third = said(text).splitlines()
+    assert "stages[0].name: the environment variable NO_SUCH_A is not set" in first
+    assert {"NO_SUCH_B is not set" in line for line in (second, third)} == {True, False}
+    assert "unknown key; did you mean 'weight'?" in second + third
+
+
+def test_a_variable_in_a_flow_mapping_wants_quotes():
+    """YAML takes the braces of a bare ${X} for a mapping; the message says what to do."""
+    assert "within { } and [ ], put ${VARIABLE} in quotes (line 1, column 27)" in said(
+        "stages: [{type: x, name: ${X}}]"
+    )
+
+
+def test_a_malformed_variable_is_refused():
+    """What looks like a variable and is none is a mistake, not a text."""
+    assert "what stands in ${…} is not the name of a variable; write ${NAME} or ${NAME:-default} (line 1)" in said(
+        "name: ${1x}"
+    )
+
+
+# -- mistakes ----------------------------------------------------------------------------------------------------
+
+
+def test_a_misspelt_key_is_answered_with_the_nearest():
+    """The message has file, place, the key and what was probably meant."""
+    text = """
+    stages:
+      - type: listed_search
+      - type: word_overlap
+        top_q: 3
+    """
+    assert said(text) == "configs/x.yaml: stages[1].top_q: unknown key; did you mean 'top_k'? (line 5)"
+
+
+def test_a_misspelt_key_at_the_top_is_answered_too():
+    """The top level is checked like a stage."""
+    assert said(GOOD + "nmae: y\n") == "configs/x.yaml: nmae: unknown key; did you mean 'name'? (line 7)"
+
+
+def test_a_key_that_resembles_nothing_lists_what_there_is():
+    """Where no name is near, all are shown."""
+    text = "stages: [{type: listed_search, zzz: 1}]"
+    assert "unknown key; known are documents, name, on_error, timeout (line 1)" in said(text)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ("top_k: many", "stages[1].top_k: must be a whole number, is a text"),
+        ("top_k: 0", "stages[1].top_k: must be at least 1, is 0"),
+        ("top_k: 2.5", "stages[1].top_k: must be a whole number, is 2.5"),
+        ("weight: [1]", "stages[1].weight: must be a number, is a list"),
+        ("timeout: 0", "stages[1].timeout: must be above 0, is 0"),
+        ("top_k: true", "stages[1].top_k: must not be true"),
+        ("name: 7", "stages[1].name: must be text, is 7"),
+        ("on_error: ignore", "stages[1].on_error: must be 'raise', 'skip' or {fallback: STAGE}, is 'ignore'"),
+        ("top_k: 1, top_n: 1", "stages[1].top_n: unknown key; did you mean 'top_k'?"),
+    ],
+)
+def test_a_wrong_value_says_what_it_must_be(fields, says):
+    """Every value is checked, with the bound, and the value or its kind, in the message."""
+    text = f"stages: [{{type: listed_search}}, {{type: word_overlap, {fields}}}]"
+    assert said(text) == f"configs/x.yaml: {says} (line 1)"
+
+
+def test_python_says_the_same_as_yaml():
+    """A constructor checks its arguments like a file's, and raises the same kind of error."""
+    with pytest.raises(ConfigError) as caught:
+        WordOverlap(top_k=0, wieght=2)
+    assert str(caught.value).splitlines() == [
+        "WordOverlap: top_k: must be at least 1, is 0",
+        "WordOverlap: wieght: unknown key; did you mean 'weight'?",
+    ]
+
+
+def test_every_mistake_is_shown_at_once():
+    """A file with three mistakes takes one round, not three."""
+    text = """
+    nam: x
+    stages:
+      - {type: listed_serch}
+      - {type: word_overlap, top_k: 0}
+    """
+    assert said(text).splitlines() == [
+        "configs/x.yaml: nam: unknown key; did you mean 'name'? (line 2)",
+        "configs/x.yaml: stages[0].type: no stage is named 'listed_serch'; did you mean 'listed_search'? (line 4)",
+        "configs/x.yaml: stages[1].top_k: must be at least 1, is 0 (line 5)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "the file is empty; it needs at least a list of `stages`"),
+        ("# nothing\n", "the file is empty; it needs at least a list of `stages`"),
+        ("- a\n", "must be a mapping with a list of `stages`, is a list"),
+        ("a text", "must be a mapping with a list of `stages`, is a text"),
+        ("name: x", "stages: is missing, and has no default (line 1)"),
+        ("stages: []", "stages: must not be empty (line 1)"),
+        ("stages: 5", "stages: must be a list, is 5 (line 1)"),
+        ("stages: [bge]", "stages[0]: must be a mapping with a `type`, such as {type: truncate, top_k: 5} (line 1)"),
+        ("stages: [{top_k: 1}]", "stages[0]: has no `type`, the name of its stage; `milvus-pipeline stages` lists"),
+        ("stages: [{typ: bge}]", "stages[0]: has no `type`, the name of its stage; did you mean 'type' by 'typ'?"),
+        ("stages: [{type: 3}]", "stages[0].type: must be the name of a stage, is 3 (line 1)"),
+        ("name: x\nname: y", "name: the key stands twice; remove one (line 2)"),
+        ("stages: [", "is not valid YAML"),
+        ("a: b: c", "is not valid YAML: mapping values are not allowed here (line 1, column 5)"),
+        ("a: !!python/object/apply:os.system [ls]", "a: begins with `!`, which makes it a tag to YAML; put it in"),
+        ("a: !!python/name:os.system x", "a: begins with `!`, which makes it a tag to YAML; put it in quotes (line 1)"),
+        ("a: &x [*x]", "is not valid YAML"),
+        ("? [a]\n: 1", "a key must be a plain word"),
+        ("a: \x01", "is not valid YAML: unacceptable character"),
+        ("a: 2024-13-45", "is not valid YAML: month must be in 1..12"),
+    ],
+)
+def test_what_is_no_pipeline_is_said_to_be_none(text, says):
+    """Empty files, other shapes, foreign tags and broken YAML each get a message of their own."""
+    message = said(text)
+    assert message.startswith("configs/x.yaml: ")
+    assert says in message
+
+
+def test_a_document_of_aliases_does_not_eat_the_memory():
+    """Aliases that multiply are cut off by their number."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    assert "has more than 100000 values" in said("\n".join(lines))
+
+
+def test_anchors_and_merge_keys_work():
+    """Stages may share what they have in common."""
+    text = """
+    stages:
+      - &search {type: listed_search, name: one}
+      - {<<: *search, name: two}
+    """
+    assert [stage.name for stage in parse_config(textwrap.dedent(text)).stages] == ["one", "two"]
+
+
+def test_the_chain_is_checked_when_a_file_is_read():
+    """A reranker before the retrieval is an error of the file."""
+    text = "stages: [{type: word_overlap}, {type: listed_search}]"
+    assert said(text) == (
+        "configs/x.yaml: stages[0]: word_overlap needs 'hits', which stages[1] (listed_search) gives only later; "
+        "move that stage before this one (line 1)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("collection", "says"),
+    [
+        ("{feilds: []}", "collection.feilds: unknown key; did you mean 'fields'?"),
+        (
+            "{fields: [{name: a, dtype: INT64}, {name: v, dtype: FLOAT_VECTOR}]}",
+            "exactly one field must have is_primary",
+        ),
+        (
+            "{fields: [{name: a, dtype: INT64, is_primary: true}, {name: b, dtype: BOOL}]}",
+            "exactly one field must be a",
+        ),
+        (
+            "{fields: [{name: a, dtype: INT, is_primary: true}, {name: b, dtype: BOOL}]}",
+            "collection.fields[0].dtype: must",
+        ),
+        (
+            "{fields: [{name: a, dtype: FLOAT, is_primary: true}, {name: b, dtype: BOOL}]}",
+            "the primary key must be INT64",
+        ),
+        (
+            "{fields: [{name: a, dtyp: INT64}, {name: b, dtype: BOOL}]}",
+            "fields[0].dtyp: unknown key; did you mean 'dtype'?",
+        ),
+        (
+            "{index: {index_type: IVF_FLATT}, fields: [{name: a, dtype: INT64, is_primary: true}, "
+            "{name: v, dtype: FLOAT_VECTOR}]}",
+            "did you mean 'IVF_FLAT'?",
+        ),
+    ],
+)
+def test_mistakes_in_the_collection_are_said_with_their_place(collection, says):
+    """The collection's schema is checked before a server hears of it."""
+    message = said(f"stages: [{{type: listed_search}}]\ncollection: {collection}")
+    assert message.startswith("configs/x.yaml: collection")
+    assert says in message
+    assert "(line 2)" in message
+
+
+@pytest.mark.parametrize(("make", "says"), [(None, "no such file"), (b"\xff\xfe", "is not UTF-8 text")])
+def test_a_file_that_cannot_be_read_is_named(tmp_path, make, says):
+    """A missing or foreign file is an error that names it."""
+    path = tmp_path / "x.yaml"
+    if make is not None:
+        path.write_bytes(make)
+    with pytest.raises(ConfigError, match=says) as caught:
+        Pipeline.from_yaml(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_folder_is_no_configuration(tmp_path):
+    """A folder in place of a file is said to be one."""
+    with pytest.raises(ConfigError, match="is a folder; give the name of the YAML file in it"):
+        Pipeline.from_yaml(tmp_path)
+
+
+def test_the_json_schema_knows_every_stage():
+    """Editors can complete and check a file: a good one fits the schema, a misspelt one does not."""
+    import jsonschema
+    import yaml
+
+    from milvus_pipeline import json_schema
+    from milvus_pipeline.config.file import registry
+
+    schema = json_schema()
+    validator = jsonschema.Draft202012Validator(schema)
+    validator.check_schema(schema)
+    kinds = {name.removeprefix("stage_") for name in schema["$defs"] if name.startswith("stage_")}
+    assert kinds == set(registry.names())
+    assert validator.is_valid(yaml.safe_load(GOOD))
+    assert validator.is_valid(yaml.safe_load(GOOD.replace("top_k: 3", "top_n: '${K:-3}'")))
+    assert not validator.is_valid(yaml.safe_load(GOOD.replace("top_k: 3", "top_k: three")))
+    assert not validator.is_valid(yaml.safe_load(GOOD.replace("weight", "wieght")))
+    assert not validator.is_valid(yaml.safe_load(GOOD.replace("listed_search", "listed_serch")))

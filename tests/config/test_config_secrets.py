@@ -1,0 +1,132 @@
+"""A key that stands at a wrong place of a configuration is in no message, and in nothing behind one."""
+
+from __future__ import annotations
+
+import traceback
+
+import pytest
+
+from milvus_pipeline import ConfigError, Pipeline, RetrySettings
+from milvus_pipeline.config.file import parse_config, read_config
+from milvus_pipeline.problems import dotted, kind_of, looks_like_a_key
+
+KEY = "sk-FAKE-abcdef1234567890"
+
+
+def problem(fields: str) -> str:
+    """What is said of a hosted stage with these fields; nothing that a traceback prints has the key."""
+    text = "stages:\n  - type: cohere\n" + "".join(f"    {line}\n" for line in fields.splitlines())
+    return said(text).removeprefix("x.yaml: ").removeprefix("stages[0]")
+
+
+def said(text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text, "x.yaml")
+    printed = "".join(traceback.format_exception(caught.value))
+    assert KEY[:8] not in printed
+    assert KEY[-8:] not in printed
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        (f"headers: 'Authorization: Bearer {KEY}'", ".headers: must be a mapping of keys to values, is a text"),
+        (f"headers: ['Authorization: Bearer {KEY}']", ".headers: must be a mapping of keys to values, is a list"),
+        (f"api_key_env: [{KEY}]", ".api_key_env: must be text, is a list"),
+        (f"api_key_env: {{env: {KEY}}}", ".api_key_env: must be text, is a mapping"),
+        (f"api_key_env: {{{KEY}: }}", ".api_key_env: must be text, is a mapping"),
+        ("api_key_env: 123456789012", ".api_key_env: must be text, is a number"),
+        (f"base_url: [https://user:{KEY}@host/]", ".base_url: must be text, is a list"),
+        (f"base_url: {{url: 'https://user:{KEY}@host/'}}", ".base_url: must be text, is a mapping"),
+        (f"model: {{env: {KEY}}}", ".model: must be text, is a mapping"),
+        (f"retry: {KEY}", ".retry: must be a mapping of keys to values, is a text"),
+        (f"max_concurrency: {KEY}", ".max_concurrency: must be a whole number, is a text"),
+        (f"request_timeout: {{env: {KEY}}}", ".request_timeout: must be a number, is a mapping"),
+        (f"on_error: {KEY}", ".on_error: must be 'raise', 'skip' or {fallback: STAGE}, is a text"),
+        (f"{KEY}: 1", ".…: unknown key; known are api_key_env, "),
+        (f"retry: {{{KEY}: 1}}", ".retry.…: unknown key; known are "),
+        (f"model: ${{{KEY}}}", ".model: what stands in ${…} is not the name of a variable"),
+        (f"model: !{KEY} x", ".model: begins with `!`, which makes it a tag to YAML; put it in quotes"),
+        (f"{KEY}: 1\n{KEY}: 2", ".…: the key stands twice; remove one"),
+        (f"type2: x\ntype: [{KEY}]", ".type: the key stands twice; remove one"),
+    ],
+)
+def test_a_value_of_a_wrong_kind_is_told_by_its_kind(fields, says):
+    """With its place and its line, but not itself; nor is a key that looks like none."""
+    message = problem(fields)
+    assert message.startswith(says)
+    assert message.endswith(tuple(f" (line {number})" for number in (3, 4)))
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        (f"headers: {{Authorization: Bearer: {KEY}}}", "expected ',' or '}', but got ':' (line 3, column 36)"),
+        (f'headers:\n  Authorization: "Bearer {KEY}\n  x: 1', "found unexpected end of stream (line 6, column 1)"),
+        (f"headers: {{X: ${{{KEY}}}}}", "put ${VARIABLE} in quotes (line 3, column 19)"),
+        (f"model: *{KEY}", "found undefined alias '…' (line 3, column 12)"),
+        (f"model: !!{KEY} x", "begins with `!`"),
+        (f"model: [{KEY}", "expected ',' or ']', but got '<stream end>' (line 4, column 1)"),
+    ],
+)
+def test_what_is_no_yaml_is_told_by_its_place(fields, says):
+    """The parser's problem with line and column; the line itself, which it would repeat, is nowhere."""
+    assert says in problem(fields)
+
+
+def test_nothing_is_behind_an_error_of_the_parser():
+    """Its own exception holds the document."""
+    with pytest.raises(ConfigError) as caught:
+        parse_config(f"a: [{KEY}")
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+def test_a_type_that_is_no_text_is_told_by_its_kind():
+    """As are the other fields of a stage."""
+    assert said(f"stages: [{{type: [{KEY}]}}]").endswith("must be the name of a stage, is a list (line 1)")
+
+
+def test_a_file_that_is_no_text_is_told_without_it(tmp_path):
+    """Nothing of its bytes is behind the error."""
+    path = tmp_path / "x.yaml"
+    path.write_bytes(KEY.encode() + b"\xff")
+    with pytest.raises(ConfigError, match="is not UTF-8 text") as caught:
+        read_config(path)
+    assert caught.value.__cause__ is None
+
+
+def test_plain_data_is_told_like_a_file():
+    """A mapping that a backend keeps has the same mistakes in it."""
+    with pytest.raises(ConfigError) as caught:
+        Pipeline.from_config({"stages": [{"type": "cohere", "headers": KEY, KEY: 1}]})
+    assert KEY not in "".join(traceback.format_exception(caught.value))
+
+
+def test_what_looks_like_a_key_is_shown():
+    """Names of fields and of headers; no long ones, and none with many digits."""
+    for name in ("top_k", "x", "bm25_k1", "INT64", "X-Trace-Id", "max_tokens_per_doc", "_x"):
+        assert looks_like_a_key(name)
+        assert dotted((name, 1)) == f"{name}[1]"
+    for name in (KEY, "a b", "", "x" * 41, "FAKE1234567890", "ключ", "sk-1"):
+        assert not looks_like_a_key(name)
+        assert dotted((0, name, "x")) == "[0].….x"
+
+
+def test_kinds_have_names():
+    """Numbers of few digits and truth values are told as they are."""
+    values = ["x", [1], (1,), {}, None, 7, 2.5, True, 123456789, 0.123456789, {1}]
+    kinds = "a text, a list, a list, a mapping, nothing, 7, 2.5, True, a number, a number, a set"
+    assert ", ".join(map(kind_of, values)) == kinds
+
+
+@pytest.mark.parametrize("field", ["attempts", "min_wait", "max_wait"])
+@pytest.mark.parametrize("value", [True, False])
+def test_a_truth_value_is_no_number_of_attempts(field, value):
+    """In YAML and in Python."""
+    assert problem(f"retry: {{{field}: {str(value).lower()}}}").startswith(
+        f".retry.{field}: must not be {value}".lower()
+    )
+    with pytest.raises(ValueError, match="must not be"):
+        RetrySettings(**{field: value})

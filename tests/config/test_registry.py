@@ -1,0 +1,128 @@
+"""The registry: stages by decorator and by entry point, names that clash, names that are near."""
+
+import sys
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from milvus_pipeline import ConfigError, Reranker, Stage, register
+from milvus_pipeline.config.file import registry
+from milvus_pipeline.config.registry import Registry
+from support.fakes import ListedSearch
+
+BUILT_IN = {"bge", "cross_encoder", "encode", "late_interaction", "milvus_search", "truncate"}
+
+
+def test_the_stages_of_the_project_are_registered_by_entry_points():
+    """The built-in stages come the way that any third party's do."""
+    assert set(registry.names()) >= BUILT_IN
+    for name in BUILT_IN:
+        assert registry.get(name).type == name
+
+
+def test_a_decorated_class_is_found():
+    """`@register` sets the type and makes the name known."""
+    own = Registry(group="no.such.group")
+
+    @own.register("mine")
+    class Mine(Stage):
+        pass
+
+    assert own.get("mine") is Mine
+    assert Mine().type == Mine().name == "mine"
+    assert own.names() == ["mine"]
+
+
+def test_a_name_is_given_once():
+    """A second class under a name is an error that names both."""
+    own = Registry(group="no.such.group")
+
+    @own.register("mine")
+    class First(Stage):
+        pass
+
+    with pytest.raises(ConfigError, match=r"Second: the stage type 'mine' is already taken by .*First"):
+
+        @own.register("mine")
+        class Second(Stage):
+            pass
+
+
+def test_a_built_in_name_cannot_be_taken():
+    """A decorator cannot shadow what an installed package registered."""
+    with pytest.raises(ConfigError, match=r"the stage type 'bge' is already taken by milvus_stages.rerank.bge:BGE"):
+
+        @register("bge")
+        class Other(Reranker):
+            pass
+
+
+def test_defining_a_class_again_is_no_clash():
+    """A notebook cell may be run twice."""
+    own = Registry(group="no.such.group")
+
+    def cell():
+        @own.register("mine")
+        class Mine(Stage):
+            pass
+
+        return Mine
+
+    cell()
+    assert own.get("mine") is not cell.__class__
+    assert own.get("mine") is own.get("mine")
+    cell()
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("truncat", "did you mean 'truncate'?"),
+        ("Milvus-Search", "did you mean 'milvus_search'?"),
+        ("zz", "known are bge"),
+    ],
+)
+def test_an_unknown_name_gets_a_suggestion(name, says):
+    """A near miss is answered with the nearest name, another with all."""
+    with pytest.raises(ConfigError) as caught:
+        registry.get(name)
+    assert str(caught.value).startswith(f"no stage is named {name!r}; ")
+    assert says in str(caught.value)
+
+
+def own_points(monkeypatch, *points: EntryPoint) -> Registry:
+    """A registry that sees these entry points."""
+    monkeypatch.setattr(sys.modules["milvus_pipeline.config.registry"], "entry_points", lambda group: points)
+    return Registry()
+
+
+def test_two_packages_cannot_claim_one_name(monkeypatch):
+    """Two entry points of a name are an error that names both, whichever stage is asked for."""
+    own = own_points(monkeypatch, EntryPoint("x", "a:A", "g"), EntryPoint("x", "b:B", "g"))
+    with pytest.raises(ConfigError, match=r"'x' is claimed by a:A .* and by b:B .*; uninstall one"):
+        own.get("y")
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("no_such_module:A", "cannot be imported: ModuleNotFoundError"),
+        ("support.fakes:NoSuchClass", "cannot be imported: AttributeError"),
+        ("support.fakes:DOCUMENTS", "is not a subclass of Stage"),
+        ("support.fakes:ListedSearch", "calls itself 'listed_search'; make its `type` and the name of its entry point"),
+    ],
+)
+def test_a_broken_entry_point_is_named(monkeypatch, value, says):
+    """What is wrong with a plugin is said with the plugin's name."""
+    assert "support.fakes" in sys.modules
+    own = own_points(monkeypatch, EntryPoint("broken", value, "g"))
+    assert own.names() == ["broken"]
+    with pytest.raises(ConfigError, match=f"the stage 'broken' of {value}.*{says}"):
+        own.get("broken")
+
+
+def test_an_entry_point_and_a_decorator_may_agree(monkeypatch):
+    """A plugin that does both registers one class once."""
+    own = own_points(monkeypatch, EntryPoint("listed_search", "support.fakes:ListedSearch", "g"))
+    assert own.register("listed_search")(ListedSearch) is ListedSearch
+    assert own.get("listed_search") is ListedSearch

@@ -1,0 +1,188 @@
+"""Lines that are no queries: reported in their place, left out, or the end, each named by file and number."""
+
+import io
+import json
+import string
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from milvus_pipeline import Query, QueryError, SearchResult
+from milvus_pipeline.errors import InputError
+from milvus_pipeline.files.queries import BadLines, InputFormat, QueryReader, Survey, read_queries, survey
+from milvus_pipeline.files.results import SeenIds
+
+MIXED = '{"_id": "a", "text": "red"}\n\nnot JSON\n{"_id": "b", "text": 7}\n{"text": "sky"}\n'
+NOTHING_RUN = "nothing was run; mend the file, or have its bad lines skipped or reported"
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Writes bytes or text into a file of the test's folder."""
+
+    def write(name, content):
+        path = tmp_path / name
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "message"),
+    [
+        ("q.txt", b"pl\xfcm", "is not UTF-8 text (invalid start byte at byte 2)"),
+        ("q.txt", b"p\0l\0", "is not UTF-8 text (a NUL at byte 1); is it UTF-16?"),
+        ("q.jsonl", b'{"text": "a"', "is not valid JSON: Expecting ',' delimiter at column 13"),
+        ("q.jsonl", b'{"text": "\xff"}', "is not UTF-8 text (invalid start byte at byte 10)"),
+        ("q.jsonl", b"[" * 100_000, "is not valid JSON: "),
+        ("q.jsonl", b'{"text": ' + b"7" * 5000 + b"}", "is not valid JSON: "),
+        ("q.jsonl", b"null", "must be a JSON object, {...}, one a line; is null"),
+        ("q.jsonl", b'{"_id": "x"}', "has neither `text` nor `vector`; give the query one of them"),
+        ("q.jsonl", b'{"text": "a", "params": [1]}', "params: must be a mapping of keys to values, is a list"),
+        ("q.tsv", b"red", "must be two columns, id<TAB>text; has 1"),
+        ("q.tsv", b"7\tred\tsky", "must be two columns, id<TAB>text; has 3"),
+        ("q.tsv", b"7\t ", "must be two columns with something in them, id<TAB>text; has 2"),
+        ("q.tsv", b"\tred", "must be two columns with something in them, id<TAB>text; has 2"),
+        ("q.tsv", b"7\tr\xe9d", "is not UTF-8 text (invalid continuation byte at byte 3)"),
+    ],
+)
+def test_a_bad_line_is_named_by_its_number(make, name, line, message):
+    """Reported in its place, it spoils none of the others; left out, it is told; fatal, it is the end."""
+    good = {"q.txt": b"red", "q.jsonl": b'{"text": "red"}', "q.tsv": b"1\tred"}[name]
+    path = make(name, b"\n".join([good, b"", line, good, b""]))
+    first, failed, last = read_queries(path)
+    assert (first.text, last.text) == ("red", "red")
+    assert isinstance(failed.error, QueryError)
+    assert str(failed.error).startswith(f"{path}:3: {message}")
+    told = []
+    assert [query.text for query in read_queries(path, bad_lines="skip", warn=told.append)] == ["red", "red"]
+    assert told == [f"{failed.error}; the line is left out"]
+    with pytest.raises(InputError) as fatal:
+        next(read_queries(path, bad_lines="fatal"))
+    assert str(fatal.value).splitlines() == [str(failed.error), NOTHING_RUN]
+
+
+def test_reported_lines_have_ids(make):
+    """Their own where they can be read, else one by their number, which is the place of no other."""
+    items = list(read_queries(make("q.jsonl", MIXED)))
+    assert [item.query.id if isinstance(item, SearchResult) else item.id for item in items] == ["a", "line-3", "b", "4"]
+    items = list(read_queries(make("q.tsv", b"a\tred\nb\tsky\tsea\nred\n\tsea\n")))
+    assert [getattr(item, "query", item).id for item in items] == ["a", "b", "line-3", "line-4"]
+
+
+def test_a_place_depends_on_the_file_alone(make):
+    """A query has the same id whatever is done about the lines before it."""
+    path = make("q.jsonl", MIXED)
+    reported = [item.id for item in read_queries(path) if isinstance(item, Query)]
+    assert reported == [item.id for item in read_queries(path, bad_lines=BadLines.SKIP)] == ["a", "4"]
+
+
+def test_the_survey_counts_what_will_be_read(make):
+    """Reported lines are queries; those that are left out are not."""
+    path = make("q.jsonl", MIXED)
+    assert survey(path) == Survey(count=4, bad=0)
+    assert survey(path, bad_lines="skip") == Survey(count=2, bad=2)
+    with pytest.raises(InputError):
+        survey(path, bad_lines="fatal")
+
+
+def test_many_bad_lines_are_told_a_few_by_one(make):
+    """The rest is counted, when they are left out as when they are fatal."""
+    path = make("q.jsonl", '{"text": "red"}\n' + "oops\n" * 12 + '{"text": "sky"}\n')
+    told = []
+    assert len(list(read_queries(path, bad_lines="skip", warn=told.append))) == 2
+    assert [message.split(": ")[0] for message in told] == [*(f"{path}:{number}" for number in range(2, 7)), str(path)]
+    assert told[-1] == f"{path}: left out besides: 7 lines"
+    with pytest.raises(InputError) as fatal:
+        survey(path, bad_lines="fatal")
+    lines = str(fatal.value).splitlines()
+    assert len(lines) == 7
+    assert lines[0].startswith(f"{path}:2: is not valid JSON: ")
+    assert lines[-2:] == ["and 7 lines more like these", NOTHING_RUN]
+
+
+def test_fatal_for_stdin_is_when_it_comes(monkeypatch):
+    """What came before was good, and stdin cannot be read twice."""
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(MIXED.encode())))
+    queries = read_queries(Path("-"), InputFormat.JSONL, bad_lines="fatal")
+    assert next(queries).id == "a"
+    with pytest.raises(InputError, match=r"^<stdin>:3: is not valid JSON"):
+        next(queries)
+
+
+def test_an_unknown_way_is_refused(make):
+    """There are three."""
+    with pytest.raises(ValueError, match="ignore"):
+        read_queries(make("q.txt", "red\n"), bad_lines="ignore")
+
+
+def test_an_id_may_stand_twice(make):
+    """It is for the output to say whether that can be written."""
+    path = make("q.jsonl", '{"_id": "a", "text": "red"}\n{"_id": "a", "text": "sky"}\n{"text": "sea"}\n')
+    assert [item.id for item in read_queries(path, bad_lines="fatal")] == ["a", "a", "3"]
+
+
+def test_seen_ids_are_told_from_new_ones():
+    """Over several times the number that is kept unsorted."""
+    seen = SeenIds()
+    ids = [f"q{number}" for number in range(200_000)]
+    assert all(seen.add(one) for one in ids)
+    assert not any(seen.add(one) for one in ids[::1000])
+    assert all(one in seen for one in ids[::777])
+    assert not any(f"{one}x" in seen for one in ids[::777])
+
+
+LINES = st.one_of(
+    st.binary(max_size=20),
+    st.text(max_size=20).map(lambda text: text.encode("utf-8", "surrogatepass")),
+    st.sampled_from(
+        [b"\xef\xbb\xbf", b"query-id\ttext", b"a\tb", b"\r", b"\0", b'{"_id": "a", "text": "b"}', b"{}", b""]
+    ),
+    st.dictionaries(
+        st.sampled_from(["_id", "id", "text", "query", "vector", "filter", "filter_params", "params", "other"]),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(string.printable, max_size=5),
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+            max_leaves=5,
+        ),
+    ).map(lambda data: json.dumps(data).encode()),
+)
+
+
+def outcome(path, input_format, bad_lines):
+    """All that reading a file gives: its queries, bad lines and warnings, or the error that ended it."""
+    told, items = [], []
+    reader = QueryReader(path, input_format, bad_lines=bad_lines, warn=told.append)
+    try:
+        items.extend(reader)
+    except InputError as error:
+        told.append(str(error))
+    return [repr((item, getattr(item, "error", ""), getattr(item, "vector", ""))) for item in items], told
+
+
+@settings(derandomize=True, max_examples=300, deadline=None)
+@given(
+    st.lists(LINES, max_size=8).map(b"\n".join),
+    st.sampled_from(InputFormat),
+    st.sampled_from(["q", "q.gz"]),
+)
+@example(b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03", InputFormat.LINES, "q.gz")
+def test_whatever_a_file_holds(content, input_format, name):
+    """Queries, bad lines or an InputError come of it, twice the same, and as many as the survey says."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_bytes(content)
+        for bad_lines in BadLines:
+            read = outcome(path, input_format, bad_lines)
+            assert read == outcome(path, input_format, bad_lines)
+            try:
+                found = QueryReader(path, input_format, bad_lines=bad_lines).survey()
+            except InputError as error:
+                assert read[1][-1] == str(error)
+                assert bad_lines is not BadLines.FATAL or not read[0]
+            else:
+                assert found.count == len(read[0])

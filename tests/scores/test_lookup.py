@@ -1,0 +1,418 @@
+"""A reranker with a score cache: what is known is not scored again, and nothing else is different."""
+
+import asyncio
+import importlib
+import sqlite3
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from milvus_pipeline import Context, Deadline, Hit, Pipeline, Query, SearchResult, StageError
+from milvus_pipeline.scores import lookup as cached_scores
+from support.counted import Counted
+from support.fakes import ListedSearch
+
+TEXTS = ("red apple", "green pear and red plum", "blue sky", "", "red apple")
+
+
+@pytest.fixture
+def file(tmp_path):
+    """A place for a cache."""
+    return tmp_path / "scores.db"
+
+
+@pytest.fixture(params=["sync", "async"])
+def way(request):
+    """How the stage is called."""
+    return request.param
+
+
+def batch(stage, *queries, way="sync", texts=TEXTS, deadline=None):
+    """What the stage makes of these texts for the queries, with the context it was given."""
+    hits = [Hit(place, text, 0.0) for place, text in enumerate(texts)]
+    results = [SearchResult(Query(query), list(hits)) for query in queries]
+    context = Context(deadline or Deadline(), len(results))
+    if way == "async":
+        return list(asyncio.run(stage.aprocess(results, context))), context
+    return list(stage.process(results, context)), context
+
+
+def ranking(result, name="counted"):
+    """Keys and scores, best first."""
+    return [(hit.id, hit.scores.get(name)) for hit in result]
+
+
+def cached(context):
+    """How many scores of each query came from the cache."""
+    return [details.get("cached") for details in context.details]
+
+
+def test_what_is_known_is_not_scored_again(file, way):
+    """The second time nothing is asked, in another stage too, and the ranking is the one without a cache."""
+    plain, _ = batch(Counted(), "red plum", "sky", way=way)
+    with Counted(cache=str(file)) as stage:
+        first, context = batch(stage, "red plum", "sky", way=way)
+        assert cached(context) == [0, 0]
+        assert stage.asked == [TEXTS[:4], TEXTS[:4]]
+        second, context = batch(stage, "red plum", "sky", way=way)
+        assert cached(context) == [5, 5]
+    with Counted(cache=file, speed=3, timeout=9, name="counted", on_error="skip") as other:
+        third, context = batch(other, "red plum", "sky", way=way)
+        assert cached(context) == [5, 5]
+        assert other.asked == stage.asked == []
+    assert list(map(ranking, first)) == list(map(ranking, second)) == list(map(ranking, third))
+    assert list(map(ranking, first)) == list(map(ranking, plain))
+
+
+def test_only_what_is_missing_is_asked(file, way):
+    """New texts alone, each once, and not a query that lacks none."""
+    with Counted(cache=str(file)) as stage:
+        batch(stage, "red", way=way, texts=("a red one", "blue"))
+        assert stage.asked == [("a red one", "blue")]
+        results, context = batch(stage, "red", "blue", way=way, texts=("blue", "new", "a red one", "new"))
+        assert stage.asked == [("new",), ("blue", "new", "a red one")]
+        assert cached(context) == [2, 0]
+        assert results[0].hits[0].text == "a red one"
+        batch(stage, "red", "green", way=way, texts=("blue", "new"))
+        assert stage.asked == [("blue", "new")]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"weight": 2.0}, {"weight": 1.0000000000000002}, {"commit": "b"}, {"lists": True}],
+    ids=["parameter", "last_bit", "revision", "listwise"],
+)
+def test_what_makes_other_scores_is_kept_apart(file, other):
+    """Another parameter, to the last bit, or another revision of the model finds nothing of the first."""
+    with Counted(cache=str(file)) as one, Counted(cache=str(file), **other) as two:
+        batch(one, "red")
+        results, context = batch(two, "red")
+        assert cached(context) == [0]
+        assert ranking(results[0]) == ranking(batch(Counted(**other), "red")[0][0])
+        assert cached(batch(one, "red")[1]) == cached(batch(two, "red")[1]) == [5]
+
+
+def test_another_class_is_kept_apart(file):
+    """Two rerankers of the same fields do not mix."""
+
+    class Other(Counted):
+        def score(self, query, texts):
+            return [-float(len(text)) for text in texts]
+
+    with Counted(cache=str(file)) as one, Other(cache=str(file)) as two:
+        batch(one, "red")
+        _, context = batch(two, "red")
+    assert cached(context) == [0]
+
+
+BASE = """
+from support.counted import Counted
+
+class Base(Counted):
+    def score(self, query, texts):
+        return [VALUE for _ in texts]
+"""
+PLUGIN = """
+from base_of_plugin import Base
+
+class Plugin(Base):
+    pass
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    """Makes the class of a plugin anew, as another process would, of two files with a score in the one of its base."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def made(score):
+        (tmp_path / "base_of_plugin.py").write_text(BASE.replace("VALUE", str(score)))
+        (tmp_path / "plugin.py").write_text(PLUGIN)
+        for name in ("base_of_plugin", "plugin"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        importlib.invalidate_caches()
+        return importlib.import_module("plugin").Plugin
+
+    return made
+
+
+def test_a_plugin_whose_base_is_edited_is_another(file, plugin):
+    """Also where the base stands in a file of its own; what is as it was finds its scores."""
+    for score, known in ((1.0, 0), (1.0, 5), (2.0, 0), (1.0, 5)):
+        with plugin(score)(cache=str(file)) as stage:
+            (result,), context = batch(stage, "red")
+            assert (cached(context), ranking(result)[0][1]) == ([known], score)
+
+
+def test_a_plugin_that_was_edited_after_its_import_is_what_it_was(file, plugin):
+    """Its scores are not taken for those of the file that stands there now."""
+    old = plugin(1.0)
+    new = plugin(2.0)
+    with old(cache=str(file)) as stage:
+        batch(stage, "red")
+    with new(cache=str(file)) as stage:
+        (result,), context = batch(stage, "red")
+        assert (cached(context), ranking(result)[0][1]) == ([0], 2.0)
+
+
+def test_a_class_without_a_file_goes_by_its_code(file):
+    """As one that was typed at a prompt, or in a notebook."""
+    for score, known in ((1.0, 0), (1.0, 5), (2.0, 0)):
+        typed: dict[str, object] = {"__name__": "typed"}
+        exec(BASE.replace("VALUE", str(score)), typed)  # noqa: S102 - what the user typed
+        with typed["Base"](cache=str(file)) as stage:
+            (result,), context = batch(stage, "red")
+            assert (cached(context), ranking(result)[0][1]) == ([known], score)
+
+
+def test_query_and_text_are_not_mixed_up(file):
+    """Neither swapped, nor cut elsewhere, nor of other white space; strings that are no Unicode are texts, too."""
+    with Counted(cache=str(file)) as stage:
+        for query, text in (("ab", "c"), ("a", "bc"), ("c", "ab"), ("ab", "c "), ("ab", "\ud800"), ("ab", "\ud801")):
+            assert cached(batch(stage, query, texts=(text,))[1]) == [0]
+        assert cached(batch(stage, "ab", texts=("\ud801", "c", "new"))[1]) == [2]
+
+
+def test_all_scores_are_asked_for(file):
+    """With a cache `top_k` cuts here: a service that is asked for the best alone would leave the others unknown."""
+    with Counted(top_k=2) as stage:
+        plain, _ = batch(stage, "red")
+        assert [top_k for *_, top_k in stage._asked] == [2]
+    with Counted(top_k=2, cache=str(file)) as stage:
+        first, _ = batch(stage, "red")
+        assert [top_k for *_, top_k in stage._asked] == [None]
+        second, _ = batch(stage, "red")
+        ranked = stage("red", TEXTS)
+        assert len(stage._asked) == 1
+    with Counted(cache=str(file)) as whole:
+        assert cached(batch(whole, "red")[1]) == [5]
+    assert ranking(first[0]) == ranking(second[0]) == ranking(plain[0])
+    assert [(one.index, one.score) for one in ranked] == ranking(plain[0])
+
+
+def test_alone_it_works_as_well(file):
+    """Called and awaited with plain texts."""
+
+    async def awaited():
+        async with Counted(cache=str(file)) as stage:
+            return await stage.acall("red plum", TEXTS, top_k=2), stage.asked
+
+    with Counted(cache=str(file)) as stage:
+        ranked = stage("red plum", TEXTS, top_k=2)
+        assert len(stage.asked) == 1
+        assert stage("red plum", TEXTS, top_k=2) == ranked
+        assert stage.asked == []
+    assert asyncio.run(awaited()) == (ranked, [])
+    assert ranked == Counted()("red plum", TEXTS, top_k=2)
+
+
+def test_a_list_is_known_whole_or_not_at_all(file, way):
+    """Where a score hangs on the other texts, another list, or another order of it, is another."""
+    with Counted(cache=str(file), lists=True) as stage:
+        first, context = batch(stage, "red", way=way)
+        assert cached(context) == [0]
+        again, context = batch(stage, "red", way=way)
+        assert cached(context) == [5]
+        assert stage.asked == [TEXTS]
+        assert ranking(again[0]) == ranking(first[0]) == ranking(batch(Counted(lists=True), "red")[0][0])
+        for texts in (TEXTS[:4], TEXTS[::-1], (*TEXTS, "more")):
+            assert cached(batch(stage, "red", way=way, texts=texts)[1]) == [0]
+            assert stage.asked == [texts]
+
+
+def test_a_list_that_lacks_a_score_is_not_kept(file):
+    """Neither cut short, nor with a text that the reranker leaves out."""
+    with Counted(cache=str(file), lists=True, how=("short",)) as stage:
+        for query, texts in (("short", TEXTS), ("red", ("red", "hollow"))):
+            batch(stage, query, texts=texts)
+            _, context = batch(stage, query, texts=texts)
+            assert cached(context) == [0]
+
+
+def test_what_has_no_score_is_asked_for_again(file):
+    """A text without a score, and a query that was not done to the end; what was scored of it is kept."""
+    with Counted(cache=str(file), how=("short",)) as stage:
+        results, _ = batch(stage, "red", texts=("red", "hollow"))
+        assert ranking(results[0])[-1] == (1, None)
+        _, context = batch(stage, "red", texts=("red", "hollow"))
+        assert cached(context) == [1]
+        assert stage.asked == [("red", "hollow"), ("hollow",)]
+        _, context = batch(stage, "short", texts=("a", "b", "c"))
+        assert context.partials[0].reason == "1 was not scored"
+        _, context = batch(stage, "short", texts=("a", "b"))
+        assert (cached(context), context.partials[0]) == ([2], None)
+
+
+@pytest.mark.parametrize("how", ["fail", "nan", "many"])
+def test_a_query_that_failed_keeps_nothing(file, way, how):
+    """Its error is the one without a cache, the other query is answered, and no score of it is believed."""
+    with Counted(cache=str(file), how=(how,)) as stage, Counted(how=(how,)) as plain:
+        _, expected = batch(plain, f"{how} red", "red", way=way, texts=TEXTS[:4])
+        results, context = batch(stage, f"{how} red", "red", way=way, texts=TEXTS[:4])
+        assert [str(error) for error in context.failures.values()] == [str(e) for e in expected.failures.values()]
+        assert list(context.failures) == [0]
+        assert results[1].hits[0].text == "green pear and red plum"
+        _, context = batch(stage, f"{how} red", "red", way=way, texts=TEXTS[:4])
+        assert cached(context) == [0, 4]
+
+
+def test_a_query_that_is_known_needs_no_service(file, way):
+    """Where the service is gone, what is known is answered, and the others fail."""
+    with Counted(cache=str(file)) as stage:
+        batch(stage, "crash red")
+    with Counted(cache=str(file), how=("crash",)) as stage:
+        results, context = batch(stage, "crash red", way=way)
+        assert (cached(context), context.failures) == ([5], {})
+        results, context = batch(stage, "crash red", "crash blue", way=way)
+        assert ranking(results[0]) != []
+        assert list(context.failures) == [1]
+        assert isinstance(context.failures[1], ConnectionError)
+        with pytest.raises(ConnectionError, match="the service is gone"):
+            batch(stage, "crash green", "crash blue", way=way)
+
+
+@pytest.mark.parametrize("how", ["late", "slow"])
+def test_time_that_is_up_leaves_what_is_known(file, way, how):
+    """A query of which a part is known is partial, and one of which nothing is fails."""
+    with Counted(cache=str(file)) as stage:
+        batch(stage, f"{how} red", texts=TEXTS[:2])
+    with Counted(cache=str(file), how=(how,)) as stage:
+        results, context = batch(stage, f"{how} red", f"{how} sky", way=way)
+        assert context.partials[0].code == "deadline"
+        assert context.partials[0].reason.startswith("2 of 5 documents were not scored: ")
+        assert [hit.id for hit in results[0]] == [1, 0, 4, 2, 3]
+        assert list(context.failures) == [1]
+
+
+def test_a_pipeline_tells_it(file):
+    """The report's details have the number; without a cache they do not."""
+    with Pipeline([ListedSearch(), Counted(cache=str(file)), Counted(name="plain")]) as pipeline:
+        assert [r.report("counted").details["cached"] for r in pipeline.run_batch(["red", "sky"])] == [0, 0]
+        result = pipeline.run("red")
+    assert result.report("counted").details == {"cached": 4}
+    assert result.report("plain").details == {"usage": {"documents": 4}}
+    assert result.status == "ok"
+
+
+def test_a_dry_run_counts_what_is_missing(file):
+    """Closed or open; it makes no file, and leaves the stage closed."""
+    pipeline = Pipeline([ListedSearch(documents=TEXTS), Counted(cache=str(file), top_k=3)])
+
+    def planned(query):
+        (result,) = pipeline.dry_run().run_batch([query])
+        report = result.report("counted")
+        return report.planned.get("documents"), report.details.get("cached")
+
+    assert planned("red") == (5, None)
+    assert not file.exists()
+    with pipeline:
+        pipeline.run("red")
+        assert planned("red") == (None, 5)
+        assert planned("blue") == (4, 0)
+    assert planned("red") == (None, 5)
+    assert planned("blue") == (4, 0)
+    assert not pipeline.stages[1].is_open
+
+
+def test_a_dry_run_that_cannot_look_counts_everything(file):
+    """A stage that knows only when it is open what it works with says why all is counted."""
+
+    class Shy(Counted):
+        def identity(self):
+            if not self.is_open:
+                raise StageError("shy is not open")
+            return {}
+
+    with Shy(cache=str(file)) as stage:
+        batch(stage, "red")
+    (result,) = Pipeline([ListedSearch(), Shy(cache=str(file))]).dry_run().run_batch(["red"])
+    assert result.report("counted").planned["documents"] == 4
+    assert "so that everything counts: shy is not open" in result.warnings[0]
+
+
+def test_the_fields_that_count_are_those_that_nobody_calls_neutral(file):
+    """A plugin's own list adds to that of its bases, and what it forgets counts."""
+
+    class Plugin(Counted):
+        score_neutral = frozenset({"colour"})
+        colour: str = "red"
+        size: float = 1.0
+
+    with Plugin(cache=str(file)) as stage:
+        batch(stage, "red")
+    for fields, known in (({"colour": "blue", "speed": 5, "timeout": 3.0}, 5), ({"size": 2.0}, 0)):
+        with Plugin(cache=str(file), **fields) as stage:
+            assert cached(batch(stage, "red")[1]) == [known]
+
+
+def test_what_a_plugin_says_of_itself_must_be_plain(file):
+    """Else its scores could not be found again: that is said when it opens, and nothing stays open."""
+
+    class Odd(Counted):
+        def identity(self):
+            return {"model": object()}
+
+    stage = Odd(cache=str(file))
+    with pytest.raises(StageError, match=r"cache: fields and identity\(\) of Odd must be plain data"):
+        stage.open()
+    assert not stage.is_open
+    with sqlite3.connect(file) as database:
+        assert database.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",)
+    database.close()
+
+
+def test_a_set_is_the_same_in_every_order(file):
+    """Fields without an order make the same key in each process."""
+
+    class Tagged(Counted):
+        tags: frozenset[str] = frozenset()
+
+    words = [f"word{number}" for number in range(20)]
+    with Tagged(cache=str(file), tags=frozenset(words)) as stage:
+        batch(stage, "red")
+    with Tagged(cache=str(file), tags=frozenset(reversed(words))) as stage:
+        assert cached(batch(stage, "red")[1]) == [5]
+
+
+def test_event_loops_share_it(file):
+    """Four loops in threads of their own, at the same time, each with several queries under way."""
+    queries = [f"red {number}" for number in range(6)]
+
+    async def main(stage):
+        results = [[SearchResult(Query(query), [Hit(i, t, 0.0) for i, t in enumerate(TEXTS)])] for query in queries]
+        contexts = [Context(Deadline(), 1) for _ in queries]
+        done = await asyncio.gather(*map(stage.aprocess, results, contexts))
+        return [ranking(result) for (result,) in done]
+
+    with Counted(cache=str(file)) as stage, ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: asyncio.run(main(stage)), range(4)))
+        stage.asked.clear()
+        assert asyncio.run(main(stage)) == found[0] == found[1] == found[2] == found[3]
+        assert stage.asked == []
+
+
+def test_an_event_loop_does_not_wait_long_for_a_thread(file, monkeypatch):
+    """Where all threads are busy the query goes on without the cache, and says so."""
+    monkeypatch.setattr(cached_scores, "_LOOK_SECONDS", 0.05)
+    freed = threading.Event()
+
+    async def main(stage):
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        busy = loop.run_in_executor(None, freed.wait)
+        context = Context(Deadline(), 1)
+        (result,) = await stage.aprocess([SearchResult(Query("red"), [Hit(1, "red", 0.0)])], context)
+        freed.set()
+        await busy
+        return result, context
+
+    with Counted(cache=str(file)) as stage:
+        stage("red", ["red"])
+        stage.asked.clear()
+        result, context = asyncio.run(main(stage))
+        assert stage.asked == [("red",)]
+    assert ranking(result) == [(1, 1.003)]
+    assert "was not read in time, and was done without" in context.warnings[0][0]

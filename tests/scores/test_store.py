@@ -1,0 +1,391 @@
+"""The file of a score cache: shared, killed, locked, damaged, full, or something else."""
+
+import multiprocessing
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from milvus_pipeline import Pipeline, StageError
+from milvus_pipeline.scores import store as score_cache
+from milvus_pipeline.scores.store import acquire, release
+from support.counted import Counted
+from support.fakes import ListedSearch
+from support.processes import environment, in_its_own_process
+
+
+@pytest.fixture
+def file(tmp_path) -> Path:
+    """A place for a cache."""
+    return tmp_path / "scores.db"
+
+
+@pytest.fixture
+def cache(file):
+    """An open cache."""
+    made = acquire(str(file))
+    yield made
+    release(made)
+
+
+def key(number: int) -> bytes:
+    return number.to_bytes(24, "big")
+
+
+def rows(numbers) -> dict[bytes, float]:
+    """A score for each number: half of it."""
+    return {key(number): number / 2 for number in numbers}
+
+
+def in_file(file: Path) -> int:
+    """How many rows the file itself has."""
+    database = sqlite3.connect(file)
+    (count,) = database.execute("SELECT count(*) FROM scores").fetchone()
+    database.close()
+    return count
+
+
+def test_numbers_come_back_to_the_last_bit(file):
+    """After it was closed and opened, any finite score is what it was."""
+    scores = {key(place): score for place, score in enumerate([0.1 + 0.2, 0.0, 5e-324, 1.7e308, -3.5])}
+    cache = acquire(str(file))
+    cache.put(scores)
+    assert cache.get(list(scores)) == scores  # whether it is written already or not
+    release(cache)
+    again = acquire(str(file))
+    assert {k: v.hex() for k, v in again.get(list(scores)).items()} == {k: v.hex() for k, v in scores.items()}
+    assert again.get([key(99)]) == {}
+    release(again)
+    assert [path.name for path in file.parent.iterdir()] == ["scores.db"]
+
+
+def test_many_are_written_and_found_at_once(cache, file):
+    """More than go into one statement or one transaction."""
+    cache.put(rows(range(25_000)))
+    assert cache.flush()
+    assert in_file(file) == 25_000
+    assert cache.get([key(number) for number in range(20_000, 30_000)]) == rows(range(20_000, 25_000))
+
+
+def test_what_is_put_at_once_is_written_whole(file, hasty):
+    """Also more than a transaction holds as a rule: where the rest finds no room, nothing of it is in the file."""
+    cache = acquire(str(file))
+    with cache._writing.held() as database:
+        database.execute("PRAGMA max_page_count = 150")
+    cache.put(rows(range(500)))
+    assert cache.flush()
+    cache.put(rows(range(400, 25_000)))
+    waited(lambda: cache.fault)
+    assert in_file(file) == 500
+    with cache._writing.held() as database:
+        database.execute("PRAGMA max_page_count = 10000")
+    waited(lambda: not cache.fault)
+    release(cache)
+    assert in_file(file) == 25_000
+
+
+def test_the_first_score_stays(cache):
+    """What another has scored meanwhile does not change what was told."""
+    cache.put({key(1): 0.5})
+    cache.flush()
+    cache.put({key(1): 0.7})
+    cache.flush()
+    assert cache.get([key(1)]) == {key(1): 0.5}
+
+
+def test_stages_of_a_process_share_it(file):
+    """It is open once, by whatever name, and until the last of them is closed."""
+    link = file.parent / "link.db"
+    link.symlink_to(file)
+    one, two = Counted(cache=str(file)), Counted(cache=str(link), name="two")
+    one.open()
+    two.open()
+    one("red", ["a red one"])
+    one.close()
+    two("red", ["a red one"])
+    assert two.asked == []
+    two.close()
+    assert in_file(file) == 1
+
+
+def test_a_stage_that_is_open_twice_closes_it_once(file):
+    """Each open wants its close; a pipeline of two stages opens and closes as ever."""
+    stage = Counted(cache=str(file))
+    for _ in range(2):
+        stage.open()
+    stage.close()
+    stage("red", ["red"])
+    stage.close()
+    assert not stage.is_open
+    with Pipeline([ListedSearch(), stage, Counted(cache=str(file), name="two")]) as pipeline:
+        pipeline.run("red")
+    assert [path.name for path in file.parent.iterdir()] == ["scores.db"]
+
+
+def test_threads_share_it(cache):
+    """Eight of them write and read their own and each other's."""
+
+    def work(seed):
+        numbers = np.random.default_rng(seed).choice(2000, 500, replace=False).tolist()
+        for start in range(0, 500, 50):
+            part = numbers[start : start + 50]
+            cache.put(rows(part))
+            assert cache.get([key(number) for number in part]) == rows(part)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+    assert cache.flush()
+    assert cache.fault is None
+
+
+WORKER = """
+import sys, time
+from milvus_pipeline.scores.store import acquire, release
+path, first, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+cache = acquire(path)
+for number in range(first, first + count):
+    cache.put({number.to_bytes(24, "big"): number / 2})
+    if number % 10 == 0:
+        assert cache.get([number.to_bytes(24, "big")]), number
+release(cache)
+print(cache.fault)
+"""
+
+
+def test_processes_share_it(file):
+    """Four begin at the same moment, with no file, and all of their rows are there in the end."""
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(file), str(first), "400"], stdout=subprocess.PIPE, text=True
+        )
+        for first in (0, 300, 600, 10_000)
+    ]
+    for worker in workers:
+        said, _ = worker.communicate(timeout=60)
+        assert (worker.returncode, said) == (0, "None\n")
+    assert in_file(file) == 1000 + 400
+
+
+ENDLESS = """
+import sys
+from milvus_pipeline.scores.store import acquire
+cache = acquire(sys.argv[1])
+first = int(sys.argv[2])
+print("begun", flush=True)
+while True:
+    cache.put({number.to_bytes(24, "big"): number / 2 for number in range(first, first + 200)})
+    cache.flush()
+    first += 200
+"""
+
+
+def test_a_process_that_is_killed_leaves_it_whole(file):
+    """Again and again in the midst of writing: what was written is right, and the next process goes on."""
+    rng = np.random.default_rng(7)
+    for turn in range(3):
+        worker = subprocess.Popen(
+            [sys.executable, "-c", ENDLESS, str(file), str(turn * 10_000_000)], stdout=subprocess.PIPE, text=True
+        )
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "begun\n"
+        time.sleep(rng.uniform(0.02, 0.2))
+        worker.send_signal(signal.SIGKILL)
+        worker.communicate()
+    cache = acquire(str(file))  # which looks for damage
+    release(cache)
+    database = sqlite3.connect(file)
+    found = database.execute("SELECT key, score FROM scores").fetchall()
+    database.close()
+    assert len(found) >= 200
+    assert len(found) % 200 == 0  # a transaction is there as a whole
+    assert all(score == int.from_bytes(own, "big") / 2 for own, score in found)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_goes_on_with_it(file):
+    """Parent and child both read and write afterwards, and neither harms the other."""
+    done = in_its_own_process(__file__, "fork_with_a_cache", str(file))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert in_file(file) == 2 + 50 + 3
+
+
+def fork_with_a_cache(file):
+    stage = Counted(cache=file)
+    stage.open()
+    stage("red", ["of the parent", "of both"])
+    context = multiprocessing.get_context("fork")
+    children = [context.Process(target=_child, args=(stage, number)) for number in range(3)]
+    for child in children:
+        child.start()
+    stage("red", [f"later {number}" for number in range(50)])
+    for child in children:
+        child.join(30)
+    assert [child.exitcode for child in children] == [0, 0, 0]
+    stage.asked.clear()
+    stage("red", ["of child 0", "of child 1", "of child 2", "of both", "later 7"])
+    assert stage.asked == []
+    stage.close()
+
+
+def _child(stage, number):
+    stage.asked.clear()
+    stage("red", ["of the parent", f"of child {number}"])
+    assert stage.asked == [(f"of child {number}",)]
+    stage.close()
+
+
+def test_what_was_scored_last_is_written_when_a_program_ends(file):
+    """A stage that was called alone, and never closed, loses nothing."""
+    code = (
+        "import sys; from support.counted import Counted\n"
+        "Counted(cache=sys.argv[1])('red', [f'text {number}' for number in range(3000)])"
+    )
+    subprocess.run([sys.executable, "-c", code, str(file)], env=environment(), check=True, timeout=60)
+    assert in_file(file) == 3000
+
+
+# -- what is refused ----------------------------------------------------------------------------------------------
+
+
+def made(path: Path, *statements: str) -> None:
+    """A database that these statements have made."""
+    database = sqlite3.connect(path)
+    for statement in statements:
+        database.execute(statement)
+    database.commit()
+    database.close()
+
+
+def refusal(path: Path) -> str:
+    """What a stage says that is opened with this file, which it leaves as it is."""
+    before = path.read_bytes() if path.is_file() else None
+    stage = Counted(cache=str(path))
+    with pytest.raises(StageError) as caught:
+        stage.open()
+    assert not stage.is_open
+    assert caught.value.reason_code == "config"
+    assert (path.read_bytes() if path.is_file() else None) == before
+    return str(caught.value)
+
+
+def test_something_else_is_not_touched(file):
+    """A text, a database of another program, a cache of a later version: each by name, with what to do."""
+    file.write_text("notes of mine " * 50)
+    assert refusal(file) == f"cache: {file} is no score cache: it is left as it is; name another file"
+    file.unlink()
+    made(file, "CREATE TABLE scores (key BLOB PRIMARY KEY, score REAL)")
+    assert "is a database of something else, and no score cache" in refusal(file)
+    file.unlink()
+    release(acquire(str(file)))
+    made(file, "PRAGMA user_version = 7")
+    assert "is a score cache of format 7, and this version reads format 1" in refusal(file)
+
+
+def test_a_place_where_no_file_can_be_is_refused(file):
+    """A folder, and a file in a folder that is not there."""
+    assert "is a folder; name a file in it" in refusal(file.parent)
+    assert "does not exist; make it, or name another place" in refusal(file.parent / "missing" / "scores.db")
+
+
+def test_a_damaged_file_is_refused(file):
+    """Pages of nonsense are found when the stage opens, and it says to delete the file."""
+    cache = acquire(str(file))
+    cache.put(rows(range(5000)))
+    release(cache)
+    data = bytearray(file.read_bytes())
+    data[3 * 4096 : 9 * 4096] = np.random.default_rng(0).bytes(6 * 4096)
+    file.write_bytes(data)
+    assert f"cache: {file} is damaged: " in refusal(file)
+    file.write_bytes(data[: len(data) // 2])
+    assert "; delete it, and the scores are made anew" in refusal(file)
+
+
+def test_an_empty_file_is_taken(file):
+    """There is nothing in it to lose."""
+    file.touch()
+    release(acquire(str(file)))
+    assert in_file(file) == 0
+
+
+# -- what fails while it is used ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """What fails is tried again at once, and closing waits for nothing."""
+    monkeypatch.setattr(score_cache, "_PAUSE", 0.1)
+    monkeypatch.setattr(score_cache, "_LAST_SECONDS", 0.5)
+
+
+def test_a_file_that_is_locked_holds_nobody_up(file, hasty):
+    """A query is answered, with a warning behind the first failure; what it scored is written later."""
+    with Pipeline([ListedSearch(), Counted(cache=str(file))]) as pipeline:
+        other = sqlite3.connect(file, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        assert pipeline.run("red").status == "ok"
+        cache = pipeline.stages[1]._before.cache
+        waited(lambda: cache.fault)
+        result = pipeline.run("red")
+        assert result.report("counted").details["cached"] == 4  # from memory
+        assert any("cannot be written at the moment: database is locked" in warning for warning in result.warnings)
+        other.execute("ROLLBACK")
+        other.close()
+        waited(lambda: not cache.fault)
+        assert pipeline.run("red").warnings == []
+    assert in_file(file) == 4
+
+
+def test_a_file_that_cannot_be_read_is_done_without(file, hasty):
+    """Everything is scored then, and the report says why; nothing fails."""
+    with Pipeline([ListedSearch(), Counted(cache=str(file))]) as pipeline:
+        pipeline.run("red")
+        pipeline.stages[1]._before.cache.flush()
+        damaged = sqlite3.connect(file)
+        damaged.execute("DROP TABLE scores")
+        damaged.commit()
+        damaged.close()
+        result = pipeline.run("red")
+        assert result.status == "ok"
+        assert result.report("counted").details["cached"] == 0
+        assert any("cannot be read, and is done without: no such table" in warning for warning in result.warnings)
+
+
+def test_what_finds_no_room_is_kept_for_a_while(file, hasty):
+    """A full disk costs the scores only if it stays full."""
+    cache = acquire(str(file))
+    with cache._writing.held() as database:
+        database.execute("PRAGMA max_page_count = 3")
+    cache.put(rows(range(2000)))
+    waited(lambda: cache.fault)
+    assert "cannot be written at the moment: database or disk is full" in cache.fault
+    assert cache.get([key(5)]) == rows([5])
+    with cache._writing.held() as database:
+        database.execute("PRAGMA max_page_count = 1000")
+    waited(lambda: not cache.fault)
+    release(cache)
+    assert in_file(file) == 2000
+
+
+def test_what_is_closed_finds_and_keeps_nothing(file):
+    """A query that is under way while its stage is closed is no reason to open the file again."""
+    cache = acquire(str(file))
+    release(cache)
+    cache.put(rows([1]))
+    assert cache.get([key(1)]) == {}
+    assert not any(thread.name == "score-cache" for thread in threading.enumerate())
+
+
+def waited(condition) -> None:
+    """Wait until it is true, for half a minute at most."""
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)

@@ -1,0 +1,161 @@
+"""Connections that pipelines of one process share, and those that they do not."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from milvus_pipeline import Context, Deadline, Pipeline, RetrySettings, SearchResult, StageError
+from milvus_stages import MilvusSearch
+from milvus_stages.milvus.client.pool import shared
+from support.proxy import Proxy
+
+from .conftest import Engine
+
+
+@dataclass
+class Silent:
+    """A server that takes connections and says nothing, and a pipeline's opening that waits for it."""
+
+    uri: str
+    waiting: threading.Thread
+
+
+@pytest.fixture
+def silent() -> Iterator[Silent]:
+    """One opening of another pipeline waits for it until the test ends."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        uri = f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+        def wait() -> None:
+            with suppress(StageError):
+                MilvusSearch(uri=uri, collection="c", retry=RetrySettings(attempts=1)).open()
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        connection, _ = listener.accept()
+        with connection:
+            yield Silent(uri, waiting)
+    waiting.join()
+
+
+def test_a_silent_server_keeps_no_other_pipeline_waiting(silent: Silent, own: Engine) -> None:
+    """While one pipeline waits for it, another opens, searches and closes, from threads and from an event loop."""
+    pipeline = Pipeline([own.stage()])
+    with pipeline:
+        assert len(pipeline.run(own.query(0))) == 10
+
+    async def under_a_loop() -> int:
+        async with pipeline:
+            return len(await pipeline.arun(own.query(0)))
+
+    assert asyncio.run(under_a_loop()) == 10
+    assert silent.waiting.is_alive()
+
+
+def test_waiting_for_a_connection_that_others_make_is_bounded(silent: Silent) -> None:
+    """Who has less time than the one that connects gives up when it is over, and says what it waited for."""
+    with pytest.raises(StageError, match=r"others have been connecting to it, .* for 0\.\d+ s"):
+        Pipeline([MilvusSearch(uri=silent.uri, collection="c", timeout=0.2)]).open()
+    assert silent.waiting.is_alive()
+
+
+def test_counting_users_waits_for_nobody(silent: Silent, lite: Engine) -> None:
+    """The event loop asks for the number of users, so it is there at once whatever others wait for."""
+    with Pipeline([lite.stage()]) as pipeline:
+        connection = pipeline.stages[0]._opened.connection
+        with shared._at((silent.uri, "", "", None)) as place:
+            assert place.lock.locked()
+            assert shared.users(connection) >= 1
+
+
+def test_a_failed_opening_leaves_nothing_behind(tmp_path: Path) -> None:
+    """What could not be opened is forgotten."""
+    (tmp_path / "old.db").write_bytes(b"SQLite format 3")
+    with pytest.raises(StageError):
+        MilvusSearch(uri=tmp_path / "old.db", collection="c").open()
+    assert not any("old.db" in key[0] for key in shared._open)
+
+
+def test_many_threads_share_one_connection_and_close_it_once(lite: Engine) -> None:
+    """Opening and closing from eight threads at once never closes what another still uses."""
+    holder = lite.stage()
+    holder.open()
+    connection = holder._opened.connection
+    before = shared.users(connection)
+    failed: list[BaseException] = []
+
+    def use() -> None:
+        try:
+            for _ in range(5):
+                with Pipeline([lite.stage()]) as pipeline:
+                    assert len(pipeline.run(lite.query(0))) == 10
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=use) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert shared.users(connection) == before
+    holder.close()
+
+
+CLOSED = "the stage was closed while the query ran"
+
+
+def test_a_search_that_finds_a_database_closed(own: Engine) -> None:
+    """Searches that wait for their turn when it is closed, and those that come later, say so; no task is cancelled."""
+    stage = own.stage()
+    stage.open()
+    connection = stage._opened.connection
+    results, contexts = [SearchResult(own.query(0))], [Context(Deadline(), 1) for _ in range(4)]
+    go_on = threading.Event()
+    connection._worker.submit(go_on.wait)
+    with ThreadPoolExecutor(3) as threads:
+        waiting = [
+            threads.submit(stage.process, results, contexts[0]),
+            threads.submit(lambda: asyncio.run(stage.aprocess(results, contexts[1]))),
+        ]
+        while connection._worker._work_queue.qsize() < 2:
+            pass
+        waiting.append(threads.submit(connection.close))
+        while not connection.closed.is_set():
+            pass
+        go_on.set()
+        for each in waiting:
+            each.result()
+    stage.process(results, contexts[2])
+    asyncio.run(stage.aprocess(results, contexts[3]))
+    for context in contexts:
+        assert isinstance(context.failures[0], StageError)
+        assert CLOSED in str(context.failures[0])
+    stage.close()
+
+
+async def test_a_search_that_finds_its_server_closed(lite: Engine, proxy: Proxy) -> None:
+    """The same for a server's connection, closed under a search that waits for its answer, or before one."""
+    stage = MilvusSearch(uri=proxy.url, collection="things")
+    stage.open()
+    results, contexts = [SearchResult(lite.query(0))], [Context(Deadline(), 1) for _ in range(3)]
+    await stage.aprocess(results, Context(Deadline(), 1))
+    proxy.freeze()
+    running = asyncio.create_task(stage.aprocess(results, contexts[0]))
+    await asyncio.sleep(0.1)  # until the call is made; the outcome is the same where it is not
+    stage._opened.connection.close()
+    await running
+    await stage.aprocess(results, contexts[1])
+    stage.process(results, contexts[2])
+    for context in contexts:
+        assert CLOSED in str(context.failures[0])
+    stage.close()
