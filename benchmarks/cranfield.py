@@ -16,10 +16,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from milvus_pipeline import Pipeline, SearchResult, ingest
-from milvus_pipeline.evaluation import Evaluation, evaluate, read_qrels
+from milvus_pipeline import Evaluation, Pipeline, SearchResult, evaluate, ingest, read_qrels, read_queries
 from milvus_pipeline.files.lines import read_lines
-from milvus_pipeline.jobs import read_queries
 
 HERE = Path(__file__).parent
 FOLDER = HERE.parents[1] / "shared/data/cranfield"

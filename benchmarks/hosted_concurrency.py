@@ -24,7 +24,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
-from milvus_pipeline import Context, Hit, Pipeline, SearchResult, Stage
+from milvus_pipeline import Hit, Pipeline, SearchResult
+from milvus_pipeline.plugin import Context, Stage
 from milvus_stages import Cohere
 
 TESTS = Path(__file__).parents[1] / "tests"

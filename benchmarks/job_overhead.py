@@ -23,8 +23,8 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from milvus_pipeline import Context, Hit, Pipeline, Query, Reranker, SearchResult, Stage, register
-from milvus_pipeline.jobs import JobProgress, JsonLines, run_job
+from milvus_pipeline import Hit, JobProgress, JsonLines, Pipeline, Query, SearchResult, run_job
+from milvus_pipeline.plugin import Context, Reranker, Stage, register
 from milvus_stages import MilvusSearch
 
 WORDS = ("red", "green", "blue", "apple", "pear", "plum", "sky", "jam", "where", "what", "grows", "in", "the", "garden")

@@ -29,8 +29,7 @@ from typing import Any, NamedTuple
 # The models are made here, or come with a package; without this a hub that is not there is asked for them.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from milvus_pipeline import CollectionSpec, Pipeline, ingest
-from milvus_pipeline.jobs import run_job
+from milvus_pipeline import CollectionSpec, Pipeline, ingest, run_job
 from milvus_stages import CrossEncoder, Encode, MilvusSearch
 
 FOLDER = Path(__file__).parents[2] / "shared/data/cranfield"

@@ -6,10 +6,10 @@ from typing import get_args
 import yaml
 from typer.testing import CliRunner
 
-from milvus_pipeline import Pipeline, Query, Reranker
+from milvus_pipeline import Pipeline, Query, variants_of
 from milvus_pipeline.cli.app import app
 from milvus_pipeline.config.file import registry
-from milvus_pipeline.evaluation import variants_of
+from milvus_pipeline.plugin import Reranker
 from milvus_pipeline.records import Status
 from milvus_stages.hosted import HostedReranker
 from support.readme import README, blocks

@@ -1,17 +1,16 @@
 """Composable search pipelines for Milvus: retrieve, rerank, truncate.
 
-The public face is this module, ``milvus_pipeline.jobs`` (files of queries, answered resumably),
-``milvus_pipeline.evaluation`` (quality, latency and cost after each stage) and
-``milvus_pipeline.ingest.passages`` (a folder
-of texts, cut into records); the others are private to the project. Importing it loads none of torch, transformers,
-pymilvus and httpx: a stage imports what it needs when it opens.
+This module is the public face for users of pipelines; ``milvus_pipeline.plugin`` is that for authors of stages. What is
+in neither is private. Importing it loads none of torch, transformers, pymilvus and httpx: a stage imports what it needs
+when it opens. Jobs, evaluation and passages are imported when one of their names is first used.
 """
 
-from milvus_pipeline.breaker import FAIR_SECONDS, Breaker, BreakerSettings, breaker_for
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from milvus_pipeline.breaker import BreakerSettings
 from milvus_pipeline.config.collection import CollectionSpec, FieldSpec, IndexSpec
 from milvus_pipeline.config.file import PipelineConfig, json_schema
-from milvus_pipeline.config.registry import register, registry
-from milvus_pipeline.context import Context, Deadline
 from milvus_pipeline.errors import (
     CircuitOpenError,
     ConfigError,
@@ -23,80 +22,118 @@ from milvus_pipeline.errors import (
     ReasonCode,
     ServiceError,
     StageError,
-    shown,
-    told,
 )
 from milvus_pipeline.explain import Movement, Ranking, explain
-from milvus_pipeline.extras import require
-from milvus_pipeline.findings import CheckContext, Finding
-from milvus_pipeline.ingest.ingest import CollectionStore, CollectionWriter, Embedder, IngestReport, ingest
+from milvus_pipeline.ingest.ingest import IngestReport, ingest
 from milvus_pipeline.pipeline import Pipeline
-from milvus_pipeline.problems import suggestion
 from milvus_pipeline.records import Hit, Query, Reason, RerankResult, SearchResult, StageReport
-from milvus_pipeline.reranker import Reranker, RerankJob
-from milvus_pipeline.retry import PASSING_STATUSES, RetrySettings, async_retrying, retry_after, retrying
+from milvus_pipeline.retry import RetrySettings
 from milvus_pipeline.run.dry_run import DryRun
-from milvus_pipeline.run.loop import adriven, driven
-from milvus_pipeline.stage import Fallback, Stage
+from milvus_pipeline.stage import Fallback
 from milvus_pipeline.usage import total_planned, total_usage
 
+if TYPE_CHECKING:
+    from milvus_pipeline.evaluation.evaluate import evaluate
+    from milvus_pipeline.evaluation.records import Comparison, Evaluation, Latency, StageFigures, SystemFigures
+    from milvus_pipeline.evaluation.report import report_html, write_report
+    from milvus_pipeline.evaluation.variants import Variant, systems_of, variants_of
+    from milvus_pipeline.files.qrels import Qrels, read_qrels
+    from milvus_pipeline.files.queries import BadLines, InputFormat, read_queries, survey
+    from milvus_pipeline.files.results import JsonLines, OutputError, OutputFormat, TrecRun
+    from milvus_pipeline.ingest.passages import passages
+    from milvus_pipeline.jobs.claim import ResumeError
+    from milvus_pipeline.jobs.job import JobProgress, JobReport, StoppedError, run_job
+    from milvus_pipeline.jobs.manifest import Figures, Manifest, StageTotals, manifest_path, read_manifest
+
+_LAZY = {
+    "milvus_pipeline.evaluation.evaluate": ("evaluate",),
+    "milvus_pipeline.evaluation.records": ("Comparison", "Evaluation", "Latency", "StageFigures", "SystemFigures"),
+    "milvus_pipeline.evaluation.report": ("report_html", "write_report"),
+    "milvus_pipeline.evaluation.variants": ("Variant", "systems_of", "variants_of"),
+    "milvus_pipeline.files.qrels": ("Qrels", "read_qrels"),
+    "milvus_pipeline.files.queries": ("BadLines", "InputFormat", "read_queries", "survey"),
+    "milvus_pipeline.files.results": ("JsonLines", "OutputError", "OutputFormat", "TrecRun"),
+    "milvus_pipeline.ingest.passages": ("passages",),
+    "milvus_pipeline.jobs.claim": ("ResumeError",),
+    "milvus_pipeline.jobs.job": ("JobProgress", "JobReport", "StoppedError", "run_job"),
+    "milvus_pipeline.jobs.manifest": ("Figures", "Manifest", "StageTotals", "manifest_path", "read_manifest"),
+}
+_MODULE_OF = {name: module for module, names in _LAZY.items() for name in names}
+
 __all__ = [
-    "FAIR_SECONDS",
-    "PASSING_STATUSES",
-    "Breaker",
+    "BadLines",
     "BreakerSettings",
-    "CheckContext",
     "CircuitOpenError",
     "CollectionSpec",
-    "CollectionStore",
-    "CollectionWriter",
+    "Comparison",
     "ConfigError",
-    "Context",
-    "Deadline",
     "DeadlineError",
     "DryRun",
-    "Embedder",
+    "Evaluation",
     "Fallback",
     "FieldSpec",
-    "Finding",
+    "Figures",
     "Hit",
     "IndexSpec",
     "IngestError",
     "IngestReport",
     "InputError",
+    "InputFormat",
+    "JobProgress",
+    "JobReport",
+    "JsonLines",
+    "Latency",
+    "Manifest",
     "Movement",
+    "OutputError",
+    "OutputFormat",
     "Pipeline",
     "PipelineConfig",
     "PipelineError",
+    "Qrels",
     "Query",
     "QueryError",
     "Ranking",
     "Reason",
     "ReasonCode",
-    "RerankJob",
     "RerankResult",
-    "Reranker",
+    "ResumeError",
     "RetrySettings",
     "SearchResult",
     "ServiceError",
-    "Stage",
     "StageError",
+    "StageFigures",
     "StageReport",
-    "adriven",
-    "async_retrying",
-    "breaker_for",
-    "driven",
+    "StageTotals",
+    "StoppedError",
+    "SystemFigures",
+    "TrecRun",
+    "Variant",
+    "evaluate",
     "explain",
     "ingest",
     "json_schema",
-    "register",
-    "registry",
-    "require",
-    "retry_after",
-    "retrying",
-    "shown",
-    "suggestion",
-    "told",
+    "manifest_path",
+    "passages",
+    "read_manifest",
+    "read_qrels",
+    "read_queries",
+    "report_html",
+    "run_job",
+    "survey",
+    "systems_of",
     "total_planned",
     "total_usage",
+    "variants_of",
+    "write_report",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULE_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -146,8 +146,8 @@ class Breaker:
         left = self._next_trial - now
         times = "its last call" if self._count == 1 else f"its last {self._count} calls in a row"
         raise CircuitOpenError(
-            f"{self.name} is not called, since {times} failed (the last: {self._last}); it is tried again in "
-            f"{left:.1f} s; check that the service is well, and come again then",
+            f"{self.name} is not called, since {times} failed (the last: {self._last})",
+            (f"it is tried again in {left:.1f} s; check that the service is well, and come again then"),
             retry_after=left,
         )
 

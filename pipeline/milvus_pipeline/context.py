@@ -68,7 +68,7 @@ class Deadline:
 
     def error(self) -> DeadlineError:
         """That the time given is used up."""
-        return DeadlineError(f"the time given ({self.budget:g} s) is used up; raise `timeout` or ask for less")
+        return DeadlineError(f"the time given ({self.budget:g} s) is used up", "raise `timeout` or ask for less")
 
 
 def time_limit(deadline: Deadline) -> AbstractAsyncContextManager[Any]:

@@ -6,7 +6,7 @@ exception only the first line is told, and not even that where it repeats a docu
 
 from __future__ import annotations
 
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, Self, get_args
 
 ReasonCode = Literal[
     "deadline",
@@ -42,11 +42,52 @@ REASON_CODES: Final[frozenset[str]] = frozenset(get_args(ReasonCode))
 class PipelineError(Exception):
     """Base of everything this framework raises on purpose.
 
+    The parts are kept apart, so that code can add a place or read the next step without parsing a message; ``str``
+    renders them as ``place: what; next step``.
+
+    Args:
+        what: what is wrong.
+        next_step: what the reader can do about it; empty if there is nothing more to say.
+        place: where it is wrong: a file and line, a stage of a pipeline, a field.
+        reason_code: the kind of fault; by default that of the class.
+
     Attributes:
-        reason_code: what kind of fault it is, for programs.
+        what: as above.
+        next_step: as above.
+        place: as above.
+        reason_code: the kind of fault, for programs.
     """
 
     reason_code: ReasonCode = "error"
+
+    def __init__(
+        self, what: str = "", next_step: str = "", *, place: str = "", reason_code: ReasonCode | None = None
+    ) -> None:
+        super().__init__(what, next_step)
+        self.what = what
+        self.next_step = next_step
+        self.place = place
+        if reason_code is not None:
+            self.reason_code = reason_code
+
+    def at(self, place: str) -> Self:
+        """This error, with ``place`` in front of the place it has."""
+        self.place = f"{place}: {self.place}" if self.place else place
+        return self
+
+    def __str__(self) -> str:
+        message = f"{self.place}: {self.what}" if self.place else self.what
+        return f"{message}; {self.next_step}" if self.next_step else message
+
+    def __reduce__(self) -> tuple[Any, ...]:  # the default would lose keyword arguments on the way between processes
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[PipelineError], args: tuple[Any, ...], state: dict[str, Any]) -> PipelineError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
 
 
 class ConfigError(PipelineError, ValueError):
@@ -66,17 +107,7 @@ class InputError(PipelineError):
 
 
 class StageError(PipelineError):
-    """A stage could not be opened or failed on its input; ``__cause__`` holds the first cause.
-
-    Args:
-        message: where, what, and the next step.
-        reason_code: the kind of fault; that of the class by default.
-    """
-
-    def __init__(self, message: str = "", *, reason_code: ReasonCode | None = None) -> None:
-        super().__init__(message)
-        if reason_code is not None:
-            self.reason_code = reason_code
+    """A stage could not be opened or failed on its input; ``__cause__`` holds the first cause."""
 
 
 class DeadlineError(StageError, TimeoutError):
@@ -94,8 +125,8 @@ class CircuitOpenError(StageError):
 
     reason_code: ReasonCode = "circuit_open"
 
-    def __init__(self, message: str = "", *, retry_after: float = 0.0) -> None:
-        super().__init__(message)
+    def __init__(self, what: str = "", next_step: str = "", *, place: str = "", retry_after: float = 0.0) -> None:
+        super().__init__(what, next_step, place=place)
         self.retry_after = retry_after
 
 
@@ -118,8 +149,10 @@ class ServiceError(StageError):
 
     def __init__(
         self,
-        message: str,
+        what: str,
+        next_step: str = "",
         *,
+        place: str = "",
         status: int | None = None,
         code: str | None = None,
         detail: str = "",
@@ -128,7 +161,7 @@ class ServiceError(StageError):
         retryable: bool = False,
         reason_code: ReasonCode | None = None,
     ) -> None:
-        super().__init__(message, reason_code=reason_code or _reason_of(status, retryable))
+        super().__init__(what, next_step, place=place, reason_code=reason_code or _reason_of(status, retryable))
         self.status = status
         self.code = code
         self.detail = detail
@@ -158,23 +191,3 @@ def _reason_of(status: int | None, retryable: bool) -> ReasonCode:
 
 class IngestError(PipelineError):
     """Records could not be written into a collection."""
-
-
-def shown(value: object, limit: int = 60) -> str:
-    """``repr(value)`` for a message, cut to ``limit`` characters."""
-    text = repr(value)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def told(error: BaseException, limit: int = 300) -> str:
-    """What an exception says, for a message of ours.
-
-    Our own messages are taken whole. A foreign one is named by its class and cut to its first line and
-    ``limit`` characters, because libraries like to echo their whole input.
-    """
-    if isinstance(error, PipelineError):
-        return str(error)
-    lines = str(error).strip().splitlines()
-    text = lines[0] if lines else ""
-    text = text if len(text) <= limit else text[: limit - 1] + "…"
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -29,6 +29,6 @@ def require(module: str, *, extra: str | None, wanted_by: str) -> Any:
             raise  # installed, but something that it needs itself is not: that is another fault
         wanted = DISTRIBUTION if extra is None else f"{DISTRIBUTION}[{extra}]"
         raise StageError(
-            f"{wanted_by} needs the package {error.name!r}, which is not installed; "
-            f'install it with: pip install "{wanted}"'
+            f"{wanted_by} needs the package {error.name!r}, which is not installed",
+            f'install it with: pip install "{wanted}"',
         ) from error

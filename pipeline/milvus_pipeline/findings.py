@@ -1,13 +1,22 @@
-"""What a check of a pipeline finds, and what its stages tell each other meanwhile."""
+"""What a check of a pipeline finds, what its stages tell each other meanwhile, and the doctors that examine them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, Self, get_args
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any, Final, Literal, Self, TypeVar, get_args
 
 from milvus_pipeline.context import Deadline
-from milvus_pipeline.errors import shown, told
+from milvus_pipeline.errors import PipelineError
+from milvus_pipeline.text import error_text, short_repr
+
+logger = logging.getLogger(__name__)
+
+DOCTORS: Final = "milvus_pipeline.doctors"
+"""The entry point group of modules that register doctors."""
 
 Level = Literal["ok", "warning", "error"]
 
@@ -37,7 +46,7 @@ class Finding:
 
     def __post_init__(self) -> None:
         if self.level not in get_args(Level):
-            raise ValueError(f"level: must be one of {', '.join(get_args(Level))}, is {shown(self.level)}")
+            raise ValueError(f"level: must be one of {', '.join(get_args(Level))}, is {short_repr(self.level)}")
         for name in ("topic", "message", "next_step", "stage"):
             if not isinstance(getattr(self, name), str):
                 raise ValueError(f"{name}: must be a text, is {type(getattr(self, name)).__name__}")
@@ -58,17 +67,18 @@ class Finding:
         return cls("error", topic, message, next_step)
 
     @classmethod
-    def of(cls, fault: BaseException | str, topic: str, level: Level = "error", otherwise: str = _ADVICE) -> Self:
-        """The finding that an exception or a message makes.
+    def of(cls, error: BaseException, topic: str, level: Level = "error", next_step: str = _ADVICE) -> Self:
+        """The finding that an exception makes.
 
         Args:
-            fault: messages of ours say what is wrong, a semicolon, and the next step.
+            error: what and next step of one of ours are taken over, its place is not: a finding has its own.
             topic: what was looked at.
             level: how bad it is.
-            otherwise: the next step where the message names none.
+            next_step: taken if the exception names none.
         """
-        what, _, step = (fault if isinstance(fault, str) else told(fault)).partition("; ")
-        return cls(level, topic, what, step.strip() or otherwise)
+        if isinstance(error, PipelineError):
+            return cls(level, topic, error.what, error.next_step or next_step)
+        return cls(level, topic, error_text(error), next_step)
 
     def to_dict(self) -> dict[str, str]:
         """The finding as plain data."""
@@ -106,3 +116,54 @@ class CheckContext:
     documents: int = 0
     hits: int | None = None
     hits_of: str = ""
+
+
+Doctor = Callable[[Any, CheckContext], Iterable[Finding]]
+Examination = TypeVar("Examination", bound=Doctor)
+
+_doctors: dict[type, Doctor] = {}
+
+
+def doctor(stage: type) -> Callable[[Examination], Examination]:
+    """Decorator: register a function as the doctor of a class of stages and of its subclasses.
+
+    The function takes the stage and a ``CheckContext`` and gives findings. Its module is imported only for a check, if
+    an entry point of the group ``milvus_pipeline.doctors`` names it; a stage does not import what examines it.
+
+    Args:
+        stage: the class.
+    """
+
+    def register(examine: Examination) -> Examination:
+        _doctors[stage] = examine
+        return examine
+
+    return register
+
+
+def doctor_of(stage: type) -> Doctor | None:
+    """The doctor of the class or of its nearest base that has one."""
+    _load_doctors()
+    return next((_doctors[base] for base in stage.__mro__ if base in _doctors), None)
+
+
+@cache
+def _load_doctors() -> None:
+    for entry in entry_points(group=DOCTORS):
+        try:
+            entry.load()
+        except Exception as error:  # one broken plugin must not take the checks of all stages with it
+            logger.warning("the doctor %s cannot be loaded: %s", entry.value, error_text(error))
+
+
+def share_text(count: int, sampled: int, documents: int) -> str:
+    """``12 of 200 sampled documents (6 %, about 1,200 in all)``.
+
+    Args:
+        count: documents of the sample that are meant.
+        sampled: size of the sample, at least 1.
+        documents: size of the collection; 0 if unknown.
+    """
+    share = count / sampled
+    about = f", about {round(share * documents):,} in all" if documents else ""
+    return f"{count} of {sampled} sampled documents ({100 * share:.0f} %{about})"

@@ -15,7 +15,7 @@ from milvus_pipeline.config import file as _config
 from milvus_pipeline.config.build import check_chain, check_names
 from milvus_pipeline.config.collection import CollectionSpec
 from milvus_pipeline.context import Deadline, time_limit
-from milvus_pipeline.errors import ConfigError, shown
+from milvus_pipeline.errors import ConfigError
 from milvus_pipeline.findings import Finding
 from milvus_pipeline.problems import describe
 from milvus_pipeline.records import Query, SearchResult
@@ -25,6 +25,7 @@ from milvus_pipeline.run.lifecycle import Life, unclosed_told
 from milvus_pipeline.run.loop import Call, adriven, allowed, driven, is_number, settled, started, steps
 from milvus_pipeline.run.stream import Batches, Streamed, streamed
 from milvus_pipeline.stage import Stage
+from milvus_pipeline.text import short_repr
 
 AnyQuery = str | Query
 
@@ -62,9 +63,9 @@ class Pipeline:
         if not stages:
             raise ConfigError("stages: a pipeline needs at least one stage")
         if not isinstance(name, str) or not name:
-            raise ConfigError(f"name: must be a text that is not empty, is {shown(name)}")
+            raise ConfigError(f"name: must be a text that is not empty, is {short_repr(name)}")
         if timeout is not None and (not is_number(timeout) or timeout <= 0):
-            raise ConfigError(f"timeout: must be a number of seconds above 0, is {shown(timeout)}")
+            raise ConfigError(f"timeout: must be a number of seconds above 0, is {short_repr(timeout)}")
         if problems := check_names(stages) + check_chain(stages):
             raise ConfigError("\n".join(map(str, problems)))
         self.stages = tuple(stages)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from milvus_pipeline.errors import shown
+from milvus_pipeline.text import short_repr
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|[A-Za-z]+(?:-[A-Za-z]+)+", re.ASCII)
 _DIGITS = 4
@@ -115,7 +115,7 @@ def _problem(detail: ErrorDetails, model: type[BaseModel]) -> Problem:
         text, key = words[kind]
         bound = context[key]  # a whole number in a float field comes as 0.0
         bound = int(bound) if float(bound).is_integer() else bound
-        return Problem(path, f"must be {text} {bound}, is {shown(value)}")
+        return Problem(path, f"must be {text} {bound}, is {short_repr(value)}")
     if kind == "literal_error":
         near = suggestion(value, _literals(context)) if isinstance(value, str) else ""
         return Problem(path, f"must be {context['expected']}, is {word_of(value)}{near if 'mean' in near else ''}")
@@ -137,7 +137,7 @@ def _problem(detail: ErrorDetails, model: type[BaseModel]) -> Problem:
 def word_of(value: object) -> str:
     """A value that is one of a few words, or was meant to be; else its kind."""
     short = isinstance(value, str) and len(value) <= _LONGEST_WORD and value.isidentifier() and looks_like_a_key(value)
-    return shown(value) if short else kind_of(value)
+    return short_repr(value) if short else kind_of(value)
 
 
 _WANTED = {

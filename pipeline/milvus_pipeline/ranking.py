@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterable, Sequence
 
 from milvus_pipeline.context import Context
-from milvus_pipeline.errors import QueryError, StageError, shown
+from milvus_pipeline.errors import QueryError, StageError
 from milvus_pipeline.records import Hit
+from milvus_pipeline.text import short_repr
 
 
 def warn_of_missing_texts(hits: Sequence[Hit], position: int, context: Context) -> None:
@@ -45,9 +46,9 @@ def checked_call(query: str, documents: Iterable[str], top_k: int | None) -> lis
     if not isinstance(query, str):
         raise QueryError(f"the query must be a string, is {type(query).__name__}")
     if not query.strip():
-        raise QueryError("the query is empty; pass the question to rank the documents for")
+        raise QueryError("the query is empty", "pass the question to rank the documents for")
     if isinstance(documents, str):
-        raise QueryError("documents must be a list of strings, is one string; put it in a list")
+        raise QueryError("documents must be a list of strings, is one string", "put it in a list")
     if not isinstance(documents, Iterable):
         raise QueryError(f"documents must be a list of strings, is {type(documents).__name__}")
     documents = list(documents)
@@ -55,5 +56,5 @@ def checked_call(query: str, documents: Iterable[str], top_k: int | None) -> lis
         if not isinstance(document, str):
             raise QueryError(f"documents[{index}] must be a string, is {type(document).__name__}")
     if top_k is not None and (type(top_k) is not int or top_k < 1):
-        raise QueryError(f"top_k must be a whole number of at least 1, is {shown(top_k)}")
+        raise QueryError(f"top_k must be a whole number of at least 1, is {short_repr(top_k)}")
     return documents

@@ -333,7 +333,9 @@ class Reranker(Stage):
     def _ranking(self, job: RerankJob, scores: Sequence[Iterable[float | None]]) -> list[RerankResult]:
         """The texts of the one job, best first."""
         if len(scores) != 1:
-            raise StageError(f"{self.name}: one query was to be scored, but {len(scores)} lists of scores came back")
+            raise StageError(
+                f"one query was to be scored, but {len(scores)} lists of scores came back", place=self.name
+            )
         pairs = list(enumerate(checked_scores(scores[0], len(job.texts))))
         pairs.sort(key=falling)
         return [RerankResult(job.texts[index], score, index) for index, score in pairs[: job.top_k]]

@@ -29,7 +29,7 @@ from pydantic import (
 
 from milvus_pipeline.context import Context, Deadline
 from milvus_pipeline.errors import ConfigError
-from milvus_pipeline.findings import CheckContext, Finding
+from milvus_pipeline.findings import CheckContext, Finding, doctor_of
 from milvus_pipeline.problems import describe, kind_of, suggestion, takes_bool, word_of
 from milvus_pipeline.records import SearchResult
 
@@ -262,9 +262,11 @@ class Stage(BaseModel):
         """What can be verified cheaply and without side effects, before a first query: see ``Pipeline.check``.
 
         Nothing is loaded, changed or paid for, and the stage may be closed. What can be compared with other stages
-        (a dimension, say) is left in the context for those behind this one. An exception is told as an error.
+        (a dimension, say) is left in the context for those behind this one. Exceptions are reported
+        as error findings. By default the class's ``doctor`` is asked, if there is one.
         """
-        return ()
+        examine = doctor_of(type(self))
+        return examine(self, context) if examine is not None else ()
 
     def identity(self) -> Mapping[str, Any]:
         """What the open stage works with, beyond its configuration: what two runs have to share to be comparable.

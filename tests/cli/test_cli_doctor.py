@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from milvus_pipeline import CheckContext, Deadline, Finding, register
+from milvus_pipeline.plugin import CheckContext, Deadline, Finding, register
 from support.fakes import ListedSearch
 from support.readme import blocks
 

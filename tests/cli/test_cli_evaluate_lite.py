@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from milvus_pipeline import Pipeline
+from milvus_pipeline import Pipeline, variants_of
 from milvus_pipeline.cli.app import app
-from milvus_pipeline.evaluation import variants_of
 
 ROOT = Path(__file__).parents[2]
 DOC = ROOT / "docs" / "evaluation.md"

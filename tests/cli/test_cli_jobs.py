@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from milvus_pipeline.jobs import manifest_path, read_manifest
+from milvus_pipeline import manifest_path, read_manifest
 
 SLOW = """\
 name: my fruit

@@ -15,7 +15,7 @@ from support.processes import interrupted
 HEAVY = {"torch", "transformers", "tokenizers", "pymilvus", "httpx", "sentence_transformers"}
 OPENING = """\
 import sys, time
-from milvus_pipeline import Stage
+from milvus_pipeline.plugin import Stage
 
 class Opening(Stage):
     type = "opening"

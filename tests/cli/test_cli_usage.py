@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from milvus_pipeline.text import figures_said
+from milvus_pipeline.text import figures_text
 from support import paid
 from support.processes import interrupted
 
@@ -72,7 +72,7 @@ def installed(environment, tmp_path):
 )
 def test_figures_read_as_words(figures, said):
     """What all services have comes first, thousands are apart, one is one, and nothing is not told."""
-    assert figures_said(figures) == said
+    assert figures_text(figures) == said
 
 
 def test_a_run_ends_with_what_it_cost(invoke, config, key):

@@ -5,9 +5,10 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from milvus_pipeline import ConfigError, Reranker, Stage, register
+from milvus_pipeline import ConfigError
 from milvus_pipeline.config.file import registry
 from milvus_pipeline.config.registry import Registry
+from milvus_pipeline.plugin import Reranker, Stage, register
 from support.fakes import ListedSearch
 
 BUILT_IN = {"bge", "cross_encoder", "encode", "late_interaction", "milvus_search", "truncate"}

@@ -14,21 +14,9 @@ from importlib.metadata import entry_points
 import numpy as np
 import pytest
 
-from milvus_pipeline import (
-    CheckContext,
-    ConfigError,
-    Context,
-    Deadline,
-    Finding,
-    Hit,
-    Query,
-    QueryError,
-    Reranker,
-    SearchResult,
-    Stage,
-    registry,
-)
+from milvus_pipeline import ConfigError, Hit, Query, QueryError, SearchResult
 from milvus_pipeline.config.registry import GROUP
+from milvus_pipeline.plugin import CheckContext, Context, Deadline, Finding, Reranker, Stage, registry
 from support.specimens import TEXTS, World, specimen
 
 NAMES = sorted({point.name for point in entry_points(group=GROUP)})

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from milvus_pipeline import PASSING_STATUSES, Reranker, ServiceError, StageError
+from milvus_pipeline import ServiceError, StageError
 from milvus_pipeline.config.file import registry
+from milvus_pipeline.plugin import PASSING_STATUSES, Reranker
 from milvus_stages import Cohere, hosted
 from support.fakes import ListedSearch
 from support.hosted import QUERY, STAGES, TEXTS, ask

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from milvus_pipeline import Context, Deadline, Hit, Pipeline, Query, SearchResult
+from milvus_pipeline import Hit, Pipeline, Query, SearchResult
+from milvus_pipeline.plugin import Context, Deadline
 from support.readme import blocks, conformance, installed_plugin
 
 

@@ -5,9 +5,8 @@ import math
 
 import pytest
 
-from milvus_pipeline import ConfigError, Pipeline, Query, SearchResult
+from milvus_pipeline import ConfigError, Pipeline, Query, SearchResult, evaluate
 from milvus_pipeline.errors import InputError
-from milvus_pipeline.evaluation import evaluate
 from milvus_pipeline.files.results import TrecRun
 from support.evaluated import Preparing, TableRerank, TableSearch, calls, setups
 from support.fakes import FirstOnly

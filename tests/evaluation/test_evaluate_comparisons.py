@@ -2,8 +2,7 @@
 
 import pytest
 
-from milvus_pipeline import Pipeline, Query
-from milvus_pipeline.evaluation import evaluate
+from milvus_pipeline import Pipeline, Query, evaluate
 from support.evaluated import TableRerank, TableSearch
 from support.fakes import FirstOnly
 

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from milvus_pipeline import Fallback, Hit, Pipeline, Query, SearchResult, StageReport
-from milvus_pipeline.evaluation import evaluate
+from milvus_pipeline import Fallback, Hit, Pipeline, Query, SearchResult, StageReport, evaluate
 from milvus_pipeline.evaluation.figures import Tally
 from milvus_pipeline.evaluation.measures import Measures
 from milvus_pipeline.evaluation.tree import tree_of

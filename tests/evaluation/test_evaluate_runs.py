@@ -4,8 +4,7 @@ import gc
 
 import pytest
 
-from milvus_pipeline import Fallback, Pipeline, Query, SearchResult, StageError
-from milvus_pipeline.evaluation import evaluate
+from milvus_pipeline import Fallback, Pipeline, Query, SearchResult, StageError, evaluate
 from support.evaluated import Hurried, TableRerank, TableSearch, calls, setups
 from support.fakes import Faulty, FirstOnly, ListedSearch
 

@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from milvus_pipeline import Context, IngestError, Pipeline, Query, SearchResult, Stage, StageError
+from milvus_pipeline import IngestError, Pipeline, Query, SearchResult, StageError
 from milvus_pipeline.ingest.ingest import ingest
+from milvus_pipeline.plugin import Context, Stage
 from milvus_stages import MilvusSearch
 
 DIM = 8

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from milvus_pipeline import passages
 from milvus_pipeline.errors import InputError
-from milvus_pipeline.ingest.passages import passages
 from milvus_pipeline.ingest.split import cut, markdown_sections, plain_section
 
 HANDBOOK = Path(__file__).parents[2] / "configs" / "tutorial" / "handbook"

@@ -8,10 +8,12 @@ import sys
 
 import pytest
 
-from milvus_pipeline import Pipeline, PipelineError, Query
-from milvus_pipeline.jobs import (
+from milvus_pipeline import (
     InputError,
     JobProgress,
+    Pipeline,
+    PipelineError,
+    Query,
     ResumeError,
     StoppedError,
     manifest_path,

@@ -2,8 +2,7 @@
 
 import pytest
 
-from milvus_pipeline import Pipeline
-from milvus_pipeline.jobs import ResumeError, manifest_path, read_manifest, run_job
+from milvus_pipeline import Pipeline, ResumeError, manifest_path, read_manifest, run_job
 from milvus_stages import MilvusSearch
 from support.things import COLLECTION, VECTORS, make_things, questions
 

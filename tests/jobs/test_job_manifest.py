@@ -10,8 +10,7 @@ from typing import get_args
 import pytest
 from pydantic import BaseModel
 
-from milvus_pipeline import Pipeline
-from milvus_pipeline.jobs import Manifest, manifest_path, read_manifest, run_job
+from milvus_pipeline import Manifest, Pipeline, manifest_path, read_manifest, run_job
 from milvus_pipeline.jobs.manifest import write_manifest
 from support import fakes
 

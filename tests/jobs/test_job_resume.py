@@ -9,8 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from milvus_pipeline import Pipeline, Query, SearchResult, Stage, StageError
-from milvus_pipeline.jobs import InputError, OutputError, ResumeError, manifest_path, read_manifest, run_job
+from milvus_pipeline import (
+    InputError,
+    OutputError,
+    Pipeline,
+    Query,
+    ResumeError,
+    SearchResult,
+    StageError,
+    manifest_path,
+    read_manifest,
+    run_job,
+)
+from milvus_pipeline.plugin import Stage
 from support import fakes
 from support.processes import in_its_own_process
 

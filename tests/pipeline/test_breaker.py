@@ -13,7 +13,8 @@ from types import SimpleNamespace
 import pytest
 from pydantic import ValidationError
 
-from milvus_pipeline import Breaker, BreakerSettings, CircuitOpenError, ServiceError, breaker, breaker_for
+from milvus_pipeline import BreakerSettings, CircuitOpenError, ServiceError, breaker
+from milvus_pipeline.plugin import Breaker, breaker_for
 from support.processes import in_its_own_process
 
 

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from milvus_pipeline import Deadline
 from milvus_pipeline.errors import DeadlineError
+from milvus_pipeline.plugin import Deadline
 
 
 def test_no_deadline_never_comes():

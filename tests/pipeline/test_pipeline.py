@@ -10,11 +10,11 @@ from milvus_pipeline import (
     Pipeline,
     Query,
     QueryError,
-    Reranker,
     ServiceError,
     StageError,
     StageReport,
 )
+from milvus_pipeline.plugin import Reranker
 from support.fakes import Faulty, FirstOnly, GivenScores, ListedSearch, Slow, WordOverlap
 
 

@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from milvus_pipeline import DeadlineError, QueryError, Reranker, RerankResult, StageError
+from milvus_pipeline import DeadlineError, QueryError, RerankResult, StageError
+from milvus_pipeline.plugin import Reranker
 from support.fakes import Faulty, ListedSearch, WordOverlap
 from support.paid import Paid
 

@@ -8,7 +8,8 @@ import time
 import pytest
 from pydantic import ValidationError
 
-from milvus_pipeline import CircuitOpenError, Deadline
+from milvus_pipeline import CircuitOpenError
+from milvus_pipeline.plugin import Deadline
 from milvus_pipeline.retry import RetrySettings, async_retrying, retrying
 
 QUICK = RetrySettings(attempts=4, min_wait=0.001, max_wait=0.01)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from milvus_pipeline import PASSING_STATUSES, Deadline, ServiceError
+from milvus_pipeline import ServiceError
+from milvus_pipeline.plugin import PASSING_STATUSES, Deadline
 from milvus_pipeline.retry import RetrySettings, retry_after, retrying
 
 NOW = 784_111_747.0

@@ -5,7 +5,8 @@ import threading
 
 import pytest
 
-from milvus_pipeline import Context, Deadline, DeadlineError, Pipeline, Reranker
+from milvus_pipeline import DeadlineError, Pipeline
+from milvus_pipeline.plugin import Context, Deadline, Reranker
 from support.fakes import DOCUMENTS, ListedSearch
 
 WAIT = 20.0

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from milvus_pipeline import CheckContext, Fallback, Finding, Pipeline, Stage, StageError
+from milvus_pipeline import Fallback, Pipeline, StageError
+from milvus_pipeline.plugin import CheckContext, Finding, Stage
 from support.fakes import ListedSearch, WordOverlap
 
 

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from milvus_pipeline import Fallback, Pipeline, PipelineError, Query, QueryError, Stage
+from milvus_pipeline import Fallback, Pipeline, PipelineError, Query, QueryError
 from milvus_pipeline import context as deadline
+from milvus_pipeline.plugin import Stage
 from milvus_pipeline.run import loop as running
 from milvus_pipeline.run import stream as streaming
 from support.fakes import DOCUMENTS, Faulty, FirstOnly, GivenScores, ListedSearch, NeedsOpen, WordOverlap

@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from milvus_pipeline import Context, Deadline, Hit, Pipeline, Query, SearchResult, StageError
+from milvus_pipeline import Hit, Pipeline, Query, SearchResult, StageError
+from milvus_pipeline.plugin import Context, Deadline
 from milvus_pipeline.scores import lookup as cached_scores
 from support.counted import Counted
 from support.fakes import ListedSearch

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import yaml
 
-from milvus_pipeline import Stage
+from milvus_pipeline.plugin import Stage
 
 
 def spellings(text: str) -> set[str]:

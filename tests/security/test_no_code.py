@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
-from milvus_pipeline import ConfigError, PipelineError, Stage, StageError
+from milvus_pipeline import ConfigError, PipelineError, StageError
 from milvus_pipeline.config.file import parse_config, registry
 from milvus_pipeline.config.registry import GROUP
+from milvus_pipeline.plugin import Stage
 from support.specimens import World, specimen
 
 NAMES = sorted({point.name for point in entry_points(group=GROUP)})

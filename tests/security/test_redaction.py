@@ -14,9 +14,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from milvus_pipeline import Context, Deadline, Hit, Pipeline, Query, SearchResult, Stage, StageError
+from milvus_pipeline import Hit, Pipeline, Query, SearchResult, StageError
 from milvus_pipeline.cli.app import app
 from milvus_pipeline.config.registry import GROUP
+from milvus_pipeline.plugin import Context, Deadline, Stage
 from milvus_stages import MilvusSearch
 from support import fakes
 from support.specimens import DIM, TEXTS, World, specimen

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from pydantic import PrivateAttr
 
-from milvus_pipeline import Context, DeadlineError, Reranker, RerankJob, StageError, register
+from milvus_pipeline import DeadlineError, StageError
+from milvus_pipeline.plugin import Context, Reranker, RerankJob, register
 
 
 @register("counted")

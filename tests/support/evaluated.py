@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import ClassVar
 
-from milvus_pipeline import Context, Hit, QueryError, Reranker, RerankJob, SearchResult, Stage, StageError, register
+from milvus_pipeline import Hit, QueryError, SearchResult, StageError
+from milvus_pipeline.plugin import Context, Reranker, RerankJob, Stage, register
 
 calls: Counter[str] = Counter()
 """Queries that came to a stage, by its name."""

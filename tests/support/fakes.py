@@ -6,7 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from milvus_pipeline import Context, DeadlineError, Hit, QueryError, Reranker, SearchResult, Stage, StageError, register
+from milvus_pipeline import DeadlineError, Hit, QueryError, SearchResult, StageError
+from milvus_pipeline.plugin import Context, Reranker, Stage, register
 
 DOCUMENTS = ("red apple", "green pear and red plum", "blue sky", "")
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from milvus_pipeline import Context, Deadline, Hit, Query, SearchResult
+from milvus_pipeline import Hit, Query, SearchResult
+from milvus_pipeline.plugin import Context, Deadline
 from milvus_stages import TEI, Cohere, Jev, Jina, Mixedbread, RerankAPI, Voyage
 from milvus_stages.hosted import HostedReranker
 from support.standins import StandIn

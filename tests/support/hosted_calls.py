@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from milvus_pipeline import Context, Deadline, RerankJob, ServiceError
+from milvus_pipeline import ServiceError
+from milvus_pipeline.plugin import Context, Deadline, RerankJob
 from milvus_stages.hosted import HostedReranker
 from support.hosted import STAGES
 from support.standins import PROVIDERS, StandIn

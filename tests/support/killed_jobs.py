@@ -19,8 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from milvus_pipeline import Pipeline
-from milvus_pipeline.jobs import commits, manifest_path, read_manifest, run_job
+from milvus_pipeline import Pipeline, commits, manifest_path, read_manifest, run_job
 from milvus_pipeline.jobs.manifest import Manifest
 from support import fakes
 

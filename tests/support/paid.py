@@ -6,7 +6,8 @@ import asyncio
 import os
 from collections.abc import Sequence
 
-from milvus_pipeline import Context, QueryError, Reranker, RerankJob, StageError, register
+from milvus_pipeline import QueryError, StageError
+from milvus_pipeline.plugin import Context, Reranker, RerankJob, register
 
 
 @register("paid")

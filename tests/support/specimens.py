@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from milvus_pipeline import Stage
 from milvus_pipeline.config.file import registry
+from milvus_pipeline.plugin import Stage
 from support.standins import StandIn
 
 DIM = 16

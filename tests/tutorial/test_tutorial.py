@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from milvus_pipeline import Pipeline
+from milvus_pipeline import Pipeline, passages
 from milvus_pipeline.files.qrels import read_qrels
-from milvus_pipeline.ingest.passages import passages
 from support.console import Block, blocks_of, difference
 from support.walkthrough import Walkthrough
 

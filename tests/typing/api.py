@@ -6,45 +6,43 @@ from pathlib import Path
 from typing import Any, ClassVar, assert_type
 
 from milvus_pipeline import (
-    CheckContext,
-    Context,
+    Comparison,
     DryRun,
+    Evaluation,
     Fallback,
-    Finding,
     Hit,
+    JobProgress,
+    JobReport,
+    Manifest,
     Movement,
     Pipeline,
     PipelineError,
+    Qrels,
     Query,
     Reason,
     ReasonCode,
-    Reranker,
-    RerankJob,
     RerankResult,
     RetrySettings,
     SearchResult,
     ServiceError,
-    Stage,
-    StageReport,
-    explain,
-    register,
-    total_planned,
-    total_usage,
-)
-from milvus_pipeline.evaluation import (
-    Comparison,
-    Evaluation,
-    Qrels,
     StageFigures,
+    StageReport,
     SystemFigures,
     Variant,
     evaluate,
+    explain,
+    manifest_path,
+    passages,
+    read_manifest,
     read_qrels,
+    read_queries,
+    run_job,
+    total_planned,
+    total_usage,
     variants_of,
     write_report,
 )
-from milvus_pipeline.ingest.passages import passages
-from milvus_pipeline.jobs import JobProgress, JobReport, Manifest, manifest_path, read_manifest, read_queries, run_job
+from milvus_pipeline.plugin import CheckContext, Context, Finding, Reranker, RerankJob, Stage, register
 from milvus_stages import BGE, TEI, Cohere, CrossEncoder, Encode, LateInteraction, MilvusSearch, RerankAPI, Truncate
 from milvus_stages.hosted import FromEnv, HostedReranker, HostedRetry, Limits, Reply
 

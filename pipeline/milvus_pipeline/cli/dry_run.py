@@ -21,7 +21,7 @@ from milvus_pipeline.files.results import json_line
 from milvus_pipeline.records import SearchResult
 from milvus_pipeline.run.dry_run import DryRun
 from milvus_pipeline.stage import Stage
-from milvus_pipeline.text import counted, number_said
+from milvus_pipeline.text import count_text, number_text
 from milvus_pipeline.usage import Figures, Totals
 
 _WORDS = {"requests": "requests", "documents": "documents", "tokens": "est. tokens"}
@@ -52,7 +52,7 @@ def planned(dry: DryRun, batches: Iterable[Batch], asked: Asked) -> int:
             tally.summarize(None, cut_short=True)
             raise
         with opened(None, overwrite=False) as stream:
-            plan.write(stream, f"{counted(tally.count, 'query')}{tally.others}", asked.output_format)
+            plan.write(stream, f"{count_text(tally.count, 'query')}{tally.others}", asked.output_format)
             stream.flush()
         tally.summarize(None)
     if asked.output is not None:
@@ -117,4 +117,4 @@ def _mean(number: float | None, count: int) -> int | None:
 
 
 def _said(number: float | None) -> str:
-    return "" if number is None else number_said(number)
+    return "" if number is None else number_text(number)

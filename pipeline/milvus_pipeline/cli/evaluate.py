@@ -219,7 +219,7 @@ def _price(text: str) -> tuple[str, float]:
     except ValueError:
         number = math.nan
     if not (stage and word and math.isfinite(number) and number >= 0):
-        raise UsageError(f"--price {text}: must be STAGE.WORD=AMOUNT, such as cohere.search_units=0.002")
+        raise UsageError("must be STAGE.WORD=AMOUNT, such as cohere.search_units=0.002", place=f"--price {text}")
     return unit, number
 
 
@@ -252,7 +252,7 @@ def _with_baseline_first(systems: dict[str, Variant], baseline: str | None) -> d
     if baseline is None:
         return systems
     if baseline not in systems:
-        raise UsageError(f"--baseline {baseline}: there is no such system{suggestion(baseline, systems)}")
+        raise UsageError(f"there is no such system{suggestion(baseline, systems)}", place=f"--baseline {baseline}")
     return {baseline: systems[baseline], **systems}
 
 

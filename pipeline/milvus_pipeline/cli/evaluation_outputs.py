@@ -50,17 +50,17 @@ def check_outputs(files: Mapping[str, Path | None], folder: Path | None, overwri
             continue
         check_output(path, overwrite, None)
         if any(path.exists() and other.exists() and path.samefile(other) for other in inputs):
-            raise UsageError(f"{option} {path}: is one of the files that are read; write to another one")
+            raise UsageError(f"{option} {path}: is one of the files that are read", "write to another one")
         other = seen.setdefault(path.resolve(), option)
         if other != option:
-            raise UsageError(f"{option} {path}: is the file of {other}, too; name another one")
+            raise UsageError(f"{option} {path}: is the file of {other}, too", "name another one")
     if folder is not None:
         if folder.exists() and not folder.is_dir():
-            raise UsageError(f"--runs {folder}: is a file; name a folder")
+            raise UsageError("is a file", "name a folder", place=f"--runs {folder}")
         if not folder.parent.is_dir():
-            raise UsageError(f"--runs {folder}: the folder {folder.parent} does not exist; make it first")
+            raise UsageError(f"the folder {folder.parent} does not exist", "make it first", place=f"--runs {folder}")
         if folder.is_dir() and any(folder.glob("*.run")) and not overwrite:
-            raise UsageError(f"--runs {folder}: holds runs already; name another folder, or pass --overwrite")
+            raise UsageError("holds runs already", "name another folder, or pass --overwrite", place=f"--runs {folder}")
 
 
 def write_evaluation(evaluation: Evaluation, chosen: EvaluationFormat, output: Path | None, overwrite: bool) -> None:
@@ -157,7 +157,7 @@ class Runs:
             for path in self._paths.values():
                 path.write_text("", encoding="utf-8")
         except OSError as error:
-            raise UsageError(f"--runs {folder}: cannot be written: {error.strerror}") from error
+            raise UsageError(f"cannot be written: {error.strerror}", place=f"--runs {folder}") from error
 
     def withdraw(self) -> None:
         """Take away the runs that nothing was written into: an evaluation that ran nothing leaves none behind."""

@@ -17,7 +17,7 @@ from milvus_pipeline.cli.tables import shown
 from milvus_pipeline.evaluation.pareto import best_system
 from milvus_pipeline.evaluation.records import Comparison, Evaluation, Lookup, StageFigures, SystemFigures
 from milvus_pipeline.evaluation.report.prose import money_said, signed, test_said, value_said
-from milvus_pipeline.text import counted, figures_said
+from milvus_pipeline.text import count_text, figures_text
 
 _BETWEEN = 2  # blanks between columns: one of padding, one of the box
 _MOST_FOR_NAMES = 0.5  # of the width
@@ -91,11 +91,13 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
         print_groups(console, rows, list(_stage_groups(evaluation, system, lookup)), indent=_INDENT)
     hidden = len(evaluation.systems) - len(shown_ones)
     if hidden:
-        text = f"Stages of the other {counted(hidden, 'system')} are in --format json, --format csv and the --report."
+        text = (
+            f"Stages of the other {count_text(hidden, 'system')} are in --format json, --format csv and the --report."
+        )
         console.print(Text(text, style="dim"))
         console.print()
     if len(evaluation.systems) > 1:
-        console.print(Text(f"All {counted(len(evaluation.systems), 'system')}", style="bold"))
+        console.print(Text(f"All {count_text(len(evaluation.systems), 'system')}", style="bold"))
         names = [_system_name(system, evaluation.systems[0]) for system in evaluation.systems]
         rows = Column("system", names, justify="left")
         print_groups(console, rows, list(_system_groups(evaluation, lookup)), indent=_INDENT)
@@ -108,7 +110,7 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
 
 def _heading(evaluation: Evaluation) -> Text:
     heading = Text(shown(evaluation.title), style="bold")
-    asked = counted(evaluation.judged, "judged query")
+    asked = count_text(evaluation.judged, "judged query")
     together = "one at a time" if evaluation.batch_size == 1 else f"{evaluation.batch_size} at a time"
     heading.append(f"  {asked}, {together}", style="not bold")
     return heading
@@ -170,7 +172,7 @@ def _stage_groups(evaluation: Evaluation, system: SystemFigures, lookup: Lookup)
     if any(_lacking(stage) for stage in stages):
         yield [Column("not ok", [_text(_lacking(stage), "yellow") for stage in stages], justify="left")]
     if any(stage.usage for stage in stages):
-        said = [_text(shown(figures_said(stage.usage)) if stage.usage else "") for stage in stages]
+        said = [_text(shown(figures_text(stage.usage)) if stage.usage else "") for stage in stages]
         yield [Column("usage", said, justify="left")]
 
 
@@ -274,7 +276,7 @@ def _notes(evaluation: Evaluation, lookup: Lookup) -> Iterator[str]:
         against += f", or to the baseline, {shown(evaluation.systems[0].name)}" if len(evaluation.systems) > 1 else ""
         yield (
             f"change: difference to {against}; * where p < 0.05 ({test_said(evaluation.test, evaluation.correction)}, "
-            f"{counted(evaluation.judged, 'query')})."
+            f"{count_text(evaluation.judged, 'query')})."
         )
     yield "ceiling: the same hits in the best order. elapsed: median from the query's beginning to the stage's end."
     if evaluation.batch_size > 1:

@@ -15,8 +15,8 @@ from typing import Annotated, NoReturn, ParamSpec
 
 import typer
 
-from milvus_pipeline.errors import ConfigError, InputError, PipelineError, told
-from milvus_pipeline.text import printable
+from milvus_pipeline.errors import ConfigError, InputError, PipelineError
+from milvus_pipeline.text import error_text, printable
 
 
 class Terminated(KeyboardInterrupt):
@@ -63,7 +63,7 @@ def tell(message: str) -> None:
 def tell_error(error: BaseException) -> None:
     """Write an error to stderr, every line of it led by ``error:``."""
     expected = isinstance(error, PipelineError)
-    text = str(error) if expected else f"{told(error)}; run with --debug for the traceback"
+    text = str(error) if expected else f"{error_text(error)}; run with --debug for the traceback"
     for line in text.splitlines():
         tell(f"error: {line}")
 

@@ -99,4 +99,4 @@ def _read(queries: Path, query_id: str | None) -> Query:
                 raise query.error
         elif query.id == query_id:
             return query
-    raise UsageError(f"{queries}: has no query with the id {query_id}")
+    raise UsageError(f"has no query with the id {query_id}", place=str(queries))

@@ -99,7 +99,7 @@ def _checked(files: Sequence[Path]) -> int | None:
     total: int | None = 0
     for path in files:
         if path == STDIN:
-            raise UsageError("records cannot come from stdin, as they are read twice; put them into a file")
+            raise UsageError("records cannot come from stdin, as they are read twice", "put them into a file")
         if path.exists() and not path.is_file() and not path.is_dir():
             total = None
             continue

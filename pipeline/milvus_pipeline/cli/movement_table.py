@@ -13,7 +13,7 @@ from rich.text import Text
 
 from milvus_pipeline.cli.tables import console_on, cut, shown, step, time_said
 from milvus_pipeline.explain import Movement, Ranking
-from milvus_pipeline.text import STATUS_SAID
+from milvus_pipeline.text import STATUS_WORDS
 
 _INDENT: Final = 2
 _BETWEEN: Final = 2  # a blank, and the box's own
@@ -177,8 +177,8 @@ def _footer(movement: Movement) -> list[Text]:
     stages = [*movement.before, *movement.rankings]
     lines.append(Text(" · ".join(time_said(shown(one.stage), one.seconds) for one in stages), style="dim"))
     for one in stages:
-        if one.status in STATUS_SAID:
-            lines.append(Text(f"{shown(one.stage)} {STATUS_SAID[one.status]}: {shown(one.reason or '')}", style="red"))
+        if one.status in STATUS_WORDS:
+            lines.append(Text(f"{shown(one.stage)} {STATUS_WORDS[one.status]}: {shown(one.reason or '')}", style="red"))
         if one.stood_in is not None:
             lines.append(Text(f"{shown(one.stood_in)} stood in for {shown(one.stage)}", style="yellow"))
     return lines

@@ -76,14 +76,16 @@ def check_asked(asked: Asked, config: Path) -> None:
         InputError: a job can neither begin there nor be gone on with.
     """
     if asked.accept_changes and not asked.resume:
-        raise UsageError("--accept-changes: is for a job that is resumed; pass it with --resume")
+        raise UsageError("--accept-changes: is for a job that is resumed", "pass it with --resume")
     if asked.output is not None and asked.output.is_file() and config.is_file() and asked.output.samefile(config):
-        raise UsageError(f"{asked.output}: is the configuration itself; write to another file")
+        raise UsageError("is the configuration itself", "write to another file", place=str(asked.output))
     if asked.output is None or not is_job(asked):
         for option in ("resume", "stop_on_failure"):
             if getattr(asked, option):
                 name = option.replace("_", "-")
-                raise UsageError(f"--{name}: is for a job; pass --output FILE with it, for JSONL or a TREC run")
+                raise UsageError(
+                    "is for a job", "pass --output FILE with it, for JSONL or a TREC run", place=f"--{name}"
+                )
         check_output(asked.output, asked.overwrite, asked.source)
         return
     check_place(asked.output, asked.source, resume=asked.resume, overwrite=asked.overwrite)

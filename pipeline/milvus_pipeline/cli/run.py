@@ -122,7 +122,7 @@ def run(
     """
     source = source_of(query, queries)
     if dry_run and output_format is Format.TREC:
-        raise UsageError("--format trec: a dry run has figures, which are no TREC run; leave it out, or take jsonl")
+        raise UsageError("--format trec: a dry run has figures, which are no TREC run", "leave it out, or take jsonl")
     asked = Asked(
         query or (),
         source,

@@ -15,7 +15,7 @@ from milvus_pipeline.jobs.job import JobProgress, JobReport, StoppedError, run_j
 from milvus_pipeline.jobs.manifest import manifest_path, read_manifest
 from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.records import SearchResult
-from milvus_pipeline.text import counted
+from milvus_pipeline.text import count_text
 
 
 def run_as_job(pipeline: Pipeline, asked: Asked, output: Path) -> int:
@@ -85,18 +85,18 @@ class _Seen:
         if not isinstance(error, OutputError | StoppedError):  # which say so themselves
             manifest = read_manifest(manifest_path(output))
             done = manifest.progress.queries if manifest is not None else 0
-            tell(f"{output}: {counted(done, 'query')} done; --resume goes on with the others")
+            tell(f"{output}: {count_text(done, 'query')} done; --resume goes on with the others")
 
     def tell_finished(self, report: JobReport) -> None:
         """Say what became of the queries, of this run and of the job."""
         others = f", {report.failed} failed" if report.failed else ""
         if self._tally is None:
-            done = f"{counted(report.queries, 'query')}{others}"
+            done = f"{count_text(report.queries, 'query')}{others}"
             tell(f"{report.output}: the job is complete, {done}; nothing is left to do")
             return
         self._tally.summarize(report.output)
         whole = (
-            f": {counted(report.queries, 'query')} in all, {report.before} of them before{others}"
+            f": {count_text(report.queries, 'query')} in all, {report.before} of them before{others}"
             if report.before
             else ""
         )

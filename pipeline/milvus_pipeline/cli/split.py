@@ -17,7 +17,7 @@ import typer
 from milvus_pipeline.cli.exit_codes import Debug, reported, tell
 from milvus_pipeline.cli.writers import check_output
 from milvus_pipeline.files.results import OutputError, json_line
-from milvus_pipeline.text import counted
+from milvus_pipeline.text import count_text
 
 
 class BadFiles(StrEnum):
@@ -61,8 +61,8 @@ def split(
             stream.write(json_line(passage))
             count, longest = count + 1, max(longest, len(passage["text"]))
             files.add(passage["file"])
-    found_in = f"{counted(count, 'passage')} of {counted(len(files), 'file')}"
-    tell(f"{folder}: {found_in}, the longest of {counted(longest, 'character')}")
+    found_in = f"{count_text(count, 'passage')} of {count_text(len(files), 'file')}"
+    tell(f"{folder}: {found_in}, the longest of {count_text(longest, 'character')}")
     return 0
 
 
@@ -87,6 +87,8 @@ def _opened(path: Path | None) -> Iterator[TextIO]:
             yield stack.enter_context(io.TextIOWrapper(file, encoding="utf-8", newline="\n"))
         part.replace(path)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}; nothing was left there") from error
+        raise OutputError(
+            f"cannot be written: {error.strerror or error}", "nothing was left there", place=str(path)
+        ) from error
     finally:
         part.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from milvus_pipeline.cli.exit_codes import tell
 from milvus_pipeline.files.results import OutputError
 from milvus_pipeline.records import SearchResult
-from milvus_pipeline.text import STATUS_SAID, counted, figures_said
+from milvus_pipeline.text import STATUS_WORDS, count_text, figures_text
 from milvus_pipeline.usage import Totals
 
 _SHOWN = 10
@@ -81,8 +81,8 @@ class Tally:
     def _count_lacking(self, result: SearchResult) -> None:
         """Count the stages whose work the result lacks, by kind of reason; the first one's words stand for all."""
         for report in result.reports:
-            if report.status in STATUS_SAID:
-                kind = f"{report.stage} {STATUS_SAID[report.status]} ({report.reason_code or 'error'})"
+            if report.status in STATUS_WORDS:
+                kind = f"{report.stage} {STATUS_WORDS[report.status]} ({report.reason_code or 'error'})"
                 self._lacking[kind] += 1
                 self._reasons.setdefault(kind, report.reason or "no reason was given")
 
@@ -104,9 +104,9 @@ class Tally:
         for line in self._lines:
             tell(line)
         for kind, count in self._lacking.items() if self._told else ():
-            tell(f"warning: {counted(count, 'query')}: {kind}: {self._reasons[kind]}")
+            tell(f"warning: {count_text(count, 'query')}: {kind}: {self._reasons[kind]}")
         for warning, count in self._folded.items():
-            tell(f"warning: {counted(count, 'query')}: {warning}")
+            tell(f"warning: {count_text(count, 'query')}: {warning}")
         if self._untold:
             tell(f"{self._untold} more errors and warnings{'; every result carries its own' if self._kept else ''}")
         if not self._states:
@@ -115,7 +115,9 @@ class Tally:
         seconds = time.perf_counter() - self._started
         rate = f", {self.count / seconds:,.1f}/s" if self.count > 1 else ""
         opened_in = f"opened in {self._opened_in:.2f} s"
-        tell(f"{self._name}: {opened_in}; {counted(self.count, 'query')} in {seconds:.2f} s{rate}{self.others}{where}")
+        tell(
+            f"{self._name}: {opened_in}; {count_text(self.count, 'query')} in {seconds:.2f} s{rate}{self.others}{where}"
+        )
         unknown = "; queries that were under way are not counted" if cut_short else ""
         for stage, figures in self._usage.as_dict().items() if usage else ():
-            tell(f"{stage}: {figures_said(figures)}{unknown}")
+            tell(f"{stage}: {figures_text(figures)}{unknown}")

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from milvus_pipeline.records import Hit, SearchResult
-from milvus_pipeline.text import STATUS_SAID, figures_said, printable
+from milvus_pipeline.text import STATUS_WORDS, figures_text, printable
 
 _ID_WIDTH = 24
 _LEAST_TEXT = 16
@@ -135,13 +135,13 @@ def _footer(result: SearchResult) -> list[Text]:
         times = " · ".join(time_said(report.stage, report.seconds) for report in result.reports)
         lines.append(Text(times + (f"  (for {shared} queries together)" if shared > 1 else ""), style="dim"))
     if result.usage:
-        costs = (f"{stage} {figures_said(figures)}" for stage, figures in result.usage.items())
+        costs = (f"{stage} {figures_text(figures)}" for stage, figures in result.usage.items())
         lines.append(Text(shown(" · ".join(costs)), style="dim"))
     for report in result.reports:
         if report.fallback_for is not None and report.status in ("ok", "partial"):
             lines.append(Text(f"{report.stage} stood in for {report.fallback_for}", style="yellow"))
-        if report.status in STATUS_SAID:
-            said = f"{report.stage} {STATUS_SAID[report.status]}: {shown(report.reason or '')}"
+        if report.status in STATUS_WORDS:
+            said = f"{report.stage} {STATUS_WORDS[report.status]}: {shown(report.reason or '')}"
             lines.append(Text(said, style="red"))
     lines += [Text(f"warning: {shown(warning)}", style="yellow") for warning in result.warnings]
     if result.error is not None:

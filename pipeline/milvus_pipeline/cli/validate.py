@@ -13,7 +13,7 @@ from milvus_pipeline.errors import ConfigError
 from milvus_pipeline.evaluation.variants import variants_of
 from milvus_pipeline.files.results import json_text
 from milvus_pipeline.pipeline import Pipeline
-from milvus_pipeline.text import counted
+from milvus_pipeline.text import count_text
 
 
 @reported
@@ -33,7 +33,7 @@ def validate(
             tell_error(error)
             code = BAD_USAGE
         else:
-            variants = f" ({counted(len(variants_of(pipeline)), 'variant')})" if pipeline.sweep else ""
+            variants = f" ({count_text(len(variants_of(pipeline)), 'variant')})" if pipeline.sweep else ""
             typer.echo(f"{path}: ok: {' -> '.join(stage.name for stage in pipeline.stages)}{variants}")
     return code
 

@@ -60,13 +60,13 @@ def check_output(path: Path | None, overwrite: bool, source: Path | None) -> Non
     if path is None:
         return
     if path.is_dir():
-        raise UsageError(f"{path}: is a folder; give the name of a file in it")
+        raise UsageError("is a folder", "give the name of a file in it", place=str(path))
     if not path.parent.is_dir():
-        raise UsageError(f"{path}: the folder {path.parent} does not exist; make it first")
+        raise UsageError(f"the folder {path.parent} does not exist", "make it first", place=str(path))
     if path.exists() and source is not None and source.exists() and path.samefile(source):
-        raise UsageError(f"{path}: is the file of queries itself; write to another file")
+        raise UsageError("is the file of queries itself", "write to another file", place=str(path))
     if path.exists() and not overwrite:
-        raise UsageError(f"{path}: exists already; choose another file, or pass --overwrite")
+        raise UsageError("exists already", "choose another file, or pass --overwrite", place=str(path))
 
 
 @contextmanager
@@ -88,7 +88,7 @@ def opened(path: Path | None, overwrite: bool) -> Iterator[TextIO]:
         try:
             file = path.open("w" if overwrite else "x", encoding="utf-8", errors="backslashreplace", newline="\n")
         except OSError as error:
-            raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
+            raise UsageError(f"cannot be written: {error.strerror}", place=str(path)) from error
     try:
         with file as stream:
             yield stream
@@ -96,4 +96,6 @@ def opened(path: Path | None, overwrite: bool) -> Iterator[TextIO]:
         raise
     except OSError as error:
         reason = error.strerror or error
-        raise OutputError(f"{path or 'stdout'}: cannot be written: {reason}; what it holds is not whole") from error
+        raise OutputError(
+            f"cannot be written: {reason}", "what it holds is not whole", place=str(path or "stdout")
+        ) from error

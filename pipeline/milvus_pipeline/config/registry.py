@@ -7,9 +7,10 @@ from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import TypeVar
 
-from milvus_pipeline.errors import ConfigError, told
+from milvus_pipeline.errors import ConfigError
 from milvus_pipeline.problems import suggestion
 from milvus_pipeline.stage import Stage
+from milvus_pipeline.text import error_text
 
 GROUP = "milvus_pipeline.stages"
 
@@ -39,10 +40,14 @@ class Registry:
                 taken = self._classes.get(name)
                 # A notebook cell that is run again defines the same class anew: that is no clash.
                 if taken is not None and _origin(taken) != _origin(cls):
-                    raise ConfigError(f"{_origin(cls)}: the stage type {name!r} is already taken by {_origin(taken)}")
+                    raise ConfigError(
+                        f"the stage type {name!r} is already taken by {_origin(taken)}", place=str(_origin(cls))
+                    )
                 point = self._entry_points().get(name)
                 if taken is None and point is not None and point.value != _origin(cls):
-                    raise ConfigError(f"{_origin(cls)}: the stage type {name!r} is already taken by {_said(point)}")
+                    raise ConfigError(
+                        f"the stage type {name!r} is already taken by {_said(point)}", place=str(_origin(cls))
+                    )
                 cls.type = name
                 self._classes[name] = cls
             return cls
@@ -83,8 +88,8 @@ class Registry:
                 other = found.get(point.name)
                 if other is not None and other.value != point.value:
                     raise ConfigError(
-                        f"the stage type {point.name!r} is claimed by {_said(other)} and by {_said(point)}; "
-                        "uninstall one of the two packages"
+                        f"the stage type {point.name!r} is claimed by {_said(other)} and by {_said(point)}",
+                        "uninstall one of the two packages",
                     )
                 found[point.name] = point
             self._points = found
@@ -95,7 +100,7 @@ class Registry:
             cls = point.load()
         except Exception as error:
             raise ConfigError(
-                f"the stage {point.name!r} of {_said(point)} cannot be imported: {told(error)}"
+                f"the stage {point.name!r} of {_said(point)} cannot be imported: {error_text(error)}"
             ) from error
         if not (isinstance(cls, type) and issubclass(cls, Stage)):
             raise ConfigError(f"the stage {point.name!r} of {_said(point)} is not a subclass of Stage")
@@ -103,8 +108,8 @@ class Registry:
             cls.type = point.name
         if cls.type != point.name:
             raise ConfigError(
-                f"the stage {point.name!r} of {_said(point)} calls itself {cls.type!r}; make its `type` and the name "
-                "of its entry point the same"
+                f"the stage {point.name!r} of {_said(point)} calls itself {cls.type!r}",
+                "make its `type` and the name of its entry point the same",
             )
         return cls
 

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from milvus_pipeline.config.sweep_paths import Place, as_data
-from milvus_pipeline.errors import shown
 from milvus_pipeline.stage import Stage
+from milvus_pipeline.text import short_repr
 
 _LONGEST_VALUE = 40  # characters
 _OTHERWISE = ("", "null", "true", "false")  # texts that would look like another value
@@ -112,7 +112,7 @@ def _said(value: Any) -> str:
     try:
         text = yaml.safe_dump(as_data(value), default_flow_style=True, sort_keys=False, width=10_000)
     except yaml.YAMLError:
-        return shown(value)
+        return short_repr(value)
     return " ".join(text.removesuffix("...\n").split())
 
 

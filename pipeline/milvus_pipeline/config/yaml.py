@@ -14,8 +14,9 @@ from typing import Any
 
 import yaml
 
-from milvus_pipeline.errors import ConfigError, shown
+from milvus_pipeline.errors import ConfigError
 from milvus_pipeline.problems import Problem, dotted, kind_of
+from milvus_pipeline.text import short_repr
 
 MAX_NODES = 100_000
 """Nodes a document may have with its aliases expanded; bounds the 'billion laughs' family of documents."""
@@ -82,15 +83,17 @@ def read_yaml(path: str | Path, environ: Mapping[str, str] | None = None) -> Sou
         with Path(path).open(encoding="utf-8") as file:
             text = file.read(MAX_CHARACTERS + 1)
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; check the path, which is taken from {Path.cwd()}") from None
+        raise ConfigError(
+            "no such file", f"check the path, which is taken from {Path.cwd()}", place=str(path)
+        ) from None
     except IsADirectoryError:
-        raise ConfigError(f"{path}: is a folder; give the name of the YAML file in it") from None
+        raise ConfigError("is a folder", "give the name of the YAML file in it", place=str(path)) from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from None
+        raise ConfigError(f"is not UTF-8 text ({error.reason} at byte {error.start})", place=str(path)) from None
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        raise ConfigError(f"cannot be read: {error.strerror}", place=str(path)) from error
     except ValueError:  # NUL, or what no file system can spell
-        raise ConfigError(f"{shown(str(path))}: is no path; give the name of a YAML file") from None
+        raise ConfigError("is no path", "give the name of a YAML file", place=str(short_repr(str(path)))) from None
     return parse_yaml(text, str(path), environ)
 
 
@@ -109,13 +112,15 @@ def parse_yaml(text: str, origin: str = "<yaml>", environ: Mapping[str, str] | N
         ConfigError: not YAML, not a mapping, a key twice, or too much of anything.
     """
     if len(text) > MAX_CHARACTERS:
-        raise ConfigError(f"{origin}: has more than {MAX_CHARACTERS} characters, so it is most likely another file")
+        raise ConfigError(
+            f"has more than {MAX_CHARACTERS} characters, so it is most likely another file", place=str(origin)
+        )
     loader = None
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
-            raise ConfigError(f"{origin}: the file is empty; it needs at least a list of `stages`")
+            raise ConfigError("the file is empty", "it needs at least a list of `stages`", place=str(origin))
         reader = _Reader(loader, origin, os.environ if environ is None else environ)
         data = reader.read(node, ())
     except yaml.MarkedYAMLError as error:
@@ -123,19 +128,19 @@ def parse_yaml(text: str, origin: str = "<yaml>", environ: Mapping[str, str] | N
         place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
         problem = f"{_unquoted(str(error.problem or error.context))}{_flow_hint(text, mark)}{place}"
         # Without its cause, which repeats the line: a key may stand in it.
-        raise ConfigError(f"{origin}: is not valid YAML: {problem}") from None
+        raise ConfigError(f"is not valid YAML: {problem}", place=str(origin)) from None
     except ConfigError:
         raise
     except (yaml.YAMLError, OverflowError, RecursionError, ValueError) as error:
         problem = next(iter(str(error).splitlines()), type(error).__name__)
         if isinstance(error, OverflowError) or "chr()" in problem:
             problem = "an escape with \\U, in double quotes, names no character"
-        raise ConfigError(f"{origin}: is not valid YAML: {_unquoted(problem)}") from None
+        raise ConfigError(f"is not valid YAML: {_unquoted(problem)}", place=str(origin)) from None
     finally:
         if loader is not None:
             loader.dispose()
     if not isinstance(data, dict):
-        raise ConfigError(f"{origin}: must be a mapping with a list of `stages`, is {kind_of(data)}")
+        raise ConfigError(f"must be a mapping with a list of `stages`, is {kind_of(data)}", place=str(origin))
     return Source(data, origin, reader.lines, reader.problems)
 
 
@@ -207,9 +212,9 @@ class _Reader:
     def _count(self, depth: int) -> None:
         self.left -= 1
         if self.left < 0:
-            raise ConfigError(f"{self.origin}: has more than {MAX_NODES} values with its aliases expanded")
+            raise ConfigError(f"has more than {MAX_NODES} values with its aliases expanded", place=str(self.origin))
         if depth > MAX_DEPTH:
-            raise ConfigError(f"{self.origin}: is not valid YAML: {_TOO_DEEP}, with its aliases expanded")
+            raise ConfigError(f"is not valid YAML: {_TOO_DEEP}, with its aliases expanded", place=str(self.origin))
 
     def _resolved(self, node: yaml.ScalarNode) -> Any:
         """The tag of the same value without a tag and quotes."""

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
-from milvus_pipeline.errors import ConfigError, InputError, shown, told
+from milvus_pipeline.errors import ConfigError, InputError
 from milvus_pipeline.evaluation.measures import Judgements, Measures
 from milvus_pipeline.evaluation.movements import chosen_movements
 from milvus_pipeline.evaluation.pareto import best_system, mark_front
@@ -23,6 +23,7 @@ from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.records import Query, SearchResult
 from milvus_pipeline.run.lifecycle import unclosed_told
 from milvus_pipeline.run.loop import started
+from milvus_pipeline.text import error_text, short_repr
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ def asked_of(queries: Iterable[str | Query | SearchResult], qrels: Mapping[str, 
             others = others if len(others) == 3 else [*others, name]
             continue
         if name in results:
-            raise InputError(f"the id {name!r} is that of two queries; an id says which judgements are a query's")
+            raise InputError(f"the id {name!r} is that of two queries", "an id says which judgements are a query's")
         results[name] = result
     if not results:
         raise InputError(_nothing_in_common(given, others, [name for name, grades in qrels.items() if grades]))
@@ -207,7 +208,7 @@ def _named(systems: Pipeline | Sequence[Pipeline] | Mapping[str, Pipeline]) -> d
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise ConfigError(
-            f"systems: {twice!r} is the name of two pipelines; change the `name` of one, or pass names and pipelines"
+            f"systems: {twice!r} is the name of two pipelines", "change the `name` of one, or pass names and pipelines"
         )
     return named
 
@@ -224,15 +225,15 @@ def _check(
     """ConfigError where an option is wrong."""
     for option, value, least in (("batch_size", batch_size, 1), ("movements", movements, 0)):
         if type(value) is not int or value < least:
-            raise ConfigError(f"{option}: must be a whole number of at least {least}, is {shown(value)}")
+            raise ConfigError(f"must be a whole number of at least {least}, is {short_repr(value)}", place=str(option))
     for option, word, words in (("test", test, TESTS), ("correction", correction, CORRECTIONS)):
         if word not in words:
-            raise ConfigError(f"{option}: must be one of {', '.join(words)}; is {shown(word)}")
+            raise ConfigError(f"must be one of {', '.join(words)}", f"is {short_repr(word)}", place=str(option))
     if unknown := [name for name in variants if name not in named]:
-        raise ConfigError(f"variants: {unknown[0]!r} is the name of no system; there are {list(named)}")
+        raise ConfigError(f"variants: {unknown[0]!r} is the name of no system", f"there are {list(named)}")
     for unit, price in prices.items():
         if isinstance(price, bool) or not isinstance(price, int | float) or not math.isfinite(price) or price < 0:
-            raise ConfigError(f"prices: {unit} must be a number of at least 0, is {shown(price)}")
+            raise ConfigError(f"prices: {unit} must be a number of at least 0, is {short_repr(price)}")
         if "." not in unit:
             raise ConfigError(f"prices: {unit!r} must be a stage and a word of its usage, as cohere.search_units is")
 
@@ -240,7 +241,9 @@ def _check(
 def _check_hits(tree: Tree) -> None:
     for name, path in tree.paths.items():
         if not path[-1].ranks:
-            raise ConfigError(f"{name}: no stage gives hits, so there is nothing to measure; add a retrieval stage")
+            raise ConfigError(
+                "no stage gives hits, so there is nothing to measure", "add a retrieval stage", place=name
+            )
 
 
 def _identities(tree: Tree) -> tuple[dict[Node, dict[str, Mapping[str, Any]]], list[str]]:
@@ -253,7 +256,9 @@ def _identities(tree: Tree) -> tuple[dict[Node, dict[str, Mapping[str, Any]]], l
             try:
                 seen = member.identity()
             except Exception as error:
-                unknown.append(f"{node.system}: what {member.name} works with could not be found out: {told(error)}")
+                unknown.append(
+                    f"{node.system}: what {member.name} works with could not be found out: {error_text(error)}"
+                )
                 continue
             if seen:
                 found[node][member.name] = dict(seen)

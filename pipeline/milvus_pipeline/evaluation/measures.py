@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from subprocess import SubprocessError
 from typing import Any
 
-from milvus_pipeline.errors import ConfigError, shown, told
+from milvus_pipeline.errors import ConfigError
 from milvus_pipeline.extras import require
+from milvus_pipeline.text import error_text, short_repr
 
 _EXAMPLES = "nDCG@10, AP@100, RR, P@5, R@100, R(rel=2)@50, Judged@10, nDCG(dcg='exp-log2')@10"
 _UNJUDGED = -0.5  # below a judged 0, which cannot be worse, and above what is judged as spam
@@ -52,7 +53,8 @@ class Measures:
             what = str(error).splitlines()
             reason = f" ({' '.join(line.strip() for line in what)})" if what and "object at 0x" not in what[0] else ""
             raise ConfigError(
-                f"measures: {shown(name)} is none that ir-measures can compute here{reason}; examples: {_EXAMPLES}"
+                f"measures: {short_repr(name)} is none that ir-measures can compute here{reason}",
+                f"examples: {_EXAMPLES}",
             ) from error
         return measure
 
@@ -75,7 +77,7 @@ class Measures:
                 )
                 raise ConfigError(f"measures: {name} cannot be computed here: {reason}") from error
             except Exception as error:
-                raise ConfigError(f"measures: {name} cannot be computed here: {told(error)}") from error
+                raise ConfigError(f"measures: {name} cannot be computed here: {error_text(error)}") from error
 
     def values(self, judged: Judgements, rankings: Rankings) -> dict[str, dict[str, float]]:
         """The value of each measure for each judged query.
@@ -98,7 +100,7 @@ class Measures:
                     try:
                         found[name].update(self._found({measure: name}, {query: grades}, ranking)[name])
                     except Exception as error:
-                        self.lacking.setdefault(name, told(error))
+                        self.lacking.setdefault(name, error_text(error))
             return found
 
     def _found(self, named: Mapping[Any, str], judged: Judgements, rankings: Rankings) -> dict[str, dict[str, float]]:

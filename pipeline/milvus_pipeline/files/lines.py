@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, NoReturn, cast
 
 from milvus_pipeline.errors import InputError
-from milvus_pipeline.text import counted
+from milvus_pipeline.text import count_text
 
 STDIN = Path("-")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -35,22 +35,24 @@ class Line(NamedTuple):
     def text(self) -> str:
         """The line decoded. InputError where it is not UTF-8, or holds a NUL."""
         if b"\0" in self.raw:  # UTF-16 passes for UTF-8 with a NUL in every other place
-            raise InputError(f"{self.where}: is not UTF-8 text (a NUL at byte {self.raw.index(0)}); is it UTF-16?")
+            raise InputError(
+                f"is not UTF-8 text (a NUL at byte {self.raw.index(0)})", "is it UTF-16?", place=self.where
+            )
         try:
             return self.raw.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise InputError(f"{self.where}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
+            raise InputError(f"is not UTF-8 text ({error.reason} at byte {error.start})", place=self.where) from error
 
     def object(self) -> dict[str, Any]:
         """The line as a JSON object. InputError where it is none."""
         try:
             data = json.loads(self.text(), parse_constant=_no_constant)
         except json.JSONDecodeError as error:
-            raise InputError(f"{self.where}: is not valid JSON: {error.msg} at column {error.colno}") from error
+            raise InputError(f"is not valid JSON: {error.msg} at column {error.colno}", place=self.where) from error
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{self.where}: is not valid JSON: {error}") from error
+            raise InputError(f"is not valid JSON: {error}", place=self.where) from error
         if not isinstance(data, dict):
-            raise InputError(f"{self.where}: must be a JSON object, {{...}}, one a line; is {_kind(data)}")
+            raise InputError("must be a JSON object, {...}, one a line", f"is {_kind(data)}", place=self.where)
         return data
 
 
@@ -78,7 +80,7 @@ class BadLineList:
         return self.count - len(self._told)
 
     def __str__(self) -> str:
-        rest = [f"and {counted(self.untold, 'line')} more like these"] if self.untold else []
+        rest = [f"and {count_text(self.untold, 'line')} more like these"] if self.untold else []
         return "\n".join([*self._told, *rest])
 
 
@@ -96,17 +98,17 @@ def read_lines(path: Path) -> Iterator[Line]:
                 number += 1
                 line = raw.removeprefix(_BYTE_ORDER_MARK) if number == 1 else raw
                 if len(raw) > _LONGEST:
-                    raise InputError(f"{name}:{number}: is longer than 64 MiB; is this a file of lines?")
+                    raise InputError(f"{name}:{number}: is longer than 64 MiB", "is this a file of lines?")
                 if line.strip():
                     yield Line(name, number, line.rstrip(b"\r\n"))
     except FileNotFoundError:
-        raise InputError(f"{name}: no such file; check the path, which is taken from {Path.cwd()}") from None
+        raise InputError("no such file", f"check the path, which is taken from {Path.cwd()}", place=name) from None
     except IsADirectoryError:
-        raise InputError(f"{name}: is a folder; give the name of a file in it") from None
+        raise InputError("is a folder", "give the name of a file in it", place=name) from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{name}: is not a whole gzip file: {error}") from error
+        raise InputError(f"is not a whole gzip file: {error}", place=name) from error
     except OSError as error:
-        raise InputError(f"{name}: cannot be read: {error.strerror}") from error
+        raise InputError(f"cannot be read: {error.strerror}", place=name) from error
 
 
 def suffix_of(path: Path) -> str:

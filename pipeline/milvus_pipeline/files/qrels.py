@@ -47,7 +47,7 @@ def read_qrels(path: str | Path) -> Qrels:
     if bad.count:
         raise InputError(f"{bad}")
     if not qrels:
-        raise InputError(f"{file}: holds no judgements; a line is `{_TREC}`, or behind a header `{_BEIR}`")
+        raise InputError("holds no judgements", f"a line is `{_TREC}`, or behind a header `{_BEIR}`", place=str(file))
     return qrels
 
 
@@ -64,7 +64,9 @@ def qrels_file(path: Path) -> Path:
             return path / "qrels" / name
     others = sorted(str(other.relative_to(path)) for other in (path / "qrels").glob("*.tsv*"))
     there = f"there are {', '.join(others)}" if others else "nor any other qrels/*.tsv"
-    raise InputError(f"{path}: is a folder, and holds no qrels/test.tsv ({there}); give the name of a file in it")
+    raise InputError(
+        f"is a folder, and holds no qrels/test.tsv ({there})", "give the name of a file in it", place=str(path)
+    )
 
 
 def _judgements(file: Path, bad: BadLineList) -> Iterator[_Judgement]:
@@ -84,10 +86,10 @@ def _judgement(line: Line, text: str, beir: bool) -> _Judgement:
     columns = [column.strip() for column in text.split("\t")] if beir else text.split()
     if len(columns) != (3 if beir else 4) or not all(columns):
         expected = f"3 columns, {_BEIR}" if beir else f"4 columns, {_TREC} (BEIR's 3 need their header, {_BEIR})"
-        raise InputError(f"{line.where}: must have {expected}; has {sum(map(bool, columns))}")
+        raise InputError(f"must have {expected}", f"has {sum(map(bool, columns))}", place=line.where)
     query, document, grade = columns[0], columns[-2], columns[-1]
     if not _GRADE.fullmatch(grade):
-        raise InputError(f"{line.where}: the grade, its last column, must be a whole number")
+        raise InputError("the grade, its last column, must be a whole number", place=line.where)
     return _Judgement(line, query, document, int(grade))
 
 

@@ -14,7 +14,7 @@ from milvus_pipeline.errors import InputError, QueryError
 from milvus_pipeline.files.lines import STDIN, BadLineList, Line, read_lines, suffix_of
 from milvus_pipeline.problems import describe, suggestion
 from milvus_pipeline.records import Query, SearchResult
-from milvus_pipeline.text import counted
+from milvus_pipeline.text import count_text
 
 _KEYS = ("_id", "id", "text", "query", "filter", "filter_params", "params", "vector")
 _KNOWN_AND_UNUSED = {"metadata"}  # every line of a BEIR queries.jsonl carries it
@@ -48,7 +48,7 @@ def parse_tsv(line: Line, default_id: str) -> Query:
     columns = [column.strip() for column in line.text().split("\t")]
     if len(columns) != 2 or not all(columns):
         empty = " with something in them" if len(columns) == 2 else ""
-        raise InputError(f"{line.where}: must be two columns{empty}, id<TAB>text; has {len(columns)}")
+        raise InputError(f"must be two columns{empty}, id<TAB>text", f"has {len(columns)}", place=line.where)
     return Query(columns[1], id=columns[0])
 
 
@@ -99,9 +99,9 @@ def _checked(line: Line) -> _QueryLine:
     try:
         parsed = _QueryLine.model_validate(line.object())
     except ValidationError as error:
-        raise InputError(f"{line.where}: {'; '.join(describe(error, _QueryLine))}") from error
+        raise InputError(str("; ".join(describe(error, _QueryLine))), place=line.where) from error
     if parsed.text is None and parsed.vector is None:
-        raise InputError(f"{line.where}: has neither `text` nor `vector`; give the query one of them")
+        raise InputError("has neither `text` nor `vector`", "give the query one of them", place=line.where)
     return parsed
 
 
@@ -216,7 +216,7 @@ class QueryReader(Iterator[Query | SearchResult]):
                     continue
                 return SearchResult(Query("", id=self._id_of(line)), status="failed", error=QueryError(str(error)))
         if self._left_out.untold:
-            self._warn(f"{self.source}: left out besides: {counted(self._left_out.untold, 'line')}")
+            self._warn(f"{self.source}: left out besides: {count_text(self._left_out.untold, 'line')}")
             self._left_out = BadLineList()
         raise StopIteration
 
@@ -250,7 +250,7 @@ class QueryReader(Iterator[Query | SearchResult]):
             else:
                 count += 1
         if bad.count and self._bad_lines is BadLines.FATAL:
-            raise InputError(f"{bad}\nnothing was run; mend the file, or have its bad lines skipped or reported")
+            raise InputError(f"{bad}\nnothing was run", "mend the file, or have its bad lines skipped or reported")
         return Survey(count, bad.count)
 
     def _parser(self) -> Parser:
@@ -309,7 +309,7 @@ def source_file(source: Path) -> Path:
     for name in _BEIR_NAMES:
         if (source / name).is_file():
             return source / name
-    raise InputError(f"{source}: is a folder, and holds no queries.jsonl; give the name of a file in it")
+    raise InputError("is a folder, and holds no queries.jsonl", "give the name of a file in it", place=str(source))
 
 
 def guessed_format(source: Path) -> InputFormat:

@@ -127,10 +127,10 @@ class TrecRun:
             return ""
         query_id = _one_word(result.query.id or "", "the query's id")
         if query_id in self._ids:
-            raise OutputError(f"the query id {query_id!r} stands twice; a TREC run needs ids that differ")
+            raise OutputError(f"the query id {query_id!r} stands twice", "a TREC run needs ids that differ")
         documents = [_one_word(str(hit.id), "the id of a hit") for hit in result.hits]
         if len(set(documents)) < len(documents):
-            raise OutputError("two hits have the same id; a TREC run needs ids that differ, so write JSONL instead")
+            raise OutputError("two hits have the same id", "a TREC run needs ids that differ, so write JSONL instead")
         if documents:  # what has no line cannot be remembered where the run is gone on with
             self._ids.add(query_id)
         scores = falling([hit.score for hit in result.hits])
@@ -168,7 +168,7 @@ def _just_below(value: float) -> float:
 
 def _one_word(text: str, what: str) -> str:
     if text.split() != [text] or "\0" in text or not _is_utf8(text):
-        raise OutputError(f"{what} must be one word without blanks in a TREC run, is {text!r}; write JSONL instead")
+        raise OutputError(f"{what} must be one word without blanks in a TREC run, is {text!r}", "write JSONL instead")
     return text
 
 

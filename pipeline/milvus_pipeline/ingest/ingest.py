@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 
 from milvus_pipeline.config.collection import CollectionSpec
-from milvus_pipeline.errors import IngestError, PipelineError, told
+from milvus_pipeline.errors import IngestError, PipelineError
 from milvus_pipeline.ingest.rows import RowMaker, checked_vectors
 from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.stage import Stage
+from milvus_pipeline.text import error_text
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -144,7 +145,7 @@ def _written(
         if on_progress is not None:
             on_progress(done)
     if not done:
-        raise IngestError(f"collection {writer.collection!r}: there are no records; nothing was made")
+        raise IngestError("there are no records", "nothing was made", place=f"collection {writer.collection!r}")
     return writer.finish()
 
 
@@ -170,15 +171,15 @@ def _embedded(
 def _vectors(embedder: Embedder | None, texts: list[str], spec: CollectionSpec) -> npt.NDArray[np.float32]:
     if embedder is None:
         raise IngestError(
-            f"the records bring no {spec.vector.name!r}, and no stage before the search can make vectors; put an "
-            "encode stage first, or give every record its vector"
+            (f"the records bring no {spec.vector.name!r}, and no stage before the search can make vectors"),
+            "put an encode stage first, or give every record its vector",
         )
     try:
         return embedder.embed(texts)
     except PipelineError:
         raise
     except Exception as error:
-        raise IngestError(f"the encoder failed on {len(texts)} texts: {told(error)}") from error
+        raise IngestError(f"the encoder failed on {len(texts)} texts: {error_text(error)}") from error
 
 
 def _parts(pipeline: Pipeline) -> tuple[CollectionSpec, CollectionStore, Embedder | None]:
@@ -189,8 +190,8 @@ def _parts(pipeline: Pipeline) -> tuple[CollectionSpec, CollectionStore, Embedde
     """
     if pipeline.collection is None:
         raise IngestError(
-            f"{pipeline.name} has no `collection:` section, which says what fields and index the collection gets; "
-            "add one"
+            (f"{pipeline.name} has no `collection:` section, which says what fields and index the collection gets"),
+            "add one",
         )
     stores = [position for position, stage in enumerate(pipeline.stages) if isinstance(stage, CollectionStore)]
     if len(stores) != 1:

@@ -71,7 +71,7 @@ def _records(
             empty = False
             yield {"_id": f"{_id_of(name)}#{number}", "title": title, "text": passage, "file": _readable(name)}
     if empty:
-        raise InputError(f"{root}: there is no text in its {len(files)} files")
+        raise InputError(f"there is no text in its {len(files)} files", place=str(root))
 
 
 def _pieces(name: str, text: str, max_chars: int) -> Iterator[tuple[str, str]]:
@@ -93,7 +93,7 @@ def _files(root: Path, glob: str | None) -> list[str]:
     """
     if not root.is_dir():
         what = "is a file; give the folder that it is in" if root.exists() else "no such folder; check the path"
-        raise InputError(f"{root}: {what}")
+        raise InputError(str(what), place=str(root))
     wanted = None if glob is None else _matching(root, glob)
     found: list[str] = []
     for above, folders, names in os.walk(root, onerror=_cannot_be_listed):
@@ -106,7 +106,7 @@ def _files(root: Path, glob: str | None) -> list[str]:
                 found.append(path.relative_to(root).as_posix())
     if not found:
         asked = "files that end in .md, .markdown or .txt" if glob is None else f"files that match {glob!r}"
-        raise InputError(f"{root}: has no {asked} (hidden ones do not count); check the folder and the glob")
+        raise InputError(f"has no {asked} (hidden ones do not count)", "check the folder and the glob", place=str(root))
     return sorted(found)
 
 
@@ -114,11 +114,13 @@ def _matching(root: Path, glob: str) -> set[Path]:
     try:
         return set(root.glob(glob))
     except (ValueError, NotImplementedError) as error:
-        raise InputError(f"the glob {glob!r} cannot be used: {error}; write it from the folder on: **/*.md") from error
+        raise InputError(
+            f"the glob {glob!r} cannot be used: {error}", "write it from the folder on: **/*.md"
+        ) from error
 
 
 def _cannot_be_listed(error: OSError) -> None:
-    raise InputError(f"{error.filename}: cannot be listed: {error.strerror}") from error
+    raise InputError(f"cannot be listed: {error.strerror}", place=error.filename) from error
 
 
 def _text(path: Path) -> str:
@@ -130,13 +132,13 @@ def _text(path: Path) -> str:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+        raise InputError(f"cannot be read: {error.strerror}", place=str(path)) from error
     if b"\0" in raw:  # UTF-16 passes for UTF-8 with a NUL in every other place
-        raise InputError(f"{path}: is not UTF-8 text (a NUL at byte {raw.index(0)})")
+        raise InputError(f"is not UTF-8 text (a NUL at byte {raw.index(0)})", place=str(path))
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
+        raise InputError(f"is not UTF-8 text ({error.reason} at byte {error.start})", place=str(path)) from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

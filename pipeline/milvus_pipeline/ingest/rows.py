@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from milvus_pipeline.config.collection import CollectionSpec, FieldSpec
-from milvus_pipeline.errors import IngestError, shown
+from milvus_pipeline.errors import IngestError
+from milvus_pipeline.text import short_repr
 
 _INT_BITS = {"INT8": 8, "INT16": 16, "INT32": 32, "INT64": 64}
 _VARCHAR_BYTES = 65535
@@ -46,7 +47,9 @@ class RowMaker:
             IngestError: a value is missing, does not fit its field, or is a primary key met before.
         """
         if not isinstance(record, Mapping):
-            raise IngestError(f"record {number}: must be a mapping of keys to values, is {type(record).__name__}")
+            raise IngestError(
+                f"must be a mapping of keys to values, is {type(record).__name__}", place=f"record {number}"
+            )
         row: dict[str, Any] = {}
         for field in self._spec.fields:
             if field.auto_id:
@@ -71,7 +74,7 @@ class RowMaker:
         text = row.get(self._text_field) if self._text_field else None
         if not isinstance(text, str):
             field = f"field {self._text_field!r}" if self._text_field else "`text_field` (it is null)"
-            raise IngestError(f"record {number}: has neither a vector nor a text to embed in the {field}")
+            raise IngestError(f"has neither a vector nor a text to embed in the {field}", place=f"record {number}")
         return text
 
     def warnings(self) -> list[str]:
@@ -90,7 +93,7 @@ class RowMaker:
             if field.nullable or field.dtype == "FLOAT_VECTOR":
                 return None
             raise IngestError(
-                f"{named} is missing, but the field {field.name!r} needs it; the record has {_has(record)}"
+                f"{named} is missing, but the field {field.name!r} needs it", f"the record has {_has(record)}"
             )
         if len(keys) == 1:
             return _fitted(present[keys[0]], field, named)
@@ -102,13 +105,14 @@ class RowMaker:
         if primary.auto_id:
             return
         if primary.name not in row:
-            raise IngestError(f"record {number}: has no {primary.name!r}, the primary key")
+            raise IngestError(f"has no {primary.name!r}, the primary key", place=f"record {number}")
         earlier = self._keys.setdefault(row[primary.name], number)
         if earlier != number:
             # Never silently: Milvus Lite would replace the earlier row, and a server keep both.
             raise IngestError(
-                f"record {number}: has the same {primary.name!r} ({shown(row[primary.name])}) as record {earlier}; "
-                "each needs a primary key of its own"
+                f"has the same {primary.name!r} ({short_repr(row[primary.name])}) as record {earlier}",
+                "each needs a primary key of its own",
+                place=f"record {number}",
             )
 
 
@@ -140,7 +144,7 @@ def checked_vectors(
         if len(vector) != dim:
             cause = "the encoder gives" if made else "it has"
             raise IngestError(
-                f"{place} must have {dim} numbers, but {cause} {len(vector)}; make `dim` and vectors agree"
+                f"{place} must have {dim} numbers, but {cause} {len(vector)}", "make `dim` and vectors agree"
             )
         with np.errstate(over="ignore"):
             row[field] = vector.astype(np.float32)
@@ -195,7 +199,8 @@ def _text(value: Any, most: int, place: str) -> str:
         raise IngestError(f"{place} is not valid Unicode text (a lone surrogate)") from None
     if size > most:
         raise IngestError(
-            f"{place} has {size} bytes of UTF-8, but its field holds {most}; cut it into passages, or raise max_length"
+            f"{place} has {size} bytes of UTF-8, but its field holds {most}",
+            "cut it into passages, or raise max_length",
         )
     return value
 
@@ -210,7 +215,7 @@ def _json(value: Any, place: str) -> Any:
 
 def _kind(value: Any) -> str:
     """What a value is, without saying the text of one."""
-    return f"a {type(value).__name__}" if isinstance(value, str | list | dict) else shown(value)
+    return f"a {type(value).__name__}" if isinstance(value, str | list | dict) else short_repr(value)
 
 
 def _has(record: Mapping[str, Any]) -> str:

@@ -8,10 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn
 
-from milvus_pipeline.errors import InputError, shown
+from milvus_pipeline.errors import InputError
 from milvus_pipeline.files.queries import source_file
 from milvus_pipeline.jobs.manifest import Manifest, Options, Output, fresh_path, manifest_path, read_manifest
 from milvus_pipeline.jobs.output import OutputFile
+from milvus_pipeline.text import short_repr
 
 
 def differences(was: Any, now: Any, place: str = "") -> Iterator[str]:
@@ -26,9 +27,9 @@ def differences(was: Any, now: Any, place: str = "") -> Iterator[str]:
         for key in dict.fromkeys([*was, *now]):
             inner = f"{place}.{key}" if place else str(key)
             if key not in now:
-                yield f"{inner}: was {shown(was[key])}, is not set"
+                yield f"{inner}: was {short_repr(was[key])}, is not set"
             elif key not in was:
-                yield f"{inner}: was not set, is {shown(now[key])}"
+                yield f"{inner}: was not set, is {short_repr(now[key])}"
             else:
                 yield from differences(was[key], now[key], inner)
     elif isinstance(was, list) and isinstance(now, list) and len(was) == len(now):
@@ -39,7 +40,7 @@ def differences(was: Any, now: Any, place: str = "") -> Iterator[str]:
         for position, (before, after) in enumerate(zip(was, now, strict=False)):
             yield from differences(before, after, f"{place}[{position}]")
     elif was != now or isinstance(was, bool) != isinstance(now, bool):
-        yield f"{place}: was {shown(was)}, is {shown(now)}"
+        yield f"{place}: was {short_repr(was)}, is {short_repr(now)}"
 
 
 _NO_MATTER: Final = ("sweep", "collection")
@@ -109,20 +110,22 @@ def check_place(path: Path, queries: Path | None, *, resume: bool, overwrite: bo
         InputError: it cannot; what can be done about it is told.
     """
     if resume and overwrite:
-        raise InputError("--resume goes on with a job, and --overwrite begins it anew; pass one of them")
+        raise InputError("--resume goes on with a job, and --overwrite begins it anew", "pass one of them")
     _check_name(path)
     if path.is_dir():
-        raise InputError(f"{path}: is a folder; give the name of a file in it")
+        raise InputError("is a folder", "give the name of a file in it", place=str(path))
     if not path.parent.is_dir():
-        raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
+        raise InputError(f"the folder {path.parent} does not exist", "make it first", place=str(path))
     if queries is not None and path.exists() and (source := source_file(queries)).exists() and path.samefile(source):
-        raise InputError(f"{path}: is the file of queries itself; write to another file")
+        raise InputError("is the file of queries itself", "write to another file", place=str(path))
     if path.exists() and not path.is_file():
-        raise InputError(f"{path}: is no ordinary file, in which a job could go back")
+        raise InputError("is no ordinary file, in which a job could go back", place=str(path))
     if path.is_symlink() and not path.exists():
-        raise InputError(f"{path}: is a link to {path.readlink()}, which does not exist; remove the link")
+        raise InputError(f"is a link to {path.readlink()}, which does not exist", "remove the link", place=str(path))
     if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise InputError(f"{path}: the folder {path.parent} cannot be written, in which its manifest would stand")
+        raise InputError(
+            f"the folder {path.parent} cannot be written, in which its manifest would stand", place=str(path)
+        )
     if not resume and not overwrite:
         _check_absent(path)
 
@@ -132,23 +135,28 @@ def _check_name(path: Path) -> None:
     try:
         fresh_path(manifest_path(path)).exists()  # the longest name
     except OSError as error:
-        raise InputError(f"{path}: there can be no manifest beside it: {error.strerror}; take another name") from error
+        raise InputError(
+            f"there can be no manifest beside it: {error.strerror}", "take another name", place=str(path)
+        ) from error
 
 
 def _check_absent(path: Path) -> None:
     manifest_at = manifest_path(path)
     if not path.exists():
         if manifest_at.exists():
-            raise InputError(f"{manifest_at}: exists already, without its output; remove it, or pass --overwrite")
+            raise InputError(
+                "exists already, without its output", "remove it, or pass --overwrite", place=str(manifest_at)
+            )
         return
     manifest = None
     with suppress(InputError):
         manifest = read_manifest(manifest_at)
     if manifest is None or manifest.state == "complete":
-        raise InputError(f"{path}: exists already; choose another file, or pass --overwrite")
+        raise InputError("exists already", "choose another file, or pass --overwrite", place=str(path))
     raise InputError(
-        f"{path}: exists already, of a job that is not complete (done so far: {manifest.progress.queries}); "
-        "pass --resume to go on with it, or --overwrite to begin anew"
+        (f"exists already, of a job that is not complete (done so far: {manifest.progress.queries})"),
+        "pass --resume to go on with it, or --overwrite to begin anew",
+        place=str(path),
     )
 
 
@@ -159,15 +167,20 @@ def _manifest_of(path: Path, output: OutputFile | None) -> Manifest | None:
     if manifest is None:
         if output is not None and output.size:
             raise InputError(
-                f"{path}: cannot be resumed, as its manifest {manifest_at} is not there; put it back, choose another "
-                "file, or begin anew with --overwrite"
+                f"cannot be resumed, as its manifest {manifest_at} is not there",
+                "put it back, choose another file, or begin anew with --overwrite",
+                place=str(path),
             )
         return None
     if output is None:
         if manifest.progress.queries:
             raise InputError(
-                f"{path}: is not there, though its manifest {manifest_at} tells of {manifest.progress.queries} queries "
-                "that are done; put it back, or begin anew with --overwrite"
+                (
+                    f"is not there, though its manifest {manifest_at} tells of {manifest.progress.queries}"
+                    " queries that are done"
+                ),
+                "put it back, or begin anew with --overwrite",
+                place=str(path),
             )
         return None
     return manifest
@@ -216,4 +229,4 @@ def check_output(output: OutputFile, manifest: Manifest) -> None:
         what = f"was changed: the job was complete with {size} bytes, and it has {output.size}"
     else:
         return
-    raise InputError(f"{output.path}: {what}; put it back as it was, or begin anew with --overwrite")
+    raise InputError(str(what), "put it back as it was, or begin anew with --overwrite", place=str(output.path))

@@ -191,6 +191,10 @@ class Commits:
         except OSError as error:
             done = self._whole.queries
             raise OutputError(
-                f"{path}: cannot be written: {error.strerror or error}; done so far: {done} queries, which stand in "
-                f"{self._output.path}. Once it can be written again, --resume goes on with the others"
+                f"cannot be written: {error.strerror or error}",
+                (
+                    f"done so far: {done} queries, which stand in {self._output.path}. Once it can be "
+                    "written again, --resume goes on with the others"
+                ),
+                place=str(path),
             ) from error

@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple, TypeAlias, TypeVar
 
-from milvus_pipeline.errors import InputError, PipelineError, shown
+from milvus_pipeline.errors import InputError, PipelineError
 from milvus_pipeline.files.queries import BadLines, InputFormat
 from milvus_pipeline.files.results import JsonLines, LineFormat, OutputError, OutputFormat, TrecRun, format_of
 from milvus_pipeline.jobs.batches import Item, Reading
@@ -36,6 +36,7 @@ from milvus_pipeline.jobs.output import OutputFile
 from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.records import Query, SearchResult
 from milvus_pipeline.run.loop import allowed
+from milvus_pipeline.text import short_repr
 
 
 class JobProgress(NamedTuple):
@@ -176,7 +177,7 @@ def run_job(
     form = format_of(path) if output_format is None else _word(OutputFormat, "output_format", output_format)
     chosen = None if input_format is None else _word(InputFormat, "input_format", input_format)
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise InputError(f"batch_size: must be a whole number of at least 1, is {shown(batch_size)}")
+        raise InputError(f"batch_size: must be a whole number of at least 1, is {short_repr(batch_size)}")
     options = Options(
         batch_size=batch_size,
         timeout=allowed(timeout, None),
@@ -202,7 +203,7 @@ def _word(kind: type[_Word], name: str, given: str) -> _Word:
         return kind(given)
     except ValueError:
         words = ", ".join(repr(member.value) for member in kind)
-        raise InputError(f"{name}: must be one of {words}, is {shown(given)}") from None
+        raise InputError(f"must be one of {words}, is {short_repr(given)}", place=name) from None
 
 
 class _Job:
@@ -350,6 +351,7 @@ def _check_none_failed(results: Sequence[SearchResult], done: int) -> None:
     for result in results:
         if result.error is not None and any(report.status == "failed" for report in result.reports):
             raise StoppedError(
-                f"query {result.query.id}: {result.error}\nthe job has stopped before the batch of this query, as it "
-                f"was asked to; done so far: {done}. Once this is repaired, --resume goes on with the others"
+                (f"{result.error}\nthe job has stopped before the batch of this query, as it was asked to"),
+                f"done so far: {done}. Once this is repaired, --resume goes on with the others",
+                place=f"query {result.query.id}",
             ) from result.error

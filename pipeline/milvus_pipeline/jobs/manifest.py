@@ -322,13 +322,14 @@ def read_manifest(path: Path) -> Manifest | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+        raise InputError(f"cannot be read: {error.strerror}", place=str(path)) from error
     try:
         return Manifest.model_validate_json(text, strict=True)
     except ValidationError as error:
         raise InputError(
-            f"{path}: is damaged, or no manifest of this version: {describe(error, Manifest)[0]}; without it the job "
-            "cannot be resumed: put it back as it was, or begin anew with --overwrite"
+            f"is damaged, or no manifest of this version: {describe(error, Manifest)[0]}",
+            ("without it the job cannot be resumed: put it back as it was, or begin anew with --overwrite"),
+            place=str(path),
         ) from error
 
 

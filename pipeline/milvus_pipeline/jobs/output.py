@@ -44,18 +44,18 @@ class OutputFile:
             self._file = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o666)
         except FileExistsError:
             raise InputError(
-                f"{path}: came into being while the job was about to begin; is another one at it?"
+                "came into being while the job was about to begin", "is another one at it?", place=str(path)
             ) from None
         except FileNotFoundError:
             if not new:
                 raise
-            raise InputError(f"{path}: the folder {path.parent} does not exist; make it first") from None
+            raise InputError(f"the folder {path.parent} does not exist", "make it first", place=str(path)) from None
         except OSError as error:
-            raise InputError(f"{path}: cannot be written: {error.strerror}") from error
+            raise InputError(f"cannot be written: {error.strerror}", place=str(path)) from error
         self.path = path
         try:
             if not stat.S_ISREG(os.fstat(self._file).st_mode):
-                raise InputError(f"{path}: is no ordinary file, so a job cannot go back in it")
+                raise InputError("is no ordinary file, so a job cannot go back in it", place=str(path))
             self._lock()
         except BaseException:
             self.close()
@@ -69,7 +69,7 @@ class OutputFile:
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 raise InputError(
-                    f"{self.path}: another job is writing it; wait for its end, or write to another file"
+                    "another job is writing it", "wait for its end, or write to another file", place=str(self.path)
                 ) from error
             # Some network file systems have no locks; a job there is as safe as it can be.
 

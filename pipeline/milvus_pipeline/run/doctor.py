@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from milvus_pipeline.context import Deadline
-from milvus_pipeline.errors import told
 from milvus_pipeline.findings import CheckContext, Finding
 from milvus_pipeline.run.loop import repeats
 from milvus_pipeline.stage import Stage
+from milvus_pipeline.text import error_text
 
 
 class Width(NamedTuple):
@@ -141,6 +141,8 @@ def _found(stage: Stage, context: CheckContext) -> Iterator[Finding]:
             yield replace(finding, stage=stage.name)
     except Exception as error:
         leak = repeats(error, [text for text in context.texts or () if isinstance(text, str)])
-        said = f"{type(error).__name__}, whose message repeats a document and is left out" if leak else told(error)
+        said = (
+            f"{type(error).__name__}, whose message repeats a document and is left out" if leak else error_text(error)
+        )
         advice = "see the message; if it is none of your doing, tell the stage's author"
         yield Finding("error", "check", f"the check itself failed: {said}", advice, stage.name)

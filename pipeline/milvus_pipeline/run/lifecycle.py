@@ -6,8 +6,9 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from milvus_pipeline.errors import PipelineError, StageError, told
+from milvus_pipeline.errors import PipelineError, StageError
 from milvus_pipeline.stage import Stage
+from milvus_pipeline.text import error_text
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class Life:
                 if not isinstance(error, Exception):
                     raise
                 code = error.reason_code if isinstance(error, PipelineError) else None
-                message = f"{self.places[stage.name]} cannot be opened: {told(error)}"
+                message = f"{self.places[stage.name]} cannot be opened: {error_text(error)}"
                 raise StageError(message, reason_code=code) from error
             opened.append(stage)
 
@@ -78,7 +79,7 @@ class Life:
 
     def _raise_unclosed(self, errors: list[tuple[Stage, Exception]]) -> None:
         for stage, error in errors:
-            raise StageError(f"{self.places[stage.name]} cannot be closed: {told(error)}") from error
+            raise StageError(f"{self.places[stage.name]} cannot be closed: {error_text(error)}") from error
 
 
 def places(name: str, stages: Sequence[Stage]) -> dict[str, str]:

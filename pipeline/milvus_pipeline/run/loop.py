@@ -12,9 +12,10 @@ from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, S
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, cast, get_args
 
 from milvus_pipeline.context import Context, Deadline
-from milvus_pipeline.errors import DeadlineError, PipelineError, QueryError, ReasonCode, StageError, shown, told
+from milvus_pipeline.errors import DeadlineError, PipelineError, QueryError, ReasonCode, StageError
 from milvus_pipeline.records import Query, SearchResult, StageReport, StageStatus, Status
 from milvus_pipeline.stage import Stage
+from milvus_pipeline.text import error_text, short_repr
 
 Step = TypeVar("Step")
 Result = TypeVar("Result")
@@ -68,14 +69,14 @@ Steps: TypeAlias = Generator[Call, Sequence[SearchResult], list[SearchResult]]
 def started(queries: Sequence[str | Query]) -> list[SearchResult]:
     """The results to start from; a query that cannot be run is failed already."""
     if isinstance(queries, str | Query):
-        raise QueryError("run_batch takes a list of queries; for a single one call run")
+        raise QueryError("run_batch takes a list of queries", "for a single one call run")
     return [_started(query, position) for position, query in enumerate(queries)]
 
 
 def allowed(timeout: float | None, default: float | None) -> float | None:
     """The seconds that a call has: its own, else the pipeline's. QueryError where they are no number."""
     if timeout is not None and not is_number(timeout):
-        raise QueryError(f"timeout: must be a number of seconds, is {shown(timeout)}")
+        raise QueryError(f"timeout: must be a number of seconds, is {short_repr(timeout)}")
     return default if timeout is None else timeout
 
 
@@ -202,22 +203,22 @@ def _code(error: Exception) -> ReasonCode:
 
 def _late(error: Exception, deadline: Deadline) -> str:
     if isinstance(error, DeadlineError) or deadline.budget is None:
-        return told(error)
-    return told(deadline.error())
+        return error_text(error)
+    return error_text(deadline.error())
 
 
 def _said(error: Exception, results: list[SearchResult]) -> str:
     """What an error says, unless it repeats a document."""
     if repeats(error, (hit.text for result in results for hit in result.hits if hit.text)):
         return f"{type(error).__name__}, whose message repeats a document and is left out; see the error's cause"
-    return told(error)
+    return error_text(error)
 
 
 def repeats(error: Exception, texts: Iterable[str]) -> bool:
     """Whether a foreign error repeats one of the texts, which do not belong in messages; ours never do."""
     if isinstance(error, PipelineError):
         return False
-    message = told(error)
+    message = error_text(error)
     return any(len(text) >= _FEWEST and text[:_ECHO] in message for text in texts)
 
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from milvus_pipeline.config.registry import registry
-from milvus_pipeline.errors import StageError, told
+from milvus_pipeline.errors import StageError
+from milvus_pipeline.text import error_text
 
 if TYPE_CHECKING:
     from milvus_pipeline.reranker import Reranker
@@ -83,7 +84,7 @@ def _told(reranker: Reranker) -> bytes:
     except (PydanticSerializationError, TypeError, ValueError, RecursionError) as error:
         raise StageError(
             f"cache: fields and identity() of {cls.__name__} must be plain data, by which scores are found again "
-            f"({told(error)})",
+            f"({error_text(error)})",
             reason_code="config",
         ) from error
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from milvus_pipeline.context import Context
-from milvus_pipeline.errors import DeadlineError, PipelineError, StageError, told
+from milvus_pipeline.errors import DeadlineError, PipelineError, StageError
 from milvus_pipeline.ranking import checked_scores
 from milvus_pipeline.scores import store as score_cache
 from milvus_pipeline.scores.keys import Keys
 from milvus_pipeline.scores.store import ScoreCache
+from milvus_pipeline.text import error_text
 
 if TYPE_CHECKING:
     from milvus_pipeline.reranker import Reranker, RerankJob
@@ -184,7 +185,7 @@ class Lookup:
             lack = len(own) - sum(score is not None for score in own)
             if isinstance(error, DeadlineError) and lack < len(own):
                 del self.context.failures[number]
-                self.context.partial(number, f"{lack} of {len(own)} documents were not scored: {told(error)}")
+                self.context.partial(number, f"{lack} of {len(own)} documents were not scored: {error_text(error)}")
         self._outer.merge(self.context, self._positions)
 
 
@@ -235,7 +236,7 @@ def plan_rest(reranker: Reranker, before: ScoredBefore | None, jobs: Sequence[Re
             try:
                 found.identify(reranker)
             except Exception as error:
-                why = told(error) if isinstance(error, PipelineError) else type(error).__name__
+                why = error_text(error) if isinstance(error, PipelineError) else type(error).__name__
                 context.warn(f"what the score cache holds was not looked up, so that everything counts: {why}")
                 reranker.dry_run_batch([job._replace(top_k=None) for job in jobs], context)
             else:

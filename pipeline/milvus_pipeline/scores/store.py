@@ -19,7 +19,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from milvus_pipeline.errors import StageError, shown, told
+from milvus_pipeline.errors import StageError
+from milvus_pipeline.text import error_text, short_repr
 
 FORMAT: Final = 1
 """Version of the table, and of what its keys are made of."""
@@ -43,9 +44,9 @@ def checked_place(name: str) -> Path:
         if path.is_dir():
             raise _wrong(f"{name} is a folder; name a file in it, such as {Path(name) / 'scores.db'}")
         if not path.parent.is_dir():
-            raise _wrong(f"the folder of {shown(name)} does not exist; make it, or name another place")
+            raise _wrong(f"the folder of {short_repr(name)} does not exist; make it, or name another place")
     except (OSError, RuntimeError, ValueError) as error:
-        raise _wrong(f"{shown(name)} cannot be looked at: {told(error)}; check the path") from error
+        raise _wrong(f"{short_repr(name)} cannot be looked at: {error_text(error)}; check the path") from error
     return path
 
 
@@ -114,7 +115,9 @@ def _check_header(path: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise _wrong(f"{path} cannot be read: {told(error)}; check its permissions, or name another file") from error
+        raise _wrong(
+            f"{path} cannot be read: {error_text(error)}; check its permissions, or name another file"
+        ) from error
     if not header:
         return
     another = "it is left as it is; name another file"

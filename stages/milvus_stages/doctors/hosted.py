@@ -6,16 +6,14 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from itertools import cycle, islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from milvus_pipeline import CheckContext, Context, Deadline, Finding, RerankJob, RetrySettings, StageError, require
-from milvus_stages.doctors.share import share_said
+from milvus_pipeline import RetrySettings, StageError
+from milvus_pipeline.plugin import CheckContext, Context, Deadline, Finding, RerankJob, doctor, require, share_text
 from milvus_stages.hosted.http.quiet import stand_before_loggers, unlogged
 from milvus_stages.hosted.http.transport import USER_AGENT, certificates, named, untrusted
 from milvus_stages.hosted.plan import estimated_tokens
-
-if TYPE_CHECKING:
-    from milvus_stages.hosted.reranker import HostedReranker
+from milvus_stages.hosted.reranker import HostedReranker
 
 _QUERY: Final = "What is asked here?"
 _DOCUMENT: Final = "A document of one line."
@@ -23,6 +21,7 @@ _PROBE_SECONDS: Final = 5.0
 _HITS: Final = 10  # that a query is taken to bring where that is not known
 
 
+@doctor(HostedReranker)
 def service_findings(stage: HostedReranker, context: CheckContext) -> Iterator[Finding]:
     """What can be said of a service. Unless ``context.send`` is true, it is sent neither a key nor a text."""
     trial = stage.model_copy()  # reading secrets may leave some in the stage, which shall stay as it is
@@ -31,7 +30,7 @@ def service_findings(stage: HostedReranker, context: CheckContext) -> Iterator[F
         url, headers, _ = trial.prepared()
     except StageError as error:
         fault = error
-        yield Finding.of(_unled(error, stage), "key")
+        yield Finding.of(error, "key")
     else:
         yield Finding.ok("key", _key_said(stage, headers, sent=context.send))
     if url is None:
@@ -39,7 +38,7 @@ def service_findings(stage: HostedReranker, context: CheckContext) -> Iterator[F
             url = trial.endpoint(None)
         except StageError as error:
             if str(error) != str(fault):
-                yield Finding.of(_unled(error, stage), "address")
+                yield Finding.of(error, "address")
     if url is not None:
         yield _reached(stage, url, context.deadline)
     yield from _plan(stage, context)
@@ -105,9 +104,9 @@ def _plan(stage: HostedReranker, context: CheckContext) -> Iterator[Finding]:
     told = Context(context.deadline, 1)
     stage.dry_run_batch([RerankJob(_QUERY, texts, stage.top_k)], told)
     for failure in told.failures.values():
-        yield Finding.of(_unled(failure, stage), "requests")
+        yield Finding.of(failure, "requests")
     for warning in told.warnings[0]:
-        yield Finding.of(warning, "requests", "warning", "retrieve fewer, or shorten the documents")
+        yield Finding.warning("requests", warning, "retrieve fewer, or shorten the documents")
     planned = told.details[0].get("planned", {})
     if planned and not told.warnings[0]:
         requests = planned["requests"]
@@ -127,7 +126,7 @@ def _lengths(sizes: list[int], most: int, documents: int) -> Finding:
         return Finding.ok("documents", f"{said}; the longest has {max(sizes):,}")
     return Finding.warning(
         "documents",
-        f"{share_said(long, len(sizes), documents)} are over the {most:,} tokens that the service reads of one, by an "
+        f"{share_text(long, len(sizes), documents)} are over the {most:,} tokens that the service reads of one, by an "
         f"estimate by length; the longest has {max(sizes):,}",
         "split them into passages when you fill the collection, or raise the stage's limit if the service takes more",
     )
@@ -149,13 +148,8 @@ def _sent(stage: HostedReranker, deadline: Deadline) -> Iterator[Finding]:
     usage = context.details[0].get("usage", {})
     cost = ", ".join(f"{word.replace('_', ' ')} {count:,}" for word, count in usage.items())
     if error := context.failures.get(0):
-        yield Finding.of(_unled(error, stage), "request", otherwise="see what the service says")
+        yield Finding.of(error, "request", next_step="see what the service says")
         return
     took = f"{1000 * (time.perf_counter() - began):.0f} ms"
     model = f"{stage.model} " if stage.model else ""
     yield Finding.ok("request", f"{model}gave one document the score {score:.3g} in {took}; its usage: {cost}")
-
-
-def _unled(error: BaseException, stage: HostedReranker) -> BaseException | str:
-    """The message without the name of the stage's type, which stands beside it."""
-    return str(error).removeprefix(f"{stage.type}: ") if isinstance(error, StageError) else error

@@ -7,17 +7,16 @@ from collections.abc import Generator, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
-from milvus_pipeline import CheckContext, Finding, StageError, require
-from milvus_stages.doctors.share import share_said
+from milvus_pipeline import StageError
+from milvus_pipeline.plugin import CheckContext, Finding, doctor, require, share_text
+from milvus_stages.encode.encoder import Encode
 from milvus_stages.local.files import check_files, locate_here, read_object, sentence_config, transformer_folder
 from milvus_stages.local.head import output_dim
 from milvus_stages.local.models import LoadedModel, LocalModel, check_architecture, max_length_of, usable_device
+from milvus_stages.local.pair_reranker import LocalReranker
 from milvus_stages.local.tokens import TextTokenizer
-
-if TYPE_CHECKING:
-    from milvus_stages.local.pair_reranker import LocalReranker
 
 QUERY_TOKENS: Final = 16
 """A query is taken to have so many."""
@@ -45,7 +44,8 @@ class ModelFiles(NamedTuple):
     hidden: int | None
 
 
-def encoder_findings(stage: LocalModel, max_length: int | None, context: CheckContext) -> Iterator[Finding]:
+@doctor(Encode)
+def encoder_findings(stage: Encode, context: CheckContext) -> Iterator[Finding]:
     """What can be said of an encoder; leaves the dimension of its vectors in the context."""
     files = yield from _files(stage)
     if files is None:
@@ -53,7 +53,7 @@ def encoder_findings(stage: LocalModel, max_length: int | None, context: CheckCo
     specials = files.tokenizer.specials
     try:
         dim = output_dim(files.folder, files.hidden) if files.hidden else None
-        read = max_length_of(_loaded(files), max_length, specials) - specials
+        read = max_length_of(_loaded(files), stage.max_length, specials) - specials
     except StageError as error:
         yield Finding.of(error, "model")
         return
@@ -64,6 +64,7 @@ def encoder_findings(stage: LocalModel, max_length: int | None, context: CheckCo
     yield from _device(stage)
 
 
+@doctor(LocalReranker)
 def reranker_findings(stage: LocalReranker, context: CheckContext) -> Iterator[Finding]:
     """What can be said of a reranker, and of the documents that would be too long for it."""
     files = yield from _files(stage)
@@ -93,7 +94,7 @@ def _lengths(lengths: Sequence[int], room: int, context: CheckContext, *, longer
         return Finding.ok("documents", f"none of {len(lengths)} sampled documents is too long for it; {sizes}")
     return Finding.warning(
         "documents",
-        f"{share_said(cut, len(lengths), context.documents)} are longer than the {room:,} tokens that it reads of one; "
+        f"{share_text(cut, len(lengths), context.documents)} are longer than the {room:,} tokens that it reads of one; "
         f"their ends are not read; {sizes}",
         f"split them into passages when you fill the collection, or {'raise max_length, or ' if longer else ''}take a "
         "reranker that reads more",
@@ -116,7 +117,7 @@ def _files(stage: LocalModel) -> Generator[Finding, None, ModelFiles | None]:
             return None
         return read_files(folder, stage)
     except StageError as error:
-        yield Finding.of(str(error).removeprefix("model: "), "model")
+        yield Finding.of(error, "model")
         return None
 
 
@@ -156,7 +157,7 @@ def _fast(inner: Path, wanted_by: str) -> Any:
     try:
         backend = tokenizers.Tokenizer.from_file(str(inner / "tokenizer.json"))
     except Exception as error:  # the library raises bare Exception
-        raise StageError(f"{inner / 'tokenizer.json'} cannot be read; copy or download the model again") from error
+        raise StageError(f"{inner / 'tokenizer.json'} cannot be read", "copy or download the model again") from error
     limit = saved.get("model_max_length") or 10**9
     return SimpleNamespace(backend_tokenizer=backend, pad_token_id=0, model_input_names=[], model_max_length=limit)
 

@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
-from milvus_pipeline import CheckContext, DeadlineError, Finding, PipelineError, QueryError, RetrySettings, StageError
+from milvus_pipeline import DeadlineError, PipelineError, QueryError, RetrySettings, StageError
+from milvus_pipeline.plugin import CheckContext, Finding, doctor
 from milvus_stages.doctors.recall import QUERIES, recall_findings
 from milvus_stages.doctors.sample import Asked
 from milvus_stages.milvus import failures, filters
@@ -29,9 +30,7 @@ from milvus_stages.milvus.collection import CollectionInfo, IndexInfo, described
 from milvus_stages.milvus.opening import LOAD_SECONDS, Opened, checked, connected
 from milvus_stages.milvus.params import DEFAULT_NPROBE
 from milvus_stages.milvus.requests import Job
-
-if TYPE_CHECKING:
-    from milvus_stages.milvus.search import MilvusSearch
+from milvus_stages.milvus.search import MilvusSearch
 
 _LITE_ROWS: Final = 100_000  # Milvus Lite looks at every row in a search
 _LITE_NUMBERS: Final = 50_000_000  # numbers of all vectors; a database of more is not read for a check
@@ -43,6 +42,7 @@ _NAME: Final = re.compile(r"(?<![\w.{$\[])[A-Za-z_]\w*(?!\w*\s*[(}])")
 _WORDS: Final = frozenset({"and", "or", "not", "in", "like", "is", "null", "true", "false", "exists"})
 
 
+@doctor(MilvusSearch)
 def search_findings(stage: MilvusSearch, context: CheckContext) -> Iterator[Finding]:
     """All that can be said of a search without changing anything."""
     lite = is_lite(stage.uri)
@@ -92,8 +92,7 @@ class _Checkup:
         try:
             state = checked(self._stage, self._connection, self._deadline)
         except StageError as error:
-            for line in str(error).splitlines():
-                yield _misfit(line, self._stage)
+            yield Finding.of(error, "index")
         else:
             yield Finding.ok("fields", self._fields(state))
         yield from self._filter(info)
@@ -206,7 +205,7 @@ class _Checkup:
             except Exception as error:
                 told = failures.explained(error, self._stage.where, self._stage.token_env)
                 step = "make it anew with `milvus-pipeline ingest`, with an index that Milvus Lite knows"
-                fault = Finding.of(told, "memory", otherwise=step)
+                fault = Finding.of(told, "memory", next_step=step)
         try:
             yield fault
         finally:
@@ -333,7 +332,7 @@ class _Checkup:
             return
         took = _ms(time.perf_counter() - began)
         if short := state.shortfall(len(answer), params, bool(expression)):
-            yield Finding.of(short, "search", "warning")
+            yield Finding.warning("search", short, "see what the message says")
         elif not len(answer):
             step = "check filter, partition_names and the range in params"
             yield Finding.warning("search", f"a search finds nothing ({took})", step)
@@ -349,13 +348,6 @@ def _once(stage: MilvusSearch) -> MilvusSearch:
     return stage.model_copy(update={"retry": RetrySettings(attempts=1)})
 
 
-def _misfit(line: str, stage: MilvusSearch) -> Finding:
-    """The finding that a line about what does not fit makes; it is named by the field that it begins with."""
-    text = line.removeprefix(f"{stage.where}: ").removeprefix(f"{stage.uri}: ")
-    field, colon, rest = text.partition(": ")
-    return Finding.of(rest, field) if colon and field.isidentifier() else Finding.of(text, "index")
-
-
 def _counted(asked: Asked, expression: str) -> int | None:
     try:
         return asked.count(expression)
@@ -365,10 +357,12 @@ def _counted(asked: Asked, expression: str) -> int | None:
         return None
 
 
-def _with_holder(error: StageError, uri: str) -> StageError | str:
+def _with_holder(error: StageError, uri: str) -> StageError:
     """The error that a Lite database cannot be opened, with the process that holds it where the system tells."""
     found = _holder(Path(lite_path(uri)) / "LOCK") if "another process holds" in str(error) else None
-    return error if found is None else str(error).replace("another process", f"another process ({found})", 1)
+    if found is not None:
+        error.what = error.what.replace("another process", f"another process ({found})", 1)
+    return error
 
 
 def _holder(lock: Path) -> str | None:

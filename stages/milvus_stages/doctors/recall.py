@@ -8,7 +8,8 @@ from typing import Any, Final, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from milvus_pipeline import Deadline, DeadlineError, Finding
+from milvus_pipeline import DeadlineError
+from milvus_pipeline.plugin import Deadline, Finding
 from milvus_stages.doctors.sample import Asked
 from milvus_stages.milvus.opening import Opened
 from milvus_stages.milvus.requests import MAX_WINDOW, Job

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from milvus_pipeline import Deadline
+from milvus_pipeline.plugin import Deadline
 from milvus_stages.milvus.client.server import CALL_SECONDS, Connection
 from milvus_stages.milvus.collection import CollectionInfo
 from milvus_stages.milvus.requests import MAX_WINDOW

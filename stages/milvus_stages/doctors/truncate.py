@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-from milvus_pipeline import CheckContext, Finding, StageError
+from milvus_pipeline import StageError
+from milvus_pipeline.plugin import CheckContext, Finding, doctor
 from milvus_stages.local.files import locate_here
 from milvus_stages.truncate.budget import TOKENIZER_FILE, TokenCounter, load_counter
-
-if TYPE_CHECKING:
-    from milvus_stages.truncate.truncate import Truncate
+from milvus_stages.truncate.truncate import Truncate
 
 
+@doctor(Truncate)
 def budget_findings(stage: Truncate, context: CheckContext) -> Iterator[Finding]:
     """Whether the tokenizer is here, and how much of the collection's documents the budget holds."""
     counter = None
@@ -27,7 +26,7 @@ def budget_findings(stage: Truncate, context: CheckContext) -> Iterator[Finding]
                 counter = load_counter(str(folder), wanted_by=stage.name)
                 yield Finding.ok("tokenizer", f"{stage.tokenizer} is here")
         except StageError as error:
-            yield Finding.of(str(error).removeprefix("tokenizer: ").removeprefix("model: "), "tokenizer")
+            yield Finding.of(error, "tokenizer")
     if not context.texts:
         return
     if stage.max_tokens is not None and counter is not None:

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
 
 from pydantic import Field, PrivateAttr
 
-from milvus_pipeline import (
-    CheckContext,
-    Context,
-    Deadline,
-    DeadlineError,
-    Finding,
-    QueryError,
-    SearchResult,
-    StageError,
-)
-from milvus_stages.doctors.local import encoder_findings
+from milvus_pipeline import DeadlineError, QueryError, SearchResult, StageError
+from milvus_pipeline.plugin import Context, Deadline
 from milvus_stages.local.anytime import Clock, TextWork, ending_in_time, in_words, until_time_is_up, work_off
 from milvus_stages.local.files import read_object
 from milvus_stages.local.head import Head, read_head
@@ -87,7 +78,8 @@ class Encode(LocalModel):
         document = _first(self.document_prompt, *(prompts.get(name) for name in ("document", "passage", "corpus")))
         if (query or document) and not head.pools_prompt:
             raise StageError(
-                "the model leaves prompts out of its pooling, which is not supported; set the prompts to ''",
+                "the model leaves prompts out of its pooling, which is not supported",
+                "set the prompts to ''",
                 reason_code="config",
             )
         max_length = max_length_of(loaded, self.max_length, loaded.tokenizer.specials)
@@ -95,10 +87,6 @@ class Encode(LocalModel):
         output, mask = loaded.forward([row], Clock(Context(Deadline(), 0)))
         dim = head(output.last_hidden_state, mask).shape[-1]
         self._prepared = _Prepared(head, max_length, query, document, dim)
-
-    def check(self, context: CheckContext) -> Iterable[Finding]:
-        """The model's files, the dimension of its vectors, how long a text may be, and the device."""
-        return encoder_findings(self, self.max_length, context)
 
     @property
     def dim(self) -> int:
@@ -146,7 +134,7 @@ class Encode(LocalModel):
             if result.query.text.strip():
                 positions.append(position)
             else:
-                context.fail(position, QueryError("the query has neither text nor vector; give it one of them"))
+                context.fail(position, QueryError("the query has neither text nor vector", "give it one of them"))
         return positions, [results[position].query.text for position in positions]
 
     def _with_vectors(

@@ -12,16 +12,8 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
-from milvus_pipeline import (
-    Breaker,
-    CircuitOpenError,
-    Context,
-    Deadline,
-    DeadlineError,
-    RerankJob,
-    RetrySettings,
-    ServiceError,
-)
+from milvus_pipeline import CircuitOpenError, DeadlineError, RetrySettings, ServiceError
+from milvus_pipeline.plugin import Breaker, Context, Deadline, RerankJob
 from milvus_stages.hosted.failures import Private
 from milvus_stages.hosted.limits import Bell
 from milvus_stages.hosted.plan import Part, Plan, sendable
@@ -49,7 +41,8 @@ class KeyRefusal:
         """Raise the error that another request ended in, for one that is not sent."""
         if (error := self._error) is not None:
             raise ServiceError(
-                f"{error} (so was another request of the batch answered; this one was not sent)",
+                f"{error} (so was another request of the batch answered",
+                "this one was not sent)",
                 status=error.status,
                 code=error.code,
                 detail=error.detail,

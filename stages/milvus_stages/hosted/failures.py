@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
-from milvus_pipeline import ServiceError, retry_after
+from milvus_pipeline import ServiceError
+from milvus_pipeline.plugin import retry_after
 from milvus_stages.hosted.replies import Received, members
 from milvus_stages.privacy.redaction import SECRET_LEFT_OUT, Hidden
 
@@ -98,7 +99,8 @@ def refused(
         wait = min(wait, _LONGEST_WAIT)
         message += f", and asks for a wait {_told_wait(wait, private)}"
     error = ServiceError(
-        f"{message}; {_next_step(received.status, service, private, key_names)}",
+        str(message),
+        str(_next_step(received.status, service, private, key_names)),
         status=received.status,
         code=code,
         detail=said,

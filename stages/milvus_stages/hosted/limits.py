@@ -15,7 +15,8 @@ from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final, NamedTuple
 
-from milvus_pipeline import Deadline, DeadlineError
+from milvus_pipeline import DeadlineError
+from milvus_pipeline.plugin import Deadline
 
 _WINDOW: Final = 61.0
 """Seconds. Services count over a minute, from when they see a request, which is a little after it was begun here."""
@@ -92,8 +93,11 @@ class Slots:
 
 def _no_slot(deadline: Deadline) -> DeadlineError:
     return DeadlineError(
-        f"no request could be begun in the time given ({deadline.budget:g} s), since `max_concurrency` others were "
-        "under way or had the next turns; raise it, raise `timeout`, or ask for less"
+        (
+            f"no request could be begun in the time given ({deadline.budget:g} s), since "
+            "`max_concurrency` others were under way or had the next turns"
+        ),
+        "raise it, raise `timeout`, or ask for less",
     )
 
 
@@ -212,8 +216,11 @@ class Rate:
         left = deadline.remaining()
         if start > now and left is not None and start - now >= left:
             raise DeadlineError(
-                f"the limit of rate ({self}) lets the next request begin in {start - now:.1f} s, after the time "
-                f"given ({deadline.budget:g} s) is used up; raise `timeout`, or the limit if your plan allows it"
+                (
+                    f"the limit of rate ({self}) lets the next request begin in {start - now:.1f} s, "
+                    f"after the time given ({deadline.budget:g} s) is used up"
+                ),
+                "raise `timeout`, or the limit if your plan allows it",
             )
         return Booking(start, tokens, start - now)
 

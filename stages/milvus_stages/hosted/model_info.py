@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from milvus_pipeline import Deadline, StageError, require
+from milvus_pipeline import StageError
+from milvus_pipeline.plugin import Deadline, require
 from milvus_stages.hosted.http.quiet import stand_before_loggers, unlogged
 from milvus_stages.hosted.http.transport import certificates
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-from milvus_pipeline import Context, RerankJob, StageError, shown
+from milvus_pipeline import StageError
+from milvus_pipeline.plugin import Context, RerankJob, short_repr
 
 BYTES_PER_TOKEN: Final = 3
 """Bytes of UTF-8 that count as a token. English has about four, Chinese and Japanese about three: an estimate that is
@@ -40,7 +41,7 @@ class Limits:
         for name in ("documents", "tokens", "document_tokens"):
             value = getattr(self, name)
             if value is not None and (type(value) is not int or value < 1):
-                raise ValueError(f"{name} must be a whole number of at least 1, or None, is {shown(value)}")
+                raise ValueError(f"{name} must be a whole number of at least 1, or None, is {short_repr(value)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +159,11 @@ def _listwise_check(count: int, tokens: int, limits: Limits, service: str) -> li
     """The warning that a list is long for one request; StageError where it cannot be sent at all."""
     if limits.documents is not None and count > limits.documents:
         raise StageError(
-            f"{service} ranks the documents of a request against each other, so {count} of them cannot be split into "
-            f"requests of {limits.documents}; retrieve fewer (`limit`), or take a model that scores pairs",
+            (
+                f"{service} ranks the documents of a request against each other, so {count} of them "
+                f"cannot be split into requests of {limits.documents}"
+            ),
+            "retrieve fewer (`limit`), or take a model that scores pairs",
             reason_code="too_large",
         )
     if limits.tokens is not None and tokens > limits.tokens:

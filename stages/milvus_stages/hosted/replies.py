@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeGuard
 
-from milvus_pipeline import ServiceError, shown
+from milvus_pipeline import ServiceError
+from milvus_pipeline.plugin import short_repr
 
 _RESULTS: Final = ("results", "data")
 _SCORES: Final = ("relevance_score", "score")
@@ -140,7 +141,7 @@ def checked(pairs: Sequence[tuple[Any, Any]], count: int, wanted: int, *, more: 
 
 def _number(index: Any) -> str:
     """A number as it is; of all else the kind, since it may be a text of the request."""
-    return shown(index) if isinstance(index, int | float) else f"number {_kind(index)}"
+    return short_repr(index) if isinstance(index, int | float) else f"number {_kind(index)}"
 
 
 def _finite(score: Any, index: int) -> float:
@@ -182,7 +183,8 @@ def members(data: Any, *path: str) -> Any:
 def bad_reply_error(error: BadReply, service: str, request: str, status: int) -> ServiceError:
     """The error that a bad reply with a status of success ends in."""
     return ServiceError(
-        f"{service}: {request} answered wrongly: {error}",
+        f"{request} answered wrongly: {error}",
+        place=str(service),
         status=status,
         retryable=error.cut_short,
         reason_code="bad_reply",

@@ -11,20 +11,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PrivateAttr, field_validator
 
-from milvus_pipeline import (
-    PASSING_STATUSES,
-    BreakerSettings,
-    CheckContext,
-    Context,
-    Deadline,
-    Finding,
-    Reranker,
-    RerankJob,
-    RetrySettings,
-    ServiceError,
-    StageError,
-)
-from milvus_stages.doctors.hosted import service_findings
+from milvus_pipeline import BreakerSettings, RetrySettings, ServiceError, StageError
+from milvus_pipeline.plugin import PASSING_STATUSES, Context, Deadline, Reranker, RerankJob
 from milvus_stages.hosted.conversation import KeyRefusal, Work
 from milvus_stages.hosted.http.transport import USER_AGENT, Transport
 from milvus_stages.hosted.plan import Limits, Plan, plan
@@ -282,11 +270,13 @@ class HostedReranker(Reranker):
         """The URL that requests go to. StageError where it is not known, or is none."""
         base = self.base_url or self.address(key)
         if base is None:
-            raise StageError(f"{self.type}: base_url is not set, and the key does not tell the address; set it")
+            raise StageError(
+                "base_url is not set, and the key does not tell the address", "set it", place=str(self.type)
+            )
         try:
             return joined(_checked_url(base), self.path)
         except ValueError as error:
-            raise StageError(f"{self.type}: the service's address {error}") from error
+            raise StageError(f"the service's address {error}", place=str(self.type)) from error
 
     def teardown(self) -> None:
         """Let go of connections and threads."""
@@ -308,10 +298,6 @@ class HostedReranker(Reranker):
         sent = "authorization" in {name.lower() for name in self.headers}
         key = None if sent else next(filter(None, map(environment, self.key_variables)), None)
         return {"model": self.model, "url": self.endpoint(key)}
-
-    def check(self, context: CheckContext) -> Iterable[Finding]:
-        """Key, whether the service can be reached, what a query asks of it; with ``send``, one request."""
-        return service_findings(self, context)
 
     @property
     def key_variables(self) -> tuple[str, ...]:
@@ -365,7 +351,7 @@ class HostedReranker(Reranker):
     @property
     def _opened(self) -> Exchange:
         if self._exchange is None:
-            raise StageError(f"{self.name} is not open; call open() first")
+            raise StageError(f"{self.name} is not open", "call open() first")
         return self._exchange
 
     def _works(self, jobs: Sequence[RerankJob], context: Context) -> dict[int, Work]:
@@ -385,7 +371,7 @@ class HostedReranker(Reranker):
         try:
             limits = self.limits()
         except ValueError as error:
-            raise StageError(f"{self.type}: {type(self).__name__}.limits: {error}") from error
+            raise StageError(f"{type(self).__name__}.limits: {error}", place=str(self.type)) from error
         tokens = [each for each in (limits.tokens, None if limits.listwise else self.tokens_per_minute) if each]
         return replace(limits, documents=self.max_documents or limits.documents, tokens=min(tokens, default=None))
 

@@ -15,19 +15,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Final, cast
 from weakref import WeakSet
 
-from milvus_pipeline import (
-    BreakerSettings,
-    CircuitOpenError,
-    Deadline,
-    PipelineError,
-    ServiceError,
-    StageError,
-    adriven,
-    async_retrying,
-    breaker_for,
-    driven,
-    retrying,
-)
+from milvus_pipeline import BreakerSettings, CircuitOpenError, PipelineError, ServiceError, StageError
+from milvus_pipeline.plugin import Deadline, adriven, async_retrying, breaker_for, driven, in_threads, retrying
 from milvus_stages.hosted.conversation import Request, Stopped, Tries, Work, conversation
 from milvus_stages.hosted.failures import refused
 from milvus_stages.hosted.http.clients import closed_error
@@ -35,7 +24,6 @@ from milvus_stages.hosted.http.transport import Transport, Unanswered, Unsent
 from milvus_stages.hosted.limits import Booking, Rate, Slots
 from milvus_stages.hosted.plan import Part
 from milvus_stages.hosted.replies import BadReply, Received, bad_reply_error, checked, read_json
-from milvus_stages.hosted.threads import in_threads
 
 _MOST_WARNINGS: Final = 10
 """Warnings of one reply that are told."""
@@ -241,8 +229,9 @@ class Exchange:
         except (TypeError, ValueError, RecursionError) as error:
             kind = type(error).__name__
         raise StageError(
-            f"{self._service.type}: the request cannot be written as JSON ({kind}); check the options, which may hold "
-            "texts, finite numbers, lists and mappings"
+            f"the request cannot be written as JSON ({kind})",
+            "check the options, which may hold texts, finite numbers, lists and mappings",
+            place=str(self._service.type),
         )
 
     def _accepted(self, work: Work, received: Received) -> Received:
@@ -286,7 +275,7 @@ class Exchange:
             raise
         except Exception as error:
             kind = type(self._service).__name__
-            failure = StageError(f"{self._service.type}: {kind}.payload failed ({type(error).__name__})")
+            failure = StageError(f"{kind}.payload failed ({type(error).__name__})", place=str(self._service.type))
             said = str(error)
             if work.private(self._secrets).kept(said) == said:
                 failure.__cause__ = error

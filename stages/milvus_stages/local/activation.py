@@ -43,7 +43,7 @@ def saved_activation(folder: Path, labels: int) -> Activation:
             logger.warning("the activation %r of the model is not part of torch; taking the default", path)
             continue
         if (known := _CLASSES.get(path.rpartition(".")[2])) is None:
-            raise StageError(f"the activation {path!r} is not supported; set `activation` to one of {list(_NAMES)}")
+            raise StageError(f"the activation {path!r} is not supported", f"set `activation` to one of {list(_NAMES)}")
         return known
     return "sigmoid" if labels == 1 else "identity"
 

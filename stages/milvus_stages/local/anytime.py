@@ -12,7 +12,8 @@ from itertools import accumulate
 from time import perf_counter
 from typing import Final, Generic, TypeVar
 
-from milvus_pipeline import Context, Deadline, DeadlineError, ReasonCode, StageError
+from milvus_pipeline import DeadlineError, ReasonCode, StageError
+from milvus_pipeline.plugin import Context, Deadline
 from milvus_stages.local.tokens import TextTokenizer, Tokens, batches
 
 Item = TypeVar("Item")
@@ -64,8 +65,8 @@ class Clock:
         left = self.left
         if not lock.acquire(timeout=-1 if left is None else min(left, threading.TIMEOUT_MAX)):
             raise DeadlineError(
-                f"the time given ({self.deadline.budget:g} s) passed while other queries had the model; raise "
-                "`timeout` or ask for less"
+                f"the time given ({self.deadline.budget:g} s) passed while other queries had the model",
+                "raise `timeout` or ask for less",
             )
         try:
             self.check()

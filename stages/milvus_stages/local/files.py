@@ -12,7 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from milvus_pipeline import StageError, require, shown, told
+from milvus_pipeline import StageError
+from milvus_pipeline.plugin import error_text, require, short_repr
 
 
 def read_json(path: Path) -> Any:
@@ -26,7 +27,9 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise StageError(f"{path}: cannot be read as JSON ({told(error)}); the model's files are damaged") from error
+        raise StageError(
+            f"cannot be read as JSON ({error_text(error)})", "the model's files are damaged", place=str(path)
+        ) from error
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -37,7 +40,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """
     data = read_json(path)
     if data is not None and not isinstance(data, dict):
-        raise StageError(f"{path}: must hold a JSON object, holds a {type(data).__name__}")
+        raise StageError(f"must hold a JSON object, holds a {type(data).__name__}", place=str(path))
     return data or {}
 
 
@@ -54,15 +57,19 @@ def module_list(folder: Path) -> list[tuple[str, Path]] | None:
     found: list[tuple[str, Path]] = []
     for entry in modules if isinstance(modules, list) else [None]:
         if not isinstance(entry, dict) or not isinstance(entry.get("type"), str):
-            raise StageError(f"{origin}: must be a list of modules, each with a `type` and a `path`")
+            raise StageError("must be a list of modules, each with a `type` and a `path`", place=str(origin))
         kind, path = entry["type"], PurePosixPath(str(entry.get("path", "")))
         if path.is_absolute() or ".." in path.parts:
-            raise StageError(f"{origin}: the path {str(path)!r} leads out of the model's folder")
+            raise StageError(f"the path {str(path)!r} leads out of the model's folder", place=str(origin))
         if not kind.startswith("sentence_transformers."):
-            raise StageError(f"{origin}: the module {kind!r} needs code that comes with the model, which is never run")
+            raise StageError(
+                f"the module {kind!r} needs code that comes with the model, which is never run", place=str(origin)
+            )
         found.append((kind.rpartition(".")[2], folder / path))
     if not found or found[0][0] != "Transformer":
-        raise StageError(f"{origin}: the first module must be a Transformer, is {found[0][0] if found else 'missing'}")
+        raise StageError(
+            f"the first module must be a Transformer, is {(found[0][0] if found else 'missing')}", place=str(origin)
+        )
     return found
 
 
@@ -113,7 +120,7 @@ def locate(model: str, revision: str | None = None, *, wanted_by: str, files: Se
     if folder is None:
         return _from_hub(model, revision, wanted_by, files)
     if revision is not None:
-        raise StageError(f"revision: belongs to models of the hub, but {model!r} is a folder; leave it out")
+        raise StageError(f"revision: belongs to models of the hub, but {model!r} is a folder", "leave it out")
     return folder.resolve()
 
 
@@ -134,21 +141,27 @@ def locate_here(model: str, revision: str | None = None, *, wanted_by: str, file
 def check_files(folder: Path, model: str) -> None:
     """Raise StageError unless the folder holds a model with a tokenizer, whose weights are safetensors."""
     if not (folder / "config.json").is_file():
-        raise StageError(f"{model!r}: {folder} holds no config.json, so it is not a model's folder")
+        raise StageError(f"{folder} holds no config.json, so it is not a model's folder", place=f"{model!r}")
     if any((folder / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json")):
         # transformers would make up an empty tokenizer, to which every word is unknown.
         if not any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES):
-            raise StageError(f"{model!r}: {folder} holds no tokenizer (tokenizer.json); copy or download it again")
+            raise StageError(
+                f"{folder} holds no tokenizer (tokenizer.json)", "copy or download it again", place=f"{model!r}"
+            )
         return
     if any(folder.glob("pytorch_model*.bin")):
         raise StageError(
-            f"{model!r}: its weights are a pickle (pytorch_model.bin), which can run code when it is read; only "
-            "safetensors are loaded. Convert it: load it with transformers where you trust it, and save it again "
-            "with save_pretrained"
+            "its weights are a pickle (pytorch_model.bin), which can run code when it is read",
+            (
+                "only safetensors are loaded. Convert it: load it with transformers where you trust "
+                "it, and save it again with save_pretrained"
+            ),
+            place=f"{model!r}",
         )
     raise StageError(
-        f"{model!r}: {folder} holds no model.safetensors; take a model that is published as safetensors, or copy its "
-        "files again"
+        f"{folder} holds no model.safetensors",
+        "take a model that is published as safetensors, or copy its files again",
+        place=f"{model!r}",
     )
 
 
@@ -165,13 +178,16 @@ def _in_package(model: str) -> Path:
     roots = list(spec.submodule_search_locations or ()) if spec is not None else []
     if not roots:
         raise StageError(
-            f"model: {model!r}: no Python package named {name!r} is installed; install the package that carries the "
-            f"weights (its import name is {name!r}), or check the spelling"
+            f"no Python package named {name!r} is installed",
+            (f"install the package that carries the weights (its import name is {name!r}), or check the spelling"),
+            place=f"model: {model!r}",
         )
     for root in roots:
         if (folder := Path(root, *parts)).is_dir():
             return folder
-    raise StageError(f"model: {model!r}: the package {name!r} has no folder {inner!r}; see what {roots[0]} holds")
+    raise StageError(
+        f"the package {name!r} has no folder {inner!r}", f"see what {roots[0]} holds", place=f"model: {model!r}"
+    )
 
 
 def _on_disk(model: str) -> Path | None:
@@ -181,9 +197,11 @@ def _on_disk(model: str) -> Path | None:
         if path.is_dir():
             return path
         if path.exists():
-            raise StageError(f"model: {model!r} is a file; name the folder that holds it")
+            raise StageError(f"model: {model!r} is a file", "name the folder that holds it")
     except (OSError, RuntimeError) as error:  # may not be read, is too long, or the home of a user that there is not
-        raise StageError(f"model: {shown(model)} cannot be looked at: {told(error, 80)}; check the path") from None
+        raise StageError(
+            f"model: {short_repr(model)} cannot be looked at: {error_text(error, 80)}", "check the path"
+        ) from None
     if model.startswith(".") or not _HUB_ID.fullmatch(model):
         raise StageError(f"model: no such folder: {model!r} (relative paths are taken from {Path.cwd()})")
     return None
@@ -223,8 +241,8 @@ def _hub_faults_told(errors: Any, model: str, revision: str | None, files: Seque
         yield
     except errors.LocalEntryNotFoundError as error:
         raise StageError(
-            f"model: {named} is not on this machine, and the Hugging Face hub cannot be reached; connect and try "
-            f"again, or {_ELSEWHERE}"
+            f"model: {named} is not on this machine, and the Hugging Face hub cannot be reached",
+            f"connect and try again, or {_ELSEWHERE}",
         ) from error
     except errors.GatedRepoError as error:
         raise StageError(
@@ -232,18 +250,20 @@ def _hub_faults_told(errors: Any, model: str, revision: str | None, files: Seque
         ) from error
     except errors.RevisionNotFoundError as error:
         raise StageError(
-            f"model: {model!r} has no revision {revision!r} on the hub; name a branch or commit"
+            f"model: {model!r} has no revision {revision!r} on the hub", "name a branch or commit"
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise StageError(
-            f"model: the Hugging Face hub has no model {model!r} that you may read; check the spelling, set HF_TOKEN "
-            f"if it is private, or {_ELSEWHERE}"
+            f"model: the Hugging Face hub has no model {model!r} that you may read",
+            f"check the spelling, set HF_TOKEN if it is private, or {_ELSEWHERE}",
         ) from error
     except errors.RemoteEntryNotFoundError as error:
         wanted = ", ".join(files or MODEL_FILES)
-        raise StageError(f"model: {named} lacks {wanted} on the hub; take one that has it, or {_ELSEWHERE}") from error
+        raise StageError(
+            f"model: {named} lacks {wanted} on the hub", f"take one that has it, or {_ELSEWHERE}"
+        ) from error
     except Exception as error:
-        raise StageError(f"model: {named} could not be fetched from the hub: {told(error)}") from error
+        raise StageError(f"model: {named} could not be fetched from the hub: {error_text(error)}") from error
 
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -286,8 +306,12 @@ class Origin:
             raise self._unreadable(error) from error
         if self._stamped() != self._stamps:
             raise StageError(
-                f"{self._folder}: the model's files were changed after they had been loaded, so there is no telling "
-                "which ones are in memory; open the pipeline anew"
+                (
+                    "the model's files were changed after they had been loaded, so there is no telling "
+                    "which ones are in memory"
+                ),
+                "open the pipeline anew",
+                place=str(self._folder),
             )
         return digest
 
@@ -303,7 +327,7 @@ class Origin:
         return {path: (state.st_size, state.st_mtime_ns) for path, state in states.items()}
 
     def _unreadable(self, error: OSError) -> StageError:
-        return StageError(f"{self._folder}: the model's files cannot be read: {told(error)}")
+        return StageError(f"the model's files cannot be read: {error_text(error)}", place=str(self._folder))
 
 
 def commit_of(folder: Path) -> str | None:

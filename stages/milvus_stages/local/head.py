@@ -86,9 +86,9 @@ def read_head(folder: Path, device: torch.device, normalize: bool | None) -> Hea
             if normalize is not False:
                 steps.append(normalized)
         else:
-            raise StageError(f"{folder / 'modules.json'}: the step {kind!r} is not supported at its place")
+            raise StageError(f"the step {kind!r} is not supported at its place", place=str(folder / "modules.json"))
     if modes is None:
-        raise StageError(f"{folder / 'modules.json'}: has no Pooling, so the model gives no vector for a text")
+        raise StageError("has no Pooling, so the model gives no vector for a text", place=str(folder / "modules.json"))
     if normalize and normalized not in steps[-1:]:
         steps.append(normalized)
     return Head(modes, tuple(steps), normalized in steps, pools_prompt, True)
@@ -129,7 +129,7 @@ def _modes(config: dict[str, Any], path: Path) -> tuple[str, ...]:
     for mode in modes:
         if mode not in _POOLS:
             raise StageError(
-                f"{path / 'config.json'}: the pooling {mode!r} is not known; known are {', '.join(_POOLS)}"
+                f"the pooling {mode!r} is not known", f"known are {', '.join(_POOLS)}", place=str(path / "config.json")
             )
     return modes
 
@@ -147,14 +147,18 @@ def _dense(path: Path, device: torch.device) -> Step:
     }
     if beyond or activation not in _ACTIVATIONS:
         raise StageError(
-            f"{path / 'config.json'}: a Dense layer of this kind is not supported (activation {activation})"
+            f"a Dense layer of this kind is not supported (activation {activation})", place=str(path / "config.json")
         )
     if not (path / "model.safetensors").is_file():
-        raise StageError(f"{path}: the Dense layer has no model.safetensors; save the model again as safetensors")
+        raise StageError(
+            "the Dense layer has no model.safetensors", "save the model again as safetensors", place=str(path)
+        )
     weights = {key: value.to(device).float() for key, value in load_file(path / "model.safetensors").items()}
     weight, bias, act = weights.get("linear.weight"), weights.get("linear.bias"), getattr(torch.nn, activation)()
     if weight is None:
-        raise StageError(f"{path / 'model.safetensors'}: holds no linear.weight; the model's files are damaged")
+        raise StageError(
+            "holds no linear.weight", "the model's files are damaged", place=str(path / "model.safetensors")
+        )
     return lambda vectors: cast("torch.Tensor", act(torch.nn.functional.linear(vectors, weight, bias)))
 
 

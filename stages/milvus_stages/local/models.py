@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, PrivateAttr
 
-from milvus_pipeline import Stage, StageError, require, told
+from milvus_pipeline import StageError
+from milvus_pipeline.plugin import Stage, error_text, require
 from milvus_stages.local.anytime import Clock, TooLittleMemoryError
 from milvus_stages.local.files import Origin, check_files, locate, read_object, sentence_config, transformer_folder
 from milvus_stages.local.tokens import Row, TextTokenizer
@@ -169,7 +170,7 @@ class LocalModel(Stage):
     def loaded(self) -> LoadedModel:
         """The model. StageError where the stage is not open."""
         if self._loaded is None:
-            raise StageError(f"{self.name} is not open; call open() first, or run it in a pipeline")
+            raise StageError(f"{self.name} is not open", "call open() first, or run it in a pipeline")
         return self._loaded
 
 
@@ -212,14 +213,14 @@ def usable_device(torch: Any, device: str, dtype: DType) -> Any:
         if int(number or 0) >= count:
             there = f"torch sees {count} CUDA device{'s' * (count != 1)}"
             raise StageError(
-                f"device: {device!r} is not available ({there}); take 'cpu' or 'auto'", reason_code="config"
+                f"device: {device!r} is not available ({there})", "take 'cpu' or 'auto'", reason_code="config"
             )
         device = f"cuda:{number or torch.cuda.current_device()}"
     if kind == "mps" and not mps:
-        raise StageError("device: 'mps' is not available on this machine; take 'cpu' or 'auto'", reason_code="config")
+        raise StageError("device: 'mps' is not available on this machine", "take 'cpu' or 'auto'", reason_code="config")
     if device == "cpu" and dtype == "float16":
         raise StageError(
-            "dtype: float16 is for GPUs; on a CPU take float32, or bfloat16 to halve the memory", reason_code="config"
+            "dtype: float16 is for GPUs", "on a CPU take float32, or bfloat16 to halve the memory", reason_code="config"
         )
     return torch.device(device)
 
@@ -250,13 +251,15 @@ def _load(torch: Any, transformers: Any, key: ModelKey, folder: Path, model: str
     except Exception as error:
         if "auto_map" in config:
             raise StageError(
-                f"{model!r} needs Python code that comes with its files, which is never run; take a model whose "
-                f"architecture transformers itself has ({told(error)})"
+                f"{model!r} needs Python code that comes with its files, which is never run",
+                f"take a model whose architecture transformers itself has ({error_text(error)})",
             ) from error
-        raise StageError(f"{model!r} cannot be loaded from {inner}: {told(error)}") from error
+        raise StageError(f"{model!r} cannot be loaded from {inner}: {error_text(error)}") from error
     _check_weights(model, key.kind, network, report)
     if getattr(tokenizer, "backend_tokenizer", None) is None:
-        raise StageError(f"{model!r}: its tokenizer has no fast version (tokenizer.json), and only these are supported")
+        raise StageError(
+            "its tokenizer has no fast version (tokenizer.json), and only these are supported", place=f"{model!r}"
+        )
     if device.type == "cpu" and network.dtype == torch.float16:
         network = network.float()
     network.config.use_cache = False  # what a decoder keeps for its next token is of no use here
@@ -292,7 +295,9 @@ def _check_weights(model: str, kind: Kind, network: Any, report: dict[str, Any])
     wrong = missing or sorted(str(key) for key in report["mismatched_keys"])
     if wrong:
         raise StageError(
-            f"{model!r}: the weights do not fit the configuration, first at {wrong[0]!r}; its files are damaged"
+            f"the weights do not fit the configuration, first at {wrong[0]!r}",
+            "its files are damaged",
+            place=f"{model!r}",
         )
     if getattr(network.config, "is_encoder_decoder", False):
         raise StageError(f"{model!r} is an encoder-decoder ({network.config.model_type}), which is not supported")
@@ -300,9 +305,11 @@ def _check_weights(model: str, kind: Kind, network: Any, report: dict[str, Any])
 
 def _no_classifier(model: str, architectures: Sequence[str]) -> StageError:
     return StageError(
-        f"{model!r} is not a sequence-classification checkpoint, its architecture is {', '.join(architectures)}; take "
-        "a cross-encoder such as cross-encoder/ms-marco-MiniLM-L-6-v2 or BAAI/bge-reranker-v2-m3 (rerankers built on a "
-        "generating model are not supported)"
+        (f"{model!r} is not a sequence-classification checkpoint, its architecture is {', '.join(architectures)}"),
+        (
+            "take a cross-encoder such as cross-encoder/ms-marco-MiniLM-L-6-v2 or "
+            "BAAI/bge-reranker-v2-m3 (rerankers built on a generating model are not supported)"
+        ),
     )
 
 
@@ -350,10 +357,12 @@ def max_length_of(loaded: LoadedModel, given: int | None, specials: int, field: 
     length = given or min(own or loaded.limit, loaded.limit)
     if length > loaded.limit:
         raise StageError(
-            f"{field}: is {length}, but the model takes {loaded.limit} tokens at most", reason_code="config"
+            f"is {length}, but the model takes {loaded.limit} tokens at most", place=str(field), reason_code="config"
         )
     if length <= specials:
         raise StageError(
-            f"{field}: must be above {specials}, the number of special tokens, is {length}", reason_code="config"
+            f"must be above {specials}, the number of special tokens, is {length}",
+            place=str(field),
+            reason_code="config",
         )
     return length

@@ -6,8 +6,8 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias, TypeVar
 
-from milvus_pipeline import CheckContext, Context, Deadline, DeadlineError, Finding, Reranker, RerankJob
-from milvus_stages.doctors.local import reranker_findings
+from milvus_pipeline import DeadlineError
+from milvus_pipeline.plugin import Context, Deadline, Reranker, RerankJob
 from milvus_stages.local.anytime import Clock, Work, ending_in_time, in_words, until_time_is_up, work_off
 from milvus_stages.local.models import Kind, LocalModel
 from milvus_stages.local.tokens import Ids, Row, Tokens
@@ -53,10 +53,6 @@ class LocalReranker(LocalModel, Reranker):
         scores = [list(own) for own in growing]  # the thread may still write into the other
         _report_lacks(scores, context)
         return scores
-
-    def check(self, context: CheckContext) -> Iterable[Finding]:
-        """The model's files, the device, and how many of the collection's documents are too long for the model."""
-        return reranker_findings(self, context)
 
     @abstractmethod
     def document_room(self, query: int) -> int:

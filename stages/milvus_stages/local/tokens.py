@@ -68,7 +68,7 @@ class TextTokenizer:
         self.limit: int | None = fast.model_max_length if fast.model_max_length < 10**9 else None
         probe, other = self._encoded(["a", "a"])
         if not probe.ids:
-            raise StageError("the tokenizer has no token for the letter 'a', not even an unknown one; it is damaged")
+            raise StageError("the tokenizer has no token for the letter 'a', not even an unknown one", "it is damaged")
         self._pair = self._pieces(self.backend.post_process(probe, other), [len(probe.ids)] * 2)
         self._single = self._pieces(self.backend.post_process(probe), [len(probe.ids)])
 

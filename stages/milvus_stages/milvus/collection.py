@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from milvus_pipeline import Deadline, QueryError, StageError
+from milvus_pipeline import QueryError, StageError
+from milvus_pipeline.plugin import Deadline
 from milvus_stages.milvus.client.server import Connection
 
 _GROUPING_SINCE = (2, 4)
@@ -111,14 +112,14 @@ def vector_field(info: CollectionInfo, anns_field: str | None) -> str:
             raise StageError(f"anns_field: {unknown_field(info, anns_field, list(info.dims))}", reason_code="config")
         if anns_field not in info.dims:
             raise StageError(
-                f"anns_field: {anns_field!r} is {info.fields[anns_field]}, but the search needs a FLOAT_VECTOR; "
-                f"{_listed('the collection has', info.dims)}",
+                (f"anns_field: {anns_field!r} is {info.fields[anns_field]}, but the search needs a FLOAT_VECTOR"),
+                str(_listed("the collection has", info.dims)),
                 reason_code="config",
             )
         return anns_field
     if len(info.dims) != 1:
         fields = _listed("the FLOAT_VECTOR fields are", info.dims)
-        raise StageError(f"anns_field: name the field to search; {fields}", reason_code="config")
+        raise StageError("anns_field: name the field to search", str(fields), reason_code="config")
     return next(iter(info.dims))
 
 
@@ -149,7 +150,7 @@ def checked_vector(vector: Any) -> npt.NDArray[np.float32]:
         QueryError: there is none, it is no flat list of numbers, or is not finite.
     """
     if vector is None:
-        raise QueryError("the query has no vector; put an encode stage before this one, or pass Query(vector=...)")
+        raise QueryError("the query has no vector", "put an encode stage before this one, or pass Query(vector=...)")
     try:
         array = np.asarray(vector)
     except ValueError:  # lists of different lengths
@@ -159,7 +160,7 @@ def checked_vector(vector: Any) -> npt.NDArray[np.float32]:
     with np.errstate(over="ignore"):
         array = array.astype(np.float32, copy=False)
     if not np.isfinite(array).all():
-        raise QueryError("the query's vector holds NaN or infinity (or a number above float32); check its encoder")
+        raise QueryError("the query's vector holds NaN or infinity (or a number above float32)", "check its encoder")
     return array
 
 

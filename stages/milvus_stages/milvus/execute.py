@@ -8,21 +8,8 @@ import time
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from milvus_pipeline import (
-    CircuitOpenError,
-    Context,
-    Deadline,
-    DeadlineError,
-    Hit,
-    PipelineError,
-    SearchResult,
-    StageError,
-    adriven,
-    async_retrying,
-    driven,
-    retrying,
-)
-from milvus_stages.hosted.threads import in_threads
+from milvus_pipeline import CircuitOpenError, DeadlineError, Hit, PipelineError, SearchResult, StageError
+from milvus_pipeline.plugin import Context, Deadline, adriven, async_retrying, driven, in_threads, retrying
 from milvus_stages.milvus import failures
 from milvus_stages.milvus.client.server import CALL_SECONDS, load_state
 from milvus_stages.milvus.renewal import NOTICE_SECONDS
@@ -177,7 +164,8 @@ class Batch:
                     break
                 yield _Pause(_PAUSE_SECONDS)
         raise refused or StageError(
-            f"{self._stage.where} was released or changed again and again while it was searched; find out by whom",
+            f"{self._stage.where} was released or changed again and again while it was searched",
+            "find out by whom",
             reason_code="not_loaded",
         )
 
@@ -278,8 +266,9 @@ class Batch:
         stage, context = self._stage, self._context
         if len(answers) != len(job.positions):
             error = StageError(
-                f"{stage.where}: there were {len(answers)} answers to {len(job.positions)} queries; check that `uri` "
-                "leads to Milvus",
+                f"there were {len(answers)} answers to {len(job.positions)} queries",
+                "check that `uri` leads to Milvus",
+                place=stage.where,
                 reason_code="bad_reply",
             )
             for position in job.positions:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from milvus_pipeline import FAIR_SECONDS, PipelineError, ReasonCode, StageError
+from milvus_pipeline import PipelineError, ReasonCode, StageError
+from milvus_pipeline.plugin import FAIR_SECONDS
 from milvus_stages.milvus.client import tls
 from milvus_stages.milvus.filters import texts_of, without_values
 from milvus_stages.privacy.redaction import Hidden, chain_is_clean
@@ -162,7 +163,7 @@ def explained(
             "the server says again and again that the collection is not loaded, though it was asked to load it; look "
             "at the server's log and its memory, or release the collection and load it again"
         )
-    explanation = StageError(f"{where}: {words}", reason_code=reason)
+    explanation = StageError(str(words), place=where, reason_code=reason)
     secret = environment(token_env) if token_env else ""
     clean = chain_is_clean(error, Hidden([secret], lambda: texts_of(expression)))
     explanation.__cause__ = error if clean else None  # also that is kept from a traceback by what is set here

@@ -60,7 +60,9 @@ def joined(expressions: Iterable[str | None], values: Mapping[str, Any], must_us
             parts.append(_filled(text, values, used))
     if unused := sorted(set(must_use) - used):
         there = f"the places are {', '.join(sorted(used))}" if used else "there are none"
-        raise QueryError(f"filter_params: no filter has a place {{{unused[0]}}} for the value {unused[0]!r}; {there}")
+        raise QueryError(
+            f"filter_params: no filter has a place {{{unused[0]}}} for the value {unused[0]!r}", str(there)
+        )
     return parts[0] if len(parts) == 1 else " and ".join(f"({part})" for part in parts)
 
 
@@ -116,7 +118,7 @@ def _filled(text: str, values: Mapping[str, Any], used: set[str]) -> str:
         elif match["placeholder"]:
             name = match["name"]
             if name not in values:
-                raise QueryError(f"filter: no value for {{{name}}}; give it in filter_params")
+                raise QueryError(f"filter: no value for {{{name}}}", "give it in filter_params")
             used.add(name)
             # Blanks around it, so that a value never grows together with the word beside it.
             return f" {literal(values[name], name)} "
@@ -127,8 +129,8 @@ def _filled(text: str, values: Mapping[str, Any], used: set[str]) -> str:
                 raise QueryError(f"filter: {match['bracket']!r} at character {match.start() + 1} closes nothing")
         else:
             raise QueryError(
-                f"filter: {match['bracket']!r} at character {match.start() + 1} belongs to no placeholder; "
-                "write {name}, with a name of letters, digits and underscores"
+                (f"filter: {match['bracket']!r} at character {match.start() + 1} belongs to no placeholder"),
+                "write {name}, with a name of letters, digits and underscores",
             )
         return match.group()
 
@@ -143,8 +145,8 @@ def _check_string(match: re.Match[str]) -> None:
         raise QueryError(f"filter: the quote at character {match.start() + 1} is never closed")
     if inner := _PLACEHOLDER.search(match.group()):
         raise QueryError(
-            f"filter: the placeholder {inner.group()} stands inside quotes; take the quotes away, a text is quoted "
-            "when it is put in"
+            f"filter: the placeholder {inner.group()} stands inside quotes",
+            "take the quotes away, a text is quoted when it is put in",
         )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from milvus_pipeline import Deadline, PipelineError, StageError, retrying
+from milvus_pipeline import PipelineError, StageError
+from milvus_pipeline.plugin import Deadline, retrying
 from milvus_stages.milvus import failures
 from milvus_stages.milvus.client.server import CALL_SECONDS
 
@@ -93,7 +94,7 @@ def _index(state: Opened, names: Sequence[str], deadline: Deadline) -> dict[str,
             own = {key: _number(value) for key, value in flat.items() if key not in (*_INDEX_STATE, *_NAMED)}
             named = {key: str(flat[key]) for key in _NAMED}
             return {"field": state.anns_field, **named, "params": dict(sorted(own.items()))}
-    raise StageError(f"{state.stage.where}: the field {state.anns_field!r} has no index any more; make one")
+    raise StageError(f"the field {state.anns_field!r} has no index any more", "make one", place=state.stage.where)
 
 
 def _number(value: Any) -> Any:

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from milvus_pipeline import CircuitOpenError, Deadline, PipelineError, QueryError, StageError, retrying
+from milvus_pipeline import CircuitOpenError, PipelineError, QueryError, StageError
+from milvus_pipeline.plugin import Deadline, retrying
 from milvus_stages.milvus import failures
 from milvus_stages.milvus.client.lite import check_present
 from milvus_stages.milvus.client.pool import shared
@@ -80,8 +81,8 @@ class Opened:
             if error.reason_code != "config":
                 raise
             raise StageError(
-                f"{error}\n{self.stage.where} is not what it was when the stage was opened; after the change, open the "
-                "pipeline anew",
+                f"{error}\n{self.stage.where} is not what it was when the stage was opened",
+                "after the change, open the pipeline anew",
                 reason_code="schema_changed",
             ) from error
         return replace(now, first_dim=self.first_dim, loads=self.loads)
@@ -92,7 +93,7 @@ class Opened:
             for name in names:
                 if name in self.info.fields and name not in now.info.fields:
                     found = unknown_field(now.info, str(name))
-                    raise StageError(f"{self.stage.where}: {key}: {found}", reason_code="config")
+                    raise StageError(f"{key}: {found}", place=self.stage.where, reason_code="config")
 
     def like(self, other: Opened) -> bool:
         """Whether an answer of the one can be taken for one of the other. Both fit the stage."""
@@ -122,13 +123,19 @@ class Opened:
         """That queries of this dimension do not fit the collection."""
         if self.dim == self.first_dim:
             return QueryError(
-                f"the query's vector has {dim} numbers, but the field {self.anns_field!r} holds vectors of {self.dim}; "
-                "encode the query with the model that the collection was made with"
+                (
+                    f"the query's vector has {dim} numbers, but the field {self.anns_field!r} holds "
+                    f"vectors of {self.dim}"
+                ),
+                "encode the query with the model that the collection was made with",
             )
         return StageError(
-            f"{self.stage.where} has changed: its field {self.anns_field!r} held vectors of {self.first_dim} numbers "
-            f"when the stage was opened and holds vectors of {self.dim} now, but the query's vector has {dim}; encode "
-            "queries with the model that it is made with now, or make it anew with theirs",
+            (
+                f"{self.stage.where} has changed: its field {self.anns_field!r} held vectors of "
+                f"{self.first_dim} numbers when the stage was opened and holds vectors of {self.dim} "
+                f"now, but the query's vector has {dim}"
+            ),
+            "encode queries with the model that it is made with now, or make it anew with theirs",
             reason_code="schema_changed",
         )
 
@@ -239,7 +246,7 @@ def checked(stage: MilvusSearch, connection: Connection, deadline: Deadline) -> 
         info = described(connection, stage.collection, deadline)
         anns_field = vector_field(info, stage.anns_field)
     except StageError as error:
-        raise StageError(f"{stage.uri}: {error}", reason_code=error.reason_code) from error
+        raise StageError(str(error), place=str(stage.uri), reason_code=error.reason_code) from error
     version = connection.call(deadline, "get_server_version")
     index = index_of(connection, stage.collection, anns_field, deadline)
     if problems := [*_index_problems(stage, index, anns_field), *_field_problems(stage, info, version)]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from milvus_pipeline import shown
+from milvus_pipeline.plugin import short_repr
 
 DEFAULT_NPROBE = 16
 MAX_NPROBE = 65536
@@ -42,7 +42,7 @@ def _number(text: str) -> int | float | str:
 def _kind(value: Any) -> str:
     """A number as it is; of what should not stand there, and may be a secret, the kind."""
     if isinstance(value, bool | int | float):
-        return shown(value)
+        return short_repr(value)
     return "a text" if isinstance(value, str) else f"a {type(value).__name__}"
 
 

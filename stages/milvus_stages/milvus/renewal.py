@@ -8,7 +8,8 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from milvus_pipeline import Context, Deadline, DeadlineError, StageError
+from milvus_pipeline import DeadlineError, StageError
+from milvus_pipeline.plugin import Context, Deadline
 from milvus_stages.milvus.client.server import CALL_SECONDS, Connection, closed_error, load_state
 from milvus_stages.milvus.opening import LOAD_SECONDS, Opened
 
@@ -129,8 +130,11 @@ class Renewal:
 
     def _late(self, deadline: Deadline) -> DeadlineError:
         return DeadlineError(
-            f"{self._stage.where} was still being looked at, or loaded, when the time given ({deadline.budget:g} s) "
-            "was used up; come again later, or raise `timeout`"
+            (
+                f"{self._stage.where} was still being looked at, or loaded, when the time given ("
+                f"{deadline.budget:g} s) was used up"
+            ),
+            "come again later, or raise `timeout`",
         )
 
 
@@ -149,14 +153,15 @@ def ensure_loaded(stage: MilvusSearch, connection: Connection, ended: threading.
     while (state := load_state(connection, stage.collection, deadline)) != "Loaded":
         if state == "NotExist":
             raise StageError(
-                f"{stage.where} is gone; make it with `milvus-pipeline ingest`, or correct the name",
+                f"{stage.where} is gone",
+                "make it with `milvus-pipeline ingest`, or correct the name",
                 reason_code="not_found",
             )
         if state != "Loading":
             if not stage.load:
                 raise StageError(
-                    f"{stage.where} is not loaded, and the stage may not load it (`load: false`); load it, or set "
-                    "`load: true`",
+                    f"{stage.where} is not loaded, and the stage may not load it (`load: false`)",
+                    "load it, or set `load: true`",
                     reason_code="not_loaded",
                 )
             # Not waited for by pymilvus, which would not notice that nobody wants it any more.
@@ -165,7 +170,8 @@ def ensure_loaded(stage: MilvusSearch, connection: Connection, ended: threading.
             raise closed_error()
         if deadline.expired:
             raise StageError(
-                f"{stage.where} is not loaded after {LOAD_SECONDS:g} s; look at the server's log and its memory",
+                f"{stage.where} is not loaded after {LOAD_SECONDS:g} s",
+                "look at the server's log and its memory",
                 reason_code="not_loaded",
             )
         pause = min(2 * pause, _LONGEST_PAUSE)

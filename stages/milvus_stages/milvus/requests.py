@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from milvus_pipeline import Context, Hit, SearchResult, StageError
+from milvus_pipeline import Hit, SearchResult, StageError
+from milvus_pipeline.plugin import Context
 from milvus_stages.milvus import filters
 from milvus_stages.milvus.collection import checked_vector
 from milvus_stages.milvus.params import numbered
@@ -147,8 +148,8 @@ def _text(row: Mapping[str, Any], field: str) -> str | None:
     text = row.get(field)
     if text is not None and not isinstance(text, str):
         raise StageError(
-            f"text_field: {field!r} holds a {type(text).__name__}, not text; name the field that holds the text, or "
-            "set `text_field: null`"
+            f"text_field: {field!r} holds a {type(text).__name__}, not text",
+            "name the field that holds the text, or set `text_field: null`",
         )
     return text
 

@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from milvus_pipeline import (
-    BreakerSettings,
-    CheckContext,
-    CollectionSpec,
-    Context,
-    Deadline,
-    Finding,
-    PipelineError,
-    RetrySettings,
-    SearchResult,
-    Stage,
-    StageError,
-    breaker_for,
-)
-from milvus_stages.doctors.milvus import search_findings
+from milvus_pipeline import BreakerSettings, CollectionSpec, PipelineError, RetrySettings, SearchResult, StageError
+from milvus_pipeline.plugin import Context, Deadline, Stage, breaker_for
 from milvus_stages.milvus import failures, filters
 from milvus_stages.milvus.client.pool import shared
 from milvus_stages.milvus.client.server import check_uri, closed_error, is_https, is_lite
@@ -228,10 +215,6 @@ class MilvusSearch(Stage):
         """
         return Writer(self, spec)
 
-    def check(self, context: CheckContext) -> Iterable[Finding]:
-        """Server, collection, fields, dimension, index, load state, rows, texts, one search, and its recall."""
-        return search_findings(self, context)
-
     def identity(self) -> Mapping[str, Any]:
         """Schema, index and number of rows of the collection as it is now, and the version of its server.
 
@@ -256,11 +239,12 @@ class MilvusSearch(Stage):
     def state(self) -> Opened:
         """The collection as it was found last, with the connection to it. StageError where the stage is not open."""
         if self._opened is None:
-            raise StageError(f"{self.name} is not open; call open() first, or run it in a pipeline")
+            raise StageError(f"{self.name} is not open", "call open() first, or run it in a pipeline")
         if self._opened.connection.process != os.getpid():
             raise StageError(
-                f"{self.where}: the stage was opened before this process was forked, and its connection is the "
-                "parent's; make a pipeline in each process, after the fork"
+                ("the stage was opened before this process was forked, and its connection is the parent's"),
+                "make a pipeline in each process, after the fork",
+                place=self.where,
             )
         return self._opened
 

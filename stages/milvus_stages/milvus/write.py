@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from milvus_pipeline import CollectionSpec, Deadline, FieldSpec, IngestError, PipelineError
+from milvus_pipeline import CollectionSpec, FieldSpec, IngestError, PipelineError
+from milvus_pipeline.plugin import Deadline
 from milvus_stages.milvus import failures
 from milvus_stages.milvus.client.lite import lite_path
 from milvus_stages.milvus.client.pool import shared
@@ -83,7 +84,7 @@ class Writer:
             answer = self._client.insert(self._name, [dict(row) for row in rows], timeout=WRITE_SECONDS)
         written = int(answer["insert_count"])
         if written != len(rows):
-            raise IngestError(f"{self._stage.where}: {len(rows)} rows were sent, but {written} were written")
+            raise IngestError(f"{len(rows)} rows were sent, but {written} were written", place=self._stage.where)
         self._rows += written
         return written
 
@@ -133,7 +134,7 @@ class Writer:
     @property
     def _client(self) -> Any:
         if self._connection is None:
-            raise IngestError(f"{self._stage.where}: the writer is not open; call open() first")
+            raise IngestError("the writer is not open", "call open() first", place=self._stage.where)
         return self._connection.client
 
     def _refuse_to_overwrite(self) -> None:
@@ -141,8 +142,8 @@ class Writer:
             exists = self._client.has_collection(self._stage.collection, timeout=CALL_SECONDS)
         if exists and not self._overwrite:
             raise IngestError(
-                f"{self._stage.where} exists already; pass --overwrite (overwrite=True) to replace it, or choose "
-                "another name"
+                f"{self._stage.where} exists already",
+                "pass --overwrite (overwrite=True) to replace it, or choose another name",
             )
 
     def _schema(self, dim: int) -> Any:

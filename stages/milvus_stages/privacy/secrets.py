@@ -72,8 +72,12 @@ def secret_from(names: Sequence[str], purpose: str, *, words: bool = False) -> s
     value = environment(name)
     if not re.fullmatch(r"[ -~]+" if words else r"[!-~]+", value):
         raise StageError(
-            f"{purpose}: the value of the environment variable {name} holds blanks, line breaks or characters that are "
-            "not ASCII, so it cannot be what is meant; copy it again",
+            (
+                f"the value of the environment variable {name} holds blanks, line breaks or "
+                "characters that are not ASCII, so it cannot be what is meant"
+            ),
+            "copy it again",
+            place=str(purpose),
             reason_code="config",
         )
     return value
@@ -155,8 +159,9 @@ def _resolved(value: Any, place: str, needed_by: str, secrets: set[str]) -> Any:
         given = environment(value["env"])
         if not given:
             raise StageError(
-                f"{place}: the environment variable {value['env']} is not set, or blank; set it to the value that "
-                f"{needed_by} needs"
+                f"the environment variable {value['env']} is not set, or blank",
+                f"set it to the value that {needed_by} needs",
+                place=str(place),
             )
         secrets.add(given)
         return given

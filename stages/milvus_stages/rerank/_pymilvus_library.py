@@ -10,7 +10,8 @@ from contextvars import ContextVar
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
-from milvus_pipeline import StageError, require, suggestion
+from milvus_pipeline import StageError
+from milvus_pipeline.plugin import require, suggestion
 from milvus_stages.local.files import Origin, locate_here
 from milvus_stages.milvus.client.server import pymilvus_for
 
@@ -37,8 +38,9 @@ def exported(function: str, wanted_by: str) -> Callable[..., Any]:
         _stand_before_installer(require("pymilvus.model.utils", extra=_EXTRA, wanted_by=wanted_by))
     except ModuleNotFoundError as error:
         raise StageError(
-            f"{wanted_by}: pymilvus.model needs the package {error.name!r}, which is not installed; install what it "
-            f'needs with: pip install "milvus-search-pipeline[{_EXTRA}]"'
+            f"pymilvus.model needs the package {error.name!r}, which is not installed",
+            f'install what it needs with: pip install "milvus-search-pipeline[{_EXTRA}]"',
+            place=str(wanted_by),
         ) from error
     found = {name: getattr(library, name, None) for name in library.__all__}
     known = {name: own for name, own in found.items() if isinstance(own, type) and issubclass(own, base)}
@@ -84,12 +86,13 @@ def check_names(function: str, found: Callable[..., Any], arguments: Collection[
         for name in arguments:
             if name not in known:
                 raise StageError(
-                    f"arguments.{name}: {function} takes no such argument{suggestion(name, known)}",
+                    f"{function} takes no such argument{suggestion(name, known)}",
+                    place=f"arguments.{name}",
                     reason_code="config",
                 )
     for own in named:
         if own.default is own.empty and own.name not in arguments:
-            raise StageError(f"arguments: {function} needs {own.name!r}; add it", reason_code="config")
+            raise StageError(f"arguments: {function} needs {own.name!r}", "add it", reason_code="config")
 
 
 _ours: ContextVar[bool] = ContextVar("_ours", default=False)

@@ -51,7 +51,7 @@ class BGE(PairReranker):
         """Settle how long a pair may be."""
         if loaded.config.num_labels != 1:
             raise StageError(
-                f"{self.model!r} has {loaded.config.num_labels} labels, a BGE reranker has one; "
+                f"{self.model!r} has {loaded.config.num_labels} labels, a BGE reranker has one",
                 "take the stage cross_encoder, with `label`",
                 reason_code="config",
             )
@@ -59,8 +59,11 @@ class BGE(PairReranker):
         self._tokens = max_length_of(loaded, self.max_length, specials) - specials
         if self.query_max_length >= self._tokens:
             raise StageError(
-                f"query_max_length: {self.query_max_length} leaves no room for a document in max_length "
-                f"{self.max_length} with {specials} special tokens; lower it",
+                (
+                    f"query_max_length: {self.query_max_length} leaves no room for a document in "
+                    f"max_length {self.max_length} with {specials} special tokens"
+                ),
+                "lower it",
                 reason_code="config",
             )
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, cast
 
 from pydantic import Field, PrivateAttr, StrictInt
 
-from milvus_pipeline import StageError, shown
+from milvus_pipeline import StageError
+from milvus_pipeline.plugin import short_repr
 from milvus_stages.local.activation import Activation, activation_module, saved_activation
 from milvus_stages.local.files import module_list, read_object
 from milvus_stages.local.models import LoadedModel, max_length_of
@@ -85,12 +86,12 @@ class CrossEncoder(PairReranker):
             if count == 1:
                 return 0
             raise StageError(
-                f"label: the model has {count} labels, {listed}; say whose score counts", reason_code="config"
+                f"label: the model has {count} labels, {listed}", "say whose score counts", reason_code="config"
             )
         numbers = [number for number in range(count) if self.label in (number, names.get(number))]
         if not numbers:
             raise StageError(
-                f"label: the model has no label {shown(self.label)}; it has {listed}", reason_code="config"
+                f"label: the model has no label {short_repr(self.label)}", f"it has {listed}", reason_code="config"
             )
         return numbers[0]
 

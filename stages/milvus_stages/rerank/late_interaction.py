@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
 
 from pydantic import Field, PrivateAttr
 
-from milvus_pipeline import DeadlineError, QueryError, RerankJob, StageError
+from milvus_pipeline import DeadlineError, QueryError, StageError
+from milvus_pipeline.plugin import RerankJob
 from milvus_stages.local.anytime import Clock, TextWork, in_words, work_off
 from milvus_stages.local.files import module_list
 from milvus_stages.local.models import Kind, LoadedModel, max_length_of

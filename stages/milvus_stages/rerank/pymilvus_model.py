@@ -12,16 +12,8 @@ from typing import Annotated, Any, ClassVar, Final, NamedTuple
 
 from pydantic import Field, PrivateAttr, field_validator
 
-from milvus_pipeline import (
-    CheckContext,
-    Context,
-    Deadline,
-    DeadlineError,
-    Finding,
-    Reranker,
-    RerankJob,
-    StageError,
-)
+from milvus_pipeline import DeadlineError, StageError
+from milvus_pipeline.plugin import CheckContext, Context, Deadline, Finding, Reranker, RerankJob
 from milvus_stages.hosted.plan import Limits, plan
 from milvus_stages.local.anytime import in_words, until_time_is_up
 from milvus_stages.local.files import Origin
@@ -226,7 +218,7 @@ class PymilvusModel(Reranker):
     @property
     def _ready(self) -> _Opened:
         if self._opened is None:
-            raise StageError(f"{self.name} is not open; call open() first, or run it in a pipeline")
+            raise StageError(f"{self.name} is not open", "call open() first, or run it in a pipeline")
         return self._opened
 
     @property
@@ -268,8 +260,11 @@ class PymilvusModel(Reranker):
         left = context.deadline.remaining()
         if not self._calls.acquire(timeout=-1 if left is None else min(left, threading.TIMEOUT_MAX)):
             raise DeadlineError(
-                f"the time given ({context.deadline.budget:g} s) passed while another call of {self.function} was "
-                "under way, which has no timeout; raise `timeout` or ask for less"
+                (
+                    f"the time given ({context.deadline.budget:g} s) passed while another call of "
+                    f"{self.function} was under way, which has no timeout"
+                ),
+                "raise `timeout` or ask for less",
             )
         try:
             context.check()
@@ -310,7 +305,7 @@ class PymilvusModel(Reranker):
     def _wrong(self, what: str) -> StageError:
         instead = _STAGES.get(self.function)
         step = f"try the stage `{instead}`" if instead else "check its model"
-        return StageError(f"{self.function} {what}; {step}", reason_code="bad_reply")
+        return StageError(f"{self.function} {what}", str(step), reason_code="bad_reply")
 
     # -- failures -----------------------------------------------------------------------------------------------
 

@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from milvus_pipeline import StageError, require, told
+from milvus_pipeline import StageError
+from milvus_pipeline.plugin import error_text, require
 from milvus_stages.local.files import commit_of, digest_of, locate
 
 if TYPE_CHECKING:
@@ -69,20 +70,25 @@ def load_counter(name: str, *, wanted_by: str) -> TokenCounter:
     try:
         file = _file(name, wanted_by)
     except StageError as error:
-        raise StageError(f"tokenizer: {str(error).removeprefix('model: ')}") from error
+        raise StageError(error.what, error.next_step, place="tokenizer") from error
     try:
         revision = commit_of(file.parent) or digest_of(file.parent, [file])
         return TokenCounter(tokenizers.Tokenizer.from_file(str(file)), revision)
     except Exception as error:  # the library raises bare Exception
-        raise StageError(f"tokenizer: {file} cannot be read: {told(error)}; copy or download it again") from error
+        raise StageError(
+            f"tokenizer: {file} cannot be read: {error_text(error)}", "copy or download it again"
+        ) from error
 
 
 def _file(name: str, wanted_by: str) -> Path:
     folder = locate(name, wanted_by=wanted_by, files=[TOKENIZER_FILE])
     if not (folder / TOKENIZER_FILE).is_file():
         raise StageError(
-            f"{folder} holds no {TOKENIZER_FILE}; save the tokenizer in its fast form there (transformers: "
-            "AutoTokenizer.from_pretrained(...).save_pretrained(...))"
+            f"{folder} holds no {TOKENIZER_FILE}",
+            (
+                "save the tokenizer in its fast form there (transformers: "
+                "AutoTokenizer.from_pretrained(...).save_pretrained(...))"
+            ),
         )
     return folder / TOKENIZER_FILE
 

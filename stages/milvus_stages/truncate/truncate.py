@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AliasChoices, Field, PrivateAttr, model_validator
 
-from milvus_pipeline import CheckContext, Context, Finding, Hit, SearchResult, Stage, StageError
-from milvus_stages.doctors.truncate import budget_findings
+from milvus_pipeline import Hit, SearchResult, StageError
+from milvus_pipeline.plugin import Context, Stage
 from milvus_stages.truncate.budget import Budget, Cost, TokenCounter, load_counter
 
 
@@ -101,7 +101,7 @@ class Truncate(Stage):
     @property
     def _opened_counter(self) -> TokenCounter:
         if self._counter is None:
-            raise StageError(f"{self.name} is not open, so it cannot count tokens; call open() first")
+            raise StageError(f"{self.name} is not open, so it cannot count tokens", "call open() first")
         return self._counter
 
     def setup(self) -> None:
@@ -118,10 +118,6 @@ class Truncate(Stage):
         if self.tokenizer is None:
             return {}
         return {"tokenizer": self.tokenizer, "revision": self._opened_counter.revision}
-
-    def check(self, context: CheckContext) -> Iterable[Finding]:
-        """The tokenizer, and how many of the collection's documents the budget holds."""
-        return budget_findings(self, context)
 
     def process(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
         """Cut the hits of every result."""

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import sentence_transformers
 
-from milvus_pipeline import Context, Deadline, DeadlineError, Pipeline, Query, SearchResult, StageError
+from milvus_pipeline import DeadlineError, Pipeline, Query, SearchResult, StageError
+from milvus_pipeline.plugin import Context, Deadline
 from milvus_stages import Encode
 from milvus_stages.local.files import locate
 from support.checkpoints import SIZES, encoder, write_json

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from milvus_pipeline import BreakerSettings, CircuitOpenError, Pipeline, RerankJob, ServiceError, breaker
+from milvus_pipeline import BreakerSettings, CircuitOpenError, Pipeline, ServiceError, breaker
+from milvus_pipeline.plugin import RerankJob
 from milvus_stages import Cohere
 from support.fakes import ListedSearch
 from support.hosted_calls import QUERY, TEXTS, Outcome, abatch, batch, both_ways, keyed, opened, scored, stage

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from milvus_pipeline import Context, Deadline, Hit, Pipeline, Query, SearchResult
+from milvus_pipeline import Hit, Pipeline, Query, SearchResult
+from milvus_pipeline.plugin import Context, Deadline
 from milvus_stages import TEI, Jina, RerankAPI
 from support.fakes import ListedSearch
 from support.hosted import QUERY, TEXTS, ask, serving, stage_for

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from milvus_pipeline import CheckContext, Deadline, Finding
+from milvus_pipeline.plugin import CheckContext, Deadline, Finding
 from milvus_stages import TEI, Cohere, Jina, RerankAPI
 from support.hosted import serving, stage_for
 from support.standins import PROVIDERS, Reply

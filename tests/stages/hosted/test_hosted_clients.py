@@ -17,7 +17,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from milvus_pipeline import Pipeline, RerankJob, StageError
+from milvus_pipeline import Pipeline, StageError
+from milvus_pipeline.plugin import RerankJob
 from milvus_stages import RerankAPI
 from milvus_stages.hosted.http import clients
 from support.fakes import ListedSearch
@@ -86,7 +87,7 @@ def test_idle_connections_are_closed_in_time(monkeypatch):
 
 FORK = """
 import os, sys
-from milvus_pipeline import RerankJob
+from milvus_pipeline.plugin import RerankJob
 from milvus_stages import Cohere
 from support.hosted_calls import QUERY, TEXTS, batch
 

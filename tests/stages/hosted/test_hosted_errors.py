@@ -12,7 +12,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from milvus_pipeline import PASSING_STATUSES, Pipeline, ServiceError
+from milvus_pipeline import Pipeline, ServiceError
+from milvus_pipeline.plugin import PASSING_STATUSES
 from support.fakes import ListedSearch
 from support.hosted_calls import KEY_VARIABLE, ask, both_ways, each_provider, keyed, opened, stage
 from support.standins import Reply, StandIn, errors

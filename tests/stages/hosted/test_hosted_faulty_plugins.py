@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from milvus_pipeline import RerankJob, ServiceError, StageError
+from milvus_pipeline import ServiceError, StageError
+from milvus_pipeline.plugin import RerankJob
 from milvus_stages.hosted import BadReply, HostedReranker, Limits, Reply
 from support import standins
 from support.hosted_calls import QUERY, TEXTS, batch, both_ways, keyed, scored_by

@@ -15,7 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from milvus_pipeline import Pipeline, RerankJob, ServiceError, StageError
+from milvus_pipeline import Pipeline, ServiceError, StageError
+from milvus_pipeline.plugin import RerankJob
 from support.fakes import ListedSearch
 from support.hosted_calls import (
     KEY_VARIABLE,
@@ -185,7 +186,7 @@ def test_ctrl_c_ends_a_blocking_call(queries):
 
 SCRIPT = """
 import sys
-from milvus_pipeline import Context, Deadline, RerankJob
+from milvus_pipeline.plugin import Context, Deadline, RerankJob
 from milvus_stages import Cohere
 import asyncio
 way, url, queries = sys.argv[1], sys.argv[2], int(sys.argv[3])
@@ -220,7 +221,7 @@ import asyncio, gc, sys
 from support.hosted_calls import QUERY, TEXTS, abatch, batch, keyed, stage
 from support.processes import environment
 from support.standins import StandIn
-from milvus_pipeline import RerankJob
+from milvus_pipeline.plugin import RerankJob
 jobs = [RerankJob(QUERY, TEXTS)] * 4
 with StandIn("cohere") as server, keyed(server):
     reranker = stage(server)

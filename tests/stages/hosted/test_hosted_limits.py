@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from milvus_pipeline import Deadline, DeadlineError, RerankJob
+from milvus_pipeline import DeadlineError
+from milvus_pipeline.plugin import Deadline, RerankJob
 from milvus_stages.hosted import limits as throttle
 from milvus_stages.hosted.limits import Bell, Rate, Slots
 from support.hosted_calls import QUERY, TEXTS, abatch, ask, batch, both_ways, eventually, keyed, scored, stage

@@ -8,7 +8,8 @@ import traceback
 
 import pytest
 
-from milvus_pipeline import ConfigError, Context, Deadline, Pipeline, RerankJob, RetrySettings, StageError
+from milvus_pipeline import ConfigError, Pipeline, RetrySettings, StageError
+from milvus_pipeline.plugin import Context, Deadline, RerankJob
 from milvus_stages import TEI, Cohere, RerankAPI
 from milvus_stages.hosted import FromEnv, HostedReranker, HostedRetry
 from support.hosted_calls import QUERY, QUICK, TEXTS

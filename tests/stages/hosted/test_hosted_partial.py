@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 
-from milvus_pipeline import Pipeline, RerankJob
+from milvus_pipeline import Pipeline
+from milvus_pipeline.plugin import RerankJob
 from support.fakes import ListedSearch
 from support.hosted_calls import QUERY, TEXTS, ask, asked_of, both_ways, keyed, scored, stage
 from support.standins import StandIn, late, relevance

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from milvus_pipeline import RerankJob, StageError
+from milvus_pipeline import StageError
+from milvus_pipeline.plugin import RerankJob
 from milvus_stages.hosted.plan import Limits, estimated_tokens, plan, sendable
 
 TEXTS = st.lists(st.text(alphabet="ab \n中", max_size=12), max_size=30)

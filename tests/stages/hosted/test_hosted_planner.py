@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from milvus_pipeline import RerankJob
+from milvus_pipeline.plugin import RerankJob
 from milvus_stages.hosted import limits as throttle
 from support.hosted_calls import QUERY, TEXTS, ask, both_ways, order, scored, sent
 from support.standins import Reply, StandIn, ranking, relevance, tokens

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from milvus_pipeline import RerankJob
+from milvus_pipeline.plugin import RerankJob
 from support.hosted_calls import QUERY, TEXTS, ask, both_ways, each_provider, opened, scored
 from support.standins import FAULTS, StandIn, errors, late, wrong
 

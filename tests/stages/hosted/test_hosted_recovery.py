@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from milvus_pipeline import DeadlineError, RerankJob, ServiceError
+from milvus_pipeline import DeadlineError, ServiceError
+from milvus_pipeline.plugin import RerankJob
 from milvus_stages import RerankAPI
 from milvus_stages.hosted import estimated_tokens
 from support.hosted_calls import KEY_VARIABLE, QUERY, abatch, ask, batch, both_ways, keyed, scored, stage

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from milvus_pipeline import RerankJob
+from milvus_pipeline.plugin import RerankJob
 from milvus_stages.hosted import BadReply, Received, counted, listed, members
 from milvus_stages.hosted.http import transport
 from milvus_stages.hosted.replies import checked, read_json

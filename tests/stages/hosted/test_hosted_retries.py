@@ -9,7 +9,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from milvus_pipeline import DeadlineError, RerankJob, ServiceError
+from milvus_pipeline import DeadlineError, ServiceError
+from milvus_pipeline.plugin import RerankJob
 from support.hosted_calls import (
     PATIENT,
     QUERY,

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from milvus_pipeline import RerankJob
+from milvus_pipeline.plugin import RerankJob
 from milvus_stages import RerankAPI
 from support.hosted_calls import QUERY, batch
 

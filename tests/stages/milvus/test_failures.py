@@ -19,7 +19,8 @@ from pymilvus.exceptions import (
     ParamError,
 )
 
-from milvus_pipeline import Deadline, DeadlineError, Pipeline, StageError
+from milvus_pipeline import DeadlineError, Pipeline, StageError
+from milvus_pipeline.plugin import Deadline
 from milvus_pipeline.retry import RetrySettings
 from milvus_stages import MilvusSearch
 from milvus_stages.milvus import failures

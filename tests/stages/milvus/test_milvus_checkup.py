@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from milvus_pipeline import CheckContext, Deadline, DeadlineError, Finding, Pipeline, Query
+from milvus_pipeline import DeadlineError, Pipeline, Query
+from milvus_pipeline.plugin import CheckContext, Deadline, Finding
 from milvus_stages import MilvusSearch
 from milvus_stages.doctors.sample import SAMPLE
 from milvus_stages.milvus.client.lite import LiteConnection

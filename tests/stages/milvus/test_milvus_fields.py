@@ -99,7 +99,8 @@ def test_the_token_is_nowhere_but_in_the_environment(monkeypatch: pytest.MonkeyP
 
 def test_a_stage_that_is_not_open_says_so() -> None:
     """Calling process by hand on a closed stage is no AttributeError."""
-    from milvus_pipeline import Context, Deadline, SearchResult
+    from milvus_pipeline import SearchResult
+    from milvus_pipeline.plugin import Context, Deadline
 
     with pytest.raises(StageError, match="milvus_search is not open; call open"):
         MilvusSearch(collection="c").process([SearchResult(Query("x"))], Context(Deadline(), 1))

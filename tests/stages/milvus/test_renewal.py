@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from milvus_pipeline import Deadline, DeadlineError, Pipeline, PipelineError, Query, StageError
+from milvus_pipeline import DeadlineError, Pipeline, PipelineError, Query, StageError
+from milvus_pipeline.plugin import Deadline
 from milvus_stages.milvus.client.server import Connection
 
 from .conftest import DIM, Engine, unit

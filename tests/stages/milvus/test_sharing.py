@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from milvus_pipeline import Context, Deadline, Pipeline, RetrySettings, SearchResult, StageError
+from milvus_pipeline import Pipeline, RetrySettings, SearchResult, StageError
+from milvus_pipeline.plugin import Context, Deadline
 from milvus_stages import MilvusSearch
 from milvus_stages.milvus.client.pool import shared
 from support.proxy import Proxy

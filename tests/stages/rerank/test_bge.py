@@ -6,17 +6,8 @@ import numpy as np
 import pytest
 from FlagEmbedding import FlagReranker
 
-from milvus_pipeline import (
-    ConfigError,
-    Context,
-    Deadline,
-    DeadlineError,
-    Hit,
-    Query,
-    RerankJob,
-    SearchResult,
-    StageError,
-)
+from milvus_pipeline import ConfigError, DeadlineError, Hit, Query, SearchResult, StageError
+from milvus_pipeline.plugin import Context, Deadline, RerankJob
 from milvus_stages import BGE
 from milvus_stages.rerank.bge import sigmoid
 from support.checkpoints import bert_classifier, encoder

@@ -12,7 +12,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
-from milvus_pipeline import ConfigError, Context, Deadline, QueryError, RerankJob, StageError
+from milvus_pipeline import ConfigError, QueryError, StageError
+from milvus_pipeline.plugin import Context, Deadline, RerankJob
 from milvus_stages import CrossEncoder
 from milvus_stages.rerank.cross_encoder import longest_first
 from support.checkpoints import bert_classifier, encoder, with_config, write_json

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import transformers
 
-from milvus_pipeline import Context, Deadline, DeadlineError, Hit, Query, RerankJob, SearchResult, StageError
+from milvus_pipeline import DeadlineError, Hit, Query, SearchResult, StageError
+from milvus_pipeline.plugin import Context, Deadline, RerankJob
 from milvus_stages import LateInteraction
 from support.checkpoints import bert_classifier, encoder
 from support.slow_model import slowed

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from milvus_pipeline import Context, Deadline, Hit, Query, SearchResult
+from milvus_pipeline import Hit, Query, SearchResult
+from milvus_pipeline.plugin import Context, Deadline
 from milvus_stages import BGE, CrossEncoder, LateInteraction, PymilvusModel
 from milvus_stages.local.models import LoadedModel
 

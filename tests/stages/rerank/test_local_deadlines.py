@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from milvus_pipeline import Context, Deadline, DeadlineError, Hit, Pipeline, Query, RerankJob, SearchResult, StageError
+from milvus_pipeline import DeadlineError, Hit, Pipeline, Query, SearchResult, StageError
+from milvus_pipeline.plugin import Context, Deadline, RerankJob
 from milvus_stages import BGE, CrossEncoder, LateInteraction, Truncate
 from milvus_stages.local.anytime import Clock, until_time_is_up
 from support.checkpoints import WORDS

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from milvus_pipeline import CheckContext, Context, Deadline, Finding, Hit, Query, SearchResult
+from milvus_pipeline import Hit, Query, SearchResult
+from milvus_pipeline.plugin import CheckContext, Context, Deadline, Finding
 from milvus_stages import BGE, CrossEncoder, Encode, LateInteraction, PymilvusModel, Truncate
 from milvus_stages.doctors.local import QUERY_TOKENS
 from support.checkpoints import bert_classifier, encoder

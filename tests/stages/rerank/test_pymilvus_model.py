@@ -8,17 +8,8 @@ import pytest
 from pymilvus.model import reranker as library
 from pymilvus.model.reranker import jev, jinaai
 
-from milvus_pipeline import (
-    Context,
-    Deadline,
-    DeadlineError,
-    Hit,
-    Pipeline,
-    Query,
-    RerankJob,
-    SearchResult,
-    StageError,
-)
+from milvus_pipeline import DeadlineError, Hit, Pipeline, Query, SearchResult, StageError
+from milvus_pipeline.plugin import Context, Deadline, RerankJob
 from milvus_stages.rerank.pymilvus_model import PymilvusModel
 from support.fakes import ListedSearch
 from support.standins import Reply, StandIn, changed, late, ranking

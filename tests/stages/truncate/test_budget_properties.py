@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from milvus_pipeline import Context, Deadline, Hit, Query, SearchResult
+from milvus_pipeline import Hit, Query, SearchResult
+from milvus_pipeline.plugin import Context, Deadline
 from milvus_stages import Truncate
 from milvus_stages.truncate.budget import word_prefix
 

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from milvus_pipeline import ConfigError, Context, Deadline, Hit, Pipeline, Query, SearchResult, StageError, StageReport
+from milvus_pipeline import ConfigError, Hit, Pipeline, Query, SearchResult, StageError, StageReport
+from milvus_pipeline.plugin import Context, Deadline
 from milvus_stages import Truncate
 from support.fakes import GivenScores, ListedSearch
 

@@ -26,7 +26,7 @@ _FILTERS: Final = {
     "p": words.p_said,
     "seconds": words.seconds_said,
     "money": words.money_said,
-    "number": words.number_said,
+    "number": words.number_text,
     "change_class": change_class,
 }
 
@@ -79,7 +79,9 @@ def write_report(evaluation: Evaluation, path: str | Path) -> None:
         finally:
             draft.unlink(missing_ok=True)
     except OSError as error:
-        raise PipelineError(f"{path}: the report cannot be written: {error.strerror}; name another file") from error
+        raise PipelineError(
+            f"the report cannot be written: {error.strerror}", "name another file", place=str(path)
+        ) from error
 
 
 def _environment() -> Any:

@@ -10,7 +10,7 @@ from typing import Final
 from milvus_pipeline.evaluation.report.prose import seconds_said, value_said
 from milvus_pipeline.evaluation.report.svg import Element, cut, drawing, element, rendered, shown
 from milvus_pipeline.explain import Movement, Ranking
-from milvus_pipeline.text import counted
+from milvus_pipeline.text import count_text
 
 _LEFT: Final = 42
 _TOP: Final = 58
@@ -211,5 +211,5 @@ def told(movement: Movement, places: Sequence[Mapping[str, int]], document: str)
 def _told(movement: Movement, documents: Sequence[str]) -> str:
     relevant = sum(grade > 0 for grade in (movement.judged or {}).values())
     stages = ", ".join(ranking.stage for ranking in movement.rankings)
-    said = f"places of {counted(len(documents), 'document')} after the stages {stages}"
-    return f"{said}; {counted(relevant, 'document')} judged relevant are marked" if movement.judged else said
+    said = f"places of {count_text(len(documents), 'document')} after the stages {stages}"
+    return f"{said}; {count_text(relevant, 'document')} judged relevant are marked" if movement.judged else said

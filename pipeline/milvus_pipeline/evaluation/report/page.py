@@ -23,7 +23,7 @@ from milvus_pipeline.evaluation.report.prose import (
 )
 from milvus_pipeline.evaluation.report.scatter import is_drawn, scatter
 from milvus_pipeline.evaluation.report.stage_charts import latency_chart, quality_chart
-from milvus_pipeline.text import counted, figures_said
+from milvus_pipeline.text import count_text, figures_text
 
 _THIRD: Final = 340  # width of a picture of which three stand side by side, in CSS pixels
 _HALF: Final = 500
@@ -151,7 +151,7 @@ def _system(evaluation: Evaluation, lookup: Lookup, system: SystemFigures, numbe
         answers=answers(evaluation, system, lookup),
         qualities=[_quality(system, measure, changes, wide) for measure in measures],
         latency=Picture(latency_chart(system, wide), latency_chart(system, _THIRD) if wide != _THIRD else None),
-        rows=[StageRow(stage, figures_said(stage.usage), _trouble(stage)) for stage in system.stages],
+        rows=[StageRow(stage, figures_text(stage.usage), _trouble(stage)) for stage in system.stages],
         changes=changes,
         trouble=_statuses(system.statuses),
         config=to_yaml(dict(system.config)),
@@ -166,7 +166,9 @@ def _quality(system: SystemFigures, measure: str, changes: Sequence[Comparison],
 
 def _trouble(stage: StageFigures) -> str:
     """``skipped for 3 queries, partial for 1 query (deadline 3, error 1)``."""
-    parts = [f"{status} for {counted(number, 'query')}" for status, number in stage.statuses.items() if status != "ok"]
+    parts = [
+        f"{status} for {count_text(number, 'query')}" for status, number in stage.statuses.items() if status != "ok"
+    ]
     reasons = ", ".join(f"{code} {number:,}" for code, number in stage.reasons.items())
     return ", ".join(parts) + (f" ({reasons})" if parts and reasons else "")
 
@@ -178,7 +180,7 @@ def _statuses(statuses: Mapping[Any, int]) -> str:
 
 def _row(evaluation: Evaluation, lookup: Lookup, system: SystemFigures, number: int) -> SystemRow:
     found = {measure: lookup.of_system(system.name, measure) for measure in evaluation.measures}
-    usage = [f"{stage.stage}: {figures_said(stage.usage)}" for stage in system.stages if stage.usage]
+    usage = [f"{stage.stage}: {figures_text(stage.usage)}" for stage in system.stages if stage.usage]
     compared = {measure: comparison for measure, comparison in found.items() if comparison is not None}
     return SystemRow(number, system, compared, "; ".join(usage))
 

@@ -71,7 +71,7 @@ def money_said(amount: float) -> str:
     return f"{amount:,.2f}" if amount >= 1 or amount == 0 else f"{amount:.2g}"
 
 
-def number_said(number: int | float) -> str:
+def number_text(number: int | float) -> str:
     """A number of things: ``1,000``, ``37.5``."""
     return f"{number:,.0f}" if float(number).is_integer() else f"{number:,.1f}"
 

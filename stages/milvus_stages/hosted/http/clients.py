@@ -27,7 +27,7 @@ KEPT_SECONDS: Final = 60.0
 
 def closed_error() -> StageError:
     """That a request found its transport closed."""
-    return StageError("the stage was closed while the query ran; close a pipeline when its queries are answered")
+    return StageError("the stage was closed while the query ran", "close a pipeline when its queries are answered")
 
 
 class _Idle(NamedTuple):

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
-from milvus_pipeline import FAIR_SECONDS, ServiceError, StageError, require
+from milvus_pipeline import ServiceError, StageError
+from milvus_pipeline.plugin import FAIR_SECONDS, require
 from milvus_stages.hosted.http.clients import KEPT_SECONDS, AsyncClients, Clients
 from milvus_stages.hosted.http.quiet import stand_before_loggers, unlogged
 from milvus_stages.hosted.http.watchdog import Line, SeverableLine, Watchdog
@@ -75,8 +76,12 @@ class Transport:
         fault = self._fault(options)
         if fault is not None:  # raised here, where the fault is no context: its text may hold a proxy's password
             raise StageError(
-                f"{service}: no client can be made for {url} ({fault}); check base_url, the proxies that the "
-                "environment names (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY), and SSL_CERT_FILE and SSL_CERT_DIR"
+                f"no client can be made for {url} ({fault})",
+                (
+                    "check base_url, the proxies that the environment names (HTTP_PROXY, HTTPS_PROXY, "
+                    "ALL_PROXY), and SSL_CERT_FILE and SSL_CERT_DIR"
+                ),
+                place=str(service),
             )
         self._clients = Clients(lambda: self._httpx.Client(**options), tls=url.startswith("https:"))
         self._async_clients = AsyncClients(lambda: self._httpx.AsyncClient(**options), tls=url.startswith("https:"))
@@ -182,7 +187,9 @@ class Transport:
         return Received(reply.status_code, reply.headers, body)
 
     def _error(self, what: str, *, passing: bool = False) -> ServiceError:
-        return ServiceError(f"{self._service}: {self.request}: {what}", retryable=passing, reason_code="bad_reply")
+        return ServiceError(
+            f"{self.request}: {what}", place=str(self._service), retryable=passing, reason_code="bad_reply"
+        )
 
     def _asked(self, body: bytes, seconds: float) -> dict[str, Any]:
         return {"content": body, "timeout": self._httpx.Timeout(seconds, connect=min(seconds, _CONNECT_SECONDS))}

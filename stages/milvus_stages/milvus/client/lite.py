@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 from urllib.parse import urlsplit
 
-from milvus_pipeline import Deadline, StageError, require, told
+from milvus_pipeline import StageError
+from milvus_pipeline.plugin import Deadline, error_text, require
 from milvus_stages.milvus.client.server import (
     INTERNALS_DIFFER,
     Arguments,
@@ -44,8 +45,8 @@ def check_present(uri: str) -> None:
     # It would also make one of any folder, in among what is there.
     if not path.exists() or (path.is_dir() and not (path / "collections").is_dir()):
         raise StageError(
-            f"there is no Milvus Lite database {uri} (looked for {path}); check `uri`, or make it with "
-            "`milvus-pipeline ingest`",
+            f"there is no Milvus Lite database {uri} (looked for {path})",
+            "check `uri`, or make it with `milvus-pipeline ingest`",
             reason_code="not_found",
         )
 
@@ -76,14 +77,15 @@ class LiteConnection(Connection):
         path = lite_path(uri)
         if not Path(path).parent.is_dir():
             raise StageError(
-                f"the folder of {uri} does not exist (looked for {Path(path).parent}); check `uri`",
+                f"the folder of {uri} does not exist (looked for {Path(path).parent})",
+                "check `uri`",
                 reason_code="not_found",
             )
         with _reasons.kept() as reasons:
             address = manager.server_manager_instance.start_and_get_uri(path)
         if address is None:
             cause = reasons[-1] if reasons else None
-            raise StageError(f"{uri}: {_why(reasons)}", reason_code="unavailable") from cause
+            raise StageError(str(_why(reasons)), place=str(uri), reason_code="unavailable") from cause
         options = {"uri": address, "dedicated": True, "grpc_options": _GRPC_OPTIONS}
         return cls(pymilvus.MilvusClient(**options, timeout=timeout), options, path)
 
@@ -208,4 +210,4 @@ def _why(reasons: list[BaseException]) -> str:
         return "is a file, but a Milvus Lite database is a folder; name another `uri`, or move the file away"
     if isinstance(reason, PermissionError):
         return "this Milvus Lite database cannot be written to, which Milvus Lite needs; check its permissions"
-    return f"the Milvus Lite database cannot be opened: {told(reason) if reason else 'no reason was given'}"
+    return f"the Milvus Lite database cannot be opened: {error_text(reason) if reason else 'no reason was given'}"

@@ -7,7 +7,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from milvus_pipeline import Deadline, StageError
+from milvus_pipeline import StageError
+from milvus_pipeline.plugin import Deadline
 from milvus_stages.milvus.client.lite import LiteConnection, lite_path
 from milvus_stages.milvus.client.server import MIN_SECONDS, Connection, is_lite
 from milvus_stages.milvus.client.tls import TLS
@@ -53,8 +54,9 @@ class Shared:
         with self._at(key) as place:
             if not place.lock.acquire(timeout=timeout):
                 raise StageError(
-                    f"{uri}: others have been connecting to it, or leaving it, for {timeout:.3g} s; check "
-                    "that it is well, or raise `timeout`",
+                    f"others have been connecting to it, or leaving it, for {timeout:.3g} s",
+                    "check that it is well, or raise `timeout`",
+                    place=str(uri),
                     reason_code="unavailable",
                 )
             try:

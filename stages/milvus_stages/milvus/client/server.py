@@ -13,7 +13,8 @@ from contextlib import contextmanager, suppress
 from typing import Any, ClassVar, Final, NoReturn, Self
 from urllib.parse import urlsplit
 
-from milvus_pipeline import Deadline, StageError, require
+from milvus_pipeline import StageError
+from milvus_pipeline.plugin import Deadline, require
 from milvus_stages.milvus.client.loops import LoopClients
 from milvus_stages.milvus.client.tls import TLS, secure_channel
 
@@ -268,7 +269,7 @@ def load_state(connection: Connection, collection: str, deadline: Deadline) -> s
 
 def closed_error() -> StageError:
     """That a search found its connection closed."""
-    return StageError("the stage was closed while the query ran; close a pipeline when its queries are answered")
+    return StageError("the stage was closed while the query ran", "close a pipeline when its queries are answered")
 
 
 def _await_a_word(uri: str, seconds: float, tls: TLS | None = None) -> None:
@@ -296,7 +297,9 @@ def _await_a_word(uri: str, seconds: float, tls: TLS | None = None) -> None:
                 pass
         except queue.Empty:
             raise StageError(
-                f"{uri}: the server did not answer in time; check that it is well, or raise `timeout`",
+                "the server did not answer in time",
+                "check that it is well, or raise `timeout`",
+                place=str(uri),
                 reason_code="unavailable",
             ) from None
         finally:

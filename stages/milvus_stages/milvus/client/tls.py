@@ -76,7 +76,7 @@ class TLS(BaseModel):
             try:
                 ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(_expanded(self.ca))
             except (OSError, ValueError):
-                raise StageError(f"tls.ca: {self.ca} holds no certificate in PEM form; name the CA's file") from None
+                raise StageError(f"tls.ca: {self.ca} holds no certificate in PEM form", "name the CA's file") from None
         if self.client_cert is not None and self.client_key is not None:
             _readable("client_cert", self.client_cert)
             _readable("client_key", self.client_key)
@@ -137,7 +137,7 @@ def _readable(field: str, name: str) -> None:
     except (OSError, RuntimeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is no path"
         problem = f"{name} cannot be read: {reason}; check the path, and who may read it"
-    raise StageError(f"tls.{field}: {problem}")
+    raise StageError(str(problem), place=f"tls.{field}")
 
 
 def _check_pair(certificate: str, key: str) -> None:
