@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel
 
 from milvus_pipeline import RetrySettings
-from milvus_pipeline.cli.stages import said_type
+from milvus_pipeline.cli.stages import type_text
 
 
 class FieldPair(BaseModel):
@@ -62,6 +62,7 @@ def test_stages_as_json(invoke):
         "default": "drop",
         "description": truncate["fields"]["cut"]["description"],
     }
+    assert truncate["fields"]["top_k"]["aliases"] == ["top_n"]
     assert described["given_scores"]["fields"]["scores"]["required"] is True
     assert all(field["description"] for field in truncate["fields"].values())
 
@@ -120,7 +121,7 @@ def test_a_stage_that_is_not_there(invoke):
 )
 def test_types_are_said_as_one_writes_them(annotation, said):
     """Without quotes, modules and metadata."""
-    assert said_type(annotation) == said
+    assert type_text(annotation) == said
 
 
 def test_the_schema_accepts_what_validate_accepts(invoke, fruit, make):

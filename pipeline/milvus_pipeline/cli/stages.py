@@ -1,16 +1,15 @@
-"""``milvus-pipeline stages``: what is registered, with each stage's fields and defaults."""
+"""``milvus-pipeline stages``: the registered stages with their fields and defaults."""
 
 from __future__ import annotations
 
 import inspect
 import sys
 import types
-from collections.abc import Iterator
-from importlib.metadata import entry_points
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
-from pydantic import BaseModel
+from pydantic import AliasChoices, BaseModel
 from pydantic.fields import FieldInfo
 from rich import box
 from rich.console import Console
@@ -19,150 +18,142 @@ from rich.text import Text
 
 from milvus_pipeline.cli.exit_codes import FAILED, Debug, reported, tell_error
 from milvus_pipeline.cli.tables import console_on
-from milvus_pipeline.config.registry import GROUP, registry
+from milvus_pipeline.config.registry import registry
 from milvus_pipeline.errors import ConfigError
 from milvus_pipeline.files.results import json_text
 from milvus_pipeline.stage import Fallback, Stage
 
+Fields = Mapping[str, Mapping[str, Any]]
+
 
 @reported
 def stages(
-    kind: Annotated[str | None, typer.Argument(metavar="[TYPE]", help="One stage; all by default.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
+    kind: Annotated[str | None, typer.Argument(metavar="[TYPE]", help="Only this stage; all by default.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     debug: Debug = False,
 ) -> int:
-    """List the stages that a configuration may name, with their fields and defaults."""
-    found: dict[str, type[Stage]] = {}
+    """List the stages that a configuration can name, with their fields and defaults."""
+    described = {}
     code = 0
     for name in [kind] if kind else registry.names():
         try:
-            found[name] = registry.get(name)
+            described[name] = describe_stage(registry.get(name))
         except ConfigError as error:
             if kind:
                 raise
-            tell_error(error)  # a plugin that cannot be imported shall not hide the others
+            tell_error(error)  # a plugin that cannot be imported must not hide the others
             code = FAILED
     if as_json:
-        described = {name: described_stage(name, cls) for name, cls in found.items()}
         typer.echo(json_text(described, indent=2))
     else:
-        _print(console_on(sys.stdout), found)
+        _print(console_on(sys.stdout), described)
     return code
 
 
-def described_stage(name: str, cls: type[Stage]) -> dict[str, Any]:
-    """A stage as plain data."""
+def describe_stage(cls: type[Stage]) -> dict[str, Any]:
+    """Return the description of a stage class as plain data, for ``stages --json`` and for the documentation.
+
+    Returns:
+        A dict with ``type``, ``package`` (with its version, or the module that registered the class), ``class``,
+        ``summary`` (the first line of its docstring), ``needs``, ``gives``, ``about`` and ``fields``. A field has
+        ``type``, ``required``, ``default`` (unless it is required), ``description``, ``aliases`` (if it has any) and
+        ``fields`` (if it is a mapping with keys of its own).
+    """
     return {
-        "package": package_of(name, cls),
+        "type": cls.type,
+        "package": registry.version_of(cls) or cls.__module__,
         "class": f"{cls.__module__}:{cls.__qualname__}",
-        "summary": summary(cls),
+        "summary": (inspect.cleandoc(cls.__doc__ or "").splitlines() or [""])[0],
         "needs": sorted(cls.needs),
         "gives": sorted(cls.gives),
-        "about": cls.about(),
-        "fields": {field: described_field(info) for field, info in cls.model_fields.items()},
+        "about": dict(cls.about()),
+        "fields": describe_fields(cls.model_fields),
     }
 
 
-def described_field(info: FieldInfo) -> dict[str, Any]:
-    """A field as plain data; a required one has no default, and one that is a mapping has fields of its own."""
-    data: dict[str, Any] = {"type": said_type(info.annotation), "required": info.is_required()}
+def describe_fields(fields: Mapping[str, FieldInfo]) -> dict[str, dict[str, Any]]:
+    """Return the description of each field as plain data; ``describe_stage`` lists the keys."""
+    return {name: _describe_field(name, info) for name, info in fields.items()}
+
+
+def _describe_field(name: str, info: FieldInfo) -> dict[str, Any]:
+    data: dict[str, Any] = {"type": type_text(info.annotation), "required": info.is_required()}
     if not info.is_required():
-        data["default"] = _default(info)
+        value = info.get_default(call_default_factory=True, validated_data={})
+        data["default"] = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
     data["description"] = info.description or ""
-    if inner := fields_within(info.annotation):
-        data["fields"] = {name: described_field(own) for name, own in inner.items()}
+    if isinstance(info.validation_alias, AliasChoices):
+        data["aliases"] = [alias for alias in info.validation_alias.choices if alias != name]
+    if inner := _inner_fields(info.annotation):
+        data["fields"] = describe_fields(inner)
     return data
 
 
-def package_of(name: str, cls: type[Stage]) -> str:
-    """The distribution that brings a stage, with its version; the module where it registered itself in code."""
-    for point in entry_points(group=GROUP, name=name):
-        if point.dist is not None:
-            return f"{point.dist.name} {point.dist.version}"
-    return cls.__module__
-
-
-def summary(cls: type[Stage]) -> str:
-    """The first line of the class's own docstring."""
-    return (inspect.cleandoc(cls.__doc__ or "").splitlines() or [""])[0]
-
-
-def fields_within(annotation: Any) -> dict[str, FieldInfo]:
-    """The fields of what is written as a mapping with keys of its own; empty where there are none."""
+def _inner_fields(annotation: Any) -> dict[str, FieldInfo]:
+    """Return the fields of a mapping with keys of its own; empty for any other type."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation.model_fields
     if get_origin(annotation) in (Annotated, Union, types.UnionType):
-        return next(filter(None, map(fields_within, get_args(annotation))), {})
+        return next(filter(None, map(_inner_fields, get_args(annotation))), {})
     return {}
 
 
-def said_type(annotation: Any) -> str:
-    """An annotation as one writes it: ``int | none``, ``drop | cut``, ``{env: str}``."""
-    origin = get_origin(annotation)
-    if origin is None and (within := fields_within(annotation)):
-        if not all(info.is_required() for info in within.values()):
+def type_text(annotation: Any) -> str:
+    """Return an annotation as a user writes it: ``int | none``, ``drop | cut``, ``{env: str}``."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is None and (inner := _inner_fields(annotation)):
+        if not all(info.is_required() for info in inner.values()):
             return "mapping"
-        return f"{{{', '.join(f'{name}: {said_type(info.annotation)}' for name, info in within.items())}}}"
+        return f"{{{', '.join(f'{name}: {type_text(info.annotation)}' for name, info in inner.items())}}}"
     if origin is Annotated:
-        return said_type(get_args(annotation)[0])
+        return type_text(arguments[0])
     if origin is Literal:
-        return " | ".join("none" if value is None else str(value) for value in get_args(annotation))
-    if origin is Union or origin is types.UnionType:
-        return " | ".join(dict.fromkeys(said_type(member) for member in get_args(annotation)))
+        return " | ".join("none" if value is None else str(value) for value in arguments)
+    if origin in (Union, types.UnionType):
+        return " | ".join(dict.fromkeys(map(type_text, arguments)))
     if origin is not None:
-        inner = ", ".join("..." if member is Ellipsis else said_type(member) for member in get_args(annotation))
-        return f"{origin.__name__}[{inner}]"
-    if annotation in (None, type(None)):
-        return "none"
+        return f"{origin.__name__}[{', '.join(map(type_text, arguments))}]"
     if annotation is Fallback:
         return "{fallback: STAGE}"
-    return getattr(annotation, "__name__", str(annotation))
+    words: dict[Any, str] = {None: "none", type(None): "none", Ellipsis: "..."}
+    return words.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 
-def _default(info: FieldInfo) -> Any:
-    value = info.get_default(call_default_factory=True, validated_data={})
-    return value.model_dump(mode="json") if hasattr(value, "model_dump") else value
-
-
-def _print(console: Console, found: dict[str, type[Stage]]) -> None:
-    for name, cls in found.items():
-        heading = Text(name, style="bold")
-        heading.append(f"  {package_of(name, cls)}", style="dim not bold")
-        console.print(heading)
-        console.print(Text(f"  {summary(cls)}"))
-        for word, said in cls.about().items():
-            console.print(Text(f"  {word}: {said}"))
-        alone = len(found) == 1
-        own = {key: info for key, info in cls.model_fields.items() if alone or key not in Stage.model_fields}
+def _print(console: Console, described: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, stage in described.items():
+        console.print(Text.assemble((name, "bold"), (f"  {stage['package']}", "dim")))
+        console.print(Text(f"  {stage['summary']}"))
+        for word, text in stage["about"].items():
+            console.print(Text(f"  {word}: {text}"))
+        alone = len(described) == 1
+        own = {key: field for key, field in stage["fields"].items() if alone or key not in Stage.model_fields}
         if own:
-            console.print(_fields(own))
+            console.print(_fields_table(own))
         console.print()
-    if len(found) > 1:
+    if len(described) > 1:
         console.print(Text("fields of every stage", style="bold"))
-        console.print(_fields(Stage.model_fields))
+        console.print(_fields_table(describe_fields(Stage.model_fields)))
 
 
-def _fields(fields: dict[str, FieldInfo]) -> Table:
+def _fields_table(fields: Fields) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     table.add_column("field", no_wrap=True)
     table.add_column("default", max_width=24)
     table.add_column("type and meaning", ratio=1)
-    for name, info in _with_inner(fields):
-        default = Text("required", style="bold") if info.is_required() else Text(_shown_default(info))
-        meaning = Text(f"{said_type(info.annotation)} · ", style="dim").append(info.description or "", style="not dim")
-        table.add_row(Text(name), default, meaning)
+    for name, field in _flatten(fields):
+        default = Text("required", style="bold") if field["required"] else Text(_default_text(field))
+        table.add_row(Text(name), default, Text.assemble((f"{field['type']} · ", "dim"), field["description"]))
     return table
 
 
-def _with_inner(fields: dict[str, FieldInfo], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """The fields, each followed by those within it, named by the way to them: ``retry.attempts``."""
-    for name, info in fields.items():
-        yield prefix + name, info
-        yield from _with_inner(fields_within(info.annotation), f"{prefix}{name}.")
+def _flatten(fields: Fields, prefix: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield each field, followed by its inner fields under dotted names: ``retry.attempts``."""
+    for name, field in fields.items():
+        yield prefix + name, field
+        yield from _flatten(field.get("fields", {}), f"{prefix}{name}.")
 
 
-def _shown_default(info: FieldInfo) -> str:
-    if fields_within(info.annotation) and info.default is not None:
-        return ""  # the defaults of its fields stand below it
-    value = _default(info)
-    return "none" if value is None else json_text(value)
+def _default_text(field: Mapping[str, Any]) -> str:
+    if field["default"] is None:
+        return "none"
+    return "" if "fields" in field else json_text(field["default"])  # defaults of inner fields have their own rows
