@@ -35,13 +35,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from milvus_pipeline import BreakerSettings, Pipeline, Query
 from milvus_pipeline.errors import REASON_CODES
 from milvus_stages import Cohere, MilvusSearch
-from support.leaks import SETTLE_SECONDS, other_tasks, socket_count, thread_names
+from support.known_collection import COLLECTION, make_known_collection, questions
+from support.load import Outcome, Question, asked, asked_by_task, done_on, loop_in_thread, told
 from support.milvus_server import MilvusServer, NoServer, running_server
 from support.ports import free_ports
+from support.process_leaks import SETTLE_SECONDS, other_tasks, socket_count, thread_names
 from support.proxy import Proxy
 from support.standins import Reply, StandIn, ranking
-from support.storm import Outcome, Question, asked, asked_by_task, done_on, loop_in_thread, told
-from support.things import COLLECTION, make_things, questions
 
 CODES = REASON_CODES - {"error"}
 """Why a query may fail here: something that has a name."""
@@ -144,7 +144,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         try:
             with running_server(Path(scratch)) as server:
-                make_things(server.uri)
+                make_known_collection(server.uri)
                 return soak(server, given)
         except NoServer as reason:
             print(f"skipped: no Milvus server: {reason}", file=sys.stderr)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from milvus_pipeline.evaluation.report import write_report
-from support import evaluations
+from support import sample_evaluations
 
 SPECIMENS = ("one_system", "sweep", "hostile", "bare")
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -54,7 +54,7 @@ def reports(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reports")
     paths = {name: folder / f"{name}.html" for name in SPECIMENS}
     for name, path in paths.items():
-        write_report(getattr(evaluations, name)(), path)
+        write_report(getattr(sample_evaluations, name)(), path)
     return paths
 
 

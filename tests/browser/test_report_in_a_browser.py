@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from support import evaluations
+from support import sample_evaluations
 
 LOOKS = (Path(__file__).parent / "looks.js").read_text(encoding="utf-8")
 GOOD = {"outside": [], "labels": [], "texts": [], "faint": [], "wide": []}
@@ -34,7 +34,7 @@ def test_a_page_looks_right_and_keeps_to_itself(opened, name, width, scheme):
 def test_hostile_texts_are_texts(opened):
     """They stand on the page as they were written, and have made no element."""
     with opened("hostile", unfold=True) as page:
-        assert page.locator("h1").inner_text() == evaluations.HOSTILE[0]
+        assert page.locator("h1").inner_text() == sample_evaluations.HOSTILE[0]
         assert (
             page.evaluate("document.images.length + document.querySelectorAll('[onerror], [onmouseover]').length") == 0
         )
@@ -92,7 +92,7 @@ def test_judged_documents_are_marked(opened):
     with opened("one_system") as page:
         movement = page.locator("details.movement[open]")
         number = int(movement.locator(".query-id").inner_text())
-        made = next(one for one in evaluations.one_system().movements if one.query_id == str(number))
+        made = next(one for one in sample_evaluations.one_system().movements if one.query_id == str(number))
         relevant = [document for document, grade in made.judged.items() if grade > 0]
         assert movement.locator("g.relevant").count() == len(relevant) - len(made.missed)
         assert movement.locator("g.irrelevant").count() == 1
@@ -127,7 +127,7 @@ def test_tables_of_systems_are_sorted_by_a_click(opened):
         upwards = page.evaluate(figures)
         median.click()
         assert page.evaluate(figures) == sorted(upwards, reverse=True)
-        assert upwards == sorted(system.latency.p50 for system in evaluations.sweep().systems)
+        assert upwards == sorted(system.latency.p50 for system in sample_evaluations.sweep().systems)
         assert page.locator("th[aria-sort=descending]").inner_text().startswith("median")
 
 

@@ -9,10 +9,10 @@ import pytest
 
 from milvus_pipeline import BreakerSettings, Pipeline
 from milvus_stages import MilvusSearch
-from support.leaks import leaving_nothing
+from support.known_collection import COLLECTION, LIMIT, make_known_collection, questions
+from support.load import under_load
 from support.milvus_server import MilvusServer, server_for_tests
-from support.storm import storm
-from support.things import COLLECTION, LIMIT, make_things, questions
+from support.process_leaks import leaving_nothing
 
 LEASE = 6
 """Seconds; so long the server loads its collections after a kill, and two thirds of it may it stand still."""
@@ -28,8 +28,8 @@ def search(uri: str, **fields: Any) -> Pipeline:
 def doomed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusServer]:
     """A server of our own, with the collection. What libraries keep for good they have after this."""
     with server_for_tests(tmp_path_factory.mktemp("doomed-server"), LEASE) as server:
-        make_things(server.uri)
-        with storm(search(server.uri), questions()) as ask:
+        make_known_collection(server.uri)
+        with under_load(search(server.uri), questions()) as ask:
             ask(timeout=30)
         yield server
 

@@ -12,9 +12,9 @@ import pytest
 
 from milvus_pipeline import Pipeline
 from milvus_stages import MilvusSearch
-from support.leaks import leaving_nothing
-from support.storm import Question, judged, storm
-from support.things import COLLECTION, LIMIT, VECTORS, make_things, questions
+from support.known_collection import COLLECTION, LIMIT, VECTORS, make_known_collection, questions
+from support.load import Question, judged, under_load
+from support.process_leaks import leaving_nothing
 
 THREADS, LISTS = 8, 16
 
@@ -23,7 +23,7 @@ THREADS, LISTS = 8, 16
 def database(tmp_path_factory: pytest.TempPathFactory) -> str:
     """With an index of which a search looks at some lists only."""
     uri = str(tmp_path_factory.mktemp("lite") / "things.db")
-    make_things(uri, VECTORS[:500], index_type="IVF_FLAT", nlist=LISTS)
+    make_known_collection(uri, VECTORS[:500], index_type="IVF_FLAT", nlist=LISTS)
     from milvus_lite.server_manager import server_manager_instance
 
     server_manager_instance.release_server(uri)
@@ -46,14 +46,14 @@ def test_two_thousand_searches_with_different_nprobe(database: str) -> None:
     asked = found_alone(database)
     exact = [each.keys for each in questions(THREADS, vectors=VECTORS[:500])]
     assert [each.keys for each in asked] != exact  # or nprobe makes no difference here
-    with leaving_nothing(), storm(search(database), asked) as ask:
+    with leaving_nothing(), under_load(search(database), asked) as ask:
         assert judged(ask(timeout=60, times=125), set()) == {"ok": 2000}
 
 
 def test_a_pipeline_that_closes_leaves_the_other_its_database(database: str) -> None:
     """Two pipelines share one file; one ends in the middle of the other's queries."""
     asked = found_alone(database)
-    with leaving_nothing(), storm(search(database), asked) as ask:
+    with leaving_nothing(), under_load(search(database), asked) as ask:
         other = search(database).open()
         other.run(asked[0].query)
         assert judged(ask(timeout=60, times=20, meanwhile=other.close), set()) == {"ok": 320}
@@ -73,7 +73,7 @@ except StageError as error:
 def test_another_process_is_told_who_has_the_database(database: str) -> None:
     """It gets a message with the next step, and the queries of this process go on."""
     asked = found_alone(database)
-    with storm(search(database), asked) as ask:
+    with under_load(search(database), asked) as ask:
         other = subprocess.Popen([sys.executable, "-c", OTHER, database], stdout=subprocess.PIPE, text=True)
         with other:
             assert judged(ask(timeout=60, times=20), set()) == {"ok": 320}

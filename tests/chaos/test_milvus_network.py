@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
+from support.known_collection import questions
+from support.load import judged, under_load
 from support.milvus_server import MilvusServer
 from support.proxy import Proxy
-from support.storm import judged, storm
-from support.things import questions
 
 from .conftest import search
 
@@ -37,7 +37,7 @@ def test_a_network_that_breaks_and_heals(server: MilvusServer, fault: str) -> No
             time.sleep(0.7)
             proxy.heal()
 
-        with storm(search(proxy.url), questions()) as ask:
+        with under_load(search(proxy.url), questions()) as ask:
             judged(ask(timeout=0.5 if fault == "frozen" else 2, times=2, meanwhile=break_and_heal), AWAY)
             ask.until_right(20, AWAY)
             assert set(judged(ask(timeout=30), set())) == {"ok"}
@@ -46,5 +46,5 @@ def test_a_network_that_breaks_and_heals(server: MilvusServer, fault: str) -> No
 @pytest.mark.parametrize("ending", ["cut", "reset"])
 def test_connections_that_are_lost_once(server: MilvusServer, ending: str) -> None:
     """The searches that were under way are made again, and no caller notices."""
-    with Proxy(server.port) as proxy, storm(search(proxy.url), questions()) as ask:
+    with Proxy(server.port) as proxy, under_load(search(proxy.url), questions()) as ask:
         assert set(judged(ask(timeout=30, times=2, meanwhile=getattr(proxy, ending)), set())) == {"ok"}

@@ -7,9 +7,9 @@ from contextlib import closing
 
 import pytest
 
+from support.known_collection import COLLECTION, DIM, make_known_collection, questions, unit
+from support.load import judged, under_load
 from support.milvus_server import MilvusServer
-from support.storm import judged, storm
-from support.things import COLLECTION, DIM, make_things, questions, unit
 
 from .conftest import search
 
@@ -20,7 +20,7 @@ AWAY = {"unavailable", "circuit_open", "deadline"}
 
 def test_a_server_is_killed_and_comes_back(server: MilvusServer) -> None:
     """Every query is answered rightly or fails in time and says why; the same pipeline finds the new server."""
-    with storm(search(server.uri), questions()) as ask:
+    with under_load(search(server.uri), questions()) as ask:
         codes = judged(ask(times=4, meanwhile=server.kill), AWAY)
         assert codes["ok"] >= 20
         assert codes.total() - codes["ok"] >= 200
@@ -38,7 +38,7 @@ def test_a_server_stands_still_and_goes_on(server: MilvusServer) -> None:
         time.sleep(1.5)
         server.thaw()
 
-    with storm(search(server.uri), questions()) as ask:
+    with under_load(search(server.uri), questions()) as ask:
         assert judged(ask(timeout=1, times=4, meanwhile=stand_still), AWAY)["deadline"]
         ask.until_right(30, AWAY)
         assert set(judged(ask(timeout=30), set())) == {"ok"}
@@ -48,13 +48,13 @@ def test_a_collection_is_dropped_and_made_anew(server: MilvusServer) -> None:
     """It is said to be gone, then to have changed; made as it was, it is searched again."""
     from pymilvus import MilvusClient
 
-    with storm(search(server.uri), questions()) as ask:
+    with under_load(search(server.uri), questions()) as ask:
         with closing(MilvusClient(server.uri, timeout=10, dedicated=True)) as client:
             client.drop_collection(COLLECTION, timeout=60)
         assert set(judged(ask(), {"not_found"})) == {"not_found"}
-        make_things(server.uri, unit(2, (500, DIM + 8)), flushed=False)
+        make_known_collection(server.uri, unit(2, (500, DIM + 8)), flushed=False)
         assert set(judged(ask(), {"schema_changed"})) == {"schema_changed"}
-        make_things(server.uri, flushed=False)
+        make_known_collection(server.uri, flushed=False)
         ask.until_right(30, {"not_loaded"})
         assert set(judged(ask(timeout=30), set())) == {"ok"}
 
@@ -65,7 +65,7 @@ def test_a_collection_is_released(server: MilvusServer) -> None:
 
     with (
         closing(MilvusClient(server.uri, timeout=10, dedicated=True)) as client,
-        storm(search(server.uri), questions()) as ask,
+        under_load(search(server.uri), questions()) as ask,
     ):
         outcomes = ask(timeout=30, times=4, meanwhile=lambda: client.release_collection(COLLECTION, timeout=60))
         assert set(judged(outcomes, set())) == {"ok"}

@@ -10,12 +10,12 @@ import pytest
 
 from milvus_pipeline import BreakerSettings, Pipeline, Query
 from milvus_stages import Cohere
-from support.fakes import ListedSearch
-from support.leaks import leaving_nothing
+from support.fake_stages.basic import ListedSearch
+from support.load import Question, judged, under_load
 from support.ports import free_ports
+from support.process_leaks import leaving_nothing
 from support.proxy import Proxy
 from support.standins import StandIn, ranking
-from support.storm import Question, judged, storm
 
 DOCUMENTS = ("the blue sky", "a green pear", "plum jam, where the red plum is", "a red apple", "where the sky is")
 FOUND = range(len(DOCUMENTS))
@@ -49,7 +49,7 @@ def search(url: str, **fields: Any) -> Pipeline:
 
 def test_a_service_that_fails_is_left_alone_and_tried_again(service: StandIn) -> None:
     """Its hits come as the search found them; soon it is asked no more; when it is well, it is used again."""
-    with service, storm(search(service.url), questions()) as ask:
+    with service, under_load(search(service.url), questions()) as ask:
         assert set(judged(ask(timeout=30), set())) == {"ok"}
         service.always(service.error(503))
         assert "ok" not in judged(ask(), AWAY)
@@ -65,7 +65,7 @@ def test_a_service_that_fails_is_left_alone_and_tried_again(service: StandIn) ->
 
 def test_a_service_that_dies_and_comes_back(service: StandIn) -> None:
     """Every query has its hits, reranked or not; the same pipeline finds the service that takes its place."""
-    with storm(search(service.url), questions()) as ask:
+    with under_load(search(service.url), questions()) as ask:
         with ExitStack() as running:
             running.enter_context(service)
             codes = judged(ask(times=3, meanwhile=running.close), AWAY)
@@ -79,7 +79,7 @@ def test_a_service_that_dies_and_comes_back(service: StandIn) -> None:
 def test_a_service_that_hangs(service: StandIn) -> None:
     """It costs what the stage may take, and no more; afterwards it is used again."""
     port = int(service.url.rpartition(":")[2])
-    with service, Proxy(port) as proxy, storm(search(proxy.url, timeout=0.5), questions()) as ask:
+    with service, Proxy(port) as proxy, under_load(search(proxy.url, timeout=0.5), questions()) as ask:
         ask(timeout=30)
         proxy.freeze()
         assert "ok" not in judged(ask(), {*AWAY, "deadline"})
@@ -94,5 +94,5 @@ def test_connections_to_the_service_that_are_lost_once(service: StandIn, ending:
     """The requests that were under way are made again, and no caller notices."""
     service.latency = 0.05
     port = int(service.url.rpartition(":")[2])
-    with service, Proxy(port) as proxy, storm(search(proxy.url), questions()) as ask:
+    with service, Proxy(port) as proxy, under_load(search(proxy.url), questions()) as ask:
         assert set(judged(ask(timeout=30, times=2, meanwhile=getattr(proxy, ending)), set())) == {"ok"}

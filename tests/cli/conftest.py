@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from milvus_pipeline.cli.app import app
-from support import fakes
+from support.fake_stages import basic
 from support.processes import hear_ctrl_c
 
 TESTS = Path(__file__).parent.parent
@@ -52,8 +52,8 @@ def environment(tmp_path_factory):
     (folder / "fake_stages-1.0.dist-info").mkdir()
     write(folder / "fake_stages-1.0.dist-info" / "METADATA", "Metadata-Version: 2.1\nName: fake-stages\nVersion: 1.0\n")
     lines = [
-        f"{cls.type} = {fakes.__name__}:{cls.__name__}"
-        for cls in (fakes.ListedSearch, fakes.WordOverlap, fakes.Faulty, fakes.GivenScores)
+        f"{cls.type} = {basic.__name__}:{cls.__name__}"
+        for cls in (basic.ListedSearch, basic.WordOverlap, basic.Faulty, basic.GivenScores)
     ]
     write(
         folder / "fake_stages-1.0.dist-info" / "entry_points.txt",

@@ -26,7 +26,7 @@ def test_stages_lists_what_is_registered(invoke):
     assert done.exit_code == 0
     for kind in ("encode", "milvus_search", "cross_encoder", "bge", "late_interaction", "truncate"):
         assert f"{kind}  milvus-search-pipeline {version('milvus-search-pipeline')}" in done.stdout
-    assert "word_overlap  support.fakes" in done.stdout
+    assert "word_overlap  support.fake_stages.basic" in done.stdout
     assert done.stdout.count("Name in reports and scores") == 1
     assert "IVF_FLAT" in done.stdout
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from milvus_pipeline.plugin import CheckContext, Deadline, Finding, register
-from support.fakes import ListedSearch
+from support.fake_stages.basic import ListedSearch
 from support.readme import blocks
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from milvus_pipeline.cli.movement_table import MovementTable
-from support import evaluations
+from support import sample_evaluations
 
 QRELS = "1 0 1 2\n1 0 3 0\n1 0 nowhere 1\n2 0 2 1\n"
 
@@ -80,7 +80,7 @@ def test_what_is_not_listed_is_counted(invoke, fruit, wide):
 
 def test_relevant_documents_are_listed_wherever_they_stand():
     """Those beyond --show, too, as it is them that one looks for."""
-    movement = evaluations.movement(3)
+    movement = sample_evaluations.movement(3)
     found = {document for ranking in movement.rankings for document in ranking.documents}
     relevant = [document for document, grade in movement.judged.items() if grade > 0 and document in found]
     stream = io.StringIO()
@@ -94,7 +94,7 @@ def test_lines_are_no_wider_than_the_terminal(monkeypatch, columns):
     """Texts, headers, ids and at last the scores give way; places never do, and nothing is coloured in a pipe."""
     monkeypatch.setenv("COLUMNS", str(columns))
     stream = io.StringIO()
-    MovementTable(stream).write(evaluations.movement(2), 5)
+    MovementTable(stream).write(sample_evaluations.movement(2), 5)
     assert max(map(len, stream.getvalue().splitlines())) <= columns
     assert "\x1b" not in stream.getvalue()
     assert ("0.9950" in stream.getvalue()) == (columns >= 80)
@@ -104,7 +104,7 @@ def test_lines_are_no_wider_than_the_terminal(monkeypatch, columns):
 def test_texts_from_elsewhere_do_not_steer_the_terminal():
     """Control characters and those that turn the direction of writing are replaced."""
     stream = io.StringIO()
-    MovementTable(stream).write(evaluations.movement(2, texts=evaluations.HOSTILE), 100)
+    MovementTable(stream).write(sample_evaluations.movement(2, texts=sample_evaluations.HOSTILE), 100)
     assert not {"\x1b", "\x07", "\x00", "\u202e", "\ud800"} & set(stream.getvalue())
 
 

@@ -24,12 +24,12 @@ stages:
 @pytest.fixture
 def slow(environment, tmp_path, make):
     """A configuration that takes its time, its stages a plugin; and what to add to the environment of a process."""
-    from support import fakes
+    from support.fake_stages import basic
 
     folder = tmp_path / "slow-site" / "slow_stages-1.0.dist-info"
     folder.mkdir(parents=True)
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: slow-stages\nVersion: 1.0\n", encoding="utf-8")
-    point = f"[milvus_pipeline.stages]\nslow = {fakes.__name__}:Slow\n"
+    point = f"[milvus_pipeline.stages]\nslow = {basic.__name__}:Slow\n"
     (folder / "entry_points.txt").write_text(point, encoding="utf-8")
     path = os.pathsep.join([environment["PYTHONPATH"], str(folder.parent)])
     return make("slow.yaml", SLOW), {"PYTHONPATH": path}

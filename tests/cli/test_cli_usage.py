@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from milvus_pipeline.text import figures_text
-from support import paid
+from support.fake_stages import paid
 from support.processes import interrupted
 
 PAID = """\

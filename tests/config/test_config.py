@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from milvus_pipeline import CollectionSpec, ConfigError, Pipeline
 from milvus_pipeline.config.file import parse_config, to_yaml
 from milvus_pipeline.config.yaml import parse_yaml
-from support.fakes import ListedSearch, WordOverlap
+from support.fake_stages.basic import ListedSearch, WordOverlap
 
 GOOD = """
 name: words

@@ -9,7 +9,7 @@ from milvus_pipeline import ConfigError
 from milvus_pipeline.config.file import registry
 from milvus_pipeline.config.registry import Registry
 from milvus_pipeline.plugin import Reranker, Stage, register
-from support.fakes import ListedSearch
+from support.fake_stages.basic import ListedSearch
 
 BUILT_IN = {"bge", "cross_encoder", "encode", "late_interaction", "milvus_search", "truncate"}
 
@@ -108,14 +108,17 @@ def test_two_packages_cannot_claim_one_name(monkeypatch):
     ("value", "says"),
     [
         ("no_such_module:A", "cannot be imported: ModuleNotFoundError"),
-        ("support.fakes:NoSuchClass", "cannot be imported: AttributeError"),
-        ("support.fakes:DOCUMENTS", "is not a subclass of Stage"),
-        ("support.fakes:ListedSearch", "calls itself 'listed_search'; make its `type` and the name of its entry point"),
+        ("support.fake_stages.basic:NoSuchClass", "cannot be imported: AttributeError"),
+        ("support.fake_stages.basic:DOCUMENTS", "is not a subclass of Stage"),
+        (
+            "support.fake_stages.basic:ListedSearch",
+            "calls itself 'listed_search'; make its `type` and the name of its entry point",
+        ),
     ],
 )
 def test_a_broken_entry_point_is_named(monkeypatch, value, says):
     """What is wrong with a plugin is said with the plugin's name."""
-    assert "support.fakes" in sys.modules
+    assert "support.fake_stages.basic" in sys.modules
     own = own_points(monkeypatch, EntryPoint("broken", value, "g"))
     assert own.names() == ["broken"]
     with pytest.raises(ConfigError, match=f"the stage 'broken' of {value}.*{says}"):
@@ -124,6 +127,6 @@ def test_a_broken_entry_point_is_named(monkeypatch, value, says):
 
 def test_an_entry_point_and_a_decorator_may_agree(monkeypatch):
     """A plugin that does both registers one class once."""
-    own = own_points(monkeypatch, EntryPoint("listed_search", "support.fakes:ListedSearch", "g"))
+    own = own_points(monkeypatch, EntryPoint("listed_search", "support.fake_stages.basic:ListedSearch", "g"))
     assert own.register("listed_search")(ListedSearch) is ListedSearch
     assert own.get("listed_search") is ListedSearch

@@ -13,7 +13,7 @@ from milvus_pipeline.config.sweep import MOST_VARIANTS
 from milvus_pipeline.config.yaml import parse_yaml
 from milvus_pipeline.evaluation.variants import systems_of, variants_of
 from milvus_pipeline.stage import Fallback
-from support.fakes import FirstOnly, GivenScores, ListedSearch, WordOverlap
+from support.fake_stages.basic import FirstOnly, GivenScores, ListedSearch, WordOverlap
 
 FRUIT = """
 name: fruit

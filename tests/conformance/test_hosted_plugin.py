@@ -17,7 +17,7 @@ from milvus_pipeline import ServiceError, StageError
 from milvus_pipeline.config.file import registry
 from milvus_pipeline.plugin import PASSING_STATUSES, Reranker
 from milvus_stages import Cohere, hosted
-from support.fakes import ListedSearch
+from support.fake_stages.basic import ListedSearch
 from support.hosted import QUERY, STAGES, TEXTS, ask
 from support.readme import README, blocks, conformance, installed_plugin
 from support.standins import StandIn, changed, ranking

@@ -2,7 +2,7 @@
 
 import pytest
 
-from support.evaluated import calls, setups
+from support.fake_stages.evaluation import calls, setups
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,8 @@ import pytest
 from milvus_pipeline import ConfigError, Pipeline, Query, SearchResult, evaluate
 from milvus_pipeline.errors import InputError
 from milvus_pipeline.files.results import TrecRun
-from support.evaluated import Preparing, TableRerank, TableSearch, calls, setups
-from support.fakes import FirstOnly
+from support.fake_stages.basic import FirstOnly
+from support.fake_stages.evaluation import Preparing, TableRerank, TableSearch, calls, setups
 
 ir_measures = pytest.importorskip("ir_measures")
 pytest.importorskip("scipy")

@@ -3,8 +3,8 @@
 import pytest
 
 from milvus_pipeline import Pipeline, Query, evaluate
-from support.evaluated import TableRerank, TableSearch
-from support.fakes import FirstOnly
+from support.fake_stages.basic import FirstOnly
+from support.fake_stages.evaluation import TableRerank, TableSearch
 
 pytest.importorskip("ir_measures")
 stats = pytest.importorskip("scipy.stats")

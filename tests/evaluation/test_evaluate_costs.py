@@ -7,8 +7,8 @@ from milvus_pipeline import Fallback, Hit, Pipeline, Query, SearchResult, StageR
 from milvus_pipeline.evaluation.figures import Tally
 from milvus_pipeline.evaluation.measures import Measures
 from milvus_pipeline.evaluation.tree import tree_of
-from support.evaluated import TableRerank, TableSearch
-from support.fakes import Faulty
+from support.fake_stages.basic import Faulty
+from support.fake_stages.evaluation import TableRerank, TableSearch
 
 pytest.importorskip("ir_measures")
 pytest.importorskip("scipy")

@@ -5,8 +5,8 @@ import gc
 import pytest
 
 from milvus_pipeline import Fallback, Pipeline, Query, SearchResult, StageError, evaluate
-from support.evaluated import Hurried, TableRerank, TableSearch, calls, setups
-from support.fakes import Faulty, FirstOnly, ListedSearch
+from support.fake_stages.basic import Faulty, FirstOnly, ListedSearch
+from support.fake_stages.evaluation import Hurried, TableRerank, TableSearch, calls, setups
 
 pytest.importorskip("ir_measures")
 pytest.importorskip("scipy")

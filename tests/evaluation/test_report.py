@@ -14,7 +14,7 @@ from hatchling.builders.wheel import WheelBuilder
 from milvus_pipeline.errors import PipelineError
 from milvus_pipeline.evaluation.report import report_html, write_report
 from milvus_pipeline.evaluation.report.prose import seconds_said, value_said
-from support import evaluations
+from support import sample_evaluations
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -42,7 +42,7 @@ class Elements(HTMLParser):
 @pytest.mark.parametrize("name", ["one_system", "sweep", "hostile", "bare"])
 def test_the_page_asks_for_nothing(name):
     """No element has an address but within the page, none has an event or a style of its own, no style names an url."""
-    html = report_html(getattr(evaluations, name)())
+    html = report_html(getattr(sample_evaluations, name)())
     for tag, attributes in Elements(html).found:
         assert tag not in {"img", "link", "iframe", "object", "embed", "base", "form", "foreignobject", "image", "use"}
         assert not {"src", "style", "xlink:href", "srcset"} & set(attributes)
@@ -54,7 +54,7 @@ def test_the_page_asks_for_nothing(name):
 
 def test_the_policy_allows_its_own_style_and_script_alone():
     """By their hashes, which are those of what stands in the page."""
-    html = report_html(evaluations.hostile())
+    html = report_html(sample_evaluations.hostile())
     (policy,) = [
         attributes["content"]
         for tag, attributes in Elements(html).found
@@ -70,17 +70,17 @@ def test_the_policy_allows_its_own_style_and_script_alone():
 
 def test_texts_from_elsewhere_are_escaped():
     """They are texts of the page, and neither elements nor controls of the direction of writing."""
-    html = report_html(evaluations.hostile())
+    html = report_html(sample_evaluations.hostile())
     page = Elements(html)
     assert [tag for tag, _ in page.found].count("script") == 1
-    assert evaluations.HOSTILE[0] in page.text
+    assert sample_evaluations.HOSTILE[0] in page.text
     assert "{{ 7 * 7 }} {% raw %}" in page.text
     assert not {"\u202e", "\u202c", "\x1b", "\x00", "\ud800"} & set(html)
 
 
 def test_figures_are_those_of_the_evaluation():
     """Measures, ceilings, percentiles and differences stand on the page as they are in the records."""
-    evaluation = evaluations.sweep(4)
+    evaluation = sample_evaluations.sweep(4)
     text = Elements(report_html(evaluation)).text
     for system in evaluation.systems:
         for stage in system.stages:
@@ -93,7 +93,7 @@ def test_figures_are_those_of_the_evaluation():
 
 def test_the_answer_comes_in_words():
     """What a stage raises, lowers and leaves, whether that may be chance, and what it costs."""
-    evaluation = evaluations.one_system()
+    evaluation = sample_evaluations.one_system()
     text = Elements(report_html(evaluation)).text
     assert (
         "gives nDCG@10 0.360. A perfect order of its 100 hits would give 0.910. Takes 4.2 ms, 2 % of the time." in text
@@ -108,7 +108,7 @@ def test_the_answer_comes_in_words():
 
 def test_a_stage_that_changed_no_ranking_is_told():
     """Nothing was compared then, and a bare difference of 0 would leave open why."""
-    text = Elements(report_html(replace(evaluations.one_system(), comparisons=()))).text
+    text = Elements(report_html(replace(sample_evaluations.one_system(), comparisons=()))).text
     assert "no ranking changed" in text
     assert "±0" not in text
 
@@ -121,13 +121,13 @@ def _without_values(system):
 
 def test_a_measure_without_a_value_is_told_as_such():
     """Of one system among several, of all of them, and of the only one; systems with values are drawn all the same."""
-    given = evaluations.sweep(4)
+    given = sample_evaluations.sweep(4)
     first, *others = given.systems
     one = Elements(report_html(replace(given, systems=(_without_values(first), *others))))
     assert "as no query was answered or the measure has no value: 1." in one.text
     assert [attributes.get("class") for tag, attributes in one.found if tag == "circle"].count("point") == 6
     every = report_html(replace(given, systems=tuple(map(_without_values, given.systems)), comparisons=()))
-    only = report_html(replace(evaluations.one_system(), systems=(_without_values(first),), comparisons=()))
+    only = report_html(replace(sample_evaluations.one_system(), systems=(_without_values(first),), comparisons=()))
     for html in (every, only):
         text = Elements(html).text
         assert "no query has a value" in text
@@ -136,8 +136,8 @@ def test_a_measure_without_a_value_is_told_as_such():
 
 def test_a_system_that_answered_nothing_is_neither_fastest_nor_drawn():
     """Where all queries fail at once there is no time to speak of."""
-    given = evaluations.sweep(3)
-    stages = tuple(replace(stage, elapsed=evaluations.latency(0.0)) for stage in given.systems[0].stages)
+    given = sample_evaluations.sweep(3)
+    stages = tuple(replace(stage, elapsed=sample_evaluations.latency(0.0)) for stage in given.systems[0].stages)
     failed = replace(given.systems[0], name="broken", stages=stages, statuses={"failed": 225})
     text = Elements(report_html(replace(given, systems=(*given.systems[1:], failed)))).text
     assert f"fastest, median {seconds_said(given.systems[1].latency.p50)}" in text
@@ -146,7 +146,7 @@ def test_a_system_that_answered_nothing_is_neither_fastest_nor_drawn():
 
 def test_whole_stages_of_a_sweep_go_by_the_names_of_the_systems():
     """Their configurations would fill the table; numbers and words have columns of their own."""
-    given = evaluations.sweep(2)
+    given = sample_evaluations.sweep(2)
     columns = Elements(report_html(given))
     assert any("place" in attributes.get("class", "") for tag, attributes in columns.found if tag == "th")
     reranker = {"type": "bge", "model": "BAAI/bge-reranker-v2-m3"}
@@ -161,13 +161,13 @@ def test_whole_stages_of_a_sweep_go_by_the_names_of_the_systems():
 
 def test_the_cost_of_a_query_is_that_of_those_asked():
     """Queries without judgements are not asked, and cost nothing."""
-    text = Elements(report_html(replace(evaluations.one_system(), queries=1000))).text
+    text = Elements(report_html(replace(sample_evaluations.one_system(), queries=1000))).text
     assert "cost of 1,000 queries 2.00 0.45 for these queries" in text
 
 
 def test_what_went_wrong_is_said():
     """Warnings stand at the top, failed queries above the figures, stages that were skipped in their table."""
-    text = Elements(report_html(evaluations.one_system())).text
+    text = Elements(report_html(sample_evaluations.one_system())).text
     assert "What to know before you read on the latency of late_interaction" in text
     assert "Not every query was answered as it should be: 3 degraded." in text
     assert "skipped for 3 queries (deadline 2, unavailable 1)" in text
@@ -175,7 +175,7 @@ def test_what_went_wrong_is_said():
 
 def test_queries_are_grouped_by_gain_and_loss():
     """The largest gain comes first, and is open; what was lost comes in its own group."""
-    page = Elements(report_html(evaluations.one_system()))
+    page = Elements(report_html(sample_evaluations.one_system()))
     gains = re.findall(r"What gained most in nDCG@10 (.*?) What lost most in nDCG@10 (.*)", page.text)
     assert gains
     movements = [attributes for tag, attributes in page.found if attributes.get("class") == "movement"]
@@ -184,10 +184,10 @@ def test_queries_are_grouped_by_gain_and_loss():
 
 def test_deep_documents_are_left_out_of_the_picture_and_counted():
     """Of 1,000 candidates those are drawn that were ever among the first 100, and the relevant ones."""
-    deep = evaluations.movement(1, documents=1000)
+    deep = sample_evaluations.movement(1, documents=1000)
     last = deep.rankings[1].documents[-1]
     judged = {**deep.judged, last: 2}
-    html = report_html(replace(evaluations.one_system(), movements=(replace(deep, judged=judged),)))
+    html = report_html(replace(sample_evaluations.one_system(), movements=(replace(deep, judged=judged),)))
     shown = len(re.findall(r'<g class="document', html))
     assert 100 < shown < 200
     assert f"{1000 - shown:,} documents are left out" in Elements(html).text
@@ -198,8 +198,8 @@ def test_the_file_appears_whole_and_replaces_the_old_one(tmp_path):
     """And nothing else is left in its folder."""
     path = tmp_path / "report.html"
     path.write_text("old")
-    write_report(evaluations.bare(), path)
-    assert path.read_text(encoding="utf-8") == report_html(evaluations.bare())
+    write_report(sample_evaluations.bare(), path)
+    assert path.read_text(encoding="utf-8") == report_html(sample_evaluations.bare())
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -207,7 +207,7 @@ def test_the_file_appears_whole_and_replaces_the_old_one(tmp_path):
 def test_a_place_that_cannot_be_written_is_named(tmp_path, name):
     """A folder that is not there, a folder in the place of the file; no draft is left behind."""
     with pytest.raises(PipelineError, match="the report cannot be written"):
-        write_report(evaluations.bare(), tmp_path / name)
+        write_report(sample_evaluations.bare(), tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 
 

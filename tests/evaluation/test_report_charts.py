@@ -15,7 +15,7 @@ from milvus_pipeline.evaluation.report.prose import test_said as said_of_the_tes
 from milvus_pipeline.evaluation.report.scatter import scatter
 from milvus_pipeline.evaluation.report.stage_charts import latency_chart, quality_chart
 from milvus_pipeline.evaluation.report.svg import Scale, cut, fitting
-from support import evaluations
+from support import sample_evaluations
 
 POSITIVE = st.floats(min_value=1e-6, max_value=1e6)
 
@@ -61,7 +61,7 @@ def test_ticks_are_round():
 @pytest.mark.parametrize("count", [2, 8, 24, 60])
 def test_labels_of_points_keep_off_each_other(count, width):
     """By the width that their texts are taken to have; the front's are all there where there is room."""
-    systems = evaluations.sweep(count).systems
+    systems = sample_evaluations.sweep(count).systems
     root = parsed(scatter(systems, "nDCG@10", width, 400))
     boxes = []
     for label in root.findall(".//text[@class='label']"):
@@ -77,7 +77,7 @@ def test_labels_of_points_keep_off_each_other(count, width):
 
 def test_labels_of_points_keep_off_the_front():
     """Where there is room, as there is for the names of six systems."""
-    root = parsed(scatter(evaluations.sweep(6).systems, "nDCG@10", 1060, 400))
+    root = parsed(scatter(sample_evaluations.sweep(6).systems, "nDCG@10", 1060, 400))
     corners = [tuple(map(float, corner.split())) for corner in root.find("./path").get("d")[1:].split("L")]
     assert all(one[0] == other[0] or one[1] == other[1] for one, other in pairwise(corners))
     for label in root.findall(".//text[@class='label']"):
@@ -90,7 +90,7 @@ def test_labels_of_points_keep_off_the_front():
 
 def test_systems_in_one_spot_are_drawn():
     """Sixty systems of the same quality and latency do not hinder each other."""
-    same = evaluations.sweep(2).systems[0]
+    same = sample_evaluations.sweep(2).systems[0]
     systems = [replace(same, name=str(number)) for number in range(60)]
     root = parsed(scatter(systems, "nDCG@10", 1060, 400))
     assert len(root.findall(".//circle[@class='point']")) == 60
@@ -117,7 +117,7 @@ def test_a_higher_grade_has_no_lighter_shade(grades):
 
 def test_each_document_has_a_line_and_each_place_a_mark():
     """The picture shows all rankings, and a cross for each relevant document that was cut."""
-    movement = evaluations.movement(3)
+    movement = sample_evaluations.movement(3)
     root = parsed(bump_chart(movement, "nDCG@10"))
     groups = [group for group in root.iter("g") if "document" in group.get("class", "").split()]
     assert len(groups) == len(drawn(movement)) == 100
@@ -130,7 +130,7 @@ def test_each_document_has_a_line_and_each_place_a_mark():
 
 def test_bars_are_as_long_as_their_figures():
     """In proportion, from 0 on: quality to the ceiling, median time to the 95th percentile."""
-    system = evaluations.system()
+    system = sample_evaluations.system()
     quality = parsed(quality_chart(system, "nDCG@10", (), 340))
     bars = [float(bar.get("width")) for bar in quality.findall(".//rect[@class='bar']")]
     values = [stage.measures["nDCG@10"] for stage in system.stages if stage.measures]

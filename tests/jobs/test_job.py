@@ -20,14 +20,14 @@ from milvus_pipeline import (
     read_manifest,
     run_job,
 )
-from support import fakes, paid
+from support.fake_stages import basic, paid
 
 QUERIES = ["red plum", "sky", " ", "blue", "pear"]
 
 
 def fruit(*more, **fields):
     """Searches four texts and reranks them by the words they share with the query."""
-    return Pipeline([fakes.ListedSearch(), fakes.WordOverlap(top_k=2), *more], **fields)
+    return Pipeline([basic.ListedSearch(), basic.WordOverlap(top_k=2), *more], **fields)
 
 
 def lines_of(path):
@@ -63,7 +63,7 @@ def test_the_same_job_writes_the_same_bytes(tmp_path):
 
 def test_results_are_those_of_the_pipeline(tmp_path):
     """A line is `to_dict` of what `run_batch` gives for its batch."""
-    pipeline = fruit(fakes.Faulty(how="word", word="plum"))
+    pipeline = fruit(basic.Faulty(how="word", word="plum"))
     run_job(pipeline, QUERIES, tmp_path / "out.jsonl", batch_size=3)
     asked = [Query(text, id=str(place)) for place, text in enumerate(QUERIES, start=1)]
     found = [result for batch in (asked[:3], asked[3:]) for result in pipeline.run_batch(batch, return_errors=True)]
@@ -104,7 +104,7 @@ def test_progress_is_told_after_each_batch(tmp_path):
 
 def test_the_manifest_tells_about_the_job(tmp_path):
     """Configuration, versions, digests, and sums of what became of the queries and what they cost."""
-    pipeline = Pipeline([fakes.ListedSearch(), fakes.Slow(seconds=0.01), paid.Paid(refused="plum")], timeout=60)
+    pipeline = Pipeline([basic.ListedSearch(), basic.Slow(seconds=0.01), paid.Paid(refused="plum")], timeout=60)
     out = tmp_path / "out.jsonl"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PAID_API_KEY", "a-key")
@@ -158,7 +158,7 @@ def test_a_failure_stops_the_job_where_that_is_asked(tmp_path):
     """Its batch is not written; the job goes on once it is repaired, as if nothing had been."""
     out, whole = tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
     queries = ["red", "", "sky", "red plum", "blue"]
-    stage = fakes.Faulty(how="word", word="plum")
+    stage = basic.Faulty(how="word", word="plum")
     with pytest.raises(StoppedError, match=r"query 4: .*cannot be looked up") as caught:
         run_job(fruit(stage), queries, out, batch_size=2, stop_on_failure=True)
     assert "done so far: 2" in str(caught.value)
@@ -197,7 +197,7 @@ def test_a_parameter_that_cannot_be_meant(tmp_path, given, message):
 def test_no_queries_are_no_job(tmp_path):
     """Nothing is opened, and nothing made."""
     with pytest.raises(InputError, match="no queries given"):
-        run_job(Pipeline([fakes.ListedSearch(), fakes.Faulty(how="setup")]), [], tmp_path / "out.jsonl")
+        run_job(Pipeline([basic.ListedSearch(), basic.Faulty(how="setup")]), [], tmp_path / "out.jsonl")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -220,7 +220,7 @@ def test_the_first_batch_is_told_of_at_once(tmp_path):
     out = tmp_path / "out.jsonl"
     told = []
     run_job(
-        Pipeline([fakes.ListedSearch()]),
+        Pipeline([basic.ListedSearch()]),
         ["red"] * 8,
         out,
         batch_size=2,

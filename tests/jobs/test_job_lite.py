@@ -4,7 +4,7 @@ import pytest
 
 from milvus_pipeline import Pipeline, ResumeError, manifest_path, read_manifest, run_job
 from milvus_stages import MilvusSearch
-from support.things import COLLECTION, VECTORS, make_things, questions
+from support.known_collection import COLLECTION, VECTORS, make_known_collection, questions
 
 
 def interrupt(done):
@@ -21,14 +21,14 @@ def test_a_collection_that_has_grown(tmp_path):
     def pipeline():
         return Pipeline([MilvusSearch(uri=uri, collection=COLLECTION, text_field="text", index_type="FLAT")])
 
-    make_things(uri, VECTORS[:200])
+    make_known_collection(uri, VECTORS[:200])
     with pipeline() as opened, pytest.raises(KeyboardInterrupt):
         run_job(opened, queries, out, batch_size=4, on_progress=interrupt)
     manifest = read_manifest(manifest_path(out))
     assert manifest.identity["milvus_search"]["collection"]["rows"] == 200
     assert manifest.progress.queries == 8
     before = out.read_bytes()
-    make_things(uri, VECTORS[:300])
+    make_known_collection(uri, VECTORS[:300])
     with pipeline() as opened:
         with pytest.raises(ResumeError) as caught:
             run_job(opened, queries, out, batch_size=4, resume=True)

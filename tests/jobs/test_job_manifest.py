@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from milvus_pipeline import Manifest, Pipeline, manifest_path, read_manifest, run_job
 from milvus_pipeline.jobs.manifest import write_manifest
-from support import fakes
+from support.fake_stages import basic
 
 DOC = Path(__file__).parent.parent.parent / "docs" / "jobs.md"
 
@@ -40,7 +40,7 @@ def test_every_key_is_documented():
 
 def test_the_keys_written_are_those_of_the_model(tmp_path):
     """What stands in the file is read back to the same, and has every key, also where there is nothing to tell."""
-    run_job(Pipeline([fakes.ListedSearch()]), ["red"], tmp_path / "out.jsonl")
+    run_job(Pipeline([basic.ListedSearch()]), ["red"], tmp_path / "out.jsonl")
     text = manifest_path(tmp_path / "out.jsonl").read_text(encoding="utf-8")
     data = json.loads(text, parse_constant=pytest.fail)
     assert list(data) == list(Manifest.model_fields)
@@ -51,7 +51,7 @@ def test_the_keys_written_are_those_of_the_model(tmp_path):
 
 def test_a_manifest_is_replaced_whole(tmp_path, monkeypatch):
     """Where the new one cannot take its place the old one is as it was, and nothing is left beside it."""
-    run_job(Pipeline([fakes.ListedSearch()]), ["red"], tmp_path / "out.jsonl")
+    run_job(Pipeline([basic.ListedSearch()]), ["red"], tmp_path / "out.jsonl")
     path = manifest_path(tmp_path / "out.jsonl")
     before = path.read_bytes()
     manifest = read_manifest(path)
@@ -75,7 +75,7 @@ def test_a_manifest_is_replaced_whole(tmp_path, monkeypatch):
 def test_an_output_may_have_any_name(tmp_path):
     """A file whose name is no UTF-8 has a manifest like others, and its job is gone on with."""
     output = tmp_path / os.fsdecode(b"out\xff.jsonl")
-    pipeline = Pipeline([fakes.ListedSearch(), fakes.WordOverlap()])
+    pipeline = Pipeline([basic.ListedSearch(), basic.WordOverlap()])
     run_job(pipeline, ["one"], output)
     assert read_manifest(manifest_path(output)).output.path.endswith("out?.jsonl")
     assert run_job(pipeline, ["one", "two"], output, resume=True).queries == 2

@@ -22,7 +22,7 @@ from milvus_pipeline import (
     run_job,
 )
 from milvus_pipeline.plugin import Stage
-from support import fakes
+from support.fake_stages import basic
 from support.processes import in_its_own_process
 
 QUERIES = [f"red pear {number}" for number in range(10)]
@@ -51,7 +51,7 @@ Dated.now = {}
 
 def fruit(**fields):
     """Searches four texts and reranks them by the words they share with the query."""
-    return Pipeline([fakes.ListedSearch(), Dated(), fakes.WordOverlap(**{"top_k": 2, **fields})])
+    return Pipeline([basic.ListedSearch(), Dated(), basic.WordOverlap(**{"top_k": 2, **fields})])
 
 
 def interrupt(done):
@@ -297,7 +297,7 @@ def test_other_versions_are_a_warning(half, whole):
 
 def test_an_identity_that_cannot_be_found_out_ends_it(tmp_path):
     """Before anything is written."""
-    pipeline = Pipeline([fakes.ListedSearch(), Dated(identity_fails=True)])
+    pipeline = Pipeline([basic.ListedSearch(), Dated(identity_fails=True)])
     with pytest.raises(StageError, match="the server does not say"):
         run_job(pipeline, QUERIES, tmp_path / "out.jsonl")
     assert list(tmp_path.iterdir()) == []
@@ -373,7 +373,7 @@ def test_two_jobs_that_begin_together(tmp_path, whole):
     """The one that is slower to open finds the output of the other, and leaves it alone."""
     out = tmp_path / "out.jsonl"
     with pytest.raises(InputError, match="came into being while the job was about to begin; is another one at it"):
-        run_job(Pipeline([fakes.ListedSearch(), Meddling(output=str(out))]), QUERIES, out)
+        run_job(Pipeline([basic.ListedSearch(), Meddling(output=str(out))]), QUERIES, out)
     assert out.read_bytes() == whole
 
 
@@ -403,7 +403,7 @@ def test_without_resume_an_unfinished_job_is_pointed_out(half):
 def test_a_job_that_cannot_be_opened_changes_nothing(half, tmp_path):
     """Neither begun anew nor gone on with."""
     before = snapshot(tmp_path)
-    closed = Pipeline([fakes.ListedSearch(), fakes.Faulty(how="setup")])
+    closed = Pipeline([basic.ListedSearch(), basic.Faulty(how="setup")])
     with pytest.raises(StageError, match="no such device"):
         run_job(closed, QUERIES, half, overwrite=True)
     assert snapshot(tmp_path) == before

@@ -4,7 +4,7 @@ import pytest
 
 from milvus_pipeline import DeadlineError, Fallback, Pipeline, Query, QueryError, StageError
 from milvus_pipeline.explain import explain
-from support.fakes import Faulty, FirstOnly, GivenScores, ListedSearch, NeedsOpen, Slow, WordOverlap
+from support.fake_stages.basic import Faulty, FirstOnly, GivenScores, ListedSearch, NeedsOpen, Slow, WordOverlap
 
 
 def test_each_stage_has_its_ranking():

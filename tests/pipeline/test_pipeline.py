@@ -15,7 +15,7 @@ from milvus_pipeline import (
     StageReport,
 )
 from milvus_pipeline.plugin import Reranker
-from support.fakes import Faulty, FirstOnly, GivenScores, ListedSearch, Slow, WordOverlap
+from support.fake_stages.basic import Faulty, FirstOnly, GivenScores, ListedSearch, Slow, WordOverlap
 
 
 def words(**fields):

@@ -9,8 +9,8 @@ import pytest
 
 from milvus_pipeline import DeadlineError, QueryError, RerankResult, StageError
 from milvus_pipeline.plugin import Reranker
-from support.fakes import Faulty, ListedSearch, WordOverlap
-from support.paid import Paid
+from support.fake_stages.basic import Faulty, ListedSearch, WordOverlap
+from support.fake_stages.paid import Paid
 
 TEXTS = ["blue sky", "red apple", "red red plum"]
 

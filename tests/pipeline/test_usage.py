@@ -6,8 +6,8 @@ import tracemalloc
 import pytest
 
 from milvus_pipeline import Pipeline, Query, SearchResult, StageReport, total_planned, total_usage
-from support.fakes import ListedSearch, WordOverlap
-from support.paid import Paid
+from support.fake_stages.basic import ListedSearch, WordOverlap
+from support.fake_stages.paid import Paid
 
 
 @pytest.fixture(autouse=True)

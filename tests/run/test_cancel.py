@@ -7,7 +7,7 @@ import pytest
 
 from milvus_pipeline import DeadlineError, Pipeline
 from milvus_pipeline.plugin import Context, Deadline, Reranker
-from support.fakes import DOCUMENTS, ListedSearch
+from support.fake_stages.basic import DOCUMENTS, ListedSearch
 
 WAIT = 20.0
 

@@ -12,7 +12,7 @@ import pytest
 
 from milvus_pipeline import Fallback, Pipeline, StageError
 from milvus_pipeline.plugin import CheckContext, Finding, Stage
-from support.fakes import ListedSearch, WordOverlap
+from support.fake_stages.basic import ListedSearch, WordOverlap
 
 
 class Limited(ListedSearch):

@@ -5,8 +5,8 @@ import pytest
 
 from milvus_pipeline import DeadlineError, Pipeline, Query, QueryError, StageError, total_planned
 from milvus_stages import Truncate
-from support.fakes import Faulty, ListedSearch, NeedsOpen, Slow, WordOverlap
-from support.paid import Paid
+from support.fake_stages.basic import Faulty, ListedSearch, NeedsOpen, Slow, WordOverlap
+from support.fake_stages.paid import Paid
 
 TEXTS = ("blue sky", "red apple", None, "green pear and red plum", "red red")
 

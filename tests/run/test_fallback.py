@@ -6,7 +6,7 @@ import time
 import pytest
 
 from milvus_pipeline import ConfigError, Fallback, Pipeline, QueryError, Reason, StageError
-from support.fakes import DOCUMENTS, Faulty, GivenScores, ListedSearch, NeedsOpen, Slow, WordOverlap
+from support.fake_stages.basic import DOCUMENTS, Faulty, GivenScores, ListedSearch, NeedsOpen, Slow, WordOverlap
 
 NESTED = """
 name: papers

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from milvus_pipeline import ConfigError, DeadlineError, Pipeline, PipelineError, QueryError, StageError
-from support.fakes import Faulty, ListedSearch, NeedsOpen, Slow, WordOverlap
+from support.fake_stages.basic import Faulty, ListedSearch, NeedsOpen, Slow, WordOverlap
 
 
 def words(**fields):

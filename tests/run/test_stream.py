@@ -18,8 +18,8 @@ from milvus_pipeline import context as deadline
 from milvus_pipeline.plugin import Stage
 from milvus_pipeline.run import loop as running
 from milvus_pipeline.run import stream as streaming
-from support.fakes import DOCUMENTS, Faulty, FirstOnly, GivenScores, ListedSearch, NeedsOpen, WordOverlap
-from support.leaks import leaving_nothing
+from support.fake_stages.basic import DOCUMENTS, Faulty, FirstOnly, GivenScores, ListedSearch, NeedsOpen, WordOverlap
+from support.process_leaks import leaving_nothing
 
 WAIT = 20.0
 WORDS = ("red", "green", "plum", "late", "", "  ")

@@ -12,8 +12,8 @@ import pytest
 from milvus_pipeline import Hit, Pipeline, Query, SearchResult, StageError
 from milvus_pipeline.plugin import Context, Deadline
 from milvus_pipeline.scores import lookup as cached_scores
-from support.counted import Counted
-from support.fakes import ListedSearch
+from support.fake_stages.basic import ListedSearch
+from support.fake_stages.counted import Counted
 
 TEXTS = ("red apple", "green pear and red plum", "blue sky", "", "red apple")
 
@@ -109,7 +109,7 @@ def test_another_class_is_kept_apart(file):
 
 
 BASE = """
-from support.counted import Counted
+from support.fake_stages.counted import Counted
 
 class Base(Counted):
     def score(self, query, texts):

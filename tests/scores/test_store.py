@@ -17,8 +17,8 @@ import pytest
 from milvus_pipeline import Pipeline, StageError
 from milvus_pipeline.scores import store as score_cache
 from milvus_pipeline.scores.store import acquire, release
-from support.counted import Counted
-from support.fakes import ListedSearch
+from support.fake_stages.basic import ListedSearch
+from support.fake_stages.counted import Counted
 from support.processes import environment, in_its_own_process
 
 
@@ -245,7 +245,7 @@ def _child(stage, number):
 def test_what_was_scored_last_is_written_when_a_program_ends(file):
     """A stage that was called alone, and never closed, loses nothing."""
     code = (
-        "import sys; from support.counted import Counted\n"
+        "import sys; from support.fake_stages.counted import Counted\n"
         "Counted(cache=sys.argv[1])('red', [f'text {number}' for number in range(3000)])"
     )
     subprocess.run([sys.executable, "-c", code, str(file)], env=environment(), check=True, timeout=60)

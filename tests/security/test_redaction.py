@@ -19,16 +19,16 @@ from milvus_pipeline.cli.app import app
 from milvus_pipeline.config.registry import GROUP
 from milvus_pipeline.plugin import Context, Deadline, Stage
 from milvus_stages import MilvusSearch
-from support import fakes
+from support.fake_stages import basic
+from support.secret_leaks import all_logs, leaked, printed, shown
 from support.specimens import DIM, TEXTS, World, specimen
 from support.standins import Reply, StandIn
 
-from .leaks import all_logs, leaked, printed, shown
 from .milvus_front import front
 
 NAMES = sorted({point.name for point in entry_points(group=GROUP)})
 
-assert fakes.ListedSearch.type == "listed_search"  # registered by its import
+assert basic.ListedSearch.type == "listed_search"  # registered by its import
 TOKEN = "root:FAKE-token-f00ba12-9f8e"  # noqa: S105 - made up
 QUESTION = "whether Ms Ann Ufford, born 12 March, is the patient of plum street"
 ANSWER = "Ann Ufford of plum street has been told by the red clinic on the sixth"

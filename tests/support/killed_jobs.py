@@ -21,7 +21,7 @@ import numpy as np
 
 from milvus_pipeline import Pipeline, commits, manifest_path, read_manifest, run_job
 from milvus_pipeline.jobs.manifest import Manifest
-from support import fakes
+from support.fake_stages import basic
 
 BATCH = 4
 FAILING = "plum"
@@ -29,8 +29,8 @@ FAILING = "plum"
 
 def pipeline(seconds: float = 0.0) -> Pipeline:
     """Search, a stage that takes its time and fails on some queries, a reranker."""
-    slow = fakes.Slow(seconds=seconds)
-    return Pipeline([fakes.ListedSearch(), slow, fakes.Faulty(how="word", word=FAILING), fakes.WordOverlap()])
+    slow = basic.Slow(seconds=seconds)
+    return Pipeline([basic.ListedSearch(), slow, basic.Faulty(how="word", word=FAILING), basic.WordOverlap()])
 
 
 def queries(count: int) -> Iterator[str]:

@@ -8,7 +8,7 @@ import pytest
 from milvus_pipeline import Pipeline, passages
 from milvus_pipeline.files.qrels import read_qrels
 from support.console import Block, blocks_of, difference
-from support.walkthrough import Walkthrough
+from support.run_docs import DocsRunner
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "configs" / "tutorial"
@@ -23,7 +23,7 @@ def walkthrough(tmp_path, monkeypatch):
     monkeypatch.delenv("MILVUS_URI", raising=False)
     monkeypatch.setenv("COLUMNS", "80")
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    return Walkthrough(tmp_path)
+    return DocsRunner(tmp_path)
 
 
 def test_the_tutorial_prints_what_it_shows(walkthrough):

@@ -11,7 +11,7 @@ from milvus_pipeline.plugin import Context, Deadline
 from milvus_stages import Encode
 from milvus_stages.local.files import locate
 from support.checkpoints import SIZES, encoder, write_json
-from support.slow_model import slowed
+from support.fake_stages.slow_model import slowed
 
 TEXTS = ["", "plum", "  Where is   the red plum? ", "the sky [SEP] and the sea [MASK]", "red zebra ?" * 60, "é 猫"]
 

@@ -7,7 +7,7 @@ import pytest
 from milvus_pipeline import Hit, Pipeline, Query, SearchResult
 from milvus_pipeline.plugin import Context, Deadline
 from milvus_stages import TEI, Jina, RerankAPI
-from support.fakes import ListedSearch
+from support.fake_stages.basic import ListedSearch
 from support.hosted import QUERY, TEXTS, ask, serving, stage_for
 from support.standins import PROVIDERS, Reply
 

@@ -21,7 +21,7 @@ from milvus_pipeline import Pipeline, StageError
 from milvus_pipeline.plugin import RerankJob
 from milvus_stages import RerankAPI
 from milvus_stages.hosted.http import clients
-from support.fakes import ListedSearch
+from support.fake_stages.basic import ListedSearch
 from support.hosted_calls import KEY_VARIABLE, QUERY, QUICK, abatch, batch, both_ways, keyed, stage
 from support.standins import Reply, StandIn
 

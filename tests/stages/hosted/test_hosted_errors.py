@@ -14,7 +14,7 @@ import pytest
 
 from milvus_pipeline import Pipeline, ServiceError
 from milvus_pipeline.plugin import PASSING_STATUSES
-from support.fakes import ListedSearch
+from support.fake_stages.basic import ListedSearch
 from support.hosted_calls import KEY_VARIABLE, ask, both_ways, each_provider, keyed, opened, stage
 from support.standins import Reply, StandIn, errors
 

@@ -10,7 +10,7 @@ import pytest
 from milvus_pipeline import ConfigError, Pipeline, StageError
 from milvus_stages import TEI, Cohere, Jev, Jina, Mixedbread, RerankAPI, Voyage
 from milvus_stages.hosted.reranker import joined
-from support.fakes import ListedSearch
+from support.fake_stages.basic import ListedSearch
 from support.hosted_calls import QUERY, QUICK, TEXTS
 from support.standins import StandIn
 

@@ -17,7 +17,7 @@ import pytest
 
 from milvus_pipeline import Pipeline, ServiceError, StageError
 from milvus_pipeline.plugin import RerankJob
-from support.fakes import ListedSearch
+from support.fake_stages.basic import ListedSearch
 from support.hosted_calls import (
     KEY_VARIABLE,
     PATIENT,

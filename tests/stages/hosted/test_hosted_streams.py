@@ -9,9 +9,9 @@ import pytest
 
 from milvus_pipeline import Pipeline
 from milvus_stages import Cohere
-from support.fakes import ListedSearch
+from support.fake_stages.basic import ListedSearch
 from support.hosted_calls import KEY_VARIABLE, keyed, stage
-from support.leaks import leaving_nothing
+from support.process_leaks import leaving_nothing
 from support.standins import StandIn
 
 BATCH = ["red", "green", "blue", "plum", "pear", "apple"]

@@ -8,7 +8,7 @@ from milvus_pipeline import DeadlineError, Hit, Query, SearchResult, StageError
 from milvus_pipeline.plugin import Context, Deadline, RerankJob
 from milvus_stages import LateInteraction
 from support.checkpoints import bert_classifier, encoder
-from support.slow_model import slowed
+from support.fake_stages.slow_model import slowed
 
 
 def stage(model: str, **fields) -> LateInteraction:

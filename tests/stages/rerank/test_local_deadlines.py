@@ -15,8 +15,8 @@ from milvus_pipeline.plugin import Context, Deadline, RerankJob
 from milvus_stages import BGE, CrossEncoder, LateInteraction, Truncate
 from milvus_stages.local.anytime import Clock, until_time_is_up
 from support.checkpoints import WORDS
-from support.fakes import ListedSearch
-from support.slow_model import slowed
+from support.fake_stages.basic import ListedSearch
+from support.fake_stages.slow_model import slowed
 
 NAMES = [word for word in WORDS if len(word) > 1]
 TEXTS = [f"the {NAMES[number % 30]} of {NAMES[number // 30]}" for number in range(60)]

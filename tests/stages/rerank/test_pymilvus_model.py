@@ -11,7 +11,7 @@ from pymilvus.model.reranker import jev, jinaai
 from milvus_pipeline import DeadlineError, Hit, Pipeline, Query, SearchResult, StageError
 from milvus_pipeline.plugin import Context, Deadline, RerankJob
 from milvus_stages.rerank.pymilvus_model import PymilvusModel
-from support.fakes import ListedSearch
+from support.fake_stages.basic import ListedSearch
 from support.standins import Reply, StandIn, changed, late, ranking
 
 QUERY = "where is the red plum?"

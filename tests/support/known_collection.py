@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from milvus_pipeline import Query
-from support.storm import Question
+from support.load import Question
 
 ROWS, DIM, LIMIT, CROWD = 2000, 32, 10, 100
 COLLECTION = "things"
@@ -33,7 +33,7 @@ def questions(count: int = CROWD, dim: int = DIM, vectors: Any = VECTORS) -> Seq
     ]
 
 
-def make_things(
+def make_known_collection(
     uri: str, vectors: Any = VECTORS, flushed: bool = True, index_type: str = "FLAT", **params: Any
 ) -> None:
     """The collection anew: keys 0, 1, ... and an index that is exact, or another.

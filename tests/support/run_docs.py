@@ -23,7 +23,7 @@ _COLLECTION = "handbook.db"
 _COPY = "copy.db"
 
 
-class Walkthrough:
+class DocsRunner:
     """The state of a reader: the folder that they are in.
 
     The command is run within this process, which has torch loaded already. What a shell is needed for runs in

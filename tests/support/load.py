@@ -1,6 +1,6 @@
 """Many queries at once from threads and from an event loop, as a backend's requests come, while something breaks.
 
-    with storm(pipeline, questions) as ask:
+    with under_load(pipeline, questions) as ask:
         outcomes = ask(timeout=3, meanwhile=server.kill)     # every question once from a thread, once from a task
         codes = judged(outcomes, {"unavailable", "deadline"})     # Counter(ok=40, unavailable=160)
 
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from milvus_pipeline import Pipeline, PipelineError, Query, SearchResult
-from support.leaks import other_tasks
+from support.process_leaks import other_tasks
 
 T = TypeVar("T")
 
@@ -91,7 +91,7 @@ async def asked_by_task(pipeline: Pipeline, question: Question, timeout: float) 
     return Outcome(question, "task", timeout, time.monotonic() - begun, result, error)
 
 
-class Storm:
+class Load:
     """Asks every question at once from as many threads, and from as many tasks; see the module.
 
     Args:
@@ -173,10 +173,10 @@ class Storm:
 
 
 @contextmanager
-def storm(pipeline: Pipeline, questions: Sequence[Question]) -> Iterator[Storm]:
-    """A ``Storm`` with the pipeline opened and an event loop that runs in a thread of its own."""
+def under_load(pipeline: Pipeline, questions: Sequence[Question]) -> Iterator[Load]:
+    """A ``Load`` with the pipeline opened and an event loop that runs in a thread of its own."""
     with loop_in_thread("storm") as loop, pipeline:  # which ends what a failed assertion leaves open
-        yield Storm(pipeline, questions, loop)
+        yield Load(pipeline, questions, loop)
         done_on(loop, pipeline.aclose())
         left = done_on(loop, other_tasks())
         assert not left, f"tasks that are left: {left}"

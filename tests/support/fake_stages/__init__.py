@@ -1,0 +1,1 @@
+"""Stages without models or servers, for tests of the framework."""
