@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Final
-from weakref import WeakSet
 
 from pydantic import Field
 
 from milvus_pipeline.errors import CircuitOpenError, PipelineError
 from milvus_pipeline.retry import Settings
+from milvus_pipeline.shared import Shared
 
 FAIR_SECONDS: Final = 0.25
 """A shorter time limit that runs out says that the caller was in a hurry, and nothing of the server."""
@@ -62,12 +62,20 @@ class Breaker:
         self._failures = failures
         self._wait = wait
         self._over = over
+        self._lock = threading.Lock()
         self.forget()
-        _breakers.add(self)
+
+    @contextmanager
+    def crossing_fork(self) -> Iterator[None]:
+        """Round a fork of the process: its child, which has seen no failure, starts with a closed circuit."""
+        parent = os.getpid()
+        with self._lock:
+            yield
+        if os.getpid() != parent:
+            self.forget()
 
     def forget(self) -> None:
-        """Begin anew, with no failures; after a fork the lock may be held by a thread of the parent's."""
-        self._lock = threading.Lock()
+        """Close the circuit and forget all failures."""
         self._count = 0
         self._since = 0.0  # when the first of the failures in a row was
         self._last = ""
@@ -159,33 +167,21 @@ def _kind(error: Exception | None) -> str:
     return f"{kind}, status {status}" if isinstance(status, int) else kind
 
 
-_breakers: WeakSet[Breaker] = WeakSet()
-_shared: dict[tuple[tuple[str, ...], BreakerSettings], Breaker] = {}
-_lock = threading.Lock()
+_breakers: Shared[tuple[tuple[str, ...], BreakerSettings], Breaker] = Shared(at_fork=Breaker.crossing_fork)
 
 
 def breaker_for(key: tuple[str, ...], name: str, settings: BreakerSettings) -> Breaker:
-    """The breaker of an endpoint, one in the process for all that call it with these settings.
+    """The breaker of an endpoint: one in the process for all callers with these settings, for as long as it runs.
 
     Args:
-        key: what the endpoint is known by; no secret.
+        key: what identifies the endpoint; not a secret.
         name: for messages.
-        settings: callers with other settings have a breaker of their own.
+        settings: callers with other settings get another breaker.
     """
-    with _lock:
-        found = _shared.get((key, settings))
-        if found is None:
-            found = _shared[key, settings] = Breaker(name, settings.failures, settings.wait, settings.over)
-        return found
+    return _breakers.acquire((key, settings), lambda: Breaker(name, settings.failures, settings.wait, settings.over))
 
 
 def forget_breakers() -> None:
-    """Begin anew with all of them: a forked process has seen no failure, and must not wait for the parent's locks."""
-    global _lock
-    _lock = threading.Lock()
-    for breaker in list(_breakers):
+    """Close all circuits and forget all failures."""
+    for breaker in _breakers.values():
         breaker.forget()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=forget_breakers)

@@ -15,6 +15,7 @@ from milvus_pipeline.reranker import Reranker, RerankJob
 from milvus_pipeline.retry import PASSING_STATUSES, async_retrying, retry_after, retrying
 from milvus_pipeline.run.loop import adriven, driven
 from milvus_pipeline.run.threads import in_threads
+from milvus_pipeline.shared import Shared
 from milvus_pipeline.stage import Stage
 from milvus_pipeline.text import error_text, short_repr
 
@@ -31,6 +32,7 @@ __all__ = [
     "Finding",
     "RerankJob",
     "Reranker",
+    "Shared",
     "Stage",
     "adriven",
     "async_retrying",
