@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections.abc import Mapping
 from typing import Final
@@ -36,6 +37,48 @@ def count_text(number: int, noun: str) -> str:
     return f"{number:,} {plural}"
 
 
+def milliseconds_text(seconds: float) -> str:
+    """Return seconds as milliseconds without the unit, for a column: ``0.42``, ``7.3``, ``1,250``."""
+    milliseconds = 1000 * seconds
+    if milliseconds >= 9.95:
+        return f"{milliseconds:,.0f}"
+    return f"{milliseconds:.1f}" if milliseconds >= 0.95 else f"{milliseconds:.2f}"
+
+
+def time_text(seconds: float) -> str:
+    """Return a duration with its unit: ``7.3 µs``, ``0.42 ms``, ``38 ms``, ``1.25 s``."""
+    if seconds >= 1:
+        return f"{seconds:.3g} s" if seconds < 100 else f"{seconds:,.0f} s"
+    return f"{milliseconds_text(seconds)} ms" if seconds >= 0.0001 else f"{1_000_000 * seconds:.2g} µs"
+
+
+def money_text(amount: float) -> str:
+    """Return an amount in the unit of the prices: ``12.40``, ``0.0031``."""
+    return f"{amount:,.2f}" if amount >= 1 or amount == 0 else f"{amount:.2g}"
+
+
+def measure_text(value: float) -> str:
+    """Return the value of a measure: ``0.412``; ``n/a`` for NaN."""
+    return "n/a" if math.isnan(value) else f"{value:.3f}"
+
+
+def difference_text(value: float) -> str:
+    """Return the difference of two measures: ``+0.031``, ``−0.002`` (a minus sign), ``±0``; ``n/a`` for NaN."""
+    if math.isnan(value):
+        return "n/a"
+    rounded = f"{abs(value):.3f}"
+    if float(rounded) == 0:
+        return "±0"
+    return f"+{rounded}" if value > 0 else f"\u2212{rounded}"
+
+
+def p_value_text(p_value: float) -> str:
+    """Return a p-value: ``p = 0.012``, ``p = 0.31``, ``p < 0.001``."""
+    if p_value < 0.001:
+        return "p < 0.001"
+    return f"p = {p_value:.3f}" if p_value < 0.1 else f"p = {round(p_value, 2):g}"
+
+
 def _said(number: int | float, word: str) -> str:
     return f"{number_text(number)} {(_singular(word) if number == 1 else word).replace('_', ' ')}"
 
@@ -60,6 +103,23 @@ def printable(text: str) -> str:
 
 def _is_format(sign: str) -> bool:
     return unicodedata.category(sign) == "Cf" and sign not in _BIDI_CONTROLS
+
+
+def one_line(text: str) -> str:
+    """Return the text on one line, without control characters."""
+    return printable(" ".join(text.split()))
+
+
+def cut_text(text: str, cells: int) -> str:
+    """Return the text on one line of at most ``cells`` columns, ended by an ellipsis if it was longer.
+
+    Wide characters (Chinese, emoji) take two columns.
+    """
+    from rich.text import Text
+
+    line = Text(one_line(text))
+    line.truncate(max(1, cells), overflow="ellipsis")
+    return line.plain
 
 
 def short_repr(value: object, limit: int = 60) -> str:
