@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check audit bench clean
+.PHONY: demo test check audit bench docs clean
 
 demo: .venv/demo ## search, rerank and cut the documentation that Python ships
 	$(BIN)/python -m milvus_pipeline.demo configs/python_docs.yaml
@@ -23,6 +23,9 @@ audit: .venv/test ## dependencies: declared as imported, fitting together, witho
 bench: .venv/test ## quality on Cranfield, stage by stage; a hosted reranker with many queries under way
 	$(BIN)/python benchmarks/cranfield.py
 	$(BIN)/python benchmarks/hosted_concurrency.py
+
+docs: .venv/test ## write docs/stages.md and docs/api.md from the code
+	$(BIN)/python docs/generate.py
 
 clean:
 	rm -rf .venv data
