@@ -16,7 +16,7 @@ from rich.text import Text
 from milvus_pipeline.cli.exit_codes import FAILED, Debug, reported
 from milvus_pipeline.cli.tables import console_on, shown
 from milvus_pipeline.cli.writers import opened
-from milvus_pipeline.files.results import json_text
+from milvus_pipeline.files.plain import json_text
 from milvus_pipeline.findings import Finding, Level
 from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.run.doctor import CHECK_SECONDS

@@ -17,7 +17,7 @@ from milvus_pipeline.cli.summary import Tally
 from milvus_pipeline.cli.tables import console_on, progress_bar, shown
 from milvus_pipeline.cli.writers import Format, opened
 from milvus_pipeline.errors import PipelineError
-from milvus_pipeline.files.results import json_line
+from milvus_pipeline.files.plain import json_line
 from milvus_pipeline.records import SearchResult
 from milvus_pipeline.run.dry_run import DryRun
 from milvus_pipeline.stage import Stage

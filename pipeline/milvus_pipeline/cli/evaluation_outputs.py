@@ -15,7 +15,8 @@ from milvus_pipeline.cli.exit_codes import UsageError
 from milvus_pipeline.cli.tables import console_on
 from milvus_pipeline.cli.writers import check_output, opened
 from milvus_pipeline.evaluation.records import Evaluation, Latency, Lookup, StageFigures, SystemFigures
-from milvus_pipeline.files.results import OutputError, TrecRun, json_text
+from milvus_pipeline.files.plain import json_text
+from milvus_pipeline.files.results import OutputError, TrecRun
 from milvus_pipeline.records import SearchResult
 
 _UNSAFE = re.compile(r"[^\w.=+-]+", re.ASCII)

@@ -13,9 +13,9 @@ from milvus_pipeline.cli.exit_codes import Debug, UsageError, reported, tell
 from milvus_pipeline.cli.movement_table import MovementTable
 from milvus_pipeline.cli.writers import opened
 from milvus_pipeline.explain import explain
+from milvus_pipeline.files.plain import json_line
 from milvus_pipeline.files.qrels import read_qrels
 from milvus_pipeline.files.queries import read_queries
-from milvus_pipeline.files.results import json_line
 from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.records import Query, SearchResult
 

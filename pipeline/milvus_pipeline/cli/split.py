@@ -16,7 +16,8 @@ import typer
 
 from milvus_pipeline.cli.exit_codes import Debug, reported, tell
 from milvus_pipeline.cli.writers import check_output
-from milvus_pipeline.files.results import OutputError, json_line
+from milvus_pipeline.files.plain import json_line
+from milvus_pipeline.files.results import OutputError
 from milvus_pipeline.text import count_text
 
 

@@ -20,7 +20,7 @@ from milvus_pipeline.cli.exit_codes import FAILED, Debug, reported, tell_error
 from milvus_pipeline.cli.tables import console_on
 from milvus_pipeline.config.registry import registry
 from milvus_pipeline.errors import ConfigError
-from milvus_pipeline.files.results import json_text
+from milvus_pipeline.files.plain import json_text
 from milvus_pipeline.stage import Fallback, Stage
 
 Fields = Mapping[str, Mapping[str, Any]]

@@ -11,7 +11,7 @@ from milvus_pipeline.cli.exit_codes import BAD_USAGE, Debug, reported, tell_erro
 from milvus_pipeline.config.file import json_schema
 from milvus_pipeline.errors import ConfigError
 from milvus_pipeline.evaluation.variants import variants_of
-from milvus_pipeline.files.results import json_text
+from milvus_pipeline.files.plain import json_text
 from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.text import count_text
 

@@ -5,12 +5,12 @@ A *system* is a pipeline that was evaluated: one of several configurations, or o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from milvus_pipeline.explain import Movement
+from milvus_pipeline.files.plain import plain
 from milvus_pipeline.records import Status
 
 
@@ -195,18 +195,8 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain data that JSON can hold; a number that is none (NaN, an infinity) is None."""
-        return {one.name: _plain(getattr(self, one.name)) for one in fields(self)}
-
-
-def _plain(value: Any) -> Any:
-    """Records as dicts, tuples as lists, and no number that strict JSON lacks."""
-    if is_dataclass(value):
-        return {one.name: _plain(getattr(value, one.name)) for one in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        data: dict[str, Any] = plain(self)
+        return data
 
 
 class Lookup:

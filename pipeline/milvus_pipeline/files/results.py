@@ -2,59 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
-import re
-from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from milvus_pipeline.errors import PipelineError
 from milvus_pipeline.files.lines import suffix_of
+from milvus_pipeline.files.plain import json_line
 from milvus_pipeline.records import SearchResult
 
-_RECENT = 1 << 16
-
-
-class SeenIds:
-    """A set of ids that takes 8 bytes for each: a million of them are 8 MB, where a set of texts takes a hundred.
-
-    It keeps hashes of 64 bits. That two ids of a million have the same, so that one of them is taken for the other, is
-    as likely as 3 in 100 million.
-    """
-
-    def __init__(self) -> None:
-        self._recent: set[int] = set()
-        self._older = np.empty(0, dtype=np.int64)  # sorted
-
-    def add(self, seen: str) -> bool:
-        """Remember an id; False where it is known already."""
-        if seen in self:
-            return False
-        self._recent.add(hash(seen))
-        if len(self._recent) >= _RECENT:
-            added = np.fromiter(self._recent, dtype=np.int64, count=len(self._recent))
-            self._older = np.sort(np.concatenate([self._older, added]))
-            self._recent.clear()
-        return True
-
-    def __contains__(self, seen: str) -> bool:
-        key = hash(seen)
-        if key in self._recent:
-            return True
-        place = int(np.searchsorted(self._older, key))
-        return place < len(self._older) and int(self._older[place]) == key
-
-
-_UNSAFE = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
-"""Signs that JSON lets stand in a text, and at which some readers of lines would break it; and lone surrogates, which
-UTF-8 cannot hold."""
 _LARGEST = 1e37  # with room below the largest number of 32 bits, 3.4e38
 _SMALLEST = float(np.finfo(np.float32).tiny)
-_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 class OutputFormat(StrEnum):
@@ -110,7 +71,7 @@ class TrecRun:
 
     def __init__(self, tag: str) -> None:
         self._tag = "_".join(tag.split()) or "run"
-        self._ids = SeenIds()
+        self._ids: set[str] = set()
 
     def remember(self, query_id: str) -> None:
         """Take note of a query that is in the run already, where a run is gone on with."""
@@ -178,35 +139,3 @@ def _is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def json_line(data: Any) -> str:
-    """The data as strict JSON on one line, with its line break; see ``json_text``. It can be encoded as UTF-8."""
-    line = json_text(data)
-    if not line.isascii():
-        line = _UNSAFE.sub(lambda sign: f"\\u{ord(sign[0]):04x}", line)
-    return line + "\n"
-
-
-def json_text(data: Any, indent: int | None = None) -> str:
-    """The data as strict JSON: NaN and infinities become null, what JSON does not know becomes text."""
-    try:
-        return json.dumps(data, ensure_ascii=False, allow_nan=False, indent=indent)
-    except (TypeError, ValueError):
-        return json.dumps(_plain(data), ensure_ascii=False, allow_nan=False, indent=indent)
-
-
-def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, set | frozenset):  # its order differs from process to process
-        return sorted((_plain(inner) for inner in value), key=json_text)
-    if isinstance(value, np.generic | np.ndarray):
-        return _plain(value.tolist())
-    return _ADDRESS.sub("", str(value))

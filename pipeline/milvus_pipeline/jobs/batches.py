@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from milvus_pipeline.files.plain import json_text
 from milvus_pipeline.files.queries import InputFormat, QueryReader
-from milvus_pipeline.files.results import json_text
 from milvus_pipeline.jobs.claim import ResumeError
 from milvus_pipeline.jobs.manifest import Input, Manifest
 from milvus_pipeline.records import Query, SearchResult

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from milvus_pipeline.config.registry import GROUP
 from milvus_pipeline.errors import InputError, PipelineError
 from milvus_pipeline.extras import DISTRIBUTION
-from milvus_pipeline.files.results import json_text
+from milvus_pipeline.files.plain import json_text, plain
 from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.problems import describe
 from milvus_pipeline.records import SearchResult, StageReport
@@ -123,7 +122,7 @@ _PACKAGES: Final = (
 
 def config_of(pipeline: Pipeline) -> dict[str, Any]:
     """The configuration as a manifest holds it."""
-    config: dict[str, Any] = _plain(pipeline.to_config())
+    config: dict[str, Any] = plain(pipeline.to_config())
     return config
 
 
@@ -135,7 +134,7 @@ def identity_of(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
     Raises:
         StageError: it could not be found out.
     """
-    told = {stage.name: _plain(dict(stage.identity())) for stage in _members(pipeline)}
+    told = {stage.name: plain(dict(stage.identity())) for stage in _members(pipeline)}
     return {name: identity for name, identity in told.items() if identity}
 
 
@@ -168,11 +167,6 @@ def _brought() -> dict[str, tuple[str, str]]:
 
 def _members(pipeline: Pipeline) -> list[Stage]:
     return [member for stage in pipeline.stages for member in stage.family()]
-
-
-def _plain(data: Any) -> Any:
-    """The data as it comes back from a manifest."""
-    return json.loads(json_text(data))
 
 
 State = Literal["running", "interrupted", "failed", "complete"]

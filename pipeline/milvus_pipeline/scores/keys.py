@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import CodeType
@@ -15,6 +15,7 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from milvus_pipeline.config.registry import registry
 from milvus_pipeline.errors import StageError
+from milvus_pipeline.files.plain import plain
 from milvus_pipeline.text import error_text
 
 if TYPE_CHECKING:
@@ -71,16 +72,17 @@ def _told(reranker: Reranker) -> bytes:
     """All that a reranker's scores hang on beside the texts."""
     cls = type(reranker)
     try:
-        plain = _plain(
+        told = plain(
             {
                 "class": f"{cls.__module__}.{cls.__qualname__}",
                 "package": registry.version_of(cls),
                 "source": reranker.written_in,
                 "fields": reranker.model_dump(exclude=set(neutral_fields(cls))),
                 "identity": reranker.identity(),
-            }
+            },
+            to_jsonable_python,
         )
-        return json.dumps(plain, sort_keys=True).encode()
+        return json.dumps(told, sort_keys=True).encode()
     except (PydanticSerializationError, TypeError, ValueError, RecursionError) as error:
         raise StageError(
             f"cache: fields and identity() of {cls.__name__} must be plain data, by which scores are found again "
@@ -132,14 +134,3 @@ def _code(code: CodeType) -> str:
 
 def _constant(value: Any) -> str:
     return repr(sorted(map(repr, value))) if isinstance(value, frozenset) else repr(value)
-
-
-def _plain(value: Any) -> Any:
-    """The value as JSON has it; a set in an order that is the same in every process, numbers exactly."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(own) for key, own in value.items()}
-    if isinstance(value, set | frozenset):
-        return sorted((_plain(own) for own in value), key=json.dumps)
-    if isinstance(value, list | tuple):
-        return [_plain(own) for own in value]
-    return value if isinstance(value, str | int | float | bool | None) else to_jsonable_python(value)

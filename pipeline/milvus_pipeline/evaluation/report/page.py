@@ -23,6 +23,7 @@ from milvus_pipeline.evaluation.report.prose import (
 )
 from milvus_pipeline.evaluation.report.scatter import is_drawn, scatter
 from milvus_pipeline.evaluation.report.stage_charts import latency_chart, quality_chart
+from milvus_pipeline.files.plain import plain
 from milvus_pipeline.text import count_text, figures_text
 
 _THIRD: Final = 340  # width of a picture of which three stand side by side, in CSS pixels
@@ -206,14 +207,4 @@ def _scatter(evaluation: Evaluation) -> Picture:
 
 
 def _plain_yaml(data: Mapping[str, Mapping[str, Any]]) -> str:
-    plain = {stage: {str(key): _plain(value) for key, value in known.items()} for stage, known in data.items()}
-    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100) if plain else ""
-
-
-def _plain(value: Any) -> Any:
-    """The value where YAML has it, in words where not: a plugin may have put anything there."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
+    return yaml.safe_dump(plain(data), sort_keys=False, allow_unicode=True, width=100) if data else ""
