@@ -329,7 +329,7 @@ def test_an_id_that_no_run_can_hold_is_told_at_the_end(invoke, make, tmp_path):
     qrels = make("qrels.tsv", "query-id\tcorpus-id\tscore\na b\t1\t1\nc\t2\t1\n")
     done = invoke("evaluate", config, "--queries", queries, "--qrels", qrels, "--runs", tmp_path / "runs")
     assert done.exit_code == 1
-    assert "system.run: lacks queries; the first: the query's id must be one word without blanks" in done.stderr
+    assert "system.run: lacks queries; the first: the query id must be one word without blanks" in done.stderr
     assert {line.split()[0] for line in (tmp_path / "runs" / "system.run").read_text().splitlines()} == {"c"}
     assert "2 judged queries" in done.stdout
 

@@ -38,9 +38,9 @@ def test_a_trec_run_keeps_the_order_of_ties(invoke, make, tmp_path):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ('{"_id": "a b", "text": "red"}\n', "the query's id must be one word without blanks in a TREC run, is 'a b'"),
-        ('{"_id": "", "text": "red"}\n', "the query's id must be one word"),
-        ('{"_id": "a", "text": "red"}\n{"_id": "a", "text": "sky"}\n', "the query id 'a' stands twice"),
+        ('{"_id": "a b", "text": "red"}\n', "the query id must be one word without blanks in a TREC run, got 'a b'"),
+        ('{"_id": "", "text": "red"}\n', "the query id must be one word"),
+        ('{"_id": "a", "text": "red"}\n{"_id": "a", "text": "sky"}\n', "duplicate query id 'a'"),
     ],
 )
 def test_ids_that_a_trec_run_cannot_hold(invoke, fruit, make, lines, message):
@@ -62,7 +62,7 @@ def test_a_failed_query_takes_no_id_from_another(invoke, fruit, make):
         ["1", "Q0", "2", "1"],
         ["q7", "Q0", "2", "1"],
     ]
-    assert "stands twice" not in done.stderr
+    assert "duplicate" not in done.stderr
     assert "error: query line-1: " in done.stderr
     assert "2 failed" in done.stderr
 

@@ -203,9 +203,7 @@ def test_a_dry_run_is_no_trec_run(invoke, config):
     """Asked for by name it is an error of usage; the name of a file that is not written says nothing."""
     done = invoke("run", config, "-q", "red", "--dry-run", "--format", "trec")
     assert (done.exit_code, done.stdout) == (2, "")
-    assert done.stderr == (
-        "error: --format trec: a dry run has figures, which are no TREC run; leave it out, or take jsonl\n"
-    )
+    assert done.stderr == ("error: --format: a dry run has no results to write as trec; use table or jsonl\n")
 
 
 def test_a_dry_run_of_what_sends_nothing(invoke, make):

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from milvus_pipeline import Query, QueryError, SearchResult
 from milvus_pipeline.errors import InputError
 from milvus_pipeline.files.queries import BadLines, InputFormat, QueryReader, Survey, read_queries, survey
-from milvus_pipeline.files.results import SeenIds
 
 MIXED = '{"_id": "a", "text": "red"}\n\nnot JSON\n{"_id": "b", "text": 7}\n{"text": "sky"}\n'
 NOTHING_RUN = "nothing was run; mend the file, or have its bad lines skipped or reported"
@@ -124,16 +123,6 @@ def test_an_id_may_stand_twice(make):
     """It is for the output to say whether that can be written."""
     path = make("q.jsonl", '{"_id": "a", "text": "red"}\n{"_id": "a", "text": "sky"}\n{"text": "sea"}\n')
     assert [item.id for item in read_queries(path, bad_lines="fatal")] == ["a", "a", "3"]
-
-
-def test_seen_ids_are_told_from_new_ones():
-    """Over several times the number that is kept unsorted."""
-    seen = SeenIds()
-    ids = [f"q{number}" for number in range(200_000)]
-    assert all(seen.add(one) for one in ids)
-    assert not any(seen.add(one) for one in ids[::1000])
-    assert all(one in seen for one in ids[::777])
-    assert not any(f"{one}x" in seen for one in ids[::777])
 
 
 LINES = st.one_of(

@@ -1,4 +1,4 @@
-"""Results as text: JSON lines that are strict and the same for equal results, TREC runs that keep the order."""
+"""Results as text: strict JSON lines, equal for equal results, and TREC runs that keep the order of the hits."""
 
 import json
 import subprocess
@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from ir_measures import AP, RR, R, nDCG
 
 from milvus_pipeline import Hit, Query, QueryError, SearchResult, StageReport
-from milvus_pipeline.files.results import JsonLines, OutputError, OutputFormat, TrecRun, falling, format_of, json_text
+from milvus_pipeline.files.plain import json_text
+from milvus_pipeline.files.results import JsonLines, OutputError, OutputFormat, TrecRun, decreasing, format_of
 
 MEASURES = [nDCG @ 3, nDCG, RR, AP, R @ 2]
 AWKWARD = [0.0, -0.0, 0.5, 1e-9, 1e-40, -1e-45, 1e30, -1e30, 1e37, 3.5e38, -1e308, 1.17549435e-38, 16777217.0]
@@ -24,7 +25,7 @@ SCORES = st.lists(
 
 
 def result_of(scores, query_id="q1"):
-    """A result with these scores in this order; the ids would be in another order, were they sorted."""
+    """Make a result with these scores in this order; sorting by id would give another order."""
     hits = [Hit((place * 7) % 12, None, score) for place, score in enumerate(scores)]
     return SearchResult(Query("red", id=query_id), hits)
 
@@ -41,16 +42,16 @@ def result_of(scores, query_id="q1"):
         ("a", "jsonl"),
     ],
 )
-def test_the_files_name_says_the_format(name, expected, suffix):
-    """Gzipped or not."""
+def test_the_file_name_gives_the_format(name, expected, suffix):
+    """The suffix decides, with or without .gz, in any case."""
     assert format_of(Path("some.run") / f"{name}{suffix}") is OutputFormat(expected)
 
 
 @settings(derandomize=True)
 @given(SCORES)
-def test_scores_strictly_fall_in_32_bits(scores):
-    """As printed, read back as trec_eval does, whatever the scores are; no denormal, no number out of range."""
-    printed = [np.float32(float(f"{score:.9g}")) for score in falling(scores)]
+def test_scores_strictly_decrease_in_32_bits(scores):
+    """Scores as printed and read back by trec_eval strictly decrease; none is denormal or out of range."""
+    printed = [np.float32(float(f"{score:.9g}")) for score in decreasing(scores)]
     assert all(np.isfinite(printed))
     assert all(before > after for before, after in pairwise(printed))
     assert all(score == 0 or abs(score) >= np.finfo(np.float32).tiny for score in printed)
@@ -60,17 +61,17 @@ def test_scores_strictly_fall_in_32_bits(scores):
 @given(
     st.lists(st.floats(-1e6, 1e6, width=32, allow_subnormal=False), unique=True).map(lambda given: sorted(given)[::-1])
 )
-def test_falling_scores_are_left_alone(scores):
-    """Only what would change the order is changed."""
-    assert falling(scores) == scores
+def test_decreasing_scores_are_left_alone(scores):
+    """Only scores that would change the order are changed."""
+    assert decreasing(scores) == scores
 
 
-def test_what_does_not_fall_is_moved_by_the_least():
-    """The score before it less one unit in the last place stands for it; a score that is no number is a tie."""
+def test_a_score_that_does_not_decrease_is_moved_by_the_least():
+    """It becomes the score before it less one unit in the last place; NaN counts as a tie."""
     below = float(np.nextafter(np.float32(0.5), np.float32(0)))
-    assert falling([0.5, 0.5, 0.25]) == pytest.approx([0.5, below, 0.25], abs=1e-7)
-    assert falling([0.5, 0.5, 0.25])[::2] == [0.5, 0.25]
-    told = falling([float("nan"), 0.5, float("nan"), float("inf"), float("-inf")])
+    assert decreasing([0.5, 0.5, 0.25]) == pytest.approx([0.5, below, 0.25], abs=1e-7)
+    assert decreasing([0.5, 0.5, 0.25])[::2] == [0.5, 0.25]
+    told = decreasing([float("nan"), 0.5, float("nan"), float("inf"), float("-inf")])
     assert told[:2] == [pytest.approx(1e37), 0.5]
     assert all(before > after for before, after in pairwise(told))
 
@@ -80,7 +81,7 @@ def test_what_does_not_fall_is_moved_by_the_least():
 @example([[0.5] * 12], {0: 1, 7: 2, 9: 3})
 @example([[float("inf"), 1e30, 1e30, -1e-45, 0.0, 1e-40]], {2: 1, 9: 3})
 def test_a_run_measures_as_its_order(lists, grades):
-    """Measures by trec_eval's code of the run as it is written equal those of the order of the hits."""
+    """trec_eval's measures of the written run equal those of the order of the hits."""
     run = TrecRun("tag")
     text = "".join(run.text(result_of(scores, f"q{place}")) for place, scores in enumerate(lists))
     written = list(ir_measures.read_trec_run(f"{text}\n"))
@@ -99,49 +100,49 @@ def test_a_run_measures_as_its_order(lists, grades):
 
 
 def test_a_run_has_six_columns():
-    """The blanks of the tag are replaced."""
+    """Blanks in the tag become underscores."""
     assert TrecRun(" my fruit\n").text(result_of([2.0, 1.0])) == "q1 Q0 0 1 2 my_fruit\nq1 Q0 7 2 1 my_fruit\n"
     assert TrecRun(" ").text(result_of([2.0])) == "q1 Q0 0 1 2 run\n"
 
 
-def test_what_failed_or_found_nothing_has_no_line():
-    """And takes no id from another."""
+def test_a_query_that_failed_or_found_nothing_has_no_line():
+    """Its id stays free for a query with hits."""
     run = TrecRun("x")
     failed = SearchResult(Query("", id="q1"), status="failed", error=QueryError("is empty"))
     assert run.text(failed) == run.text(failed) == run.text(result_of([])) == ""
     assert run.text(result_of([1.0])) == "q1 Q0 0 1 1 x\n"
-    with pytest.raises(OutputError, match="the query id 'q1' stands twice; a TREC run needs ids that differ"):
+    with pytest.raises(OutputError, match="duplicate query id 'q1'; a TREC run needs unique ids"):
         run.text(result_of([1.0]))
 
 
-def test_a_run_that_is_gone_on_with():
-    """It is told what stands in it."""
+def test_a_resumed_run_refuses_ids_that_it_has():
+    """The queries of the lines before it count as written."""
     run = TrecRun("x")
-    run.remember("q1")
-    with pytest.raises(OutputError, match="the query id 'q1' stands twice"):
+    run.resume([b"q1 Q0 a 1 2 x\n", b"q1 Q0 b 2 1 x\n"])
+    with pytest.raises(OutputError, match="duplicate query id 'q1'"):
         run.text(result_of([1.0]))
     assert run.text(result_of([1.0], "q2")) == "q2 Q0 0 1 1 x\n"
 
 
 @pytest.mark.parametrize("word", ["", "b c", "b\tc", "b\n", "b\u2003c", "b\0", "b\ud800"])
 def test_an_id_that_a_run_cannot_hold(word):
-    """No line of the query is given unless all can be; its id is free for one that can."""
+    """No line of the query is written unless all can be; its id stays free."""
     run = TrecRun("x")
-    with pytest.raises(OutputError, match="the id of a hit must be one word without blanks in a TREC run, is '"):
+    with pytest.raises(OutputError, match="the id of a hit must be one word without blanks in a TREC run, got '"):
         run.text(SearchResult(Query("q", id="1"), [Hit("a", "", 1.0), Hit(word, "", 0.5)]))
-    with pytest.raises(OutputError, match="the query's id must be one word without blanks in a TREC run, is '"):
+    with pytest.raises(OutputError, match="the query id must be one word without blanks in a TREC run, got '"):
         run.text(result_of([1.0], word))
     assert run.text(SearchResult(Query("q", id="1"), [Hit("ä", "", 1.0)])) == "1 Q0 ä 1 1 x\n"
 
 
 def test_hits_of_one_id():
-    """trec_eval takes a document once."""
+    """trec_eval counts a document once, so two hits of one id are refused."""
     with pytest.raises(OutputError, match="two hits have the same id"):
         TrecRun("x").text(SearchResult(Query("q", id="1"), [Hit(1, "", 1.0), Hit("1", "", 0.5)]))
 
 
 def a_result(seconds=0.25):
-    """A result that a search and a reranker made."""
+    """Make a result with the reports of a search and a reranker."""
     details = {"usage": {"requests": 1}, "cached": 3, "cut": 2}
     reports = [
         StageReport("search", "milvus_search", seconds, 0, 1, batch_size=4),
@@ -152,7 +153,7 @@ def a_result(seconds=0.25):
 
 
 def test_a_line_is_the_result():
-    """One line, whatever it holds, and the same data as `to_dict`."""
+    """A result is one line with the data of `to_dict`."""
     line = JsonLines().text(a_result())
     assert line.endswith("}\n")
     assert json.loads(line) == a_result().to_dict()
@@ -160,7 +161,7 @@ def test_a_line_is_the_result():
 
 
 def test_figures_are_left_out():
-    """What differs from run to run is not in the line, so that two runs write the same."""
+    """Without figures two runs with the same results write the same lines."""
     line = JsonLines(figures=False).text(a_result(seconds=1.5))
     assert line == JsonLines(figures=False).text(a_result(seconds=2.5))
     whole, data = a_result().to_dict(), json.loads(line)
@@ -173,7 +174,7 @@ def test_figures_are_left_out():
 
 
 def test_a_failed_result_has_a_line():
-    """With its error."""
+    """A failed result is written with its error."""
     failed = SearchResult(Query("", id="q1"), status="failed", error=QueryError("is empty"))
     data = json.loads(JsonLines(figures=False).text(failed))
     assert (data["status"], data["hits"], data["error"]) == ("failed", [], "is empty")
@@ -182,7 +183,7 @@ def test_a_failed_result_has_a_line():
 @settings(derandomize=True)
 @given(st.text(st.characters() | st.sampled_from("\x85\u2028\u2029\ud800\udfff\r\n\x0b\x1c")))
 def test_a_line_is_one_line(text):
-    """For every reader of lines; it is UTF-8, and the text comes back as it was."""
+    """No character of a text breaks the line for any reader; it is UTF-8 and reads back unchanged."""
     line = JsonLines().text(SearchResult(Query(text, id="1"), [Hit(1, text, 0.5, {"field": text})]))
     assert line.splitlines(keepends=True) == [line]
     data = json.loads(line.encode())
@@ -190,7 +191,7 @@ def test_a_line_is_one_line(text):
 
 
 def test_a_line_does_not_depend_on_the_process():
-    """Sets have an order, and objects no address."""
+    """Sets are written in a fixed order and objects without their address."""
     program = (
         "from milvus_pipeline import Query, SearchResult, StageReport\n"
         "from milvus_pipeline.files.results import JsonLines\n"
@@ -211,7 +212,7 @@ def test_a_line_does_not_depend_on_the_process():
 
 
 def test_json_is_strict():
-    """NaN becomes null; what JSON does not know becomes plain data or text."""
+    """NaN becomes null; values that JSON lacks become plain data or text."""
     data = {
         "nan": [float("nan"), np.float32("inf"), 1.5],
         "array": np.arange(2, dtype=np.int64),

@@ -91,7 +91,7 @@ def test_a_trec_run_counts_what_it_cannot_hold(tmp_path):
     assert [line.split()[0] for line in out.read_text(encoding="utf-8").splitlines()] == ["a", "a"]
     assert report.figures.status == {"ok": 1, "failed": 2}
     assert [error is None for _, error in seen] == [True, True, False]
-    assert "stands twice" in str(seen[2][1])
+    assert "duplicate" in str(seen[2][1])
 
 
 def test_progress_is_told_after_each_batch(tmp_path):

@@ -15,9 +15,10 @@ from milvus_pipeline.cli.exit_codes import FAILED, tell
 from milvus_pipeline.cli.options import Asked, Batch, answers, count_of
 from milvus_pipeline.cli.summary import Tally
 from milvus_pipeline.cli.tables import console_on, progress_bar, shown
-from milvus_pipeline.cli.writers import Format, opened
+from milvus_pipeline.cli.writers import opened
 from milvus_pipeline.errors import PipelineError
 from milvus_pipeline.files.plain import json_line
+from milvus_pipeline.files.results import OutputFormat
 from milvus_pipeline.records import SearchResult
 from milvus_pipeline.run.dry_run import DryRun
 from milvus_pipeline.stage import Stage
@@ -75,9 +76,9 @@ class Plan:
                 self._totals.add(report.stage, report.planned)
                 self._queries[report.stage] += any(report.planned.values())
 
-    def write(self, stream: TextIO, queries: str, output_format: Format | None) -> None:
+    def write(self, stream: TextIO, queries: str, output_format: str | None) -> None:
         """As JSON lines where they are asked for, else as a table; ``queries`` says below it how many there were."""
-        if output_format is Format.JSONL:
+        if output_format == OutputFormat.JSONL:
             self._write_lines(stream)
         else:
             self._write_table(stream, queries)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from milvus_pipeline.cli.exit_codes import UsageError, tell
-from milvus_pipeline.cli.writers import Format, check_output
+from milvus_pipeline.cli.writers import TABLE, check_output
 from milvus_pipeline.files.lines import STDIN
 from milvus_pipeline.files.queries import BadLines, InputFormat, QueryReader, survey
 from milvus_pipeline.jobs.claim import check_place
@@ -31,7 +31,7 @@ class Asked(NamedTuple):
     batch_size: int
     timeout: float | None
     output: Path | None
-    output_format: Format | None
+    output_format: str | None
     overwrite: bool
     resume: bool
     accept_changes: bool
@@ -61,7 +61,7 @@ def source_of(texts: Sequence[str] | None, queries: Path | None) -> Path | None:
 def is_job(asked: Asked) -> bool:
     """Whether the results go to a file that can be gone on with: no table, no device, no pipe."""
     path = asked.output
-    return path is not None and asked.output_format is not Format.TABLE and (path.is_file() or not path.exists())
+    return path is not None and asked.output_format != TABLE and (path.is_file() or not path.exists())
 
 
 def check_asked(asked: Asked, config: Path) -> None:

@@ -16,10 +16,10 @@ from milvus_pipeline.cli.progress import JobBar
 from milvus_pipeline.cli.run_job import run_as_job
 from milvus_pipeline.cli.summary import Tally
 from milvus_pipeline.cli.tables import ResultTables
-from milvus_pipeline.cli.writers import Format, Lines, Writer, chosen_format, opened
+from milvus_pipeline.cli.writers import TABLE, Format, Lines, Writer, choose_format, opened
 from milvus_pipeline.errors import PipelineError
 from milvus_pipeline.files.queries import BadLines, InputFormat
-from milvus_pipeline.files.results import JsonLines, OutputError, TrecRun
+from milvus_pipeline.files.results import FORMATS, OutputError, OutputFormat
 from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.records import SearchResult
 
@@ -121,8 +121,10 @@ def run(
     With --output it is a job: whatever ends it, --resume goes on with it, and the output will be the same.
     """
     source = source_of(query, queries)
-    if dry_run and output_format is Format.TREC:
-        raise UsageError("--format trec: a dry run has figures, which are no TREC run", "leave it out, or take jsonl")
+    if dry_run and output_format not in (None, TABLE, OutputFormat.JSONL):
+        raise UsageError(
+            f"a dry run has no results to write as {output_format}", "use table or jsonl", place="--format"
+        )
     asked = Asked(
         query or (),
         source,
@@ -151,15 +153,15 @@ def run(
 
 def _written_out(pipeline: Pipeline, asked: Asked) -> int:
     """Write an answer to every query to stdout, or to what is no file to go back in; the exit code."""
-    chosen = chosen_format(asked.output_format, asked.output)
+    chosen = choose_format(asked.output_format, asked.output)
     batches = read_batches(asked)
     started = time.perf_counter()
     pipeline.open(asked.timeout)
-    tally = Tally(pipeline.name, opened_in=time.perf_counter() - started, told=chosen is not Format.TABLE)
+    tally = Tally(pipeline.name, opened_in=time.perf_counter() - started, told=chosen != TABLE)
     try:
         with pipeline, opened(asked.output, asked.overwrite) as stream:
             writer = _writer(chosen, stream, pipeline.name)
-            on_screen = chosen is Format.TABLE and stream.isatty()
+            on_screen = chosen == TABLE and stream.isatty()
             with (
                 JobBar(pipeline.name, lambda: count_of(asked), hidden=stream.isatty()) as bar,
                 closing(answered_batches(pipeline, batches, asked)) as answers,
@@ -188,7 +190,7 @@ def _unwritten(writer: Writer, result: SearchResult) -> OutputError | None:
     return None
 
 
-def _writer(chosen: Format, stream: TextIO, name: str) -> Writer:
-    if chosen is Format.TABLE:
+def _writer(chosen: str, stream: TextIO, name: str) -> Writer:
+    if chosen == TABLE:
         return ResultTables(stream)
-    return Lines(stream, TrecRun(name) if chosen is Format.TREC else JsonLines())
+    return Lines(stream, FORMATS[OutputFormat(chosen)].writer(name, True))

@@ -10,7 +10,7 @@ from milvus_pipeline.cli.options import Asked, count_of, read_items, tell_warnin
 from milvus_pipeline.cli.progress import JobBar
 from milvus_pipeline.cli.summary import Tally
 from milvus_pipeline.errors import PipelineError
-from milvus_pipeline.files.results import OutputError, OutputFormat
+from milvus_pipeline.files.results import OutputError
 from milvus_pipeline.jobs.job import JobProgress, JobReport, StoppedError, run_job
 from milvus_pipeline.jobs.manifest import manifest_path, read_manifest
 from milvus_pipeline.pipeline import Pipeline
@@ -29,7 +29,7 @@ def run_as_job(pipeline: Pipeline, asked: Asked, output: Path) -> int:
                 queries,
                 output,
                 input_format=asked.input_format,
-                output_format=None if asked.output_format is None else OutputFormat(asked.output_format.value),
+                output_format=asked.output_format,
                 batch_size=asked.batch_size,
                 timeout=asked.timeout,
                 bad_lines=asked.bad_lines,

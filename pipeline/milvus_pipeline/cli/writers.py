@@ -1,4 +1,4 @@
-"""What ``run`` writes: JSON lines or a TREC run, and where."""
+"""Where and in which format ``run`` writes results: a table on the terminal, or one of the formats of lines."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import TYPE_CHECKING, Final, Protocol, TextIO
 
 from milvus_pipeline.cli.exit_codes import UsageError
-from milvus_pipeline.files.results import LineFormat, OutputError, format_of
+from milvus_pipeline.files.results import LineFormat, OutputError, OutputFormat, format_of
 from milvus_pipeline.records import SearchResult
 
+TABLE: Final = "table"
+"""The format for a terminal, besides those that ``files.results`` knows."""
 
-class Format(StrEnum):
-    """How results are written."""
-
-    TABLE = "table"
-    JSONL = "jsonl"
-    TREC = "trec"
+if TYPE_CHECKING:
+    Format = str
+else:  # the choices of --format
+    Format = StrEnum("Format", [TABLE, *OutputFormat])
 
 
 class Writer(Protocol):
@@ -42,13 +42,13 @@ class Lines:
         self._stream.write(self._format.text(result))
 
 
-def chosen_format(asked: Format | None, output: Path | None) -> Format:
-    """The format asked for, else by the file's name, else a table for a terminal and JSON lines for the rest."""
+def choose_format(asked: str | None, output: Path | None) -> str:
+    """Return the format asked for, else that of the file's name, else a table for a terminal, else JSON lines."""
     if asked is not None:
         return asked
     if output is not None:
-        return Format(format_of(output).value)
-    return Format.TABLE if sys.stdout.isatty() else Format.JSONL
+        return format_of(output)
+    return TABLE if sys.stdout.isatty() else OutputFormat.JSONL
 
 
 def check_output(path: Path | None, overwrite: bool, source: Path | None) -> None:

@@ -1,11 +1,12 @@
-"""How results are written, as text: JSON lines, or a run as trec_eval reads it."""
+"""How results are written: the formats of an output, each as lines of text."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 
@@ -18,48 +19,40 @@ _LARGEST = 1e37  # with room below the largest number of 32 bits, 3.4e38
 _SMALLEST = float(np.finfo(np.float32).tiny)
 
 
-class OutputFormat(StrEnum):
-    """How the results of a job are written."""
-
-    JSONL = "jsonl"
-    """A JSON object a line and query."""
-    TREC = "trec"
-    """A run as trec_eval reads it."""
-
-
-def format_of(path: Path) -> OutputFormat:
-    """What a file's name says: ``.trec`` and ``.run`` are TREC runs, the rest is JSONL; ``.gz`` behind it or not."""
-    return OutputFormat.TREC if suffix_of(path) in {".trec", ".run"} else OutputFormat.JSONL
-
-
 class OutputError(PipelineError):
-    """A result cannot be written: not in the format asked for, or not to its place."""
+    """A result cannot be written, because it does not fit the format or because the file cannot take it."""
 
 
 class LineFormat(Protocol):
-    """Says how a result is written, in whole lines."""
+    """Turns results into whole lines."""
 
     def text(self, result: SearchResult) -> str:
-        """The lines of one result, each with its line break; empty where there is nothing to write.
+        """Return the lines of one result, each with its line break; empty if there is nothing to write.
 
         Raises:
             OutputError: the result does not fit the format.
         """
+
+    def resume(self, lines: Iterable[bytes]) -> None:
+        """Continue behind these lines of the same output. They are read only if the format asks for them."""
 
 
 class JsonLines:
     """One JSON object a line: ``SearchResult.to_dict()``.
 
     Args:
-        figures: with what differs from run to run, such as the times that the stages took.
+        figures: include what differs from run to run, such as the seconds of each stage.
     """
 
     def __init__(self, figures: bool = True) -> None:
         self._figures = figures
 
     def text(self, result: SearchResult) -> str:
-        """The line of one result."""
+        """Return the line of one result."""
         return json_line(result.to_dict(figures=self._figures))
+
+    def resume(self, lines: Iterable[bytes]) -> None:
+        """Do nothing: a line does not depend on those before it."""
 
 
 class TrecRun:
@@ -73,41 +66,74 @@ class TrecRun:
         self._tag = "_".join(tag.split()) or "run"
         self._ids: set[str] = set()
 
-    def remember(self, query_id: str) -> None:
-        """Take note of a query that is in the run already, where a run is gone on with."""
-        self._ids.add(query_id)
-
     def text(self, result: SearchResult) -> str:
-        """The lines of one result, one a hit; nothing where its query failed.
+        """Return the lines of one result, one a hit; empty if its query failed.
 
         Raises:
-            OutputError: an id is empty, holds a blank, or stands twice: that of a query in the run, that of a hit in
+            OutputError: an id is empty, contains a blank, or is there twice: a query's id in the run, or a hit's id in
                 the query.
         """
         if result.status == "failed":
             return ""
-        query_id = _one_word(result.query.id or "", "the query's id")
+        query_id = _one_word(result.query.id or "", "the query id")
         if query_id in self._ids:
-            raise OutputError(f"the query id {query_id!r} stands twice", "a TREC run needs ids that differ")
+            raise OutputError(f"duplicate query id {query_id!r}", "a TREC run needs unique ids")
         documents = [_one_word(str(hit.id), "the id of a hit") for hit in result.hits]
         if len(set(documents)) < len(documents):
-            raise OutputError("two hits have the same id", "a TREC run needs ids that differ, so write JSONL instead")
-        if documents:  # what has no line cannot be remembered where the run is gone on with
+            raise OutputError("two hits have the same id", "a TREC run needs unique ids; write JSONL instead")
+        if documents:  # a query without a line is unknown when the run is resumed, so it is never remembered
             self._ids.add(query_id)
-        scores = falling([hit.score for hit in result.hits])
+        scores = decreasing([hit.score for hit in result.hits])
         return "".join(
             f"{query_id} Q0 {document} {rank} {score:.9g} {self._tag}\n"
             for rank, (document, score) in enumerate(zip(documents, scores, strict=True), start=1)
         )
 
+    def resume(self, lines: Iterable[bytes]) -> None:
+        """Remember the queries of these lines, so that none of them is written twice."""
+        self._ids.update(line.split(b" ", 1)[0].decode("utf-8") for line in lines)
 
-def falling(scores: list[float]) -> list[float]:
-    """Scores that strictly fall in 32 bits, so that sorting by them keeps the order of the hits.
 
-    trec_eval ignores the rank column: it sorts by score, held in 32 bits, and ties by document id. Where a score is
-    not below the one before it (a tie, or hits that carry scores of different stages), the score before it less one
-    unit in the last place stands for it. Scores beyond 1e37 are written as that, and denormal ones as 0; a score that
-    is no number ties with the one before it.
+class OutputFormat(StrEnum):
+    """How the results of a job are written."""
+
+    JSONL = "jsonl"
+    """One JSON object for each query."""
+    TREC = "trec"
+    """A run as trec_eval reads it."""
+
+
+class _Format(NamedTuple):
+    """A row of ``FORMATS``.
+
+    Args:
+        suffixes: of files that are written in this format by default, without ``.gz``.
+        writer: makes the format from the run's name and whether lines include figures.
+    """
+
+    suffixes: tuple[str, ...]
+    writer: Callable[[str, bool], LineFormat]
+
+
+FORMATS: Final[Mapping[OutputFormat, _Format]] = {
+    OutputFormat.JSONL: _Format((".jsonl", ".json", ".ndjson"), lambda name, figures: JsonLines(figures)),
+    OutputFormat.TREC: _Format((".trec", ".run"), lambda name, figures: TrecRun(name)),
+}
+"""Everything that jobs and the command line know about the formats. A new one needs a member and a row here."""
+
+
+def format_of(path: Path) -> OutputFormat:
+    """Return the format that the file's name stands for, with or without ``.gz``; JSONL by default."""
+    suffix = suffix_of(path)
+    return next((name for name, row in FORMATS.items() if suffix in row.suffixes), OutputFormat.JSONL)
+
+
+def decreasing(scores: list[float]) -> list[float]:
+    """Return scores that strictly decrease in 32 bits, so that sorting by them keeps the order of the hits.
+
+    trec_eval ignores the rank column: it sorts by score, held in 32 bits, and ties by document id. A score that is not
+    below the one before it (a tie, or hits with scores of different stages) is replaced by the one before it less one
+    unit in the last place. Scores are clipped to 1e37, and denormal ones become 0; NaN ties with the score before it.
     """
     rounded = np.clip(np.asarray(scores, dtype=np.float64), -_LARGEST, _LARGEST).astype(np.float32)
     rounded[np.abs(rounded) < _SMALLEST] = 0.0
@@ -128,14 +154,12 @@ def _just_below(value: float) -> float:
 
 
 def _one_word(text: str, what: str) -> str:
-    if text.split() != [text] or "\0" in text or not _is_utf8(text):
-        raise OutputError(f"{what} must be one word without blanks in a TREC run, is {text!r}", "write JSONL instead")
-    return text
-
-
-def _is_utf8(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:
-        return False
-    return True
+        fits = False
+    else:
+        fits = text.split() == [text] and "\0" not in text
+    if not fits:
+        raise OutputError(f"{what} must be one word without blanks in a TREC run, got {text!r}", "write JSONL instead")
+    return text

@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeAlias, TypeVar
 
 from milvus_pipeline.errors import InputError, PipelineError
 from milvus_pipeline.files.queries import BadLines, InputFormat
-from milvus_pipeline.files.results import JsonLines, LineFormat, OutputError, OutputFormat, TrecRun, format_of
+from milvus_pipeline.files.results import FORMATS, OutputError, OutputFormat, format_of
 from milvus_pipeline.jobs.batches import Item, Reading
 from milvus_pipeline.jobs.claim import Claim, check_output, check_same_identity, check_same_job, claimed, differences
 from milvus_pipeline.jobs.commits import CommitPoint, Commits
@@ -301,11 +301,7 @@ class _Job:
         """The output, made where it is not there, and the first manifest."""
         made = self._output is None
         output = self._output = self._output or OutputFile(self._claim.path, new=True)
-        lines: LineFormat
-        if self._told.format == OutputFormat.TREC:
-            lines = run = TrecRun(self._pipeline.name)
-        else:
-            lines = JsonLines(self._options.figures)
+        lines = FORMATS[OutputFormat(self._told.format)].writer(self._pipeline.name, self._options.figures)
         commits = Commits(output, self._claim.manifest_at, manifest, point, lines, self._options.batch_size)
         try:
             commits.begin()
@@ -313,9 +309,7 @@ class _Job:
             if made:
                 output.path.unlink(missing_ok=True)
             raise
-        if self._told.format == OutputFormat.TREC:
-            for query_id in output.first_words(gzipped=self._told.gzip):
-                run.remember(query_id)
+        lines.resume(output.lines(gzipped=self._told.gzip))
         return commits
 
     def _work(self, reading: Reading, commits: Commits, opened_in: float, stop_on_failure: bool) -> None:

@@ -96,15 +96,10 @@ class OutputFile:
             at += len(chunk)
             yield chunk
 
-    def first_words(self, *, gzipped: bool) -> Iterator[str]:
-        """The first word of each line, once for lines of the same one that follow each other."""
-        last = b""
+    def lines(self, *, gzipped: bool) -> Iterator[bytes]:
+        """Read the lines that it holds."""
         with gzip.open(self.path, "rb") if gzipped else self.path.open("rb") as lines:
-            for line in lines:
-                word = line.split(b" ", 1)[0]
-                if word != last:
-                    yield word.decode("utf-8")
-                    last = word
+            yield from lines
 
     def cut(self, length: int) -> None:
         """Take away all behind the first ``length`` bytes."""
