@@ -6,7 +6,9 @@ exception only the first line is told, and not even that where it repeats a docu
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal, Self, get_args
+import re
+from collections.abc import Iterable
+from typing import Any, Final, Literal, NamedTuple, Self, get_args
 
 ReasonCode = Literal[
     "deadline",
@@ -90,10 +92,87 @@ def _restored(kind: type[PipelineError], args: tuple[Any, ...], state: dict[str,
     return error
 
 
+class Problem(NamedTuple):
+    """One mistake in a configuration.
+
+    Args:
+        path: the keys and positions that lead to it.
+        what: what is wrong.
+        next_step: what to do about it; empty if there is nothing more to say.
+        line: of the file, from 1; 0 if unknown.
+    """
+
+    path: tuple[str | int, ...]
+    what: str
+    next_step: str = ""
+    line: int = 0
+
+    def under(self, path: Iterable[str | int]) -> Problem:
+        """Return the same problem of a value that is itself at ``path``."""
+        return self._replace(path=(*path, *self.path))
+
+    @property
+    def message(self) -> str:
+        """What is wrong and what to do, without the place."""
+        return f"{self.what}; {self.next_step}" if self.next_step else self.what
+
+    def __str__(self) -> str:
+        line = f" (line {self.line})" if self.line else ""
+        return f"{dotted(self.path)}: {self.message}{line}" if self.path else f"{self.message}{line}"
+
+
+def dotted(path: Iterable[str | int]) -> str:
+    """Render ``("stages", 1, "limit")`` as ``stages[1].limit``, with ``…`` for parts that do not look like keys."""
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+            continue
+        words = part.split(".") if text == "sweep" else [part]  # the keys of a sweep are dotted paths themselves
+        text += ("." if text else "") + ".".join(word if looks_like_a_key(word) else "…" for word in words)
+    return text
+
+
+_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|[A-Za-z]+(?:-[A-Za-z]+)+", re.ASCII)
+_MOST_DIGITS = 4
+_LONGEST_KEY = 40
+
+
+def looks_like_a_key(text: str) -> bool:
+    """Whether this is most likely the name of a field or a header, and not a secret in its place."""
+    digits = sum(map(str.isdigit, text))
+    return _KEY.fullmatch(text) is not None and digits <= _MOST_DIGITS and len(text) <= _LONGEST_KEY
+
+
 class ConfigError(PipelineError, ValueError):
-    """A pipeline, a stage or a configuration file is wrong; nothing was run."""
+    """A pipeline, a stage or a configuration file is wrong; nothing was run.
+
+    A validator of a stage's fields may raise it, too: its parts become a problem of the field.
+
+    Args:
+        what: what is wrong.
+        next_step: what to do about it.
+        place: the file, pipeline or stage.
+        problems: all mistakes, instead of ``what`` and ``next_step``; ``str`` gives each a line.
+
+    Attributes:
+        problems: as above; empty if the error was made of ``what``.
+    """
 
     reason_code: ReasonCode = "config"
+
+    def __init__(
+        self, what: str = "", next_step: str = "", *, place: str = "", problems: Iterable[Problem] = ()
+    ) -> None:
+        self.problems = tuple(problems)
+        if self.problems:
+            what = "\n".join(str(problem._replace(next_step="", line=0)) for problem in self.problems)
+            next_step = self.problems[0].next_step if len(self.problems) == 1 else ""
+        super().__init__(what, next_step, place=place)
+
+    def __str__(self) -> str:
+        place = f"{self.place}: " if self.place else ""
+        return "\n".join(f"{place}{problem}" for problem in self.problems) if self.problems else super().__str__()
 
 
 class QueryError(PipelineError, ValueError):

@@ -17,7 +17,7 @@ from milvus_pipeline.config.collection import CollectionSpec
 from milvus_pipeline.context import Deadline, time_limit
 from milvus_pipeline.errors import ConfigError
 from milvus_pipeline.findings import Finding
-from milvus_pipeline.problems import describe
+from milvus_pipeline.problems import problems_of
 from milvus_pipeline.records import Query, SearchResult
 from milvus_pipeline.run.doctor import CHECK_SECONDS, checking
 from milvus_pipeline.run.dry_run import DryRun
@@ -67,7 +67,7 @@ class Pipeline:
         if timeout is not None and (not is_number(timeout) or timeout <= 0):
             raise ConfigError(f"timeout: must be a number of seconds above 0, is {short_repr(timeout)}")
         if problems := check_names(stages) + check_chain(stages):
-            raise ConfigError("\n".join(map(str, problems)))
+            raise ConfigError(problems=problems)
         self.stages = tuple(stages)
         self.name = name
         self.timeout = timeout
@@ -371,4 +371,4 @@ def _collection(given: CollectionSpec | Mapping[str, Any] | None) -> CollectionS
     try:
         return CollectionSpec.model_validate(given)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"collection: {line}" for line in describe(error, CollectionSpec))) from error
+        raise ConfigError(problems=problems_of(error, CollectionSpec), place="collection") from error

@@ -6,78 +6,49 @@ what looks like one.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from milvus_pipeline.errors import ConfigError, Problem, looks_like_a_key
 from milvus_pipeline.text import short_repr
 
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|[A-Za-z]+(?:-[A-Za-z]+)+", re.ASCII)
-_DIGITS = 4
-_LONGEST_NAME = 40
 _LONGEST_NUMBER = 8
 _LONGEST_WORD = 20
 
 
-class Problem(NamedTuple):
-    """One thing that is wrong, with the path of keys and positions that leads to it."""
-
-    path: tuple[str | int, ...]
-    message: str
-
-    def __str__(self) -> str:
-        return f"{dotted(self.path)}: {self.message}" if self.path else self.message
-
-
-def dotted(path: Iterable[str | int]) -> str:
-    """``("stages", 1, "limit")`` as ``stages[1].limit``, with ``…`` for what does not look like a key."""
-    text = ""
-    for part in path:
-        if isinstance(part, int):
-            text += f"[{part}]"
-            continue
-        words = part.split(".") if text == "sweep" else [part]  # a sweep's keys are dotted paths themselves
-        text += ("." if text else "") + ".".join(word if looks_like_a_key(word) else "…" for word in words)
-    return text
-
-
-def looks_like_a_key(text: str) -> bool:
-    """Whether this is most likely the name of a field or of a header, and not what should stand in one."""
-    named = _NAME.fullmatch(text) is not None and sum(map(str.isdigit, text)) <= _DIGITS
-    return named and len(text) <= _LONGEST_NAME
-
-
 def kind_of(value: object) -> str:
-    """``a text``, ``a list``: what a value is, without the value. Truth values and short numbers are told."""
+    """``a string``, ``a list``: what a value is, without the value. Truth values and short numbers are told."""
     if isinstance(value, bool | int | float) and len(repr(value)) <= _LONGEST_NUMBER:
         return repr(value)
-    kinds = {str: "a text", list: "a list", tuple: "a list", dict: "a mapping", type(None): "nothing"}
+    kinds = {str: "a string", list: "a list", tuple: "a list", dict: "a mapping", type(None): "nothing"}
     kinds |= {int: "a number", float: "a number"}
     return kinds.get(type(value), f"a {type(value).__name__}")
 
 
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """``; did you mean 'limit'?`` for a near miss, else the list of what is known."""
-    names = sorted(known)
-    by_lower = {name.lower(): name for name in names}
+def near_miss(word: str, known: Iterable[str]) -> str:
+    """Return ``did you mean 'limit'?`` if a known name is close to the word, else an empty string."""
+    by_lower = {name.lower(): name for name in sorted(known)}
     near = get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
-    if near:
-        return f"; did you mean {by_lower[near[0]]!r}?"
-    return f"; known are {', '.join(names)}" if names else ""
+    return f"did you mean {by_lower[near[0]]!r}?" if near else ""
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """Return ``did you mean 'limit'?`` if a known name is close to the word, else the list of known names.
+
+    It is a ``next_step`` of an error; empty if nothing is known.
+    """
+    names = sorted(known)
+    return near_miss(word, names) or (f"known are {', '.join(names)}" if names else "")
 
 
 def problems_of(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
-    """Every problem that pydantic found in the fields of ``model``."""
-    return [_problem(detail, model) for detail in _without_echoes(error.errors(include_url=False))]
-
-
-def describe(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """``problems_of`` as lines of text."""
-    return [str(problem) for problem in problems_of(error, model)]
+    """Return every problem that pydantic found in the fields of ``model``."""
+    details = _without_echoes(error.errors(include_url=False))
+    return [problem for detail in details for problem in _problems(detail, model)]
 
 
 def _without_echoes(details: list[ErrorDetails]) -> list[ErrorDetails]:
@@ -100,38 +71,41 @@ def _place(detail: ErrorDetails) -> tuple[str | int, ...]:
     return location
 
 
-def _problem(detail: ErrorDetails, model: type[BaseModel]) -> Problem:
+def _problems(detail: ErrorDetails, model: type[BaseModel]) -> list[Problem]:
     path = _place(detail)
+    cause = detail.get("ctx", {}).get("error")
+    if isinstance(cause, ConfigError):
+        inner = cause.problems or (Problem((cause.place,) if cause.place else (), cause.what, cause.next_step),)
+        return [problem.under(path) for problem in inner]
+    return [Problem(path, *_parts(detail, path, model))]
+
+
+def _parts(detail: ErrorDetails, path: tuple[str | int, ...], model: type[BaseModel]) -> tuple[str, str]:
+    """What is wrong by pydantic's code for it, and what to do."""
     kind = detail["type"]
     context: dict[str, Any] = detail.get("ctx", {})
     value = detail["input"]
     if kind == "extra_forbidden":
-        return Problem(path, f"unknown key{suggestion(str(path[-1]), known_keys(model, path[:-1]))}")
+        return "unknown key", suggestion(str(path[-1]), known_keys(model, path[:-1]))
     if kind == "missing":
-        return Problem(path, "is missing, and has no default")
-    if kind in {"greater_than_equal", "greater_than", "less_than_equal", "less_than"}:
-        words = {"greater_than_equal": ("at least", "ge"), "greater_than": ("above", "gt")}
-        words |= {"less_than_equal": ("at most", "le"), "less_than": ("below", "lt")}
-        text, key = words[kind]
-        bound = context[key]  # a whole number in a float field comes as 0.0
-        bound = int(bound) if float(bound).is_integer() else bound
-        return Problem(path, f"must be {text} {bound}, is {short_repr(value)}")
-    if kind == "literal_error":
-        near = suggestion(value, _literals(context)) if isinstance(value, str) else ""
-        return Problem(path, f"must be {context['expected']}, is {word_of(value)}{near if 'mean' in near else ''}")
+        return "is missing, and has no default", ""
     if kind == "value_error":
-        return Problem(path, str(context.get("error", detail["msg"])))
+        return str(context.get("error", detail["msg"])), ""
+    if kind == "literal_error":
+        near = near_miss(value, _literals(context)) if isinstance(value, str) else ""
+        return f"must be {context['expected']}, got {word_of(value)}", near
+    if kind in _BOUNDS:
+        text, key = _BOUNDS[kind]
+        bound = context[key]  # of a float field 0 comes as 0.0
+        return f"must be {text} {int(bound) if float(bound).is_integer() else bound}, got {short_repr(value)}", ""
     if kind in {"too_short", "string_too_short"}:
         least = context["min_length"]
-        return Problem(
-            path, "must not be empty" if least == 1 else f"must have at least {least} items, is {kind_of(value)}"
-        )
+        return ("must not be empty" if least == 1 else f"must have at least {least} items, got {kind_of(value)}"), ""
     if kind == "string_pattern_mismatch":
-        return Problem(path, f"must fit {context['pattern']}, is {word_of(value)}")
+        return f"must match {context['pattern']}, got {word_of(value)}", ""
     wanted = _WANTED.get(kind.removesuffix("_parsing").removesuffix("_type"))
-    if wanted:
-        return Problem(path, f"must be {wanted}, is {kind_of(value)}")
-    return Problem(path, f"{detail['msg'][:1].lower()}{detail['msg'][1:]}, is {kind_of(value)}")
+    what = f"must be {wanted}" if wanted else detail["msg"][:1].lower() + detail["msg"][1:]
+    return f"{what}, got {kind_of(value)}", ""
 
 
 def word_of(value: object) -> str:
@@ -140,12 +114,19 @@ def word_of(value: object) -> str:
     return short_repr(value) if short else kind_of(value)
 
 
+_BOUNDS = {
+    "greater_than_equal": ("at least", "ge"),
+    "greater_than": ("above", "gt"),
+    "less_than_equal": ("at most", "le"),
+    "less_than": ("below", "lt"),
+}
+
 _WANTED = {
     "int": "a whole number",
     "int_from_float": "a whole number",
     "float": "a number",
     "bool": "true or false",
-    "string": "text",
+    "string": "a string",
     "list": "a list",
     "dict": "a mapping of keys to values",
     "model": "a mapping of keys to values",

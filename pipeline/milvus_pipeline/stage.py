@@ -30,7 +30,7 @@ from pydantic import (
 from milvus_pipeline.context import Context, Deadline
 from milvus_pipeline.errors import ConfigError
 from milvus_pipeline.findings import CheckContext, Finding, doctor_of
-from milvus_pipeline.problems import describe, kind_of, suggestion, takes_bool, word_of
+from milvus_pipeline.problems import kind_of, near_miss, problems_of, takes_bool, word_of
 from milvus_pipeline.records import SearchResult
 
 
@@ -52,18 +52,16 @@ class Fallback:
 def _checked_on_error(value: Any) -> str | Fallback:
     if isinstance(value, Mapping) and set(value) == {"fallback"}:
         if not isinstance(value["fallback"], Stage):
-            raise ValueError(f"fallback: must be a stage, is {kind_of(value['fallback'])}")
+            raise ConfigError(f"must be a stage, got {kind_of(value['fallback'])}", place="fallback")
         return Fallback(value["fallback"])
     if isinstance(value, Fallback):
         if not isinstance(value.stage, Stage):
-            raise ValueError(f"fallback: must be a stage, is {kind_of(value.stage)}")
+            raise ConfigError(f"must be a stage, got {kind_of(value.stage)}", place="fallback")
         return value
     if isinstance(value, str) and value in ("raise", "skip"):
         return value
-    near = suggestion(value, ("raise", "skip")) if isinstance(value, str) else ""
-    raise ValueError(
-        f"must be 'raise', 'skip' or {{fallback: STAGE}}, is {word_of(value)}{near if 'mean' in near else ''}"
-    )
+    near = near_miss(value, ("raise", "skip")) if isinstance(value, str) else ""
+    raise ConfigError(f"must be 'raise', 'skip' or {{fallback: STAGE}}, got {word_of(value)}", near)
 
 
 def _on_error_as_data(value: str | Fallback) -> Any:
@@ -134,8 +132,7 @@ class Stage(BaseModel):
             try:
                 super().__init__(**fields)
             except ValidationError as error:
-                problems = describe(error, type(self))
-                raise ConfigError("\n".join(f"{type(self).__name__}: {line}" for line in problems)) from error
+                raise ConfigError(problems=problems_of(error, type(self)), place=type(self).__name__) from error
 
     @model_validator(mode="before")
     @classmethod

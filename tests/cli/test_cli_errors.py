@@ -14,18 +14,18 @@ SEARCH = " - {type: milvus_search, collection: c, text_field: t}\n"
         ),
         (
             "stages:\n - {type: encode}\n - {type: milvus_search, collection: c, limit: many}\n",
-            "stages[1].limit: must be a whole number, is a text (line 3)",
+            "stages[1].limit: must be a whole number, got a string (line 3)",
         ),
         (
             "stages:\n - {type: encode}\n - {type: milvus_search, collection: c, limit: 0}\n",
-            "stages[1].limit: must be at least 1, is 0 (line 3)",
+            "stages[1].limit: must be at least 1, got 0 (line 3)",
         ),
         (
             "stages:\n - {type: truncat}\n",
             "stages[0].type: no stage is named 'truncat'; did you mean 'truncate'? (line 2)",
         ),
         ("", "the file is empty; it needs at least a list of `stages`"),
-        ("- a\n", "must be a mapping with a list of `stages`, is a list"),
+        ("- a\n", "must be a mapping with a list of `stages`, got a list"),
         ("stages: [", "is not valid YAML: "),
         (
             f"stages:\n - {{type: encode, model: '${{NO_SUCH_VARIABLE}}'}}\n{SEARCH}",

@@ -140,11 +140,11 @@ def test_queries_from_the_command_line_and_a_file(invoke, fruit, make):
         ('{"text": "a"', "is not valid JSON: Expecting ',' delimiter at column 13"),
         ("[1]", "must be a JSON object, {...}, one a line; is a list"),
         ('{"id": 1}', "has neither `text` nor `vector`; give the query one of them"),
-        ('{"text": 5}', "text: must be text, is 5"),
-        ('{"text": "a", "vector": [1, "2"]}', "vector[1]: must be a number, is a text"),
+        ('{"text": 5}', "text: must be a string, got 5"),
+        ('{"text": "a", "vector": [1, "2"]}', "vector[1]: must be a number, got a string"),
         ('{"text": "a", "vector": [NaN]}', "is not valid JSON: NaN is not a JSON number"),
-        ('{"text": "a", "filter": 3}', "filter: must be text, is 3"),
-        ('{"text": "a", "params": []}', "params: must be a mapping of keys to values, is a list"),
+        ('{"text": "a", "filter": 3}', "filter: must be a string, got 3"),
+        ('{"text": "a", "params": []}', "params: must be a mapping of keys to values, got a list"),
     ],
 )
 def test_a_line_that_is_no_query_fails_alone(invoke, fruit, make, line, message):

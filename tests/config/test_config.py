@@ -123,7 +123,7 @@ def test_a_variable_in_a_flow_mapping_wants_quotes():
 
 def test_a_malformed_variable_is_refused():
     """What looks like a variable and is none is a mistake, not a text."""
-    assert "what stands in ${…} is not the name of a variable; write ${NAME} or ${NAME:-default} (line 1)" in said(
+    assert "what is in ${…} is not the name of a variable; write ${NAME} or ${NAME:-default} (line 1)" in said(
         "name: ${1x}"
     )
 
@@ -156,14 +156,14 @@ def test_a_key_that_resembles_nothing_lists_what_there_is():
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ("top_k: many", "stages[1].top_k: must be a whole number, is a text"),
-        ("top_k: 0", "stages[1].top_k: must be at least 1, is 0"),
-        ("top_k: 2.5", "stages[1].top_k: must be a whole number, is 2.5"),
-        ("weight: [1]", "stages[1].weight: must be a number, is a list"),
-        ("timeout: 0", "stages[1].timeout: must be above 0, is 0"),
+        ("top_k: many", "stages[1].top_k: must be a whole number, got a string"),
+        ("top_k: 0", "stages[1].top_k: must be at least 1, got 0"),
+        ("top_k: 2.5", "stages[1].top_k: must be a whole number, got 2.5"),
+        ("weight: [1]", "stages[1].weight: must be a number, got a list"),
+        ("timeout: 0", "stages[1].timeout: must be above 0, got 0"),
         ("top_k: true", "stages[1].top_k: must not be true"),
-        ("name: 7", "stages[1].name: must be text, is 7"),
-        ("on_error: ignore", "stages[1].on_error: must be 'raise', 'skip' or {fallback: STAGE}, is 'ignore'"),
+        ("name: 7", "stages[1].name: must be a string, got 7"),
+        ("on_error: ignore", "stages[1].on_error: must be 'raise', 'skip' or {fallback: STAGE}, got 'ignore'"),
         ("top_k: 1, top_n: 1", "stages[1].top_n: unknown key; did you mean 'top_k'?"),
     ],
 )
@@ -178,7 +178,7 @@ def test_python_says_the_same_as_yaml():
     with pytest.raises(ConfigError) as caught:
         WordOverlap(top_k=0, wieght=2)
     assert str(caught.value).splitlines() == [
-        "WordOverlap: top_k: must be at least 1, is 0",
+        "WordOverlap: top_k: must be at least 1, got 0",
         "WordOverlap: wieght: unknown key; did you mean 'weight'?",
     ]
 
@@ -194,7 +194,7 @@ def test_every_mistake_is_shown_at_once():
     assert said(text).splitlines() == [
         "configs/x.yaml: nam: unknown key; did you mean 'name'? (line 2)",
         "configs/x.yaml: stages[0].type: no stage is named 'listed_serch'; did you mean 'listed_search'? (line 4)",
-        "configs/x.yaml: stages[1].top_k: must be at least 1, is 0 (line 5)",
+        "configs/x.yaml: stages[1].top_k: must be at least 1, got 0 (line 5)",
     ]
 
 
@@ -203,15 +203,15 @@ def test_every_mistake_is_shown_at_once():
     [
         ("", "the file is empty; it needs at least a list of `stages`"),
         ("# nothing\n", "the file is empty; it needs at least a list of `stages`"),
-        ("- a\n", "must be a mapping with a list of `stages`, is a list"),
-        ("a text", "must be a mapping with a list of `stages`, is a text"),
+        ("- a\n", "must be a mapping with a list of `stages`, got a list"),
+        ("a text", "must be a mapping with a list of `stages`, got a string"),
         ("name: x", "stages: is missing, and has no default (line 1)"),
         ("stages: []", "stages: must not be empty (line 1)"),
-        ("stages: 5", "stages: must be a list, is 5 (line 1)"),
+        ("stages: 5", "stages: must be a list, got 5 (line 1)"),
         ("stages: [bge]", "stages[0]: must be a mapping with a `type`, such as {type: truncate, top_k: 5} (line 1)"),
         ("stages: [{top_k: 1}]", "stages[0]: has no `type`, the name of its stage; `milvus-pipeline stages` lists"),
         ("stages: [{typ: bge}]", "stages[0]: has no `type`, the name of its stage; did you mean 'type' by 'typ'?"),
-        ("stages: [{type: 3}]", "stages[0].type: must be the name of a stage, is 3 (line 1)"),
+        ("stages: [{type: 3}]", "stages[0].type: must be the name of a stage, got 3 (line 1)"),
         ("name: x\nname: y", "name: the key stands twice; remove one (line 2)"),
         ("stages: [", "is not valid YAML"),
         ("a: b: c", "is not valid YAML: mapping values are not allowed here (line 1, column 5)"),

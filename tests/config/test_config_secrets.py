@@ -8,7 +8,8 @@ import pytest
 
 from milvus_pipeline import ConfigError, Pipeline, RetrySettings
 from milvus_pipeline.config.file import parse_config, read_config
-from milvus_pipeline.problems import dotted, kind_of, looks_like_a_key
+from milvus_pipeline.errors import dotted, looks_like_a_key
+from milvus_pipeline.problems import kind_of
 
 KEY = "sk-FAKE-abcdef1234567890"
 
@@ -31,22 +32,22 @@ def said(text: str) -> str:
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        (f"headers: 'Authorization: Bearer {KEY}'", ".headers: must be a mapping of keys to values, is a text"),
-        (f"headers: ['Authorization: Bearer {KEY}']", ".headers: must be a mapping of keys to values, is a list"),
-        (f"api_key_env: [{KEY}]", ".api_key_env: must be text, is a list"),
-        (f"api_key_env: {{env: {KEY}}}", ".api_key_env: must be text, is a mapping"),
-        (f"api_key_env: {{{KEY}: }}", ".api_key_env: must be text, is a mapping"),
-        ("api_key_env: 123456789012", ".api_key_env: must be text, is a number"),
-        (f"base_url: [https://user:{KEY}@host/]", ".base_url: must be text, is a list"),
-        (f"base_url: {{url: 'https://user:{KEY}@host/'}}", ".base_url: must be text, is a mapping"),
-        (f"model: {{env: {KEY}}}", ".model: must be text, is a mapping"),
-        (f"retry: {KEY}", ".retry: must be a mapping of keys to values, is a text"),
-        (f"max_concurrency: {KEY}", ".max_concurrency: must be a whole number, is a text"),
-        (f"request_timeout: {{env: {KEY}}}", ".request_timeout: must be a number, is a mapping"),
-        (f"on_error: {KEY}", ".on_error: must be 'raise', 'skip' or {fallback: STAGE}, is a text"),
+        (f"headers: 'Authorization: Bearer {KEY}'", ".headers: must be a mapping of keys to values, got a string"),
+        (f"headers: ['Authorization: Bearer {KEY}']", ".headers: must be a mapping of keys to values, got a list"),
+        (f"api_key_env: [{KEY}]", ".api_key_env: must be a string, got a list"),
+        (f"api_key_env: {{env: {KEY}}}", ".api_key_env: must be a string, got a mapping"),
+        (f"api_key_env: {{{KEY}: }}", ".api_key_env: must be a string, got a mapping"),
+        ("api_key_env: 123456789012", ".api_key_env: must be a string, got a number"),
+        (f"base_url: [https://user:{KEY}@host/]", ".base_url: must be a string, got a list"),
+        (f"base_url: {{url: 'https://user:{KEY}@host/'}}", ".base_url: must be a string, got a mapping"),
+        (f"model: {{env: {KEY}}}", ".model: must be a string, got a mapping"),
+        (f"retry: {KEY}", ".retry: must be a mapping of keys to values, got a string"),
+        (f"max_concurrency: {KEY}", ".max_concurrency: must be a whole number, got a string"),
+        (f"request_timeout: {{env: {KEY}}}", ".request_timeout: must be a number, got a mapping"),
+        (f"on_error: {KEY}", ".on_error: must be 'raise', 'skip' or {fallback: STAGE}, got a string"),
         (f"{KEY}: 1", ".…: unknown key; known are api_key_env, "),
         (f"retry: {{{KEY}: 1}}", ".retry.…: unknown key; known are "),
-        (f"model: ${{{KEY}}}", ".model: what stands in ${…} is not the name of a variable"),
+        (f"model: ${{{KEY}}}", ".model: what is in ${…} is not the name of a variable"),
         (f"model: !{KEY} x", ".model: begins with `!`, which makes it a tag to YAML; put it in quotes"),
         (f"{KEY}: 1\n{KEY}: 2", ".…: the key stands twice; remove one"),
         (f"type2: x\ntype: [{KEY}]", ".type: the key stands twice; remove one"),
@@ -85,7 +86,7 @@ def test_nothing_is_behind_an_error_of_the_parser():
 
 def test_a_type_that_is_no_text_is_told_by_its_kind():
     """As are the other fields of a stage."""
-    assert said(f"stages: [{{type: [{KEY}]}}]").endswith("must be the name of a stage, is a list (line 1)")
+    assert said(f"stages: [{{type: [{KEY}]}}]").endswith("must be the name of a stage, got a list (line 1)")
 
 
 def test_a_file_that_is_no_text_is_told_without_it(tmp_path):
@@ -117,7 +118,7 @@ def test_what_looks_like_a_key_is_shown():
 def test_kinds_have_names():
     """Numbers of few digits and truth values are told as they are."""
     values = ["x", [1], (1,), {}, None, 7, 2.5, True, 123456789, 0.123456789, {1}]
-    kinds = "a text, a list, a list, a mapping, nothing, 7, 2.5, True, a number, a number, a set"
+    kinds = "a string, a list, a list, a mapping, nothing, 7, 2.5, True, a number, a number, a set"
     assert ", ".join(map(kind_of, values)) == kinds
 
 

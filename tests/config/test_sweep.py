@@ -288,18 +288,18 @@ def test_systems_of_several_pipelines_are_led_by_their_names():
             "sweep.word_ovrlap.weight: no stage has this name; did you mean 'word_overlap'? (line 8)",
         ),
         ("word_ovrlap: [null]", "sweep.word_ovrlap: no stage has this name; did you mean 'word_overlap'? (line 8)"),
-        ("word_overlap.top_k: [1, 0]", "sweep.word_overlap.top_k[1]: must be at least 1, is 0 (line 8)"),
-        ("word_overlap.top_n: [1, 0]", "sweep.word_overlap.top_n[1]: must be at least 1, is 0 (line 8)"),
+        ("word_overlap.top_k: [1, 0]", "sweep.word_overlap.top_k[1]: must be at least 1, got 0 (line 8)"),
+        ("word_overlap.top_n: [1, 0]", "sweep.word_overlap.top_n[1]: must be at least 1, got 0 (line 8)"),
         (
             "word_overlap.top_k:\n  - 1\n  - many",
-            "sweep.word_overlap.top_k[1]: must be a whole number, is a text (line 10)",
+            "sweep.word_overlap.top_k[1]: must be a whole number, got a string (line 10)",
         ),
         ("word_overlap.weight: [true]", "sweep.word_overlap.weight[0]: must not be true (line 8)"),
         (
             "word_overlap.weight.x: [1]",
             "sweep.word_overlap.weight.x: weight of word_overlap has no keys within it (line 8)",
         ),
-        ("word_overlap.top_k: 3", "sweep.word_overlap.top_k: must be a list, is 3 (line 8)"),
+        ("word_overlap.top_k: 3", "sweep.word_overlap.top_k: must be a list, got 3 (line 8)"),
         ("word_overlap.top_k: []", "sweep.word_overlap.top_k: must not be empty (line 8)"),
         (
             "word_overlap.top_k: ['${NOT_SET_HERE}']",
@@ -312,8 +312,8 @@ def test_systems_of_several_pipelines_are_led_by_their_names():
         ),
         (
             "word_overlap: [word_overlap]",
-            "sweep.word_overlap[0]: must be a stage, such as {type: bge, top_k: 20}, or null for none, is a "
-            "text; write {type: word_overlap} (line 8)",
+            "sweep.word_overlap[0]: must be a stage, such as {type: bge, top_k: 20}, or null for none, got a "
+            "string; write {type: word_overlap} (line 8)",
         ),
         (
             "word_overlap: [{type: word_overlp}]",
@@ -340,7 +340,7 @@ def test_systems_of_several_pipelines_are_led_by_their_names():
         (
             "word_overlap: [{type: word_overlap, name: first_only}]",
             "sweep.word_overlap[0]: the variant 'first_only' does not fit: 'first_only' is also the name of "
-            "stages[1]; give one of them a `name` of its own (line 8)",
+            "stages[1]; give one of them another `name` (line 8)",
         ),
         (
             "first_only: [null]\nlisted_search: [{type: listed_search}, null]",
@@ -379,7 +379,7 @@ def test_a_settings_key_that_is_wrong_is_told():
     (line,) = said("rerank.retry.atempts: [1]", HOSTED)
     assert line == "fruit.yaml: sweep.rerank.retry.atempts: unknown key; did you mean 'attempts'? (line 12)"
     (line,) = said("rerank.retry.attempts: [0]", HOSTED)
-    assert line == "fruit.yaml: sweep.rerank.retry.attempts[0]: must be at least 1, is 0 (line 12)"
+    assert line == "fruit.yaml: sweep.rerank.retry.attempts[0]: must be at least 1, got 0 (line 12)"
 
 
 def test_what_is_wrong_with_the_stages_is_told_first():

@@ -41,7 +41,7 @@ def make(tmp_path):
         ("q.jsonl", b'{"text": ' + b"7" * 5000 + b"}", "is not valid JSON: "),
         ("q.jsonl", b"null", "must be a JSON object, {...}, one a line; is null"),
         ("q.jsonl", b'{"_id": "x"}', "has neither `text` nor `vector`; give the query one of them"),
-        ("q.jsonl", b'{"text": "a", "params": [1]}', "params: must be a mapping of keys to values, is a list"),
+        ("q.jsonl", b'{"text": "a", "params": [1]}', "params: must be a mapping of keys to values, got a list"),
         ("q.tsv", b"red", "must be two columns, id<TAB>text; has 1"),
         ("q.tsv", b"7\tred\tsky", "must be two columns, id<TAB>text; has 3"),
         ("q.tsv", b"7\t ", "must be two columns with something in them, id<TAB>text; has 2"),

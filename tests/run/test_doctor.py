@@ -151,12 +151,13 @@ def test_a_fallback_without_time_is_told():
     assert found(chain(None, None)) == []
 
 
-def test_a_finding_is_made_of_a_message():
-    """What is wrong and the next step are told apart; a message without one gets another."""
-    made = Finding.of(StageError("there is no index; make one; or another"), "index")
+def test_a_finding_is_made_of_an_error():
+    """It takes what is wrong and the next step; an error without a next step gets the one given."""
+    made = Finding.of(StageError("there is no index", "make one; or another", place="things"), "index")
     assert (made.level, made.message, made.next_step) == ("error", "there is no index", "make one; or another")
     assert Finding.of(KeyError("x"), "index", "warning").next_step
-    assert Finding.of("it is slow", "speed", "warning", "buy a faster one").next_step == "buy a faster one"
+    slow = Finding.of(StageError("it is slow"), "speed", "warning", "buy a faster one")
+    assert (slow.message, slow.next_step) == ("it is slow", "buy a faster one")
 
 
 def test_cancelling_a_check_ends_it_with_the_stage_that_it_is_at():

@@ -182,7 +182,7 @@ def test_yaml_and_python_say_the_same():
         ("{fallback: {type: word_overlap, topk: 3}}", "on_error.fallback.topk: unknown key; did you mean 'top_k'?"),
         ("{fallback: word_overlap}", "on_error.fallback: must be a mapping with a `type`"),
         ("{fallback: {type: word_overlap, on_error: {fallback: {top_k: 1}}}}", "on_error.fallback.on_error.fallback: "),
-        ("{falback: {type: word_overlap}}", "on_error: must be 'raise', 'skip' or {fallback: STAGE}, is a mapping"),
+        ("{falback: {type: word_overlap}}", "on_error: must be 'raise', 'skip' or {fallback: STAGE}, got a mapping"),
         ("{fallback: {type: faulty}}", "on_error.fallback.name: 'faulty' is also the name of stages[1]; give one"),
     ],
 )
@@ -199,8 +199,7 @@ def test_a_fallback_gives_what_its_stage_gives():
     with pytest.raises(ConfigError) as caught:
         Pipeline([ListedSearch(on_error=Fallback(Slow())), WordOverlap()])
     assert str(caught.value) == (
-        "stages[0].on_error.fallback: slow does not give 'hits' and 'text', which listed_search gives; it cannot "
-        "stand in"
+        "stages[0].on_error.fallback: slow cannot replace listed_search, since it does not give 'hits' and 'text'"
     )
     with pytest.raises(ConfigError, match=r"stages\[0\]\.on_error\.fallback: word_overlap needs hits"):
         Pipeline([Slow(on_error=Fallback(WordOverlap()))])

@@ -180,7 +180,7 @@ def test_files_are_looked_at_before_anything_is_sent(
             {"tls": {"ca": "-----BEGIN PRIVATE KEY-----hush"}},
             "tls.ca: must be the path of a PEM file, not what is in it",
         ),
-        ({"tls": "hush.pem"}, "tls: must be a mapping of keys to values, is a text"),
+        ({"tls": "hush.pem"}, "tls: must be a mapping of keys to values, got a string"),
     ],
 )
 def test_fields_that_do_not_fit(fields: dict[str, Any], says: str) -> None:

@@ -252,7 +252,7 @@ def _with_baseline_first(systems: dict[str, Variant], baseline: str | None) -> d
     if baseline is None:
         return systems
     if baseline not in systems:
-        raise UsageError(f"there is no such system{suggestion(baseline, systems)}", place=f"--baseline {baseline}")
+        raise UsageError("there is no such system", suggestion(baseline, systems), place=f"--baseline {baseline}")
     return {baseline: systems[baseline], **systems}
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from pydantic import ValidationError
-
 from milvus_pipeline.config.registry import Registry
-from milvus_pipeline.errors import ConfigError
-from milvus_pipeline.problems import Problem, dotted, kind_of, problems_of, suggestion
+from milvus_pipeline.errors import ConfigError, Problem, dotted
+from milvus_pipeline.problems import kind_of, near_miss, suggestion
 from milvus_pipeline.stage import Fallback, Stage
 
 
@@ -18,8 +16,8 @@ def check_names(stages: Iterable[Stage]) -> list[Problem]:
     problems = []
     for path, stage in _with_paths(stages):
         if stage.name in seen:
-            text = f"{stage.name!r} is also the name of {seen[stage.name]}; give one of them a `name` of its own"
-            problems.append(Problem((*path, "name"), text))
+            text = f"{stage.name!r} is also the name of {seen[stage.name]}"
+            problems.append(Problem((*path, "name"), text, "give one of them another `name`"))
         seen.setdefault(stage.name, dotted(path))
     return problems
 
@@ -46,10 +44,11 @@ def check_chain(stages: Sequence[Stage]) -> list[Problem]:
                 continue  # without hits there is no text either: one problem, said once
             givers = [f"stages[{i}] ({s.name})" for i, s in enumerate(stages) if missing in _given(s)]
             names = [member.name for earlier in stages[:position] for member in earlier.family()]
-            problems.append(Problem(path, f"{stage.name} {_lack(missing, givers, names)}"))
+            what, next_step = _lack(missing, givers, names)
+            problems.append(Problem(path, f"{stage.name} {what}", next_step))
         replaced = stages[position]
         if stage is not replaced and (lacking := sorted(replaced.provides() - stage.provides())):
-            text = f"does not give {' and '.join(map(repr, lacking))}, which {replaced.name} gives; it cannot stand in"
+            text = f"cannot replace {replaced.name}, since it does not give {' and '.join(map(repr, lacking))}"
             problems.append(Problem(path, f"{stage.name} {text}"))
         if stage.fallback is None:
             have |= _given(replaced)
@@ -61,17 +60,19 @@ def _given(stage: Stage) -> frozenset[str]:
     return stage.provides() | {f"score:{member.name}" for member in stage.family()}
 
 
-def _lack(missing: str, givers: list[str], names: list[str]) -> str:
+def _lack(missing: str, givers: list[str], names: list[str]) -> tuple[str, str]:
     if missing.startswith("score:"):
         name = missing.removeprefix("score:")
-        return f"cuts on the score of {name!r}, but no stage before it has that name{suggestion(name, names)}"
+        return f"cuts on the score of {name!r}, but no stage before it has that name", suggestion(name, names)
     if givers:
-        return f"needs {missing!r}, which {givers[0]} gives only later; move that stage before this one"
+        return f"needs {missing!r}, which {givers[0]} gives only later", "move that stage before this one"
     if missing == "hits":
-        return "needs hits, but no stage before it retrieves any; put a retrieval stage such as milvus_search first"
+        step = "put a retrieval stage such as milvus_search first"
+        return "needs hits, but no stage before it retrieves any", step
     if missing == "text":
-        return "needs the text of the hits, but no stage before it brings any; set `text_field` of the retrieval stage"
-    return f"needs {missing!r}, which no stage before it gives"
+        step = "set `text_field` of the retrieval stage"
+        return "needs the text of the hits, but no stage before it brings any", step
+    return f"needs {missing!r}, which no stage before it gives", ""
 
 
 def stage_of(data: object, place: tuple[str | int, ...], stage_types: Registry) -> Stage | list[Problem]:
@@ -87,14 +88,14 @@ def stage_of(data: object, place: tuple[str | int, ...], stage_types: Registry) 
     kind = data.get("type")
     if not isinstance(kind, str):
         if kind is not None:
-            return [Problem((*place, "type"), f"must be the name of a stage, is {kind_of(kind)}")]
-        near = next((key for key in data if "mean 'type'" in suggestion(str(key), ["type"])), None)
-        hint = f"; did you mean 'type' by {near!r}?" if near else "; `milvus-pipeline stages` lists them"
-        return [Problem(place, f"has no `type`, the name of its stage{hint}")]
+            return [Problem((*place, "type"), f"must be the name of a stage, got {kind_of(kind)}")]
+        near = next((key for key in data if near_miss(str(key), ["type"])), None)
+        hint = f"did you mean 'type' by {near!r}?" if near else "`milvus-pipeline stages` lists them"
+        return [Problem(place, "has no `type`, the name of its stage", hint)]
     try:
         cls = stage_types.get(kind)
     except ConfigError as error:
-        return [Problem((*place, "type"), str(error))]
+        return [Problem((*place, "type"), error.what, error.next_step)]
     fields = {str(key): value for key, value in data.items() if key != "type"}
     on_error, found = on_error_of(fields.get("on_error"), (*place, "on_error"), stage_types)
     if on_error is not None:
@@ -116,7 +117,5 @@ def made_of(cls: type[Stage], fields: dict[str, object], place: tuple[str | int,
     try:
         return cls(**fields)  # type: ignore[arg-type]
     except ConfigError as error:
-        cause = error.__cause__
-        if not isinstance(cause, ValidationError):
-            return [Problem(place, str(error))]
-        return [Problem((*place, *each.path), each.message) for each in problems_of(cause, cls)]
+        problems = error.problems or (Problem((), error.what, error.next_step),)
+        return [problem.under(place) for problem in problems]

@@ -15,7 +15,8 @@ from milvus_pipeline.config.registry import Registry, registry
 from milvus_pipeline.config.sweep import expand
 from milvus_pipeline.config.sweep_paths import as_data
 from milvus_pipeline.config.yaml import Source, parse_yaml, read_yaml
-from milvus_pipeline.problems import Problem, problems_of
+from milvus_pipeline.errors import Problem
+from milvus_pipeline.problems import problems_of
 from milvus_pipeline.stage import Stage
 
 

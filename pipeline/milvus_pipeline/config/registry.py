@@ -64,7 +64,7 @@ class Registry:
             if name not in self._classes:
                 point = self._entry_points().get(name)
                 if point is None:
-                    raise ConfigError(f"no stage is named {name!r}{suggestion(name, self.names())}")
+                    raise ConfigError(f"no stage is named {name!r}", suggestion(name, self.names()))
                 self._classes[name] = self._loaded(point)
             return self._classes[name]
 

@@ -16,7 +16,7 @@ from milvus_pipeline.config.build import check_chain, check_names, made_of, on_e
 from milvus_pipeline.config.registry import Registry, registry
 from milvus_pipeline.config.sweep_labels import names_of
 from milvus_pipeline.config.sweep_paths import SWEEP, Place, as_data, canonical, fields_of, lack, places_of, taken_as
-from milvus_pipeline.problems import Problem
+from milvus_pipeline.errors import Problem
 from milvus_pipeline.stage import Fallback, Stage
 
 MOST_VARIANTS = 1_000

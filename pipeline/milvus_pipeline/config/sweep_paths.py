@@ -11,7 +11,8 @@ from pydantic.fields import FieldInfo
 
 from milvus_pipeline.config.build import made_of, stage_of
 from milvus_pipeline.config.registry import Registry
-from milvus_pipeline.problems import Problem, kind_of, known_keys, suggestion
+from milvus_pipeline.errors import Problem
+from milvus_pipeline.problems import kind_of, known_keys, suggestion
 from milvus_pipeline.stage import Fallback, Stage
 
 SWEEP = "sweep"
@@ -55,7 +56,7 @@ def places_of(
         name = _stage_named(key, members)
         if name is None:
             hint = suggestion(key if key in members else key.partition(".")[0], members)
-            problems.append(Problem((SWEEP, key), f"no stage has this name{hint}"))
+            problems.append(Problem((SWEEP, key), "no stage has this name", hint))
         elif key == name:
             made, found = _whole_stages(key, members[name], values, stage_types)
             whole[name] = Place(key, name, (), made)
@@ -107,7 +108,7 @@ def _whole_stages(
             stage = stage_of({**value, "name": value.get("name") or replaced.name}, place, stage_types)
         else:
             hint = f"; write {{type: {value}}}" if isinstance(value, str) and value in stage_types.names() else ""
-            text = f"must be a stage, such as {{type: bge, top_k: 20}}, or null for none, is {kind_of(value)}{hint}"
+            text = f"must be a stage, such as {{type: bge, top_k: 20}}, or null for none, got {kind_of(value)}{hint}"
             stage = [Problem(place, text)]
         if isinstance(stage, Stage):
             made.append(stage)
@@ -122,7 +123,7 @@ def lack(cls: type[Stage], keys: tuple[str, ...]) -> str | None:
     if name == "type":
         return "is not a field; put whole stages in the stage's place: STAGE: [{type: bge}, {type: cohere}]"
     if name not in cls.model_fields:
-        return f"{cls.type} has no field {name!r}{suggestion(name, known_keys(cls))}"
+        return f"{cls.type} has no field {name!r}; {suggestion(name, known_keys(cls))}"
     if name == "on_error" and len(keys) > 1:
         return "what stands within a fallback has the name of the fallback's stage in front: NAME.FIELD"
     annotation: Any = cls.model_fields[name].annotation
@@ -133,7 +134,7 @@ def lack(cls: type[Stage], keys: tuple[str, ...]) -> str | None:
         if not known:
             return f"{'.'.join(keys[:depth])} of {cls.type} has no keys within it"
         if keys[depth] not in known:
-            return f"unknown key{suggestion(keys[depth], known)}"
+            return f"unknown key; {suggestion(keys[depth], known)}"
         annotation = _within(annotation, keys[depth])
     return None
 

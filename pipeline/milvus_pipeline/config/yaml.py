@@ -14,8 +14,8 @@ from typing import Any
 
 import yaml
 
-from milvus_pipeline.errors import ConfigError
-from milvus_pipeline.problems import Problem, dotted, kind_of
+from milvus_pipeline.errors import ConfigError, Problem
+from milvus_pipeline.problems import kind_of
 from milvus_pipeline.text import short_repr
 
 MAX_NODES = 100_000
@@ -61,16 +61,10 @@ class Source:
             place = place[:-1]
         return self.lines.get(place, 0)
 
-    def said(self, problem: Problem) -> str:
-        """A problem as one line that names file, place and line."""
-        number = self.line(problem)
-        line = f" (line {number})" if number else ""
-        where = f"{dotted(problem.path)}: " if problem.path else ""
-        return f"{self.origin}: {where}{problem.message}{line}"
-
     def error(self, problems: list[Problem]) -> ConfigError:
         """All problems as one exception, in the order of their lines."""
-        return ConfigError("\n".join(self.said(problem) for problem in problems))
+        located = (problem._replace(line=self.line(problem)) for problem in problems)
+        return ConfigError(problems=located, place=self.origin)
 
 
 def read_yaml(path: str | Path, environ: Mapping[str, str] | None = None) -> Source:
@@ -140,7 +134,7 @@ def parse_yaml(text: str, origin: str = "<yaml>", environ: Mapping[str, str] | N
         if loader is not None:
             loader.dispose()
     if not isinstance(data, dict):
-        raise ConfigError(f"must be a mapping with a list of `stages`, is {kind_of(data)}", place=str(origin))
+        raise ConfigError(f"must be a mapping with a list of `stages`, got {kind_of(data)}", place=str(origin))
     return Source(data, origin, reader.lines, reader.problems)
 
 
@@ -258,8 +252,8 @@ class _Reader:
                 return "$"
             parts = _NAME.fullmatch(match["body"])
             if parts is None:
-                text = "what stands in ${…} is not the name of a variable; write ${NAME} or ${NAME:-default}"
-                self.problems.append(Problem(place, text))
+                text = "what is in ${…} is not the name of a variable"
+                self.problems.append(Problem(place, text, "write ${NAME} or ${NAME:-default}"))
                 return match.group()
             given = self.environ.get(parts["name"])
             # As in a shell, `:-` also replaces a variable that is set but empty.
@@ -267,8 +261,8 @@ class _Reader:
                 return given or parts["default"]
             if given is None:
                 name = parts["name"]
-                text = f"the environment variable {name} is not set; set it, or give a default: ${{{name}:-value}}"
-                self.problems.append(Problem(place, text))
+                text = f"the environment variable {name} is not set"
+                self.problems.append(Problem(place, text, f"set it, or give a default: ${{{name}:-value}}"))
                 return match.group()
             return given
 

@@ -37,7 +37,7 @@ def variants_of(pipeline: Pipeline) -> dict[str, Variant]:
         return {pipeline.name: Variant(pipeline)}
     variations, problems = expand(pipeline.stages, pipeline.sweep)
     if problems:
-        raise ConfigError("\n".join(f"{pipeline.name}: {problem}" for problem in problems))
+        raise ConfigError(problems=problems, place=pipeline.name)
     variations.sort(key=lambda variation: variation.stages != pipeline.stages)  # sorting keeps the others' order
     return {
         variation.name: Variant(

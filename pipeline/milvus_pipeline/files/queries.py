@@ -12,7 +12,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from milvus_pipeline.errors import InputError, QueryError
 from milvus_pipeline.files.lines import STDIN, BadLineList, Line, read_lines, suffix_of
-from milvus_pipeline.problems import describe, suggestion
+from milvus_pipeline.problems import problems_of, suggestion
 from milvus_pipeline.records import Query, SearchResult
 from milvus_pipeline.text import count_text
 
@@ -60,7 +60,7 @@ def parse_jsonl(warn: Callable[[str], None]) -> Parser:
         parsed = _checked(line)
         for key in (parsed.model_extra or {}).keys() - unused - _KNOWN_AND_UNUSED:
             unused.add(key)  # said once a file, not once a line
-            warn(f"{line.where}: the key {key!r} is not used{suggestion(key, _KEYS)}")
+            warn(f"{line.where}: the key {key!r} is not used; {suggestion(key, _KEYS)}")
         return Query(
             parsed.text or "",
             vector=parsed.vector,
@@ -99,7 +99,7 @@ def _checked(line: Line) -> _QueryLine:
     try:
         parsed = _QueryLine.model_validate(line.object())
     except ValidationError as error:
-        raise InputError(str("; ".join(describe(error, _QueryLine))), place=line.where) from error
+        raise InputError("; ".join(map(str, problems_of(error, _QueryLine))), place=line.where) from error
     if parsed.text is None and parsed.vector is None:
         raise InputError("has neither `text` nor `vector`", "give the query one of them", place=line.where)
     return parsed

@@ -19,7 +19,7 @@ from milvus_pipeline.errors import InputError, PipelineError
 from milvus_pipeline.extras import DISTRIBUTION
 from milvus_pipeline.files.plain import json_text, plain
 from milvus_pipeline.pipeline import Pipeline
-from milvus_pipeline.problems import describe
+from milvus_pipeline.problems import problems_of
 from milvus_pipeline.records import SearchResult, StageReport
 from milvus_pipeline.stage import Stage
 
@@ -321,7 +321,7 @@ def read_manifest(path: Path) -> Manifest | None:
         return Manifest.model_validate_json(text, strict=True)
     except ValidationError as error:
         raise InputError(
-            f"is damaged, or no manifest of this version: {describe(error, Manifest)[0]}",
+            f"is damaged, or no manifest of this version: {problems_of(error, Manifest)[0]}",
             ("without it the job cannot be resumed: put it back as it was, or begin anew with --overwrite"),
             place=str(path),
         ) from error

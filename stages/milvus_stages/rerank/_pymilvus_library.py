@@ -46,7 +46,8 @@ def exported(function: str, wanted_by: str) -> Callable[..., Any]:
     known = {name: own for name, own in found.items() if isinstance(own, type) and issubclass(own, base)}
     if function not in known:
         raise StageError(
-            f"function: the PyMilvus model library has no {function!r}{suggestion(function, known)}",
+            f"function: the PyMilvus model library has no {function!r}",
+            suggestion(function, known),
             reason_code="config",
         )
     return known[function]
@@ -86,7 +87,8 @@ def check_names(function: str, found: Callable[..., Any], arguments: Collection[
         for name in arguments:
             if name not in known:
                 raise StageError(
-                    f"{function} takes no such argument{suggestion(name, known)}",
+                    f"{function} takes no such argument",
+                    suggestion(name, known),
                     place=f"arguments.{name}",
                     reason_code="config",
                 )

@@ -157,11 +157,11 @@ def test_settings_are_described_and_bounded_alike():
         own = HostedRetry.model_fields[name]
         assert (own.description, own.metadata, own.annotation) == (field.description, field.metadata, field.annotation)
         assert own.default > field.default
-    with pytest.raises(ConfigError, match=r"retry\.attempts: must be at least 1, is 0"):
+    with pytest.raises(ConfigError, match=r"retry\.attempts: must be at least 1, got 0"):
         Cohere(retry={"attempts": 0})
     with pytest.raises(ConfigError, match=r"retry: max_wait \(0\.2\) must be at least min_wait \(0\.5\)"):
         Cohere(retry=RetrySettings(max_wait=0.2))
-    with pytest.raises(ConfigError, match="retry: must be a mapping of keys to values, is 3"):
+    with pytest.raises(ConfigError, match="retry: must be a mapping of keys to values, got 3"):
         Cohere(retry=3)
 
 

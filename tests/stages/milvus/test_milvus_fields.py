@@ -21,10 +21,10 @@ HANG_SECONDS = 8.0
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"limit": 0}, "limit: must be at least 1, is 0"),
+        ({"limit": 0}, "limit: must be at least 1, got 0"),
         ({"limit": 16385}, "limit: must be at most 16384"),
         ({"limit": 16000, "offset": 1000}, "limit + offset must be at most 16384, is 17000"),
-        ({"offset": -1}, "offset: must be at least 0, is -1"),
+        ({"offset": -1}, "offset: must be at least 0, got -1"),
         ({"limt": 3}, "limt: unknown key; did you mean 'limit'?"),
         ({"metric_type": "ip"}, "metric_type: must be 'IP', 'COSINE' or 'L2'"),
         ({"uri": "ftp://host:1"}, "uri: must be http://HOST:PORT"),
@@ -55,7 +55,7 @@ HANG_SECONDS = 8.0
         ({"filter": "x == {t}", "filter_params": {"t": None}}, "filter_params.t: must be text, a number"),
         ({"partition_names": []}, "partition_names"),
         ({"round_decimal": 7}, "round_decimal: must be at most 6"),
-        ({"retry": {"attempts": 0}}, "retry.attempts: must be at least 1, is 0"),
+        ({"retry": {"attempts": 0}}, "retry.attempts: must be at least 1, got 0"),
     ],
 )
 def test_bad_fields(fields: dict, said: str) -> None:

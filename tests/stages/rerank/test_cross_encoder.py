@@ -254,7 +254,7 @@ def test_wrong_fields_are_refused():
     """Values that no model could make sense of are configuration errors."""
     with pytest.raises(ConfigError, match="activation: must be 'identity', 'sigmoid'"):
         CrossEncoder(activation="sigmoyd")
-    with pytest.raises(ConfigError, match="batch_size: must be at least 1, is 0"):
+    with pytest.raises(ConfigError, match="batch_size: must be at least 1, got 0"):
         CrossEncoder(batch_size=0)
 
 

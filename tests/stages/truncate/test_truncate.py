@@ -186,8 +186,8 @@ def test_a_lone_surrogate_is_no_obstacle():
     ("fields", "message"),
     [
         ({}, "sets no limit; give at least one of top_k, min_score, max_tokens, max_chars"),
-        ({"top_k": 0}, "top_k: must be at least 1, is 0"),
-        ({"top_n": "few"}, "must be a whole number, is a text"),
+        ({"top_k": 0}, "top_k: must be at least 1, got 0"),
+        ({"top_n": "few"}, "must be a whole number, got a string"),
         ({"top_k": 1, "top_n": 1}, "top_n: unknown key; did you mean 'top_k'?"),
         ({"min_score": 0.5}, "min_score needs `score_of`"),
         ({"min_score": float("nan"), "score_of": "bge"}, "min_score: "),
@@ -196,7 +196,7 @@ def test_a_lone_surrogate_is_no_obstacle():
         ({"max_tokens": 5, "tokenizer": "a", "reserve": 3, "per_hit": 2}, r"leave nothing of max_tokens \(5\)"),
         ({"max_chars": 5, "reserve": 3}, "reserve has no effect without max_tokens"),
         ({"max_chars": 5, "tokenizer": "a"}, "tokenizer has no effect without max_tokens"),
-        ({"max_chars": 5, "cut": "middle"}, "cut: must be 'drop' or 'cut', is 'middle'"),
+        ({"max_chars": 5, "cut": "middle"}, "cut: must be 'drop' or 'cut', got 'middle'"),
     ],
 )
 def test_limits_that_make_no_sense_are_refused(fields, message):
