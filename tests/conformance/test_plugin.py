@@ -1,4 +1,4 @@
-"""The README's plugin, taken from its very text: installed by its entry point, it passes the conformance suite."""
+"""The plugin of docs/plugins.md, taken from its text: installed by its entry point, it passes the conformance suite."""
 
 import os
 import subprocess
@@ -9,24 +9,27 @@ import pytest
 
 from milvus_pipeline import Hit, Pipeline, Query, SearchResult
 from milvus_pipeline.plugin import Context, Deadline
-from support.readme import blocks, conformance, installed_plugin
+from support.readme import README, blocks, conformance, installed_plugin
+
+DOCUMENT = README.parent / "docs" / "plugins.md"
+HEADING = "Write your own reranker"
 
 
 @pytest.fixture(scope="module")
 def plugin(tmp_path_factory) -> Path:
-    """A folder into which the README's package is installed."""
-    return installed_plugin(tmp_path_factory.mktemp("plugin"), "exact_words", "Write your own reranker")
+    """Return a folder into which the package of the document is installed."""
+    return installed_plugin(tmp_path_factory.mktemp("plugin"), "exact_words", HEADING, DOCUMENT)
 
 
-def test_the_plugin_of_the_readme_is_short():
+def test_the_plugin_of_the_document_is_short():
     """Fifteen lines are enough for a reranker."""
-    (code,) = blocks("python", "Write your own reranker")
+    (code,) = blocks("python", HEADING, DOCUMENT)
     assert len([line for line in code.splitlines() if line.strip()]) <= 15
 
 
 def test_the_installed_plugin_works_from_yaml(plugin):
     """After pip install its name is known, and no import names it."""
-    (yaml,) = blocks("yaml", "Write your own reranker")
+    (yaml,) = blocks("yaml", HEADING, DOCUMENT)
     code = (
         "import sys; from milvus_pipeline import Pipeline\n"
         "pipeline = Pipeline.from_yaml(sys.argv[1])\n"
@@ -50,9 +53,9 @@ def test_the_installed_plugin_passes_the_conformance_suite(plugin):
 
 def test_the_plugin_works_without_being_installed():
     """In a notebook the decorated class is enough; the object goes straight into a pipeline."""
-    (code,) = blocks("python", "Write your own reranker")
+    (code,) = blocks("python", HEADING, DOCUMENT)
     names: dict = {"__name__": "notebook"}
-    exec(code, names)  # noqa: S102 - the README's own text
+    exec(code, names)  # noqa: S102 - the document's own text
     stage = names["ExactWords"](case_sensitive=True)
     search = {"type": "milvus_search", "collection": "x"}
     assert Pipeline.from_config({"stages": [search, stage.config()]}).stages[-1] == stage

@@ -45,9 +45,13 @@ class DocsRunner:
 
     def python(self, block: Block) -> str:
         """What a block of Python printed."""
+        return self.python_text(block.text, f"line {block.line}")
+
+    def python_text(self, text: str, place: str = "document") -> str:
+        """What a program printed."""
         printed = io.StringIO()
         with chdir(self.folder), redirect_stdout(printed):
-            exec(compile(block.text, f"line {block.line}", "exec"), {})  # noqa: S102 - the document's own text
+            exec(compile(text, place, "exec"), {})  # noqa: S102 - the document's own text
         return printed.getvalue()
 
     def _run(self, command: str) -> str:
