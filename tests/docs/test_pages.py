@@ -7,7 +7,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from milvus_pipeline import Pipeline, Query, variants_of
+from milvus_pipeline import Pipeline, Query
 from milvus_pipeline.cli.app import app
 from milvus_pipeline.config.file import registry
 from milvus_pipeline.plugin import Reranker
@@ -42,12 +42,6 @@ def test_the_pipeline_that_may_fail_is_valid():
     assert [stage.name for stage in pipeline.stages[2].family()] == ["cohere", "bge"]
     section = PIPELINES.read_text(encoding="utf-8").split("## Failures")[1].split("\n## ")[0]
     assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == list(get_args(Status))
-
-
-def test_the_short_sweep_is_valid():
-    """The sweep at the top of "A sweep" in docs/evaluation.md has the variants that the document counts."""
-    (text,) = blocks("yaml", "A sweep", DOCS / "evaluation.md")
-    assert len(variants_of(Pipeline.from_yaml(text))) == 10
 
 
 def test_the_list_of_commands_is_complete():
