@@ -30,12 +30,12 @@ sweep:
   first_only: [{type: first_only}, null]
 """
 SWEPT = [
-    "word_overlap weight=1 first_only",
-    "word_overlap weight=1 no first_only",
-    "word_overlap weight=-1 first_only",
-    "word_overlap weight=-1 no first_only",
-    "no word_overlap first_only",
-    "no word_overlap no first_only",
+    "word_overlap=word_overlap weight=1 first_only=first_only",
+    "word_overlap=word_overlap weight=1 first_only=none",
+    "word_overlap=word_overlap weight=-1 first_only=first_only",
+    "word_overlap=word_overlap weight=-1 first_only=none",
+    "word_overlap=none first_only=first_only",
+    "word_overlap=none first_only=none",
 ]
 
 
@@ -102,7 +102,7 @@ def test_a_sweep_is_evaluated_variant_by_variant(invoke, swept, judged):
     assert done.exit_code == 0, done.stderr
     data = json.loads(done.stdout)
     assert [system["name"] for system in data["systems"]] == SWEPT
-    bad = system_of(data, "word_overlap weight=-1 first_only")
+    bad = system_of(data, "word_overlap=word_overlap weight=-1 first_only=first_only")
     assert bad["variant"]["word_overlap.weight"] == -1
     assert bad["variant"]["first_only"] == {"type": "first_only"}
     assert bad["stages"][1]["measures"]["P@1"] < 1
@@ -131,9 +131,9 @@ def test_the_baseline_can_be_chosen(invoke, swept, judged):
         SWEPT[0],
         SWEPT[4],
     }
-    done = invoke("evaluate", swept, *judged, "--baseline", "no word_overlap first_onyl")
+    done = invoke("evaluate", swept, *judged, "--baseline", "word_overlap=none first_only=first_onyl")
     assert done.exit_code == 2
-    assert "did you mean 'no word_overlap first_only'?" in done.stderr
+    assert "did you mean 'word_overlap=none first_only=first_only'?" in done.stderr
 
 
 def test_csv_has_a_row_for_each_stage_of_each_system(invoke, swept, judged):
@@ -287,10 +287,7 @@ def test_wrong_files_are_told_before_anything_is_opened(invoke, make, tmp_path):
     bad = make("bad.yaml", SWEEP.replace("weight: [1, -1]", "wieght: [1]"))
     done = invoke("evaluate", config, bad, "--queries", queries, "--qrels", qrels)
     assert done.exit_code == 2
-    assert done.stderr == (
-        f"error: {bad}: sweep.word_overlap.wieght: word_overlap has no field 'wieght'; "
-        "did you mean 'weight'? (line 8)\n"
-    )
+    assert done.stderr == (f"error: {bad}: sweep.word_overlap.wieght: unknown key; did you mean 'weight'? (line 8)\n")
 
 
 @pytest.mark.parametrize("module", ["ir_measures", "scipy.stats", "statsmodels.stats.multitest", "jinja2"])

@@ -1,50 +1,50 @@
-"""Whether stages fit together: each has a name of its own, and gets what it needs from those before it."""
+"""From data to stages that fit together: each has a unique name, and gets what it needs from those before it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from milvus_pipeline.config.registry import Registry
+from milvus_pipeline.config.yaml import KeyPath
 from milvus_pipeline.errors import ConfigError, Problem, dotted
 from milvus_pipeline.problems import kind_of, near_miss, suggestion
 from milvus_pipeline.stage import Fallback, Stage
 
 
-def check_names(stages: Iterable[Stage]) -> list[Problem]:
-    """Problems with the names of a pipeline's stages: scores and reports are kept by name, so each must be its own."""
-    seen: dict[str, str] = {}
-    problems = []
-    for path, stage in _with_paths(stages):
-        if stage.name in seen:
-            text = f"{stage.name!r} is also the name of {seen[stage.name]}"
-            problems.append(Problem((*path, "name"), text, "give one of them another `name`"))
-        seen.setdefault(stage.name, dotted(path))
-    return problems
-
-
-def _with_paths(stages: Iterable[Stage]) -> Iterator[tuple[tuple[str | int, ...], Stage]]:
-    """Every stage and every fallback, with its place in the configuration."""
+def paths_of(stages: Iterable[Stage]) -> Iterator[tuple[KeyPath, Stage]]:
+    """Yield every stage and every fallback, with its place in the configuration."""
     for position, stage in enumerate(stages):
-        path: tuple[str | int, ...] = ("stages", position)
+        path: KeyPath = ("stages", position)
         for member in stage.family():
             yield path, member
             path = (*path, "on_error", "fallback")
 
 
-def check_chain(stages: Sequence[Stage]) -> list[Problem]:
-    """Problems with the order of a pipeline's stages; empty where every stage gets what it needs."""
+def check_names(stages: Iterable[Stage]) -> list[Problem]:
+    """Return the problems with the names of a pipeline's stages, which scores and reports are kept by."""
+    seen: dict[str, str] = {}
     problems = []
-    # Query text and vector can come with the query itself, so their lack shows only when a query is run.
+    for path, stage in paths_of(stages):
+        if stage.name in seen:
+            what = f"{stage.name!r} is also the name of {seen[stage.name]}"
+            problems.append(Problem((*path, "name"), what, "give one of them another `name`"))
+        seen.setdefault(stage.name, dotted(path))
+    return problems
+
+
+def check_chain(stages: Sequence[Stage]) -> list[Problem]:
+    """Return the problems with the order of a pipeline's stages: what a stage needs and no earlier stage gives."""
+    problems = []
+    # Text and vector can come with the query itself, so whether they are missing shows only when a query is run.
     have = {"query_text", "vector"}
-    for path, stage in _with_paths(stages):
+    for path, stage in paths_of(stages):
         position = int(path[1])
         missing_here = sorted(stage.requires() - have)
         for missing in missing_here:
             if missing == "text" and "hits" in missing_here:
-                continue  # without hits there is no text either: one problem, said once
+                continue  # without hits there is no text either: one problem, reported once
             givers = [f"stages[{i}] ({s.name})" for i, s in enumerate(stages) if missing in _given(s)]
             names = [member.name for earlier in stages[:position] for member in earlier.family()]
-            what, next_step = _lack(missing, givers, names)
+            what, next_step = _missing_text(missing, givers, names)
             problems.append(Problem(path, f"{stage.name} {what}", next_step))
         replaced = stages[position]
         if stage is not replaced and (lacking := sorted(replaced.provides() - stage.provides())):
@@ -56,11 +56,11 @@ def check_chain(stages: Sequence[Stage]) -> list[Problem]:
 
 
 def _given(stage: Stage) -> frozenset[str]:
-    # Which stages score, their types do not say; that a stage of the name runs before is what can be checked here.
+    # A stage's type does not say whether it scores; what can be checked is that a stage of this name runs before.
     return stage.provides() | {f"score:{member.name}" for member in stage.family()}
 
 
-def _lack(missing: str, givers: list[str], names: list[str]) -> tuple[str, str]:
+def _missing_text(missing: str, givers: list[str], names: list[str]) -> tuple[str, str]:
     if missing.startswith("score:"):
         name = missing.removeprefix("score:")
         return f"cuts on the score of {name!r}, but no stage before it has that name", suggestion(name, names)
@@ -75,47 +75,40 @@ def _lack(missing: str, givers: list[str], names: list[str]) -> tuple[str, str]:
     return f"needs {missing!r}, which no stage before it gives", ""
 
 
-def stage_of(data: object, place: tuple[str | int, ...], stage_types: Registry) -> Stage | list[Problem]:
-    """The stage that the data describes, or what is wrong with it.
+def stage_of(data: object, path: KeyPath, find: Callable[[str], type[Stage]]) -> Stage | list[Problem]:
+    """Return the stage that the data describes, or what is wrong with it.
 
     Args:
         data: ``{"type": "truncate", "top_k": 5}``, as it was read.
-        place: where it stands in the configuration; the places of problems begin with it.
-        stage_types: where the type is looked up.
+        path: where it is in the configuration; the paths of problems begin with it.
+        find: returns the class of a stage type; a ConfigError if there is none.
     """
     if not isinstance(data, dict):
-        return [Problem(place, "must be a mapping with a `type`, such as {type: truncate, top_k: 5}")]
+        return [Problem(path, "must be a mapping with a `type`, such as {type: truncate, top_k: 5}")]
     kind = data.get("type")
     if not isinstance(kind, str):
         if kind is not None:
-            return [Problem((*place, "type"), f"must be the name of a stage, got {kind_of(kind)}")]
+            return [Problem((*path, "type"), f"must be the name of a stage, got {kind_of(kind)}")]
         near = next((key for key in data if near_miss(str(key), ["type"])), None)
         hint = f"did you mean 'type' by {near!r}?" if near else "`milvus-pipeline stages` lists them"
-        return [Problem(place, "has no `type`, the name of its stage", hint)]
+        return [Problem(path, "has no `type`, the name of its stage", hint)]
     try:
-        cls = stage_types.get(kind)
+        cls = find(kind)
     except ConfigError as error:
-        return [Problem((*place, "type"), error.what, error.next_step)]
+        return [Problem((*path, "type"), error.what, error.next_step)]
     fields = {str(key): value for key, value in data.items() if key != "type"}
-    on_error, found = on_error_of(fields.get("on_error"), (*place, "on_error"), stage_types)
-    if on_error is not None:
-        fields["on_error"] = on_error
-    made = made_of(cls, fields, place)
-    return made if isinstance(made, Stage) and not found else [*(made if isinstance(made, list) else ()), *found]
-
-
-def on_error_of(data: object, place: tuple[str | int, ...], stage_types: Registry) -> tuple[object, list[Problem]]:
-    """What ``on_error`` says, a fallback's data made into its stage, and what is wrong with that data."""
-    if not (isinstance(data, dict) and set(data) == {"fallback"}) or isinstance(data["fallback"], Stage):
-        return data, []
-    fallback = stage_of(data["fallback"], (*place, "fallback"), stage_types)
-    return (Fallback(fallback), []) if isinstance(fallback, Stage) else ("skip", fallback)
-
-
-def made_of(cls: type[Stage], fields: dict[str, object], place: tuple[str | int, ...]) -> Stage | list[Problem]:
-    """A stage of this class with these fields, or what is wrong with them."""
+    problems: list[Problem] = []
+    on_error = fields.get("on_error")
+    if isinstance(on_error, dict) and set(on_error) == {"fallback"} and not isinstance(on_error["fallback"], Stage):
+        fallback = stage_of(on_error["fallback"], (*path, "on_error", "fallback"), find)
+        if isinstance(fallback, Stage):
+            fields["on_error"] = Fallback(fallback)
+        else:
+            problems = fallback
+            del fields["on_error"]  # so that the other fields are checked, too
     try:
-        return cls(**fields)  # type: ignore[arg-type]
+        stage = cls(**fields)
     except ConfigError as error:
-        problems = error.problems or (Problem((), error.what, error.next_step),)
-        return [problem.under(place) for problem in problems]
+        found = error.problems or (Problem((), error.what, error.next_step),)
+        return [*(problem.under(path) for problem in found), *problems]
+    return problems or stage

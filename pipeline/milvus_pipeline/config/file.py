@@ -12,8 +12,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from milvus_pipeline.config.build import check_chain, check_names, stage_of
 from milvus_pipeline.config.collection import CollectionSpec
 from milvus_pipeline.config.registry import Registry, registry
-from milvus_pipeline.config.sweep import expand
-from milvus_pipeline.config.sweep_paths import as_data
+from milvus_pipeline.config.sweep import as_data, expand
 from milvus_pipeline.config.yaml import Source, parse_yaml, read_yaml
 from milvus_pipeline.errors import Problem
 from milvus_pipeline.problems import problems_of
@@ -74,7 +73,7 @@ def build(source: Source, stage_types: Registry = registry) -> PipelineConfig:
     given = source.data.get("stages")
     stages: list[Stage] = []
     for position, data in enumerate(given if isinstance(given, list) else []):
-        built = stage_of(data, ("stages", position), stage_types)
+        built = stage_of(data, ("stages", position), stage_types.get)
         if isinstance(built, Stage):
             stages.append(built)
         else:
@@ -85,7 +84,7 @@ def build(source: Source, stage_types: Registry = registry) -> PipelineConfig:
     # Whether stages fit together can be said only of stages that are right by themselves.
     problems = problems or check_names(stages) + check_chain(stages)
     if not problems and config is not None and config.sweep is not None:
-        _, problems = expand(stages, config.sweep, stage_types)
+        _, problems = expand(stages, config.sweep, stage_types.get)
     if problems or config is None:
         raise source.error(sorted(problems, key=source.line))
     return config.model_copy(update={"stages": stages})

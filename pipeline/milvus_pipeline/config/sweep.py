@@ -1,29 +1,33 @@
-"""The variants that the ``sweep`` of a configuration describes: all combinations of its places' values.
+"""The variants that the ``sweep`` of a configuration describes: every combination of its places' values.
 
-Nothing is opened: every variant's stages are made and checked as those of a configuration are.
+A variant is built as a configuration is, from data: that of the pipeline's stages, with the values put in at their
+places. Nothing is opened.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import product
 from math import prod
-from typing import Any
+from typing import Any, TypeAlias
 
-from milvus_pipeline.config.build import check_chain, check_names, made_of, on_error_of
-from milvus_pipeline.config.registry import Registry, registry
-from milvus_pipeline.config.sweep_labels import names_of
-from milvus_pipeline.config.sweep_paths import SWEEP, Place, as_data, canonical, fields_of, lack, places_of, taken_as
+from milvus_pipeline.config.build import check_chain, check_names, paths_of, stage_of
+from milvus_pipeline.config.registry import registry
+from milvus_pipeline.config.yaml import KeyPath
 from milvus_pipeline.errors import Problem
+from milvus_pipeline.files.plain import json_text, plain
+from milvus_pipeline.problems import suggestion
 from milvus_pipeline.stage import Fallback, Stage
 
-MOST_VARIANTS = 1_000
-"""Combinations that a sweep may have; a place more is easily a factor of ten, and nobody waits for that on purpose."""
+MAX_VARIANTS = 1_000
+"""Combinations that a sweep may have. One place more is easily a factor of ten, which nobody wants to wait for."""
 
-Chosen = Mapping[str, int]
-"""The position of the value that a combination takes at each place, by the place's key."""
+_SWEEP = "sweep"
+_LONGEST_VALUE = 40  # characters of a value in a name
 
 
 @dataclass(frozen=True)
@@ -31,9 +35,9 @@ class Variation:
     """One combination of a sweep.
 
     Args:
-        name: what it takes at each place, in few words: ``limit=20 nprobe=8``.
-        varies: place and value, as plain data; places that do not apply to this combination are left out.
-        stages: its stages; those that are equal in several combinations are one object in all of them.
+        name: what it has at each place, in short: ``limit=20 nprobe=8``.
+        varies: place and value, as plain data, without the places that do not apply to this combination.
+        stages: its stages. Stages that are equal in several combinations are one object.
     """
 
     name: str
@@ -41,158 +45,324 @@ class Variation:
     stages: tuple[Stage, ...]
 
 
-def expand(
-    stages: Sequence[Stage], sweep: Mapping[str, Sequence[Any]], stage_types: Registry = registry
-) -> tuple[list[Variation], list[Problem]]:
-    """Every combination of a sweep's values over these stages, in order, and what is wrong with the sweep.
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """A key of a sweep.
 
-    A place within a stage applies where the combination has the stage, and the stage has the field. Combinations that
-    are the same without the places that do not apply are made once. The last place varies fastest.
+    Args:
+        key: as the configuration has it: ``rerank.retry.attempts``.
+        base: the stage that it leads to.
+        at: where that stage is in the data: ``(1,)``, or ``(1, "on_error", "fallback")``.
+        keys: the field, and keys within it; empty if whole stages are put in.
+        values: to try; whole stages are built, and None leaves the stage out.
     """
-    places, problems = places_of(stages, sweep, stage_types)
+
+    key: str
+    base: Stage
+    at: KeyPath
+    keys: tuple[str, ...]
+    values: Sequence[Any]
+
+    @property
+    def path(self) -> KeyPath:
+        return (*self.at, *self.keys)
+
+    def removes(self, index: int) -> bool:
+        return not self.keys and self.values[index] is None
+
+    def hides(self, index: int, other: _Place) -> bool:
+        """Whether this place's value leaves nothing of what the other place leads to."""
+        if self.removes(index) and len(self.at) > 1:
+            return other.at == self.at  # without a fallback its stage gets the fallback's own `on_error`
+        inside = other.at[: len(self.path)] == self.path
+        return inside and (self.removes(index) or len(other.at) > len(self.path))
+
+
+Choice: TypeAlias = Sequence[tuple[_Place, int]]
+"""The places that apply to a combination, each with the position of its value."""
+
+
+def expand(
+    stages: Sequence[Stage], sweep: Mapping[str, Sequence[Any]], find: Callable[[str], type[Stage]] = registry.get
+) -> tuple[list[Variation], list[Problem]]:
+    """Return every combination of a sweep's values over these stages, in order, and what is wrong with the sweep.
+
+    A place within a stage applies if the combination has the stage and the stage has the field. Combinations that
+    differ only in places that do not apply are one variant. The last place varies fastest.
+
+    Args:
+        stages: of the pipeline.
+        sweep: values by place, as in a configuration; from Python they may contain stages.
+        find: returns the class of a stage type.
+    """
     count = prod(len(values) for values in sweep.values())
-    if count > MOST_VARIANTS:
+    if count > MAX_VARIANTS:
         sizes = " x ".join(str(len(values)) for values in sweep.values())
-        text = f"has {count:,} combinations ({sizes}), the most are {MOST_VARIANTS:,}; try fewer values"
-        problems.append(Problem((SWEEP,), text))
-    return ([], problems) if problems else _Grid(stages, places, stage_types).expanded()
+        what = f"has {count:,} combinations ({sizes}), the most are {MAX_VARIANTS:,}"
+        return [], [Problem((_SWEEP,), what, "try fewer values")]
+    places, problems = _places(stages, sweep, find)
+    return ([], problems) if problems else _Grid(stages, places, find).expand()
+
+
+def as_data(value: Any) -> Any:
+    """Return a value of a sweep as plain data, a stage as its configuration."""
+    return plain(value, _config_of)
+
+
+def _config_of(value: Any) -> Any:
+    if isinstance(value, Fallback):
+        return {"fallback": value.stage.config()}
+    return value.config() if isinstance(value, Stage) else value
+
+
+def _places(
+    stages: Sequence[Stage], sweep: Mapping[str, Sequence[Any]], find: Callable[[str], type[Stage]]
+) -> tuple[list[_Place], list[Problem]]:
+    """Return the places of a sweep, and what is wrong with its keys and its whole stages."""
+    members = {stage.name: (path[1:], stage) for path, stage in paths_of(stages)}
+    places: dict[KeyPath, _Place] = {}
+    problems = []
+    for key, values in sweep.items():
+        # Names may have dots in them, so the longest that fits is meant.
+        name = max((name for name in members if f"{key}.".startswith(f"{name}.")), key=len, default=None)
+        if name is None:
+            next_step = suggestion(key.partition(".")[0], members)
+            problems.append(Problem((_SWEEP, key), "no stage has this name", next_step))
+            continue
+        path, base = members[name]
+        keys = tuple(key.removeprefix(name).split(".")[1:])
+        if not keys:
+            values, found = _whole_stages(key, values, find)
+            problems += found
+        elif keys[0] == "type":
+            next_step = f"put whole stages in the stage's place: {name}: [{{type: bge}}, {{type: cohere}}]"
+            problems.append(Problem((_SWEEP, key), "is not a field", next_step))
+        else:
+            keys = (_field(type(base), keys[0]) or keys[0], *keys[1:])
+        place = _Place(key, base, path, keys, values)
+        other = places.setdefault(place.path, place)
+        if other is not place:
+            problems.append(Problem((_SWEEP, key), f"is the same place as {other.key!r}", "remove one of them"))
+    return list(places.values()), problems
+
+
+def _whole_stages(
+    name: str, values: Sequence[Any], find: Callable[[str], type[Stage]]
+) -> tuple[list[Stage | None], list[Problem]]:
+    """Build the stages to put in. They take the name of the one that they replace, unless they have their own."""
+    stages: list[Stage | None] = []
+    problems: list[Problem] = []
+    for index, value in enumerate(values):
+        built: Stage | list[Problem] | None = value
+        if isinstance(value, Stage) and value.name == value.type:
+            built = type(value)(**{**dict(value), "name": name})
+        elif value is not None and not isinstance(value, Stage):
+            unnamed = isinstance(value, dict) and not value.get("name")
+            built = stage_of({**value, "name": name} if unnamed else value, (_SWEEP, name, index), find)
+        if isinstance(built, list):
+            problems += built
+        else:
+            stages.append(built)
+    return stages, problems
+
+
+def _field(cls: type[Stage], word: str) -> str | None:
+    """Return the name of the field that the class takes by this word; None if there is none."""
+    for name, info in cls.model_fields.items():
+        if word == name or word in getattr(info.validation_alias, "choices", ()):
+            return name
+    return None
+
+
+def _full_data(stage: Stage) -> dict[str, Any]:
+    """Return all fields of a stage, those at their default included, so that a key can be put into any mapping."""
+    data = {"type": stage.type, **stage.model_dump()}
+    return data if stage.fallback is None else {**data, "on_error": {"fallback": _full_data(stage.fallback)}}
 
 
 class _Grid:
-    """Makes the stages of each combination, and each of them only once."""
+    """Builds the stages of every combination, each of them only once."""
 
-    def __init__(self, stages: Sequence[Stage], places: Sequence[Place], stage_types: Registry) -> None:
-        self.stages = stages
-        self.places = places
-        self.stage_types = stage_types
-        self.problems: dict[Problem, None] = {}
-        self._made: dict[tuple[str, tuple[int, ...]], tuple[Stage | None, list[Place]]] = {}
-        self._interned: dict[str, Stage] = {}
+    def __init__(self, stages: Sequence[Stage], places: Sequence[_Place], find: Callable[[str], type[Stage]]) -> None:
+        self._places = places
+        self._data = [_full_data(stage) for stage in stages]
+        put_in = [stage for place in places if not place.keys for stage in place.values if stage is not None]
+        members = [member for stage in (*stages, *put_in) for member in stage.family()]
+        self._classes = {stage.type: type(stage) for stage in members}  # those made in Python need not be registered
+        self._find_registered = find
+        self._interned = {_sort_key(stage.config()): stage for stage in stages}
+        self._built: dict[str, Stage | list[Problem]] = {}
+        self._problems: dict[Problem, None] = {}
 
-    def expanded(self) -> tuple[list[Variation], list[Problem]]:
-        chosen: dict[tuple[int, ...], dict[str, int]] = {}
-        made: dict[tuple[int, ...], tuple[Stage, ...]] = {}
-        for indices in product(*(range(len(place.values)) for place in self.places)):
-            choice = dict(zip((place.key for place in self.places), indices, strict=True))
-            stages, applied = self._stages(choice)
-            equal = tuple(map(id, stages))
-            if equal not in made:
-                made[equal] = stages
-                chosen[equal] = {place.key: choice[place.key] for place in self.places if place in applied}
-        names = names_of(self.places, list(chosen.values()))
-        by_key = {place.key: place for place in self.places}
+    def expand(self) -> tuple[list[Variation], list[Problem]]:
+        """Build every combination; see the function ``expand``."""
+        chosen: dict[tuple[int, ...], tuple[tuple[Stage, ...], Choice]] = {}
+        for indices in product(*(range(len(place.values)) for place in self._places)):
+            data, choice = self._vary(list(zip(self._places, indices, strict=True)))
+            stages = self._build(data, choice)
+            chosen.setdefault(tuple(map(id, stages)), (stages, choice))
+        if self._problems:
+            return [], _merge(self._problems, self._places)
+        choices = [choice for _, choice in chosen.values()]
         variations = [
-            Variation(name, {key: as_data(by_key[key].values[at]) for key, at in choice.items()}, made[equal])
-            for name, (equal, choice) in zip(names, chosen.items(), strict=True)
+            Variation(name, {place.key: as_data(place.values[index]) for place, index in choice}, stages)
+            for name, (stages, choice) in zip(_names(self._places, choices), chosen.values(), strict=True)
         ]
-        problems = list(self.problems) or self._misfits(variations, list(chosen.values()))
+        problems = _misfits(variations, choices)
         return ([] if problems else variations), problems
 
-    def _stages(self, choice: Chosen) -> tuple[tuple[Stage, ...], list[Place]]:
-        found = [self._varied(stage, choice) for stage in self.stages]
-        stages = tuple(stage for stage, _ in found if stage is not None)
-        return stages, [place for _, applied in found for place in applied]
+    def _vary(self, choice: Choice) -> tuple[list[Any], Choice]:
+        """Return the stages' data with the values of a combination put in, and the places that apply."""
+        data: list[Any] = deepcopy(self._data)
+        applied: list[tuple[_Place, int]] = []
+        # A whole stage or mapping comes before what is put into it.
+        for place, index in sorted(choice, key=lambda pair: len(pair[0].path)):
+            stage = self._stage_at(place, applied)
+            if stage is None:
+                continue
+            applied.append((place, index))
+            value = place.values[index]
+            if place.keys:
+                _inner(data, place.path[:-1])[place.keys[-1]] = as_data(value)
+            elif value is not None:
+                _inner(data, place.at[:-1])[place.at[-1]] = _full_data(value)
+        for place, index in reversed(applied):
+            if place.removes(index):
+                _remove(data, place.at)
+        return data, [pair for pair in choice if pair in applied]
 
-    def _varied(self, base: Stage, choice: Chosen) -> tuple[Stage | None, list[Place]]:
-        """The stage of a combination that stands where ``base`` does, and the places that apply to it."""
-        names = {member.name for member in base.family()}
-        concerned = tuple(choice[place.key] for place in self.places if place.stage in names)
-        if (base.name, concerned) not in self._made:
-            stage, applied = self._vary(base, choice) if concerned else (base, [])
-            if stage is not None:
-                stage = self._interned.setdefault(json.dumps(stage.config(), sort_keys=True, default=repr), stage)
-            self._made[base.name, concerned] = stage, applied
-        return self._made[base.name, concerned]
+    def _stage_at(self, place: _Place, applied: Choice) -> Stage | None:
+        """Return the stage that the place leads to; None if the combination has none there, or it lacks the field."""
+        if any(other.hides(index, place) for other, index in applied):
+            return None
+        here = [other.values[index] for other, index in applied if other.path == place.at]
+        stage: Stage = here[0] if here else place.base
+        if not place.keys or _field(type(stage), place.keys[0]):
+            return stage
+        # If no stage at this place has the field, building one says so.
+        others = [one for other in self._places if other.path == place.at for one in other.values if one is not None]
+        return None if any(_field(type(one), place.keys[0]) for one in (place.base, *others)) else stage
 
-    def _vary(self, base: Stage, choice: Chosen) -> tuple[Stage | None, list[Place]]:
-        stage, applied = base, []
-        here = [place for place in self.places if place.stage == base.name]
-        for place in here:
-            if place.whole:
-                stage = place.values[choice[place.key]]
-                applied.append(place)
-                if stage is None:
-                    return None, applied
-        fields = fields_of(stage)
-        fitting = [place for place in here if not place.whole and lack(type(stage), place.keys) is None]
-        for place in sorted(fitting, key=lambda place: len(place.keys)):  # a mapping before what is put into it
-            name, *within = canonical(type(stage), place.keys)
-            taken = taken_as(type(stage), name)
-            value = self._value(place, choice)
-            fields[taken] = _put(fields.get(taken, getattr(stage, name)), within, value) if within else value
-            applied.append(place)
-        if base.fallback is not None and fields.get("on_error") is base.on_error:
-            fields["on_error"], more = self._varied_on_error(base, choice)
-            applied += more
-        if stage is base and len(applied) == 0:
-            return base, applied
-        made = made_of(type(stage), fields, ())
-        if isinstance(made, Stage):
-            return made, applied
-        self._blame(made, stage, applied, choice)
-        return stage, applied
+    def _find(self, kind: str) -> type[Stage]:
+        return self._classes.get(kind) or self._find_registered(kind)
 
-    def _varied_on_error(self, base: Stage, choice: Chosen) -> tuple[Any, list[Place]]:
-        """What ``base`` has in the place of its fallback; without that, what the fallback itself goes on with."""
-        if base.fallback is None:
-            return base.on_error, []
-        stage, applied = self._vary(base.fallback, choice)
-        if stage is not None:
-            return Fallback(stage), applied
-        below, more = self._varied_on_error(base.fallback, choice)
-        return below, applied + more
-
-    def _value(self, place: Place, choice: Chosen) -> Any:
-        at = choice[place.key]
-        value = place.values[at]
-        if place.keys != ("on_error",):
-            return value
-        value, problems = on_error_of(value, place.at(at), self.stage_types)
-        self.problems |= dict.fromkeys(problems)
-        return value
-
-    def _blame(self, found: list[Problem], stage: Stage, applied: Sequence[Place], choice: Chosen) -> None:
-        """Tell what a stage refuses at the value that is the reason, as far as it can be told."""
-        for problem in found:
-            path = tuple(map(str, problem.path))
-            path = canonical(type(stage), path) if path else path
-            for place in applied:
-                shared = min(len(place.keys), len(path))
-                if shared and place.keys[:shared] == path[:shared]:
-                    at = place.at(choice[place.key], *problem.path[len(place.keys) :])
-                    self.problems[Problem(at, problem.message)] = None
-                    break
+    def _build(self, data: Sequence[Any], choice: Choice) -> tuple[Stage, ...]:
+        """Return the stages of a combination. What is wrong with them is added to the problems."""
+        stages = []
+        for position, one in enumerate(data):
+            if one is None:
+                continue
+            key = _sort_key(one)
+            if key not in self._built:
+                built = stage_of(one, (), self._find)
+                if isinstance(built, Stage):
+                    built = self._interned.setdefault(_sort_key(built.config()), built)
+                self._built[key] = built
+            built = self._built[key]
+            if isinstance(built, Stage):
+                stages.append(built)
             else:
-                # What is wrong with several fields together, or with the stage as a whole.
-                *others, last = applied
-                together = f", together with {' and '.join(place.key for place in others)}" if others else ""
-                self.problems[Problem(last.at(choice[last.key]), f"{stage.name}{together}: {problem}")] = None
-
-    def _misfits(self, variations: Sequence[Variation], chosen: Sequence[Chosen]) -> list[Problem]:
-        """What is wrong with the chains of the variants, each told once, with the value that all such variants have."""
-        wrong: dict[str, list[int]] = {}
-        for index, variation in enumerate(variations):
-            found = [*check_names(variation.stages), *check_chain(variation.stages)]
-            for message in [problem.message for problem in found] if variation.stages else ["no stage is left"]:
-                wrong.setdefault(message, []).append(index)
-        problems = []
-        for message, indices in wrong.items():
-            common = set.intersection(*({*chosen[index].items()} for index in indices))
-            right = {pair for index, choice in enumerate(chosen) if index not in indices for pair in choice.items()}
-            culprit = next((pair for place in self.places for pair in common - right if pair[0] == place.key), None)
-            path = (SWEEP, *culprit) if culprit else (SWEEP,)
-            problems.append(Problem(path, f"the variant '{variations[indices[0]].name}' does not fit: {message}"))
-        return problems
+                blamed = (_blame(problem.under((position,)), choice) for problem in built)
+                self._problems |= dict.fromkeys(blamed)
+        return tuple(stages)
 
 
-def _put(value: Any, keys: Sequence[str], new: Any) -> Any:
-    """The value with ``new`` put in at the keys; settings and mappings on the way are copied."""
-    if not keys:
-        return new
-    if value is None:
-        inner = {}
-    elif isinstance(value, Mapping):
-        inner = dict(value)
+def _sort_key(data: Any) -> str:
+    return json.dumps(data, sort_keys=True, default=repr)
+
+
+def _inner(data: Any, path: Sequence[str | int]) -> Any:
+    """Return what the path leads to. On the way, what is no mapping becomes one."""
+    for part in path:
+        if isinstance(part, str) and not isinstance(data.get(part), dict):
+            data[part] = {}
+        data = data[part]
+    return data
+
+
+def _remove(data: list[Any], at: KeyPath) -> None:
+    """Leave out a stage. The stage of a fallback gets the fallback's own ``on_error``."""
+    if len(at) == 1:
+        data[int(at[0])] = None
     else:
-        inner = {name: getattr(value, name) for name in value.model_fields_set}
-    return {**inner, keys[0]: _put(inner.get(keys[0]), keys[1:], new)}
+        parent = _inner(data, at[:-2])
+        parent["on_error"] = parent["on_error"]["fallback"]["on_error"]
+
+
+def _blame(problem: Problem, choice: Choice) -> Problem:
+    """Return a problem of a combination's stage as one of the value that causes it."""
+    path = problem.path
+    around = [pair for pair in choice if path[: len(pair[0].path)] == pair[0].path]
+    if around:
+        place, index = max(around, key=lambda pair: len(pair[0].path))
+        return problem._replace(path=(_SWEEP, place.key, index, *path[len(place.path) :]))
+    # Several fields do not go together, or a key does not fit into its mapping.
+    within = [pair for pair in choice if pair[0].path[: len(path)] == path]
+    *others, (place, index) = within or [pair for pair in choice if pair[0].at[0] == path[0]]
+    together = f" (together with {' and '.join(other.key for other, _ in others)})" if others else ""
+    return problem._replace(path=(_SWEEP, place.key, index), what=f"{problem.what}{together}")
+
+
+def _merge(problems: Iterable[Problem], places: Sequence[_Place]) -> list[Problem]:
+    """Return the problems, with those that all values of a place have in common as one of the place."""
+    sizes = {place.key: len(place.values) for place in places}
+    keyed = [problem._replace(path=problem.path[:2]) if len(problem.path) == 3 else problem for problem in problems]
+    count = Counter(keyed)
+    pairs = zip(problems, keyed, strict=True)
+    return list(dict.fromkeys(one if count[one] == sizes[str(one.path[1])] else each for each, one in pairs))
+
+
+def _misfits(variations: Sequence[Variation], choices: Sequence[Choice]) -> list[Problem]:
+    """Return what is wrong with the order of stages, each problem once, at the value that only such variants have."""
+    wrong: dict[Problem, list[int]] = {}
+    for index, variation in enumerate(variations):
+        found = [*check_names(variation.stages), *check_chain(variation.stages)]
+        for problem in found if variation.stages else [Problem((), "no stage is left")]:
+            wrong.setdefault(problem._replace(path=()), []).append(index)
+    problems = []
+    for problem, indices in wrong.items():
+        right = {pair for index, choice in enumerate(choices) if index not in indices for pair in choice}
+        common = [pair for pair in choices[indices[0]] if all(pair in choices[index] for index in indices)]
+        culprit = next(((place.key, at) for place, at in common if (place, at) not in right), ())
+        what = f"the variant '{variations[indices[0]].name}' does not fit: {problem.what}"
+        problems.append(problem._replace(path=(_SWEEP, *culprit), what=what))
+    return problems
+
+
+def _names(places: Sequence[_Place], choices: Sequence[Choice]) -> list[str]:
+    """Return a name for each combination: what it has at its places, and a number if that is not unique."""
+    labels = {place: [f"{_short_key(place, places)}={text}" for text in _value_texts(place)] for place in places}
+    names = [" ".join(labels[place][index] for place, index in choice) for choice in choices]
+    often, seen = Counter(names), Counter[str]()
+    for index, name in enumerate(names):
+        seen[name] += 1
+        if often[name] > 1:
+            names[index] = f"{name} #{seen[name]}"
+    return names
+
+
+def _short_key(place: _Place, places: Sequence[_Place]) -> str:
+    """Return the last words of a place's key, as many as no other place ends with."""
+    words = place.key.split(".")
+    tails = (".".join(words[-count:]) for count in range(1, len(words)))
+    others = [f".{other.key}" for other in places if other is not place]
+    return next((tail for tail in tails if not any(other.endswith(f".{tail}") for other in others)), place.key)
+
+
+def _value_texts(place: _Place) -> list[str]:
+    """Return a text for each value: of a stage its own name or its type, with its fields if that is not unique."""
+    if place.keys:
+        return [_value_text(as_data(value)) for value in place.values]
+    configs = [{"type": "none"} if stage is None else stage.config() for stage in place.values]
+    bases = [config["type"] if config.get("name") in (None, place.key) else config["name"] for config in configs]
+    return [
+        " ".join([base, *(f"{key}={_value_text(own)}" for key, own in config.items() if key not in ("type", "name"))])
+        if bases.count(base) > 1
+        else base
+        for base, config in zip(bases, configs, strict=True)
+    ]
+
+
+def _value_text(value: Any) -> str:
+    text = value if isinstance(value, str) and value and not any(map(str.isspace, value)) else json_text(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 1]}…"

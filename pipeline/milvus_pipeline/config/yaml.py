@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import yaml
 
@@ -42,7 +42,8 @@ _SIGN = re.compile(r".{0,8}|<[a-z ]+>")
 _VARIABLE = re.compile(r"\$\$|\$\{(?P<body>[^}]*)\}")
 _NAME = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>.*))?", re.DOTALL)
 
-Place = tuple[str | int, ...]
+KeyPath: TypeAlias = tuple[str | int, ...]
+"""The keys and positions that lead to a value in a document."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Source:
 
     data: Any
     origin: str
-    lines: Mapping[Place, int] = field(default_factory=dict)
+    lines: Mapping[KeyPath, int] = field(default_factory=dict)
     problems: Sequence[Problem] = ()
 
     def line(self, problem: Problem) -> int:
@@ -183,11 +184,11 @@ class _Reader:
         self.loader = loader
         self.origin = origin
         self.environ = environ
-        self.lines: dict[Place, int] = {}
+        self.lines: dict[KeyPath, int] = {}
         self.problems: list[Problem] = []
         self.left = MAX_NODES
 
-    def read(self, node: yaml.Node, place: Place) -> Any:
+    def read(self, node: yaml.Node, place: KeyPath) -> Any:
         self._count(len(place))
         self.lines.setdefault(place, node.start_mark.line + 1)
         if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
@@ -214,14 +215,14 @@ class _Reader:
         """The tag of the same value without a tag and quotes."""
         return self.loader.resolve(yaml.ScalarNode, node.value, (True, False))  # type: ignore[no-untyped-call]
 
-    def _mapping(self, node: yaml.MappingNode, place: Place) -> dict[str, Any]:
+    def _mapping(self, node: yaml.MappingNode, place: KeyPath) -> dict[str, Any]:
         data: dict[str, Any] = {}
         for name, (line, value) in self._members(node, place, len(place)).items():
             self.lines[(*place, name)] = line
             data[name] = self.read(value, (*place, name))
         return data
 
-    def _members(self, node: yaml.MappingNode, place: Place, depth: int) -> dict[str, tuple[int, yaml.Node]]:
+    def _members(self, node: yaml.MappingNode, place: KeyPath, depth: int) -> dict[str, tuple[int, yaml.Node]]:
         """Line and node by key: what a mapping merges in, under its own."""
         merged: dict[str, tuple[int, yaml.Node]] = {}
         own: dict[str, tuple[int, yaml.Node]] = {}
@@ -241,12 +242,12 @@ class _Reader:
             own[name] = (line, value)
         return merged | own
 
-    def _key(self, node: yaml.Node, place: Place) -> tuple[str, int]:
+    def _key(self, node: yaml.Node, place: KeyPath) -> tuple[str, int]:
         if not isinstance(node, yaml.ScalarNode) or node.tag not in (*_TEXTS, *_PLAIN):
             raise self._wrong(place, "a key must be a plain word")
         return str(node.value), node.start_mark.line + 1
 
-    def _substituted(self, text: str, place: Place) -> str:
+    def _substituted(self, text: str, place: KeyPath) -> str:
         def value(match: re.Match[str]) -> str:
             if match.group() == "$$":
                 return "$"
@@ -270,5 +271,5 @@ class _Reader:
         end = text.rfind("}") + 1
         return _VARIABLE.sub(value, text[:end]) + text[end:].replace("$$", "$")
 
-    def _wrong(self, place: Place, message: str) -> ConfigError:
+    def _wrong(self, place: KeyPath, message: str) -> ConfigError:
         return Source(None, self.origin, self.lines).error([Problem(place, message)])

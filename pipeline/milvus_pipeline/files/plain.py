@@ -15,24 +15,26 @@ _UNSAFE = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
 UTF-8 cannot encode."""
 
 
-def _text_of(value: Any) -> Any:
-    """The default for values that JSON lacks: NumPy data as lists and numbers, NaN and infinities as null, else text.
+def _converted(value: Any) -> Any:
+    """Return dataclasses as mappings, NumPy data as lists and numbers, NaN and infinities as None, the rest as text.
 
     The text has no memory address in it, so that the same data gives the same JSON in every process.
     """
     if isinstance(value, float):
         return None
+    if is_dataclass(value) and not isinstance(value, type):
+        return {one.name: plain(getattr(value, one.name)) for one in fields(value)}
     return plain(value.tolist()) if hasattr(value, "tolist") else _ADDRESS.sub("", str(value))
 
 
-def plain(value: Any, other: Callable[[Any], Any] = _text_of) -> Any:
+def plain(value: Any, other: Callable[[Any], Any] = _converted) -> Any:
     """Return the value as plain data: mappings with string keys, lists, strings, finite numbers, booleans, None.
 
-    Dataclasses become mappings. Sets become lists in an order that is the same in every process.
+    Sets become lists in an order that is the same in every process.
 
     Args:
         value: any value; a plugin may have put anything into a report.
-        other: converts the values that JSON has no form for, NaN and infinities included.
+        other: converts what JSON has no form for, NaN and infinities included.
     """
     if value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
         return value
@@ -42,8 +44,6 @@ def plain(value: Any, other: Callable[[Any], Any] = _text_of) -> Any:
         return [plain(inner, other) for inner in value]
     if isinstance(value, set | frozenset):
         return sorted((plain(inner, other) for inner in value), key=json.dumps)
-    if is_dataclass(value) and not isinstance(value, type):
-        return {one.name: plain(getattr(value, one.name), other) for one in fields(value)}
     return other(value)
 
 
