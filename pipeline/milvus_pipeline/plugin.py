@@ -11,7 +11,8 @@ from milvus_pipeline.extras import require
 from milvus_pipeline.findings import CheckContext, Finding, doctor, share_text
 from milvus_pipeline.ingest.ingest import CollectionStore, CollectionWriter, Embedder
 from milvus_pipeline.problems import suggestion
-from milvus_pipeline.reranker import Reranker, RerankJob
+from milvus_pipeline.records import RerankJob
+from milvus_pipeline.reranker import Reranker
 from milvus_pipeline.retry import PASSING_STATUSES, async_retrying, retry_after, retrying
 from milvus_pipeline.run.loop import adriven, driven
 from milvus_pipeline.run.threads import in_threads

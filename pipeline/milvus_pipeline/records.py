@@ -284,6 +284,20 @@ class SearchResult:
         return data
 
 
+class RerankJob(NamedTuple):
+    """One query with the texts to score for it.
+
+    Args:
+        query: its text.
+        texts: to score.
+        top_k: how many of the best are wanted, so that a reranker may leave others unscored; None for all.
+    """
+
+    query: str
+    texts: Sequence[str]
+    top_k: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class RerankResult:
     """One document as a reranker called on its own returns it.

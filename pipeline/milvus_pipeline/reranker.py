@@ -1,4 +1,4 @@
-"""The contract of a reranker: a stage that writes ``score`` and gets the rest from here."""
+"""The contract of a reranker: a stage that implements ``score`` and inherits the rest."""
 
 from __future__ import annotations
 
@@ -7,39 +7,39 @@ import logging
 import os
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Annotated, Any, ClassVar, NamedTuple
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AliasChoices, Field, PrivateAttr, field_validator
 
+from milvus_pipeline.config.registry import registry
 from milvus_pipeline.context import Context, Deadline, time_limit
-from milvus_pipeline.errors import DeadlineError, QueryError, StageError
+from milvus_pipeline.errors import DeadlineError, PipelineError, QueryError, StageError
 from milvus_pipeline.ranking import checked_call, checked_scores, falling, warn_of_missing_texts
-from milvus_pipeline.records import Hit, RerankResult, SearchResult
-from milvus_pipeline.scores.keys import source_of
-from milvus_pipeline.scores.lookup import ScoredBefore, ascored, plan_rest, scored
+from milvus_pipeline.records import Hit, RerankJob, RerankResult, SearchResult
+from milvus_pipeline.scores import store
+from milvus_pipeline.scores.keys import Keys, source_digest
+from milvus_pipeline.scores.lookup import CachedScores, Jobs, Scores
 from milvus_pipeline.stage import Stage
+from milvus_pipeline.text import error_text
 
 logger = logging.getLogger(__name__)
-
-
-class RerankJob(NamedTuple):
-    """One query with the texts to score for it, of which the best ``top_k`` are wanted; all of them where it is None.
-
-    A reranker may leave a text unscored that is not among the best ``top_k``.
-    """
-
-    query: str
-    texts: Sequence[str]
-    top_k: int | None = None
 
 
 class Reranker(Stage):
     """A stage that scores every hit against the query and orders the hits by that score.
 
-    Write ``score``; override ``score_batch`` where scoring several queries at once is cheaper. This class checks the
-    scores, sorts stably (ties keep their earlier order), keeps every hit's earlier scores, cuts to ``top_k``, and
-    makes the stage callable on its own::
+    Write ``score``, or ``score_batch`` if scoring several queries together is cheaper::
+
+        @register("overlap")
+        class Overlap(Reranker):
+            def score(self, query, texts):
+                words = set(query.lower().split())
+                return [len(words & set(text.lower().split())) for text in texts]
+
+    This class checks the scores, sorts (ties keep their earlier order), keeps every hit's earlier scores, cuts to
+    ``top_k``, and makes the stage callable without a pipeline::
 
         with Cohere() as rerank:
             rerank("what is HNSW?", ["a graph index", "a fruit"], top_k=1)   # [RerankResult(...)]
@@ -47,18 +47,17 @@ class Reranker(Stage):
         async with Cohere() as rerank:
             await rerank.acall("what is HNSW?", ["a graph index", "a fruit"], top_k=1)
 
-    What a call cost, and all else that a report tells, is in the results of a pipeline; alone, the stage returns the
-    ranking, and logs its warnings.
+    Such a call returns the ranking and logs its warnings; what it cost is only in the reports of a pipeline.
 
-    With ``cache`` a text is scored once: what is in the file is neither computed nor paid for again. A score is found
-    by the class, the files that it and its bases stand in, its package's version, ``identity()``, the fields, and the
-    texts of query and document. So ``identity()`` has to name whatever else a score hangs on (a module of helpers,
-    say), and ``scores_lists`` has to be true where the other texts count.
+    With ``cache`` a text is scored once for a query: a score in the file is neither computed nor paid for again. The
+    key of a score is made of the class, the files that define it and its bases, its package's version, ``identity()``,
+    the fields, and the texts of query and document. So ``identity()`` must name whatever else a score depends on (such
+    as a module of helper functions), and ``scores_lists`` must be true if the other texts count.
 
     Class attributes:
-        score_neutral: the fields that no score hangs on (a batch size, a timeout), those of the base classes not
-            repeated. Any other field that is changed makes other scores, so that a forgotten one does no harm.
-        written_in: a digest of the files, made with the class.
+        score_neutral: fields that do not affect scores (batch size, timeouts). Inherited: list only your own. A field
+            that is missing here costs time, not correctness.
+        written_in: a digest of the files that define the class, made with it.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"query_text", "hits", "text"})
@@ -83,12 +82,12 @@ class Reranker(Stage):
         ),
     ] = None
 
-    _before: ScoredBefore | None = PrivateAttr(default=None)
+    _cached: CachedScores | None = PrivateAttr(default=None)
 
     @classmethod
     def __pydantic_init_subclass__(cls, **words: Any) -> None:
         super().__pydantic_init_subclass__(**words)
-        cls.written_in = source_of(cls)
+        cls.written_in = source_digest(cls)
 
     @field_validator("cache", mode="before")
     @classmethod
@@ -96,53 +95,64 @@ class Reranker(Stage):
         return os.fspath(value) if isinstance(value, os.PathLike) else value
 
     def open(self, timeout: float | None = None) -> None:
-        """As every stage; the first ``open`` opens the score cache, too.
+        """Open the stage; its first ``open`` opens the score cache, too.
 
         Raises:
-            StageError: the stage cannot be opened, or its ``cache`` is no file that scores can be kept in.
+            StageError: the stage cannot be opened, or ``cache`` is not a file that scores can be kept in.
         """
-        with self._lock:
-            if self.cache is None or self.is_open:
+        with self._lock, ExitStack() as undo:
+            if self.cache is not None and not self.is_open:
+                cache = store.acquire(self.cache)  # first: a wrong file is found before a model is loaded
+                undo.callback(store.release, cache)
                 super().open(timeout)
-                return
-            with ScoredBefore.opening(self.cache) as before:
+                undo.callback(super().close)
+                self._cached = CachedScores(cache, self._keys())
+                undo.pop_all()
+            else:
                 super().open(timeout)
-                try:
-                    before.identify(self)
-                except BaseException:
-                    super().close()
-                    raise
-            self._before = before
 
     def close(self) -> None:
-        """As every stage; the last ``close`` closes the score cache, too."""
+        """Close the stage; its last ``close`` closes the score cache, too."""
         with self._lock:
             try:
                 super().close()
             finally:
-                if not self.is_open and self._before is not None:
-                    self._before.close()
-                    self._before = None
+                if not self.is_open and self._cached is not None:
+                    store.release(self._cached.cache)
+                    self._cached = None
+
+    def _keys(self) -> Keys:
+        """Makes the keys of this reranker's scores. StageError if it cannot say what they depend on."""
+        cls = type(self)
+        neutral = frozenset().union(*(vars(base).get("score_neutral", ()) for base in cls.__mro__))
+        source = {
+            "class": f"{cls.__module__}.{cls.__qualname__}",
+            "package": registry.version_of(cls),
+            "source": self.written_in,
+            "fields": self.model_dump(exclude=set(neutral)),
+            "identity": self.identity(),
+        }
+        return Keys(source, cls.__name__, listwise=self.scores_lists)
 
     @property
     def scores_lists(self) -> bool:
-        """Whether the score of a text hangs on the other texts of its list, or on their order."""
+        """Whether the score of a text depends on the other texts of its list, or on their order."""
         return False
 
     @abstractmethod
     def score(self, query: str, texts: Sequence[str]) -> Iterable[float | None]:
-        """The relevance of each text to the query, in the order of the texts; higher is better.
+        """Return the relevance of each text to the query; higher is better.
 
         Args:
             query: not blank.
             texts: at least one; any of them may be empty or very long.
 
         Returns:
-            As many finite numbers; None for a text that was left unscored, which ranks below the scored ones.
+            One finite number for each text, in their order; None for a text that was left unscored, which ranks last.
         """
 
     def scored_alone(self, query: str, texts: Sequence[str], deadline: Deadline) -> Iterable[float | None]:
-        """``score`` for a reranker whose work is ``score_batch``: a batch of one. Its failure is raised."""
+        """``score`` for a reranker that implements ``score_batch``: a batch of one. Its failure is raised."""
         context = Context(deadline, 1)
         scores = self.score_batch([RerankJob(query, texts)], context)
         for error in context.failures.values():
@@ -150,12 +160,22 @@ class Reranker(Stage):
         return scores[0]
 
     def score_batch(self, jobs: Sequence[RerankJob], context: Context) -> Sequence[Iterable[float | None]]:
-        """``score`` for several queries. ``context`` positions are those of ``jobs``; see ``Context.fail``."""
+        """``score`` for several queries. Positions in ``context`` are those of ``jobs``; see ``Context.fail``."""
         return [self.score(job.query, job.texts) for job in jobs]
 
     async def ascore_batch(self, jobs: Sequence[RerankJob], context: Context) -> Sequence[Iterable[float | None]]:
-        """``score_batch`` for an event loop; runs it in a thread unless a reranker knows better."""
+        """``score_batch`` for an event loop; by default it runs in a thread."""
         return await asyncio.to_thread(self.score_batch, jobs, context)
+
+    def _scored(self, jobs: Jobs, context: Context) -> Scores:
+        if self._cached is None:
+            return self.score_batch(jobs, context)
+        return self._cached.score(jobs, context, self.score_batch)
+
+    async def _ascored(self, jobs: Jobs, context: Context) -> Scores:
+        if self._cached is None:
+            return await self.ascore_batch(jobs, context)
+        return await self._cached.ascore(jobs, context, self.ascore_batch)
 
     # -- as a stage ---------------------------------------------------------------------------------------------
 
@@ -163,53 +183,73 @@ class Reranker(Stage):
         """Score and order the hits of every result."""
         positions, jobs = self._jobs(results, context)
         part = context.part(positions)
-        scores = scored(self, self._before, jobs, part) if jobs else []
+        scores = self._scored(jobs, part) if jobs else []
         return self._merged(results, positions, jobs, scores, part, context)
 
     async def aprocess(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
         """``process`` for an event loop."""
         positions, jobs = self._jobs(results, context)
         part = context.part(positions)
-        scores = await ascored(self, self._before, jobs, part) if jobs else []
+        scores = await self._ascored(jobs, part) if jobs else []
         return self._merged(results, positions, jobs, scores, part, context)
 
     def dry_run(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
         """Find what ``process`` would send, without sending it; the hits keep their order and are cut to ``top_k``.
 
-        No model is loaded and no key is needed, and no hit is given a score. Which hits this reranker would have put
-        first is not known, so a stage behind it is shown those that were first before. What the score cache holds
-        would not be sent; where the closed stage cannot tell what its scores are found by, everything counts.
+        It loads no model, needs no key and gives no scores. Which hits this reranker would put first is unknown, so
+        the next stage gets those that were first before. Scores in the cache would not be sent for; if the closed
+        stage cannot tell the keys of its scores, everything counts.
         """
         positions, jobs = self._jobs(results, context)
         part = context.part(positions)
         if jobs:
-            plan_rest(self, self._before, jobs, part)
+            self._plan(jobs, part)
         context.merge(part, positions)
-        return [
-            result if position in context.failures else self._cut(result, position, context)
-            for position, result in enumerate(results)
-        ]
+        cut = []
+        for position, result in enumerate(results):
+            if position not in context.failures:
+                warn_of_missing_texts(result.hits, position, context)
+                result = result.with_hits(result.hits[: self.top_k])
+            cut.append(result)
+        return cut
 
-    def _cut(self, result: SearchResult, position: int, context: Context) -> SearchResult:
-        """The result of a dry run: its hits in the order they have."""
-        warn_of_missing_texts(result.hits, position, context)
-        return result.with_hits(result.hits[: self.top_k])
+    def _plan(self, jobs: Jobs, context: Context) -> None:
+        """``dry_run_batch`` for the texts that are not in the cache; the stage may be closed."""
+        if self.cache is None or not self.sends:
+            self.dry_run_batch(jobs, context)
+            return
+        cached, opened = self._cached, None
+        try:
+            # A dry run creates no file.
+            if cached is None and Path(self.cache).expanduser().exists():
+                opened = store.acquire(self.cache, whole=False)
+                try:
+                    cached = CachedScores(opened, self._keys())
+                except Exception as error:
+                    why = error_text(error) if isinstance(error, PipelineError) else type(error).__name__
+                    context.warn(f"the score cache was not searched, so every text counts: {why}")
+            if cached is None:
+                self.dry_run_batch([job._replace(top_k=None) for job in jobs], context)
+            else:
+                cached.plan(jobs, context, self.dry_run_batch)
+        finally:
+            if opened is not None:
+                store.release(opened)
 
     @property
     def sends(self) -> bool:
-        """Whether texts go to a service: where ``dry_run_batch`` is overridden, unless a class says otherwise."""
+        """Whether texts are sent to a service: by default, whether ``dry_run_batch`` is overridden."""
         return type(self).dry_run_batch is not Reranker.dry_run_batch
 
     def dry_run_batch(self, jobs: Sequence[RerankJob], context: Context) -> None:
         """Note what ``score_batch`` would send: ``context.note(position, planned={...})``, see ``Context.note``.
 
-        A reranker that sends texts to a service overrides this, and is known by it. The usual words are
-        ``requests``, ``documents`` and ``tokens``. Tokens are an estimate: what counts is the service's own
-        tokenizer, which is not at hand. The stage may be closed.
+        A reranker that sends texts to a service overrides this. The usual words are ``requests``, ``documents`` and
+        ``tokens``. Tokens are an estimate, as the service's own tokenizer is not available. The stage may be closed.
         """
 
     def _jobs(self, results: Sequence[SearchResult], context: Context) -> tuple[list[int], list[RerankJob]]:
-        """The work that there is, and the position of each piece in the batch."""
+        """The jobs of the batch, and the position of each."""
         positions, jobs = [], []
         for position, result in enumerate(results):
             if not result.query.text.strip():
@@ -226,11 +266,11 @@ class Reranker(Stage):
         results: Sequence[SearchResult],
         positions: Sequence[int],
         jobs: Sequence[RerankJob],
-        scores: Sequence[Iterable[float | None]],
+        scores: Scores,
         part: Context,
         context: Context,
     ) -> list[SearchResult]:
-        """The results with their hits in the order of the scores."""
+        """Return the results with their hits in the order of the scores."""
         context.merge(part, positions)
         if len(scores) != len(jobs):
             raise StageError(f"{len(jobs)} queries were to be scored, but {len(scores)} lists of scores came back")
@@ -256,17 +296,17 @@ class Reranker(Stage):
         ranked = [hit.ranked(self.name, score, rank) for rank, (hit, score) in enumerate(pairs, start=1)]
         return ranked[: self.top_k]
 
-    # -- alone --------------------------------------------------------------------------------------------------
+    # -- without a pipeline -------------------------------------------------------------------------------------
 
     def __call__(self, query: str, documents: Iterable[str], top_k: int | None = None) -> list[RerankResult]:
-        """Rerank plain texts, without a pipeline. Opens the stage at the first call and leaves it open.
+        """Rerank plain texts, without a pipeline. The first call opens the stage and leaves it open.
 
-        Warnings go to the log ``milvus_pipeline.reranker``. Usage is not told: it is in the reports of a pipeline.
+        Warnings are logged by ``milvus_pipeline.reranker``. Usage is only in the reports of a pipeline.
 
         Args:
             query: the question, not blank.
-            documents: the texts; none of them is changed or dropped for being empty.
-            top_k: how many to return; the stage's own ``top_k`` by default, which by default is all.
+            documents: the texts; none is changed or dropped for being empty.
+            top_k: how many to return; by default the stage's own ``top_k``, and without that all.
 
         Returns:
             The documents, best first.
@@ -280,15 +320,15 @@ class Reranker(Stage):
             return []
         self._open_once()
         with self._alone() as context:
-            scores = scored(self, self._before, [job], context)
+            scores = self._scored([job], context)
         return self._ranking(job, scores)
 
     async def acall(self, query: str, documents: Iterable[str], top_k: int | None = None) -> list[RerankResult]:
-        """The same for an event loop, which it does not block; cancelling it ends its waits at once.
+        """``__call__`` for an event loop, which it does not block; cancelling it ends its waits at once.
 
         Raises:
             QueryError: the query is blank, or a document is not a string.
-            StageError: the reranker failed; DeadlineError where it took longer than ``timeout``.
+            StageError: the reranker failed; DeadlineError if it took longer than ``timeout``.
         """
         job = self._job(query, documents, top_k)
         if not job.texts:
@@ -297,7 +337,7 @@ class Reranker(Stage):
             await asyncio.to_thread(self._open_once)
         with self._alone() as context:
             async with time_limit(context.deadline):
-                scores = await ascored(self, self._before, [job], context)
+                scores = await self._ascored([job], context)
         return self._ranking(job, scores)
 
     def _job(self, query: str, documents: Iterable[str], top_k: int | None) -> RerankJob:
@@ -311,7 +351,7 @@ class Reranker(Stage):
 
     @contextmanager
     def _alone(self) -> Iterator[Context]:
-        """The context of a call; its warnings are logged, and its failure is raised."""
+        """The context of a call. Logs its warnings, and raises its failure."""
         context = Context(Deadline.after(self.timeout), 1)
         try:
             yield context
@@ -330,7 +370,7 @@ class Reranker(Stage):
         for failure in context.failures.values():
             raise failure
 
-    def _ranking(self, job: RerankJob, scores: Sequence[Iterable[float | None]]) -> list[RerankResult]:
+    def _ranking(self, job: RerankJob, scores: Scores) -> list[RerankResult]:
         """The texts of the one job, best first."""
         if len(scores) != 1:
             raise StageError(

@@ -203,7 +203,7 @@ def test_a_fallback_gives_what_its_stage_gives():
     )
     with pytest.raises(ConfigError, match=r"stages\[0\]\.on_error\.fallback: word_overlap needs hits"):
         Pipeline([Slow(on_error=Fallback(WordOverlap()))])
-    with pytest.raises(ConfigError, match="on_error: fallback: must be a stage, is a text"):
+    with pytest.raises(ConfigError, match=r"on_error\.fallback: must be a stage, got a string"):
         Slow(on_error=Fallback("bge"))
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from milvus_pipeline import Hit, Pipeline, Query, SearchResult, StageError
 from milvus_pipeline.plugin import Context, Deadline
-from milvus_pipeline.scores import lookup as cached_scores
+from milvus_pipeline.scores import lookup
 from support.fake_stages.basic import ListedSearch
 from support.fake_stages.counted import Counted
 
@@ -331,7 +331,7 @@ def test_a_dry_run_that_cannot_look_counts_everything(file):
         batch(stage, "red")
     (result,) = Pipeline([ListedSearch(), Shy(cache=str(file))]).dry_run().run_batch(["red"])
     assert result.report("counted").planned["documents"] == 4
-    assert "so that everything counts: shy is not open" in result.warnings[0]
+    assert "so every text counts: shy is not open" in result.warnings[0]
 
 
 def test_the_fields_that_count_are_those_that_nobody_calls_neutral(file):
@@ -357,7 +357,7 @@ def test_what_a_plugin_says_of_itself_must_be_plain(file):
             return {"model": object()}
 
     stage = Odd(cache=str(file))
-    with pytest.raises(StageError, match=r"cache: fields and identity\(\) of Odd must be plain data"):
+    with pytest.raises(StageError, match=r"cache: the fields and identity\(\) of Odd must be plain data"):
         stage.open()
     assert not stage.is_open
     with sqlite3.connect(file) as database:
@@ -397,7 +397,7 @@ def test_event_loops_share_it(file):
 
 def test_an_event_loop_does_not_wait_long_for_a_thread(file, monkeypatch):
     """Where all threads are busy the query goes on without the cache, and says so."""
-    monkeypatch.setattr(cached_scores, "_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(lookup, "_THREAD_SECONDS", 0.05)
     freed = threading.Event()
 
     async def main(stage):
@@ -416,4 +416,4 @@ def test_an_event_loop_does_not_wait_long_for_a_thread(file, monkeypatch):
         result, context = asyncio.run(main(stage))
         assert stage.asked == [("red",)]
     assert ranking(result) == [(1, 1.003)]
-    assert "was not read in time, and was done without" in context.warnings[0][0]
+    assert "was not read in time, and was not used" in context.warnings[0][0]

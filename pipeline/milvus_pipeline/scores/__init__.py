@@ -1,1 +1,1 @@
-"""Reranker scores, kept in a file between runs."""
+"""Reranker scores that a file keeps between runs."""

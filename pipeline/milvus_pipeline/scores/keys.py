@@ -1,54 +1,59 @@
-"""What a score is found by: all that it hangs on."""
+"""The keys of scores: digests of everything that a score depends on."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import CodeType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-from milvus_pipeline.config.registry import registry
 from milvus_pipeline.errors import StageError
-from milvus_pipeline.files.plain import plain
 from milvus_pipeline.text import error_text
 
-if TYPE_CHECKING:
-    from milvus_pipeline.reranker import Reranker
-
 _HALF: Final = 12  # bytes of either half of a key
-_GIVEN: Final = sys.stdlib_module_names | {"milvus_pipeline", "pydantic"}
-"""Packages whose own classes make no scores."""
+_FRAMEWORK: Final = sys.stdlib_module_names | {"milvus_pipeline", "pydantic"}
+"""Packages whose classes compute no scores themselves."""
 
 
 class Keys:
-    """Makes the keys of one reranker's scores: 12 bytes of the query or list, 12 of the text or its place.
+    """Makes the keys of one reranker's scores: 12 bytes for the query or list, 12 for the text or its place.
 
-    The first half being the same for all texts of a query, they lie side by side in the file.
+    All texts of a query share the first half, so that they are neighbours in the file.
 
     Args:
-        reranker: which can say what it works with.
+        source: what the scores depend on beside the texts, as plain data.
+        name: of the reranker's class, for messages.
+        listwise: whether the score of a text depends on the other texts of its list, or on their order.
 
     Raises:
-        StageError: what it says is no plain data, or it cannot say it.
+        StageError: ``source`` is not plain data.
     """
 
-    def __init__(self, reranker: Reranker) -> None:
-        self.listwise = reranker.scores_lists
-        self._reranker = _digest(_told(reranker))
+    def __init__(self, source: Mapping[str, Any], name: str, *, listwise: bool = False) -> None:
+        self.listwise = listwise
+        try:
+            self._source = _digest(json.dumps(_plain(source), sort_keys=True).encode())
+        except (PydanticSerializationError, TypeError, ValueError, RecursionError) as error:
+            raise StageError(
+                f"the fields and identity() of {name} must be plain data, as scores are found by them "
+                f"({error_text(error)})",
+                place="cache",
+                reason_code="config",
+            ) from error
 
     def of(self, query: str, texts: Sequence[str], digests: dict[str, bytes]) -> list[bytes]:
-        """The key of each text.
+        """Return the key of each text.
 
         Args:
-            query: that they are scored for.
+            query: the texts are scored for it.
             texts: in their order.
-            digests: of texts that were met before; those of these texts are put there.
+            digests: of texts met before; those of these texts are added.
         """
         own = []
         for text in texts:
@@ -56,7 +61,7 @@ class Keys:
             if digest is None:
                 digest = digests[text] = _digest(text.encode("utf-8", "surrogatepass"))
             own.append(digest)
-        first = self._reranker + _digest(query.encode("utf-8", "surrogatepass"))
+        first = self._source + _digest(query.encode("utf-8", "surrogatepass"))
         if self.listwise:
             whole = _digest(first + b"".join(own))
             return [whole + place.to_bytes(_HALF, "big") for place in range(len(own))]
@@ -68,43 +73,15 @@ def _digest(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=_HALF).digest()
 
 
-def _told(reranker: Reranker) -> bytes:
-    """All that a reranker's scores hang on beside the texts."""
-    cls = type(reranker)
-    try:
-        told = plain(
-            {
-                "class": f"{cls.__module__}.{cls.__qualname__}",
-                "package": registry.version_of(cls),
-                "source": reranker.written_in,
-                "fields": reranker.model_dump(exclude=set(neutral_fields(cls))),
-                "identity": reranker.identity(),
-            },
-            to_jsonable_python,
-        )
-        return json.dumps(told, sort_keys=True).encode()
-    except (PydanticSerializationError, TypeError, ValueError, RecursionError) as error:
-        raise StageError(
-            f"cache: fields and identity() of {cls.__name__} must be plain data, by which scores are found again "
-            f"({error_text(error)})",
-            reason_code="config",
-        ) from error
+def source_digest(cls: type) -> str:
+    """Return a digest of the code of a class and its bases: a plugin under development has no new version each time.
 
-
-def neutral_fields(cls: type[Reranker]) -> frozenset[str]:
-    """The fields of a class that no score hangs on: those that it and its bases name."""
-    return frozenset().union(*(vars(base).get("score_neutral", ()) for base in cls.__mro__))
-
-
-def source_of(cls: type) -> str:
-    """A digest of what a class and its bases are written in: a plugin at work has no new version each time.
-
-    That is the file of each, or its code where it stands in none (a prompt, a notebook). It has to be asked for when
-    the class is made: the file may be another one later, while the class is what it was.
+    It covers the file of each, or its code if it is in none (a prompt, a notebook). Make it together with the class:
+    later the file may be another, while the class is what it was.
     """
     whole = hashlib.blake2b(digest_size=_HALF)
     for base in cls.__mro__:
-        if base.__module__.partition(".")[0] not in _GIVEN:
+        if base.__module__.partition(".")[0] not in _FRAMEWORK:
             whole.update(_digest(_content(base)))
     return whole.hexdigest()
 
@@ -114,11 +91,11 @@ def _content(cls: type) -> bytes:
     if isinstance(file, str):
         with suppress(OSError):
             return Path(file).read_bytes()
-    return "\n".join(_written(name, value) for name, value in vars(cls).items()).encode("utf-8", "surrogatepass")
+    return "\n".join(_member(name, value) for name, value in vars(cls).items()).encode("utf-8", "surrogatepass")
 
 
-def _written(name: str, value: Any) -> str:
-    """What stands in a class under a name: a method's code, or a value that always reads the same; else the name."""
+def _member(name: str, value: Any) -> str:
+    """A member of a class: a method's code, or a value that has the same repr in each process; else its name."""
     inner = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
     code = getattr(inner, "__code__", None)
     if isinstance(code, CodeType):
@@ -127,10 +104,21 @@ def _written(name: str, value: Any) -> str:
 
 
 def _code(code: CodeType) -> str:
-    """The instructions with all that they name, without the place at which they stand."""
+    """The instructions and all that they refer to, without line numbers."""
     constants = [_code(one) if isinstance(one, CodeType) else _constant(one) for one in code.co_consts]
     return f"{code.co_code.hex()} {code.co_names} {code.co_varnames} {constants}"
 
 
 def _constant(value: Any) -> str:
     return repr(sorted(map(repr, value))) if isinstance(value, frozenset) else repr(value)
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON data; a set in an order that is the same in every process."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(own) for key, own in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted((_plain(own) for own in value), key=json.dumps)
+    if isinstance(value, list | tuple):
+        return [_plain(own) for own in value]
+    return value if isinstance(value, str | int | float | bool | None) else to_jsonable_python(value)
