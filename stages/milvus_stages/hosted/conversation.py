@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from milvus_pipeline import CircuitOpenError, DeadlineError, RetrySettings, ServiceError
 from milvus_pipeline.plugin import Breaker, Context, Deadline, RerankJob
-from milvus_stages.hosted.failures import Private
 from milvus_stages.hosted.limits import Bell
 from milvus_stages.hosted.plan import Part, Plan, sendable
 from milvus_stages.hosted.replies import Reply, counted
+from milvus_stages.privacy.redaction import Private
 
 if TYPE_CHECKING:
     from milvus_stages.hosted.reranker import HostedReranker, HostedRetry

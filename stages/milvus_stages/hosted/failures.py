@@ -5,29 +5,25 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from milvus_pipeline import ServiceError
 from milvus_pipeline.plugin import retry_after
 from milvus_stages.hosted.replies import Received, members
-from milvus_stages.privacy.redaction import SECRET_LEFT_OUT, Hidden
+from milvus_stages.privacy.redaction import Private
 
 if TYPE_CHECKING:
     from milvus_stages.hosted.reranker import HostedReranker
 
-_LONGEST: Final = 300
-"""Characters of a service's text that are repeated."""
-
-_READ: Final = 2 * _LONGEST
-"""Characters that are looked at, so that nothing begins before the cut that is only known by what comes after."""
+_READ: Final = 3000
+"""Bytes of a body that is not JSON, of which a text is taken."""
 
 _LONGEST_WAIT: Final = 9_999_999.0
-"""Seconds, some months. A figure with more digits is no wait, and may be anything: it is not repeated."""
+"""Seconds, some months. A number with more digits is not a wait, and may be anything."""
 
-_TEXT_LEFT_OUT: Final = "(the service's message repeats a text of the request and is left out)"
+_LONGEST_SHOWN_WAIT: Final = 86_400.0
+"""Seconds. A message repeats no longer number."""
 
 _ID_HEADERS: Final = ("x-debug-trace-id", "x-typesafe-request-id", "x-request-id", "request-id")
 _ID_MEMBERS: Final = ("request_id", "id")
@@ -40,35 +36,6 @@ _NEXT: Final = {
     429: "set requests_per_minute or tokens_per_minute to what your plan allows, or lower max_concurrency",
     501: "check the model, which may not be a reranker",
 }
-
-
-@dataclass(frozen=True)
-class Private:
-    """What no message may repeat.
-
-    Args:
-        secrets: keys and the like.
-        texts: gives the texts of the request, query and documents, when they are wanted.
-    """
-
-    secrets: tuple[str, ...] = field(repr=False)
-    texts: Callable[[], Iterator[str]] = field(repr=False)
-
-    @cached_property
-    def _hidden(self) -> Hidden:
-        return Hidden(self.secrets, self.texts)
-
-    def clean(self, message: str) -> str:
-        """The beginning of the message without pieces of a key, or words in its place where it cannot be told."""
-        redacted = self._hidden.redacted(_printable(message[:_READ]))
-        if redacted is None:
-            return SECRET_LEFT_OUT
-        return _TEXT_LEFT_OUT if self._hidden.repeated_by(redacted) else redacted[:_LONGEST]
-
-    def kept(self, message: str) -> str | None:
-        """``clean``, but None where the message cannot be told."""
-        cleaned = self.clean(message)
-        return None if cleaned in (SECRET_LEFT_OUT, _TEXT_LEFT_OUT) else cleaned
 
 
 def refused(
@@ -84,26 +51,23 @@ def refused(
         key_names: environment variables that the key was looked for in.
     """
     data = _data(received)
-    text, code, request_id = _text(received, data), _code(data), _request_id(received.headers, data)
-    code, request_id = (value and private.kept(value) for value in (code, request_id))
-    said = private.clean(text) if text else ""
-    message = f"{service.type}: {request} answered {received.status}"
-    if code and code not in said:
-        message += f" {code}"
-    if said:
-        message += f": {said}"
+    code, request_id = private.token(_code(data)), private.token(_request_id(received.headers, data))
+    what = f"{request} answered {received.status}"
+    if code:
+        what += f" {code}"
     if request_id:
-        message += f" (request {request_id})"
+        what += f" (request {request_id})"
     wait = retry_after(received.headers)
     if wait is not None:
         wait = min(wait, _LONGEST_WAIT)
-        message += f", and asks for a wait {_told_wait(wait, private)}"
+        what += f", and asks for a wait of {_wait_text(wait)}"
     error = ServiceError(
-        str(message),
-        str(_next_step(received.status, service, private, key_names)),
+        what,
+        _next_step(received.status, service, private.has_secrets, key_names),
+        place=service.type,
         status=received.status,
         code=code,
-        detail=said,
+        detail=private.clean(_text(received, data)),
         request_id=request_id,
         retry_after=wait,
         retryable=service.passing(received),
@@ -113,19 +77,17 @@ def refused(
     return error
 
 
-def _told_wait(wait: float, private: Private) -> str:
-    if wait >= _LONGEST_WAIT:
-        return "of months"
-    if private.kept(f"{wait:.0f}") != f"{wait:.0f}":
-        return "that repeats a key, and is not told"
-    return f"of {wait:.3g} s" if wait < 100 else f"of {wait:,.0f} s"
+def _wait_text(seconds: float) -> str:
+    if seconds > _LONGEST_SHOWN_WAIT:
+        return "more than a day"
+    return f"{seconds:.3g} s" if seconds < 100 else f"{seconds:,.0f} s"
 
 
-def _next_step(status: int, service: HostedReranker, private: Private, key_names: tuple[str, ...]) -> str:
+def _next_step(status: int, service: HostedReranker, key_sent: bool, key_names: tuple[str, ...]) -> str:
     if 300 <= status < 400:
         return "redirects are not followed; set base_url to the address that the service has now"
     if status in (401, 403):
-        if not key_names and not private.secrets:
+        if not key_names and not key_sent:
             return "no key was sent; name the environment variable that holds it in api_key_env"
         key = f"the API key in {' or '.join(key_names)}" if key_names else "the secret in headers"
         return f"check {key}" if status == 401 else f"check {key}, and the account's balance and permissions"
@@ -170,9 +132,9 @@ def _complaint(entry: Any) -> str:
 
 
 def _raw_text(received: Received) -> str:
-    body = received.content[: 10 * _READ].decode("utf-8", "replace").strip()
+    body = received.content[:_READ].decode("utf-8", "replace").strip()
     if not body or body == "null":
-        return "no text" if not body else ""
+        return ""
     if body.startswith("<"):
         title = re.search(r"<title[^>]*>(.*?)</title>", body, re.IGNORECASE | re.DOTALL)
         return f"an HTML page: {html.unescape(title[1])}" if title else "an HTML page"
@@ -202,8 +164,3 @@ def _request_id(headers: Mapping[str, str], data: Any) -> str | None:
         if isinstance(found := members(data, name), str) and found.strip():
             return found
     return None
-
-
-def _printable(text: str) -> str:
-    """The text on one line, without control characters."""
-    return "".join(letter if letter.isprintable() else "�" for letter in " ".join(text.split()))

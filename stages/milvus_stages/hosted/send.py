@@ -24,12 +24,15 @@ from milvus_stages.hosted.http.transport import Transport, Unanswered, Unsent
 from milvus_stages.hosted.limits import Booking, Rate, Slots
 from milvus_stages.hosted.plan import Part
 from milvus_stages.hosted.replies import BadReply, Received, bad_reply_error, checked, read_json
+from milvus_stages.privacy.redaction import chain_is_clean
 
 _MOST_WARNINGS: Final = 10
 """Warnings of one reply that are told."""
 
 _IN_TROUBLE: Final = frozenset({500, 502, 503, 504, 529})
 """HTTP statuses by which a service says that it fails; any other is an answer."""
+
+_LEFT_OUT: Final = "(left out: the text repeats a text or a key of the request)"
 
 if TYPE_CHECKING:
     from milvus_stages.hosted.reranker import HostedReranker, HostedRetry
@@ -258,10 +261,10 @@ class Exchange:
             bad = BadReply(f"the reply is not what was expected ({type(error).__name__})")
         if bad is not None:
             # Raised here, without a cause and a context, which may carry the reply itself.
-            told = BadReply(private.clean(str(bad)), cut_short=bad.cut_short)
+            told = BadReply(private.clean(str(bad)) or _LEFT_OUT, cut_short=bad.cut_short)
             raise bad_reply_error(told, service.type, request, received.status)
         warnings = [text for text in reply.warnings if isinstance(text, str) and text.strip()][:_MOST_WARNINGS]
-        work.take(part, scores, reply, map(private.clean, warnings))
+        work.take(part, scores, reply, [private.clean(text) or _LEFT_OUT for text in warnings])
 
     def _payload(self, work: Work, part: Part) -> Mapping[str, Any]:
         """What the provider wants sent.
@@ -276,8 +279,7 @@ class Exchange:
         except Exception as error:
             kind = type(self._service).__name__
             failure = StageError(f"{kind}.payload failed ({type(error).__name__})", place=str(self._service.type))
-            said = str(error)
-            if work.private(self._secrets).kept(said) == said:
+            if chain_is_clean(error, work.private(self._secrets)):
                 failure.__cause__ = error
         raise failure
 

@@ -12,7 +12,7 @@ from milvus_pipeline import PipelineError, ReasonCode, StageError
 from milvus_pipeline.plugin import FAIR_SECONDS
 from milvus_stages.milvus.client import tls
 from milvus_stages.milvus.filters import texts_of, without_values
-from milvus_stages.privacy.redaction import Hidden, chain_is_clean
+from milvus_stages.privacy.redaction import Private, chain_is_clean
 from milvus_stages.privacy.secrets import environment
 
 _EXHAUSTED: Final = "RESOURCE_EXHAUSTED"  # too many calls, or too large a message
@@ -165,7 +165,7 @@ def explained(
         )
     explanation = StageError(str(words), place=where, reason_code=reason)
     secret = environment(token_env) if token_env else ""
-    clean = chain_is_clean(error, Hidden([secret], lambda: texts_of(expression)))
+    clean = chain_is_clean(error, Private([secret], lambda: texts_of(expression)))
     explanation.__cause__ = error if clean else None  # also that is kept from a traceback by what is set here
     return explanation
 

@@ -17,7 +17,7 @@ from milvus_pipeline.plugin import CheckContext, Context, Deadline, Finding, Rer
 from milvus_stages.hosted.plan import Limits, plan
 from milvus_stages.local.anytime import in_words, until_time_is_up
 from milvus_stages.local.files import Origin
-from milvus_stages.privacy.redaction import Hidden, chain_is_clean
+from milvus_stages.privacy.redaction import Private, chain_is_clean
 from milvus_stages.privacy.secrets import environment, plain_arguments, resolved_arguments
 from milvus_stages.rerank._pymilvus_library import (
     LOCAL,
@@ -53,9 +53,6 @@ _MISREAD: Final = {
     "CohereRerankFunction": "this function cannot run with today's SDK of Cohere",
     "JinaRerankFunction": "this function reads only replies that repeat every document as an object",
 }
-
-_READ: Final = 600  # characters of a foreign message that are looked at
-_TOLD: Final = 300  # of which so many are told
 
 
 class _Opened(NamedTuple):
@@ -317,17 +314,10 @@ class PymilvusModel(Reranker):
         The foreign error is its cause unless that carries any. Nothing is raised here, so that the caller can do so
         where the foreign error is not the context.
         """
-        hidden = Hidden(keys, lambda: texts)
-        lines = _text_of(error).strip()[:_READ].splitlines()
-        redacted = hidden.redacted(lines[0].rstrip(".") if lines else "")
-        if redacted is None:
-            said = "(its message repeats a key and is left out)"
-        elif hidden.repeated_by(redacted):
-            said = "(its message repeats a text and is left out)"
-        else:
-            said = redacted if len(redacted) <= _TOLD else f"{redacted[: _TOLD - 1]}…"
+        private = Private(keys, lambda: texts)
+        said = private.clean(_text_of(error)).rstrip(".")
         failure = StageError(f"{self.function} {did}: {type(error).__name__}{': ' if said else ''}{said}{step}")
-        if chain_is_clean(error, hidden):
+        if chain_is_clean(error, private):
             failure.__cause__ = error
         return failure
 

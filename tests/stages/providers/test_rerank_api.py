@@ -56,7 +56,7 @@ def test_the_options_of_vllm(serve, way):
     texts = [*TEXTS, "plum " * 100]
     error = ask(stage_for(server), way, texts=texts).error
     assert error.status == 400
-    assert "maximum context length is 50 tokens" in str(error)
+    assert "maximum context length is 50 tokens" in error.detail
     assert error.code == "BadRequestError"
     assert ask(stage_for(server, options={"truncate_prompt_tokens": -1}), way, texts=texts).error is None
     assert server.requests[-1].body["truncate_prompt_tokens"] == -1
@@ -145,7 +145,7 @@ def test_errors_are_read_tolerantly(serve, way, body, says, code):
     server = serve("vllm")
     server.always(Reply(400, body))
     error = ask(stage_for(server), way).error
-    assert says in str(error)
+    assert says in error.detail
     assert error.code == code
     assert "the blue sky" not in str(error)
 
@@ -156,7 +156,7 @@ def test_a_locked_server(serve, way, kind):
     server = serve(kind, locked=True)
     error = ask(stage_for(server), way).error
     assert error.status == 401
-    assert "Unauthorized" in str(error)
+    assert "Unauthorized" in error.detail
     assert ask(stage_for(server, api_key_env=KEY), way).error is None
 
 

@@ -41,7 +41,7 @@ def test_too_long_without_truncation_is_the_services_error(serve, way):
     server = serve("voyage", max_pair_tokens=20)
     answer = ask(stage_for(server, truncation=False), way, texts=[*TEXTS, "plum " * 50])
     assert answer.error.status == 400
-    assert "more than 20 tokens" in str(answer.error)
+    assert "more than 20 tokens" in answer.error.detail
     assert ask(stage_for(server), way, texts=[*TEXTS, "plum " * 50]).error is None
 
 
@@ -129,7 +129,7 @@ def test_its_errors_have_the_text_under_detail(serve, way):
     server = serve("voyage")
     server.always(errors("voyage")["400_too_many_tokens"])
     error = ask(stage_for(server), way).error
-    assert "the request has 700000 tokens" in str(error)
+    assert "the request has 700000 tokens" in error.detail
     assert error.request_id is None
 
 

@@ -119,7 +119,7 @@ def test_its_errors_in_three_shapes(serve, way, name, code, says):
     server.always(lambda request, normal: server.provider.stamped(errors("jev")[name], request))
     error = ask(stage_for(server), way).error
     assert error.code == code
-    assert says in str(error)
+    assert says in f"{error} {error.detail}"
     assert error.request_id == "request-000001"
 
 

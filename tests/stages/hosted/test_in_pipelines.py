@@ -66,7 +66,7 @@ def test_a_failure_that_is_skipped_degrades(way):
     report = result.report("cohere")
     assert report.status == "skipped"
     assert "pipeline: stages[1] (cohere): cohere: POST" in report.reason
-    assert "answered 402: no more money" in report.reason
+    assert "check the account's balance and billing" in report.reason
     assert report.usage == {"requests": 1}
     assert result.report("word_overlap").status == "ok"
     assert sorted(hit.id for hit in result) == [0, 1, 2, 3]
@@ -228,7 +228,7 @@ def test_a_call_on_its_own_raises_the_services_error():
     with StandIn("cohere") as server, keyed(server):
         reranker = stage(server, timeout=0.3)
         server.always(server.error(404, "no such model"))
-        with pytest.raises(ServiceError, match="answered 404: no such model"):
+        with pytest.raises(ServiceError, match="answered 404 .*; check model"):
             reranker(QUERY, TEXTS)
         server.always(late(HANGS))
         with pytest.raises(DeadlineError, match=r"the time given \(0.3 s\) is used up"):

@@ -178,8 +178,9 @@ def test_a_header_may_stand_for_the_key(monkeypatch):
         fields = {"headers": {"authorization": {"env": "GATEWAY"}}}
         server.always(server.error(401, f"no such key: {server.key}"))
         reranker = Cohere(base_url=server.url, retry=QUICK, **fields)
-        with pytest.raises(StageError, match=r"no such key: \[key\]"):
+        with pytest.raises(StageError, match="answered 401") as caught:
             reranker(QUERY, TEXTS)
+        assert server.key not in "".join(traceback.format_exception(caught.value))
         reranker.close()
         assert server.requests[0].headers["authorization"] == f"Basic {server.key}"
         monkeypatch.delenv("GATEWAY")
@@ -266,7 +267,7 @@ def test_keys_of_atlas_go_to_atlas(monkeypatch):
         voyage.close()
     with StandIn("voyage") as server:
         monkeypatch.setenv("VOYAGE_API_KEY", "al-12345678")
-        with pytest.raises(StageError, match="Provided API key is invalid"):
+        with pytest.raises(StageError, match="answered 401"):
             (elsewhere := Voyage(base_url=server.url))(QUERY, TEXTS)
         elsewhere.close()
         assert server.requests[0].key == "al-12345678"

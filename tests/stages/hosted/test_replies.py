@@ -161,8 +161,7 @@ def test_a_services_warnings_are_told(way):
     with StandIn("cohere") as server:
         server.always(standins.changed(warned))
         outcome = ask(way, server)
-    kept = "(the service's message repeats a text of the request and is left out)"
-    assert outcome.warnings == [said[0], kept, "key [key] is old"]
+    assert outcome.warnings == [said[0], "(left out: the text repeats a text or a key of the request)"]
 
 
 VALUES = st.recursive(
