@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from milvus_pipeline.context import Deadline
 from milvus_pipeline.pipeline import Pipeline
@@ -49,6 +50,13 @@ class Ranking:
         return self.documents.index(document) + 1 if document in self.documents else None
 
 
+class Standing(NamedTuple):
+    """Where a document is in a ranking: its place, from 1, and its score; None if the stage gave it none."""
+
+    place: int
+    score: float | None
+
+
 @dataclass(frozen=True, slots=True)
 class Movement:
     """One query's rankings, stage by stage, from the first that gave hits.
@@ -87,6 +95,14 @@ class Movement:
         judged = self.judged or {}
         missed = (document for document, grade in judged.items() if grade > 0 and document not in found)
         return tuple(sorted(missed, key=lambda document: -judged[document]))
+
+    def standings(self) -> dict[str, list[Standing | None]]:
+        """Return for each document its standing after each stage, None if it is not in that ranking."""
+        found: dict[str, list[Standing | None]] = {name: [None] * len(self.rankings) for name in self.documents}
+        for number, ranking in enumerate(self.rankings):
+            for place, (document, score) in enumerate(zip(ranking.documents, ranking.scores, strict=True), 1):
+                found[document][number] = Standing(place, score)
+        return found
 
     def cut_by(self, document: str) -> str | None:
         """Name of the stage that the document did not come through; None where it is in the last ranking."""

@@ -63,7 +63,7 @@ def measure_text(value: float) -> str:
 
 
 def difference_text(value: float) -> str:
-    """Return the difference of two measures: ``+0.031``, ``-0.002`` (a real minus), ``±0``; ``n/a`` for NaN."""
+    """Return the difference of two measures: ``+0.031``, ``-0.002`` (with a minus sign), ``±0``; ``n/a`` for NaN."""
     if math.isnan(value):
         return "n/a"
     rounded = f"{abs(value):.3f}"

@@ -81,7 +81,7 @@ def test_the_table_of_one_system(invoke, fruit, judged):
     assert lines[2].split() == ["stage", "hits", "P@1", "change", "ceiling", "p50", "ms", "p95", "p99", "elapsed", "ms"]
     assert lines[4].split()[:4] == ["listed_search", "4", "0.333", "1.000"]
     assert lines[5].split()[:5] == ["word_overlap", "3", "1.000", "+0.667", "1.000"]
-    signs = "* where p < 0.05 (paired permutation test, p-values corrected after Holm, 3 queries)."
+    signs = "* where p < 0.05 (paired permutation test, p-values corrected by Holm's method, 3 queries)."
     assert signs in " ".join(done.stdout.split())
     assert "\x1b" not in done.stdout
 
@@ -246,7 +246,7 @@ def test_the_timeout_holds_for_each_batch(invoke, make, judged):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-m", "nDGC@10"], "error: measures: 'nDGC@10' is none that ir-measures can compute here"),
+        (["-m", "nDGC@10"], "error: measures: ir-measures cannot compute 'nDGC@10' here"),
         (["--price", "cohere=1"], "error: --price cohere=1: must be STAGE.WORD=AMOUNT"),
         (["--price", "cohere.units=-1"], "error: --price cohere.units=-1: must be STAGE.WORD=AMOUNT"),
         (["--price", "cohere.units=nan"], "error: --price cohere.units=nan: must be STAGE.WORD=AMOUNT"),

@@ -121,7 +121,7 @@ def test_queries_without_judgements_are_left_out_and_told():
     assert calls["table_search"] == 2
     assert (found.queries, found.judged) == (5, 2)
     assert "3 of 5 queries have no judgements, and were left out" in found.warnings
-    assert "1 of the judged queries are not among those asked; their judgements were left out" in found.warnings
+    assert "1 of the judged queries were not given; their judgements were left out" in found.warnings
 
 
 def test_a_line_that_could_not_be_read_counts_as_a_failed_query():
@@ -137,7 +137,7 @@ def test_a_query_with_nothing_relevant_counts_as_ir_measures_counts_it():
     """It is 0 in nearly every measure, and told."""
     found = evaluate(pipeline(), QUERIES, {**QRELS, "2": {"a": 0}}, measures=["RR"])
     assert found.systems[0].measures["RR"] == pytest.approx(1 / 2)
-    assert "1 of 2 queries have nothing judged relevant; most measures are 0 for them" in found.warnings
+    assert "1 of 2 queries have no document judged relevant; most measures are 0 for them" in found.warnings
 
 
 def test_all_of_it_is_strict_json():
@@ -153,7 +153,7 @@ def test_all_of_it_is_strict_json():
 
 def test_a_measure_that_wants_other_ids_is_told_before_anything_runs():
     """The program of gdeval takes query ids that are numbers; that it fails shows with the judgements at hand."""
-    with pytest.raises(ConfigError, match=r"ERR@10 cannot be computed here: .*query ids that are numbers"):
+    with pytest.raises(ConfigError, match=r"ERR@10 cannot be computed here: .*numeric query ids"):
         evaluate(pipeline(), [Query("one", id="q1")], {"q1": {"a": 1}}, measures=["ERR@10"])
     assert not setups
 
@@ -169,7 +169,7 @@ def test_a_measure_that_cannot_be_computed_is_told_before_anything_runs(name):
 
 def test_no_measure_at_all_is_told():
     """There has to be one to rank systems by."""
-    with pytest.raises(ConfigError, match="measures: name at least one"):
+    with pytest.raises(ConfigError, match="measures: name at least one measure"):
         evaluate(pipeline(), QUERIES, QRELS, measures=[])
 
 
@@ -191,12 +191,16 @@ def test_a_measure_is_named_as_it_was_asked_for_and_counts_once():
 @pytest.mark.parametrize(
     ("queries", "qrels", "message"),
     [
-        ([Query("one", id="q1"), Query("two", id="q2")], QRELS, "begin with 'q1', 'q2', and judged are '1', '2', '3'"),
+        (
+            [Query("one", id="q1"), Query("two", id="q2")],
+            QRELS,
+            "begin with 'q1', 'q2', and the judged ids begin with '1', '2', '3'",
+        ),
         ([Query("one")], QRELS, "none of the 1 queries has judgements: they have no ids"),
         ([], QRELS, "there are no queries"),
         (QUERIES, {}, "there are no judgements"),
         (QUERIES, {"1": {}}, "there are no judgements"),
-        ([*QUERIES, QUERIES[0]], QRELS, "the id '1' is that of two queries"),
+        ([*QUERIES, QUERIES[0]], QRELS, "two queries have the id '1'"),
     ],
 )
 def test_queries_and_judgements_that_do_not_fit_are_told_before_anything_runs(queries, qrels, message):
@@ -209,14 +213,14 @@ def test_queries_and_judgements_that_do_not_fit_are_told_before_anything_runs(qu
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "batch_size: must be a whole number of at least 1, is 0"),
-        ({"movements": True}, "movements: must be a whole number of at least 0, is True"),
-        ({"test": "wilcoxon"}, "test: must be one of t, permutation; is 'wilcoxon'"),
-        ({"correction": "sidak"}, "correction: must be one of holm, bonferroni, fdr_bh, none; is 'sidak'"),
-        ({"variants": {"other": {}}}, "variants: 'other' is the name of no system"),
-        ({"prices": {"cohere.search_units": -1}}, "prices: cohere.search_units must be a number of at least 0"),
-        ({"prices": {"cohere.search_units": math.nan}}, "prices: cohere.search_units must be a number"),
-        ({"prices": {"search_units": 1}}, "prices: 'search_units' must be a stage and a word of its usage"),
+        ({"batch_size": 0}, "batch_size: must be a whole number of at least 1, got 0"),
+        ({"movements": True}, "movements: must be a whole number of at least 0, got True"),
+        ({"test": "wilcoxon"}, "test: must be one of t, permutation, got 'wilcoxon'"),
+        ({"correction": "sidak"}, "correction: must be one of holm, bonferroni, fdr_bh, none, got 'sidak'"),
+        ({"variants": {"other": {}}}, "variants: 'other' is not a system"),
+        ({"prices": {"cohere.search_units": -1}}, "prices: cohere.search_units: must be a number of at least 0"),
+        ({"prices": {"cohere.search_units": math.nan}}, "prices: cohere.search_units: must be a number"),
+        ({"prices": {"search_units": 1}}, "prices: search_units: must name a stage and a word of its usage"),
     ],
 )
 def test_a_wrong_option_is_told_before_anything_runs(options, message):
@@ -228,7 +232,7 @@ def test_a_wrong_option_is_told_before_anything_runs(options, message):
 
 def test_systems_have_names_of_their_own():
     """By their pipelines' names two could not be told apart."""
-    with pytest.raises(ConfigError, match="'fake' is the name of two pipelines"):
+    with pytest.raises(ConfigError, match="two pipelines have the name 'fake'"):
         evaluate([pipeline(), pipeline(FirstOnly())], QUERIES, QRELS)
     with pytest.raises(ConfigError, match="give at least one pipeline"):
         evaluate([], QUERIES, QRELS)

@@ -6,7 +6,7 @@ import pytest
 from milvus_pipeline import Fallback, Hit, Pipeline, Query, SearchResult, StageReport, evaluate
 from milvus_pipeline.evaluation.figures import Tally
 from milvus_pipeline.evaluation.measures import Measures
-from milvus_pipeline.evaluation.tree import tree_of
+from milvus_pipeline.evaluation.tree import build_tree
 from support.fake_stages.basic import Faulty
 from support.fake_stages.evaluation import TableRerank, TableSearch
 
@@ -30,7 +30,7 @@ def reported(seconds, batch_size=1, **fields):
 
 def tallied(*results):
     """The figures of a stage behind which these results stand."""
-    (node,) = tree_of({"fake": Pipeline([TableSearch(table=TABLE)])})
+    (node,) = build_tree({"fake": Pipeline([TableSearch(table=TABLE)])})
     tally = Tally(node, Measures(["RR"]), {str(result.query.id): {"a": 1} for result in results})
     tally.add([SearchResult(result.query) for result in results], results)
     return tally.figures({})
@@ -90,15 +90,15 @@ def test_without_prices_there_is_no_cost():
     """None is not nothing."""
     found = evaluated(TableRerank(usage={"requests": 1}))
     assert found.systems[0].cost is found.systems[0].stages[1].cost is None
-    assert found.warnings == ("1 of the judged queries are not among those asked; their judgements were left out",)
+    assert found.warnings == ("1 of the judged queries were not given; their judgements were left out",)
 
 
 def test_prices_that_match_nothing_and_usage_without_a_price_are_told():
     """A slip in a price's name would else be a bill of 0."""
     found = evaluated(TableRerank(name="cohere", usage={"search_units": 3}), prices={"cohere.searchunits": 0.002})
     assert found.systems[0].cost is None
-    assert "the price of cohere.searchunits matches no usage; there was cohere.search_units" in found.warnings
-    assert any(warning.startswith("cohere has usage and no price") for warning in found.warnings)
+    assert "the price of cohere.searchunits matches no usage; the usage was cohere.search_units" in found.warnings
+    assert any(warning.startswith("cohere has usage without a price") for warning in found.warnings)
 
 
 def test_what_a_fallback_used_has_its_name():
@@ -126,7 +126,7 @@ def test_a_skipped_stage_is_told():
     search, rerank = found.systems[0].stages
     assert rerank.measures == search.measures
     assert rerank.statuses == {"skipped": 2}
-    assert any("2 of 2 answers lack work of a stage" in warning for warning in found.warnings)
+    assert any("a stage did not do all of its work for 2 of 2 queries" in warning for warning in found.warnings)
     assert found.comparisons == ()
 
 

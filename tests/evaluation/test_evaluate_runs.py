@@ -161,4 +161,4 @@ def test_what_stages_work_with_is_told():
     spare = TableRerank(name="spare", first=("a",))
     found = evaluate(pipeline(TableRerank(fails=True, on_error=Fallback(spare))), QUERIES, QRELS)
     assert found.systems[0].identity == {"spare": {"first": ["a"]}}
-    assert "fake: what table_rerank works with could not be found out: nobody knows" in found.warnings
+    assert "fake: the identity of table_rerank is unknown: nobody knows" in found.warnings

@@ -24,14 +24,14 @@ def test_a_measure_that_looks_at_scores_is_that_of_a_written_run():
 def test_every_query_is_tried():
     """The program of gdeval refuses grades above 4, of whichever query, which is told before anything runs."""
     measures = Measures(["ERR@10"])
-    measures.tried(JUDGED)
+    measures.check(JUDGED)
     with pytest.raises(ConfigError, match=r"ERR@10 cannot be computed here: .* grades of at most 4"):
-        measures.tried({**JUDGED, "3": {"a": 5}})
+        measures.check({**JUDGED, "3": {"a": 5}})
 
 
 def test_a_measure_that_divides_by_what_is_not_relevant_can_be_tried():
     """Accuracy@1 fails where only relevant documents rank, which the trial is not to be mistaken for."""
-    Measures(["Accuracy@1"]).tried(JUDGED)
+    Measures(["Accuracy@1"]).check(JUDGED)
 
 
 def test_a_query_with_nothing_but_spam_does_not_end_the_process():
@@ -39,7 +39,7 @@ def test_a_query_with_nothing_but_spam_does_not_end_the_process():
     measures = Measures(["nDCG@10", "AP", "Judged@2"])
     judged = {"1": {"a": 3, "b": 3}, "2": {"a": -2, "b": -3}, "3": {"a": 1}}
     for _ in range(50):
-        measures.tried(judged)
+        measures.check(judged)
         found = measures.values(judged, {query: ["a", "x"] for query in judged})
     assert found["AP"] == {"1": 0.5, "2": 0.0, "3": 1.0}
     assert found["Judged@2"] == {"1": 0.5, "2": 0.5, "3": 0.5}

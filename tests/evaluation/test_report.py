@@ -13,7 +13,7 @@ from hatchling.builders.wheel import WheelBuilder
 
 from milvus_pipeline.errors import PipelineError
 from milvus_pipeline.evaluation.report import report_html, write_report
-from milvus_pipeline.evaluation.report.prose import seconds_said, value_said
+from milvus_pipeline.text import measure_text, time_text
 from support import sample_evaluations
 
 ROOT = Path(__file__).parent.parent.parent
@@ -85,8 +85,8 @@ def test_figures_are_those_of_the_evaluation():
     for system in evaluation.systems:
         for stage in system.stages:
             expected = [*stage.measures.values(), *stage.ceilings.values()]
-            assert all(value_said(value) in text for value in expected)
-            assert all(seconds_said(seconds) in text for seconds in (stage.latency.p50, stage.elapsed.p50))
+            assert all(measure_text(value) in text for value in expected)
+            assert all(time_text(seconds) in text for seconds in (stage.latency.p50, stage.elapsed.p50))
     for found in evaluation.comparisons:
         assert f"{abs(found.difference):.3f}" in text or found.difference == 0
 
@@ -98,7 +98,7 @@ def test_the_answer_comes_in_words():
     assert (
         "gives nDCG@10 0.360. A perfect order of its 100 hits would give 0.910. Takes 4.2 ms, 2 % of the time." in text
     )
-    assert "raises nDCG@10 by 0.050 to 0.410 (p < 0.001). Takes 180 ms, 94 % of the time; costs 0.45 in all." in text
+    assert "raises nDCG@10 by 0.050 to 0.410 (p < 0.001). Takes 180 ms, 94 % of the time; costs 0.45 in total." in text
     assert "leaves nDCG@10 as it is; lowers R@100 by 0.310 to 0.470 (p < 0.001)." in text
     unsure = tuple(replace(found, p_corrected=0.3) for found in evaluation.comparisons)
     text = Elements(report_html(replace(evaluation, comparisons=unsure))).text
@@ -124,7 +124,7 @@ def test_a_measure_without_a_value_is_told_as_such():
     given = sample_evaluations.sweep(4)
     first, *others = given.systems
     one = Elements(report_html(replace(given, systems=(_without_values(first), *others))))
-    assert "as no query was answered or the measure has no value: 1." in one.text
+    assert "because no query succeeded or the measure has no value: 1." in one.text
     assert [attributes.get("class") for tag, attributes in one.found if tag == "circle"].count("point") == 6
     every = report_html(replace(given, systems=tuple(map(_without_values, given.systems)), comparisons=()))
     only = report_html(replace(sample_evaluations.one_system(), systems=(_without_values(first),), comparisons=()))
@@ -140,8 +140,8 @@ def test_a_system_that_answered_nothing_is_neither_fastest_nor_drawn():
     stages = tuple(replace(stage, elapsed=sample_evaluations.latency(0.0)) for stage in given.systems[0].stages)
     failed = replace(given.systems[0], name="broken", stages=stages, statuses={"failed": 225})
     text = Elements(report_html(replace(given, systems=(*given.systems[1:], failed)))).text
-    assert f"fastest, median {seconds_said(given.systems[1].latency.p50)}" in text
-    assert "no query was answered or the measure has no value: 3." in text
+    assert f"fastest, median {time_text(given.systems[1].latency.p50)}" in text
+    assert "because no query succeeded or the measure has no value: 3." in text
 
 
 def test_whole_stages_of_a_sweep_go_by_the_names_of_the_systems():
@@ -168,15 +168,15 @@ def test_the_cost_of_a_query_is_that_of_those_asked():
 def test_what_went_wrong_is_said():
     """Warnings stand at the top, failed queries above the figures, stages that were skipped in their table."""
     text = Elements(report_html(sample_evaluations.one_system())).text
-    assert "What to know before you read on the latency of late_interaction" in text
-    assert "Not every query was answered as it should be: 3 degraded." in text
+    assert "Read this first the latency of late_interaction" in text
+    assert "Some queries were not answered completely: 3 degraded." in text
     assert "skipped for 3 queries (deadline 2, unavailable 1)" in text
 
 
 def test_queries_are_grouped_by_gain_and_loss():
     """The largest gain comes first, and is open; what was lost comes in its own group."""
     page = Elements(report_html(sample_evaluations.one_system()))
-    gains = re.findall(r"What gained most in nDCG@10 (.*?) What lost most in nDCG@10 (.*)", page.text)
+    gains = re.findall(r"Largest gains in nDCG@10 (.*?) Largest losses in nDCG@10 (.*)", page.text)
     assert gains
     movements = [attributes for tag, attributes in page.found if attributes.get("class") == "movement"]
     assert ["open" in attributes for attributes in movements] == [True] + [False] * 5
@@ -206,7 +206,7 @@ def test_the_file_appears_whole_and_replaces_the_old_one(tmp_path):
 @pytest.mark.parametrize("name", ["missing/report.html", "."])
 def test_a_place_that_cannot_be_written_is_named(tmp_path, name):
     """A folder that is not there, a folder in the place of the file; no draft is left behind."""
-    with pytest.raises(PipelineError, match="the report cannot be written"):
+    with pytest.raises(PipelineError, match="cannot be written"):
         write_report(sample_evaluations.bare(), tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from milvus_pipeline.evaluation.report.bump import Places, bump_chart, drawn, shade
-from milvus_pipeline.evaluation.report.prose import money_said, p_said, seconds_said, signed
-from milvus_pipeline.evaluation.report.prose import test_said as said_of_the_test
+from milvus_pipeline.evaluation.report.bump import PlaceScale, bump_chart, drawn_documents, shade
+from milvus_pipeline.evaluation.report.prose import significance_text
 from milvus_pipeline.evaluation.report.scatter import scatter
 from milvus_pipeline.evaluation.report.stage_charts import latency_chart, quality_chart
-from milvus_pipeline.evaluation.report.svg import Scale, cut, fitting
+from milvus_pipeline.evaluation.report.svg import Scale, fit_scale
+from milvus_pipeline.text import cut_text, difference_text, money_text, p_value_text, time_text
 from support import sample_evaluations
 
 POSITIVE = st.floats(min_value=1e-6, max_value=1e6)
@@ -28,7 +28,7 @@ def parsed(drawing):
 @given(st.lists(POSITIVE, min_size=1, max_size=20))
 def test_values_lie_within_their_scale(values):
     """With room at both ends, and larger values farther along, whether the scale is linear or logarithmic."""
-    scale = fitting(values, 0, 100)
+    scale = fit_scale(values, 0, 100)
     assert scale.log == (max(values) / min(values) > 10)
     at = [scale(value) for value in sorted(values)]
     assert at == sorted(at)
@@ -40,7 +40,7 @@ def test_values_lie_within_their_scale(values):
 @example([1.0000000000000002e-06], 4)
 def test_ticks_are_few_and_within(values, at_most):
     """There is at least one, none lies outside, and each once."""
-    scale = fitting(values, 0, 100)
+    scale = fit_scale(values, 0, 100)
     ticks = scale.ticks(at_most)
     assert 1 <= len(ticks) <= at_most + 1
     assert len(set(ticks)) == len(ticks)
@@ -88,7 +88,7 @@ def test_labels_of_points_keep_off_the_front():
             assert beside or max(top, bottom) <= y - 10 or min(top, bottom) >= y + 2
 
 
-def test_systems_in_one_spot_are_drawn():
+def test_systems_in_one_spot_are_drawn_documents():
     """Sixty systems of the same quality and latency do not hinder each other."""
     same = sample_evaluations.sweep(2).systems[0]
     systems = [replace(same, name=str(number)) for number in range(60)]
@@ -99,7 +99,7 @@ def test_systems_in_one_spot_are_drawn():
 @given(st.integers(2, 10_000))
 def test_places_lie_below_each_other(deepest):
     """The first twenty in equal steps, all of them on a page of bounded height, and ticks that do not touch."""
-    down = Places(deepest)
+    down = PlaceScale(deepest)
     at = [down(place) for place in range(1, min(deepest, 200) + 1)]
     assert at == sorted(set(at))
     assert down.end < 720
@@ -120,7 +120,7 @@ def test_each_document_has_a_line_and_each_place_a_mark():
     movement = sample_evaluations.movement(3)
     root = parsed(bump_chart(movement, "nDCG@10"))
     groups = [group for group in root.iter("g") if "document" in group.get("class", "").split()]
-    assert len(groups) == len(drawn(movement)) == 100
+    assert len(groups) == len(drawn_documents(movement)) == 100
     assert len(root.findall(".//circle")) == sum(len(ranking.documents) for ranking in movement.rankings)
     final = set(movement.rankings[-1].documents)
     gone = [one for one, grade in movement.judged.items() if grade > 0 and one not in final and one != "never-found"]
@@ -142,26 +142,27 @@ def test_bars_are_as_long_as_their_figures():
 
 def test_figures_are_said_shortly():
     """Three figures or so, with their units and signs."""
-    assert [seconds_said(seconds) for seconds in (0.00003, 0.0042, 0.18, 1.254, 312)] == [
+    assert [time_text(seconds) for seconds in (0.00003, 0.0042, 0.18, 1.254, 312)] == [
         "30 µs",
         "4.2 ms",
         "180 ms",
         "1.25 s",
         "312 s",
     ]
-    assert [signed(value) for value in (0.0312, -0.0021, 0.0001)] == ["+0.031", "\u22120.002", "±0"]
-    assert [p_said(value) for value in (0.0002, 0.0412, 0.314, 1.0)] == [
+    assert [difference_text(value) for value in (0.0312, -0.0021, 0.0001)] == ["+0.031", "\u22120.002", "±0"]
+    assert [p_value_text(value) for value in (0.0002, 0.0412, 0.314, 1.0)] == [
         "p < 0.001",
         "p = 0.041",
         "p = 0.31",
         "p = 1",
     ]
-    assert [money_said(amount) for amount in (0, 0.0031, 12.4)] == ["0.00", "0.0031", "12.40"]
-    assert said_of_the_test("t", "holm") == "paired t-test, p-values corrected after Holm"
-    assert "not corrected" in said_of_the_test("t", "none")
+    assert [money_text(amount) for amount in (0, 0.0031, 12.4)] == ["0.00", "0.0031", "12.40"]
+    evaluation = sample_evaluations.one_system()
+    assert significance_text(evaluation) == "paired t-test, p-values corrected by Holm's method"
+    assert "not corrected" in significance_text(replace(evaluation, correction="none"))
 
 
 def test_wide_signs_count_twice():
     """Texts are cut by what they take on paper."""
-    assert cut("検索とは何ですか", 7) == "検索と…"
-    assert cut("boundary  layer\n", 30) == "boundary layer"
+    assert cut_text("検索とは何ですか", 7) == "検索と…"
+    assert cut_text("boundary  layer\n", 30) == "boundary layer"

@@ -14,7 +14,7 @@ from milvus_pipeline.cli.evaluation_tables import print_evaluation
 from milvus_pipeline.cli.exit_codes import UsageError
 from milvus_pipeline.cli.tables import console_on
 from milvus_pipeline.cli.writers import check_output, opened
-from milvus_pipeline.evaluation.records import Evaluation, Latency, Lookup, StageFigures, SystemFigures
+from milvus_pipeline.evaluation.records import ComparisonIndex, Evaluation, Latency, StageFigures, SystemFigures
 from milvus_pipeline.files.plain import json_text
 from milvus_pipeline.files.results import OutputError, TrecRun
 from milvus_pipeline.records import SearchResult
@@ -89,7 +89,7 @@ def csv_rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     """
     places = list(dict.fromkeys(place for system in evaluation.systems for place in system.variant))
     words = sorted({word for system in evaluation.systems for stage in system.stages for word in stage.usage})
-    lookup = Lookup(evaluation)
+    lookup = ComparisonIndex(evaluation)
     for system in evaluation.systems:
         for number, stage in enumerate(system.stages, start=1):
             final = number == len(system.stages)
@@ -115,7 +115,7 @@ def csv_rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
 
 
 def _measured(
-    measures: Sequence[str], lookup: Lookup, system: SystemFigures, stage: StageFigures, final: bool
+    measures: Sequence[str], lookup: ComparisonIndex, system: SystemFigures, stage: StageFigures, final: bool
 ) -> dict[str, Any]:
     """Value, ceiling and comparisons of each measure."""
     cells: dict[str, Any] = {}

@@ -15,9 +15,16 @@ from rich.text import Text
 
 from milvus_pipeline.cli.tables import shown
 from milvus_pipeline.evaluation.pareto import best_system
-from milvus_pipeline.evaluation.records import Comparison, Evaluation, Lookup, StageFigures, SystemFigures
-from milvus_pipeline.evaluation.report.prose import money_said, signed, test_said, value_said
-from milvus_pipeline.text import count_text, figures_text
+from milvus_pipeline.evaluation.records import Comparison, ComparisonIndex, Evaluation, StageFigures, SystemFigures
+from milvus_pipeline.evaluation.report.prose import significance_text
+from milvus_pipeline.text import (
+    count_text,
+    difference_text,
+    figures_text,
+    measure_text,
+    milliseconds_text,
+    money_text,
+)
 
 _BETWEEN = 2  # blanks between columns: one of padding, one of the box
 _MOST_FOR_NAMES = 0.5  # of the width
@@ -80,7 +87,7 @@ _INDENT = 2
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     """Print the stages of each system, then the systems side by side, the front, and what the signs mean."""
-    lookup = Lookup(evaluation)
+    lookup = ComparisonIndex(evaluation)
     console.print(_heading(evaluation))
     console.print()
     shown_ones = _shown_stages(evaluation)
@@ -147,7 +154,7 @@ def _system_name(system: SystemFigures, baseline: SystemFigures) -> Text:
 # -- stages of one system ------------------------------------------------------------------------------------------
 
 
-def _stage_groups(evaluation: Evaluation, system: SystemFigures, lookup: Lookup) -> Iterator[Group]:
+def _stage_groups(evaluation: Evaluation, system: SystemFigures, lookup: ComparisonIndex) -> Iterator[Group]:
     stages = system.stages
     yield [Column("hits", [_text(_hits(stage)) for stage in stages])]
     for name in evaluation.measures:
@@ -160,13 +167,13 @@ def _stage_groups(evaluation: Evaluation, system: SystemFigures, lookup: Lookup)
             Column("ceiling", [_value(stage.ceilings.get(name), style="dim") for stage in stages]),
         ]
     yield [
-        Column("p50 ms", [_text(_ms(stage.latency.p50)) for stage in stages]),
-        Column("p95", [_text(_ms(stage.latency.p95)) for stage in stages]),
-        Column("p99", [_text(_ms(stage.latency.p99)) for stage in stages]),
-        Column("elapsed ms", [_text(_ms(stage.elapsed.p50)) for stage in stages]),
+        Column("p50 ms", [_text(milliseconds_text(stage.latency.p50)) for stage in stages]),
+        Column("p95", [_text(milliseconds_text(stage.latency.p95)) for stage in stages]),
+        Column("p99", [_text(milliseconds_text(stage.latency.p99)) for stage in stages]),
+        Column("elapsed ms", [_text(milliseconds_text(stage.elapsed.p50)) for stage in stages]),
     ]
     if any(stage.cost is not None for stage in stages):
-        yield [Column("cost", [_text("" if stage.cost is None else money_said(stage.cost)) for stage in stages])]
+        yield [Column("cost", [_text("" if stage.cost is None else money_text(stage.cost)) for stage in stages])]
     if any(stage.cached for stage in stages):
         yield [Column("cached", [_text(f"{stage.cached:,}" if stage.cached else "") for stage in stages])]
     if any(_lacking(stage) for stage in stages):
@@ -188,7 +195,7 @@ def _lacking(stage: StageFigures) -> str:
 # -- systems side by side ------------------------------------------------------------------------------------------
 
 
-def _system_groups(evaluation: Evaluation, lookup: Lookup) -> Iterator[Group]:
+def _system_groups(evaluation: Evaluation, lookup: ComparisonIndex) -> Iterator[Group]:
     systems = evaluation.systems
     yield [Column("front", [_text("●" if system.on_front else "", "green") for system in systems], justify="center")]
     for name in evaluation.measures:
@@ -202,12 +209,12 @@ def _system_groups(evaluation: Evaluation, lookup: Lookup) -> Iterator[Group]:
             Column("p", [_text("" if found is None else _p(found.p_corrected)) for found in compared]),
         ]
     yield [
-        Column("p50 ms", [_text(_ms(system.latency.p50)) for system in systems]),
-        Column("p95", [_text(_ms(system.latency.p95)) for system in systems]),
-        Column("p99", [_text(_ms(system.latency.p99)) for system in systems]),
+        Column("p50 ms", [_text(milliseconds_text(system.latency.p50)) for system in systems]),
+        Column("p95", [_text(milliseconds_text(system.latency.p95)) for system in systems]),
+        Column("p99", [_text(milliseconds_text(system.latency.p99)) for system in systems]),
     ]
     if any(system.cost is not None for system in systems):
-        yield [Column("cost", [_text("" if system.cost is None else money_said(system.cost)) for system in systems])]
+        yield [Column("cost", [_text("" if system.cost is None else money_text(system.cost)) for system in systems])]
     failed = [system.statuses.get("failed", 0) for system in systems]
     if any(failed):
         yield [Column("failed", [_text(f"{number:,}" if number else "", "red") for number in failed])]
@@ -223,14 +230,16 @@ def _front(evaluation: Evaluation) -> Iterator[Text]:
         yield Text(f"{shown(front[0].name)} is the best in {measure} and the fastest.")
         return
     yield Text(f"Pareto front, from the fastest to the best in {measure}:", style="bold")
-    times = [_ms(system.latency.p50) for system in front]
+    times = [milliseconds_text(system.latency.p50) for system in front]
     before: SystemFigures | None = None
     for system, time in zip(front, times, strict=True):
-        value = value_said(system.measures[measure])
+        value = measure_text(system.measures[measure])
         line = Text(f"  {value} in {time:>{max(map(len, times))}} ms  {shown(system.name)}")
         if before is not None:
-            gained = signed(system.measures[measure] - before.measures[measure])
-            line.append(f"  ({gained} for {_ms(system.latency.p50 - before.latency.p50)} ms more)", style="dim")
+            gained = difference_text(system.measures[measure] - before.measures[measure])
+            line.append(
+                f"  ({gained} for {milliseconds_text(system.latency.p50 - before.latency.p50)} ms more)", style="dim"
+            )
         yield line
         before = system
 
@@ -246,7 +255,7 @@ def _value(value: float | None, compared: Comparison | None = None, style: str =
     """A measure, marked where it differs significantly; a blank keeps the points of a column below each other."""
     if value is None:
         return Text("")
-    cell = Text("n/a" if math.isnan(value) else value_said(value), style=style)
+    cell = Text("n/a" if math.isnan(value) else measure_text(value), style=style)
     cell.append("*" if compared is not None and compared.significant else " ")
     return cell
 
@@ -255,27 +264,20 @@ def _change(compared: Comparison | None) -> Text:
     if compared is None:
         return Text("")
     style = ("green" if compared.difference > 0 else "red") if compared.significant else "dim"
-    return Text(signed(compared.difference), style=style)
+    return Text(difference_text(compared.difference), style=style)
 
 
 def _p(value: float) -> str:
     return "<.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _ms(seconds: float) -> str:
-    milliseconds = 1000 * seconds
-    if milliseconds >= 9.95:
-        return f"{milliseconds:,.0f}"
-    return f"{milliseconds:.1f}" if milliseconds >= 0.95 else f"{milliseconds:.2f}"
-
-
-def _notes(evaluation: Evaluation, lookup: Lookup) -> Iterator[str]:
+def _notes(evaluation: Evaluation, lookup: ComparisonIndex) -> Iterator[str]:
     """What the words and signs in the tables mean."""
-    if len(lookup):
+    if evaluation.comparisons:
         against = "the ranking stage before it"
         against += f", or to the baseline, {shown(evaluation.systems[0].name)}" if len(evaluation.systems) > 1 else ""
         yield (
-            f"change: difference to {against}; * where p < 0.05 ({test_said(evaluation.test, evaluation.correction)}, "
+            f"change: difference to {against}; * where p < 0.05 ({significance_text(evaluation)}, "
             f"{count_text(evaluation.judged, 'query')})."
         )
     yield "ceiling: the same hits in the best order. elapsed: median from the query's beginning to the stage's end."

@@ -1,4 +1,4 @@
-"""The queries that a picture is worth: those for which a reranker changed most."""
+"""The queries worth a picture: those for which a reranker changed most."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from milvus_pipeline.reranker import Reranker
 
 
 class Step(NamedTuple):
-    """What one stage made of one query: its result, and the measures of its ranking."""
+    """One query after one stage: its result, and the measures of its ranking."""
 
     node: Node
     result: SearchResult
     measures: Mapping[str, float]
 
 
-class Gallery:
-    """The movements of one system that are worth keeping: gains and losses in one measure, the largest of each.
+class LargestChanges:
+    """The movements of one system with the largest gains and the largest losses in one measure.
 
-    A query's change is that of the rerank stage which changed it most. At most twice ``limit`` movements are in
-    memory, however many queries there are.
+    A query's change is that of the reranker that changed it most. At most twice ``limit`` movements are in memory,
+    however many queries there are.
 
     Args:
         system: its name.
-        measure: by which changes are told.
+        measure: in which changes are measured.
         limit: movements to keep, at most.
     """
 
@@ -41,24 +41,20 @@ class Gallery:
         self._losses: list[tuple[float, int, Movement]] = []
         self._seen = 0
 
-    def offer(self, steps: Sequence[Step], judged: Mapping[str, int]) -> None:
-        """Keep the query's movement where its change is among the largest; of equal ones the first query's."""
+    def add(self, steps: Sequence[Step], judged: Mapping[str, int]) -> None:
+        """Keep the query's movement if its change is among the largest; of equal ones the first query's."""
         self._seen += 1
         change = max(self._changes(steps), key=abs, default=0.0)
         kept = self._gains if change > 0 else self._losses
         size = (abs(change), -self._seen)
         if not change or not self._limit or (len(kept) == self._limit and size < kept[0][:2]):
             return
-        shown = movement(
-            self._system,
-            [step.result for step in steps],
-            judged=judged,
-            measures=[step.measures for step in steps],
-        )
-        (heapq.heappush if len(kept) < self._limit else heapq.heapreplace)(kept, (*size, shown))
+        results, measures = [step.result for step in steps], [step.measures for step in steps]
+        found = movement(self._system, results, judged=judged, measures=measures)
+        (heapq.heappush if len(kept) < self._limit else heapq.heapreplace)(kept, (*size, found))
 
     def _changes(self, steps: Sequence[Step]) -> list[float]:
-        """What each reranker changed in the measure."""
+        """Return the change of the measure by each reranker."""
         return [
             after.measures[self._measure] - before.measures[self._measure]
             for before, after in pairwise(steps)
@@ -68,17 +64,17 @@ class Gallery:
         ]
 
     def best(self, count: int) -> list[Movement]:
-        """Half gains, half losses, the largest of each, in this order; where one has too few, more of the other."""
+        """Return half gains, half losses, the largest of each first; if one has too few, more of the other."""
         gains, losses = (sorted(kept, reverse=True) for kept in (self._gains, self._losses))
         half = min(len(gains), max((count + 1) // 2, count - len(losses)))
-        return [shown for _, _, shown in [*gains[:half], *losses[: count - half]]]
+        return [found for _, _, found in [*gains[:half], *losses[: count - half]]]
 
 
-def chosen_movements(galleries: Mapping[str, Gallery], best: str, count: int) -> tuple[Movement, ...]:
-    """The movements of the first system that has a reranker, and of the ``best`` one, half of ``count`` each."""
-    first = next((name for name, gallery in galleries.items() if gallery.best(1)), best)
-    chosen = [name for name in dict.fromkeys((first, best)) if galleries[name].best(1)]
-    shown: list[Movement] = []
-    for place, name in enumerate(chosen):
-        shown += galleries[name].best((count - len(shown)) // (len(chosen) - place))
-    return tuple(shown)
+def choose_movements(changes: Mapping[str, LargestChanges], best: str, count: int) -> tuple[Movement, ...]:
+    """Return movements of the first system that has a reranker and of the ``best`` one, half of ``count`` each."""
+    first = next((name for name, kept in changes.items() if kept.best(1)), best)
+    names = [name for name in dict.fromkeys((first, best)) if changes[name].best(1)]
+    chosen: list[Movement] = []
+    for place, name in enumerate(names):
+        chosen += changes[name].best((count - len(chosen)) // (len(names) - place))
+    return tuple(chosen)

@@ -1,4 +1,4 @@
-"""Which systems one would choose among: the Pareto front of quality against latency, and the best one."""
+"""The Pareto front of quality against latency, and the best system."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from milvus_pipeline.evaluation.records import SystemFigures
 
 
 def mark_front(systems: Iterable[SystemFigures]) -> tuple[SystemFigures, ...]:
-    """The systems with ``on_front`` set, in their order.
+    """Return the systems in their order, with ``on_front`` set.
 
     Quality is the first measure of the final ranking, latency the median (p50) of the whole pipeline. A system is on
-    the front where no other is at least as good in both and better in one of them; systems that are equal in both are
-    on it together. A system that failed for all queries, or without measures, or with a figure that is no number, is
-    not on it.
+    the front if no other is at least as good in both and better in one of them; systems that are equal in both are
+    on it together. A system that failed for all queries, has no measures, or has a NaN is not on it.
     """
     given = tuple(systems)
     places = [(place, *found) for place, system in enumerate(given) if (found := _point(system)) is not None]
     front: set[int] = set()
-    best = -math.inf  # quality of all that are faster
+    best = -math.inf  # quality among the faster ones
     for _, group in groupby(sorted(places, key=lambda point: point[2]), key=lambda point: point[2]):
         alike = list(group)
         highest = max(quality for _, quality, _ in alike)
@@ -32,18 +31,18 @@ def mark_front(systems: Iterable[SystemFigures]) -> tuple[SystemFigures, ...]:
 
 
 def best_system(systems: Sequence[SystemFigures], measure: str) -> SystemFigures:
-    """The system that is best in the measure, the faster one of several; one that failed for all queries is last."""
+    """Return the system that is best in the measure, the fastest of several; one that always failed comes last."""
     return max(systems, key=lambda system: (system.answers, quality_of(system, measure), -system.latency.p50))
 
 
 def quality_of(system: SystemFigures, measure: str) -> float:
-    """The measure of the final ranking; what has no value (NaN) is below all values."""
+    """Return the measure of the final ranking; NaN is below all values."""
     value = system.measures.get(measure, math.nan)
     return -math.inf if math.isnan(value) else value
 
 
 def _point(system: SystemFigures) -> tuple[float, float] | None:
-    """Quality and latency of a system; None where it has not both."""
+    """Return quality and latency of a system; None unless it has both."""
     if not system.stages or not system.measures or not system.answers:
         return None
     quality, latency = next(iter(system.measures.values())), system.latency.p50

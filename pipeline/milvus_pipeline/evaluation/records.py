@@ -1,4 +1,4 @@
-"""What an evaluation found out, as plain records: figures of each stage of each system, comparisons, movements.
+"""The results of an evaluation as plain records: figures of each stage of each system, comparisons, movements.
 
 A *system* is a pipeline that was evaluated: one of several configurations, or one variant of a sweep.
 """
@@ -16,10 +16,10 @@ from milvus_pipeline.records import Status
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """How long something took, in seconds a query.
+    """Seconds per query: the mean and three percentiles.
 
     With one query at a time (``batch_size`` 1) these are the times that a caller waits. In larger batches each query
-    counts with its share, the batch's time over the batch's size, which tells of throughput and not of waiting.
+    counts with its share, the time of the batch divided by its size, which describes throughput and not waiting.
     """
 
     mean: float
@@ -30,27 +30,27 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class StageFigures:
-    """What one stage of one system gave and took, over all queries.
+    """Quality, latency and cost of one stage of one system, over all queries.
 
     Args:
         stage: its name in the pipeline.
         type: its registered type.
         hits: mean number of hits after it.
-        measures: of the ranking as it is after this stage, by name; the mean over the judged queries for nearly all
-            of them, and what ir-measures gives for a run written after this stage for all. A query without hits
-            counts as 0. Empty before the first stage that gives hits. NaN where no query has a value.
-        ceilings: the same measures where the very same hits stood in the best order: what a perfect reranker behind
-            this stage could reach.
-        latency: of this stage alone, with its fallback, for the queries that came to it.
-        elapsed: from the beginning of the query to the end of this stage, for the same queries.
-        usage: what it cost at its service, summed over all queries, in the provider's own words; words of a fallback
-            that stood in are led by its name.
-        cost: that in money, by the prices given; None where none were, or none for this stage's usage.
-        cached: texts whose score came from the score cache; where there are any, the latency is not the reranker's.
-        statuses: number of queries by what became of the stage for them: "ok", "partial", "skipped" (also where a
-            fallback did its work), "failed". Those that had failed before are in none of them.
-        reasons: number of queries by reason code, of those where it is not "ok".
-        shared: the stage ran once for several systems, whose stages up to here are the same.
+        measures: measures of the ranking after this stage, by name. Nearly all are means over the judged queries; all
+            are what ir-measures gives for a run written after this stage. A query without hits counts as 0. Empty
+            before the first stage that gives hits. NaN if no query has a value.
+        ceilings: the same measures for the same hits in the best order: what a perfect reranker behind this stage
+            could reach.
+        latency: of this stage alone, with its fallback, for the queries that reached it.
+        elapsed: from the start of the query to the end of this stage, for the same queries.
+        usage: what its service counted, summed over all queries, in the provider's own words. The words of a fallback
+            that stood in are prefixed with its name.
+        cost: the usage in money, by the prices given; None without prices, or without one for this stage's usage.
+        cached: texts whose score came from the score cache. If there are any, the latency is not the reranker's.
+        statuses: number of queries by the outcome of the stage: "ok", "partial", "skipped" (also if a fallback did its
+            work), "failed". Queries that had failed before are not counted.
+        reasons: number of queries by reason code, for outcomes other than "ok".
+        shared: the stage ran once for several systems whose stages up to here are the same.
     """
 
     stage: str
@@ -70,16 +70,16 @@ class StageFigures:
 
 @dataclass(frozen=True, slots=True)
 class SystemFigures:
-    """One system: what it is, what it gave after each stage, and in the end.
+    """One system: its configuration, and its figures after each stage and at the end.
 
     Args:
-        name: tells it from the others; a sweep's variants are named after what they vary.
-        variant: place and value of what the sweep varied (``{"milvus_search.limit": 100}``); empty without a sweep.
+        name: unique within the evaluation; variants of a sweep are named after what they vary.
+        variant: path and value of what the sweep varied (``{"milvus_search.limit": 100}``); empty without a sweep.
         config: the pipeline's configuration.
-        identity: ``Stage.identity`` of its stages and their fallbacks, by name; without those that have nothing to say.
-        stages: figures in the order of the stages; a fallback that stood in counts with the stage it stood in for.
+        identity: ``Stage.identity`` of its stages and their fallbacks, by name; without stages that have none.
+        stages: figures in the order of the stages. A fallback that stood in counts with the stage it replaced.
         statuses: number of queries by the status of their result.
-        cost: of all stages, by the prices given, also of those that it shares; None where that of one is not known.
+        cost: of all stages, shared ones included; None if the cost of one is not known.
         per_query: measure, then query id, then value, of the final ranking, for the judged queries.
         on_front: it answers, and no other system is at least as good in quality and in latency, and better in one.
     """
@@ -100,13 +100,18 @@ class SystemFigures:
         return self.stages[-1].measures
 
     @property
+    def ranking_stages(self) -> tuple[StageFigures, ...]:
+        """The stages that have a ranking to measure."""
+        return tuple(stage for stage in self.stages if stage.measures)
+
+    @property
     def latency(self) -> Latency:
-        """Of the whole pipeline."""
+        """The latency of the whole pipeline."""
         return self.stages[-1].elapsed
 
     @property
     def answers(self) -> bool:
-        """Whether a query came through: where all failed, the latency is that of nothing."""
+        """Whether a query succeeded; if all failed, the latency says nothing."""
         return set(self.statuses) != {"failed"}
 
 
@@ -117,18 +122,18 @@ class Comparison:
     Args:
         measure: its ir-measures name.
         system: name of the system whose ranking is compared.
-        stage: the stage after which; the last one where whole systems are compared.
-        baseline_system: with whose.
+        stage: the stage after which; the last one if whole systems are compared.
+        baseline_system: name of the system it is compared with.
         baseline_stage: after which of its stages. Within one system this is the ranking stage before ``stage``.
-        difference: mean of the queries' differences, ``system`` less baseline.
+        difference: mean of the differences per query, ``system`` minus baseline.
         low: lower end of the 95 % confidence interval of ``difference``.
         high: its upper end.
-        p_value: of the paired test; 1 where no query differs.
-        p_corrected: after the correction for all comparisons of this measure in its family: those of stages, of all
-            systems together, or those of systems.
+        p_value: of the paired test; 1 if no query differs.
+        p_corrected: corrected for all comparisons of this measure in its family: those of stages, of all systems
+            together, or those of systems.
         better: number of queries for which ``system`` is better.
-        worse: for which it is worse.
-        same: for which there is no difference.
+        worse: number of queries for which it is worse.
+        same: number of queries without a difference.
     """
 
     measure: str
@@ -153,23 +158,23 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """All that was found out.
+    """The results of ``evaluate``.
 
     Args:
-        title: name of what was evaluated.
-        queries: number of queries that were given.
-        judged: how many of them have judgements. Those were asked, and all figures are theirs.
+        title: name of the evaluation.
+        queries: number of queries given.
+        judged: how many of them have judgements. Only those were run, and all figures are theirs.
         batch_size: queries that went through the stages together.
-        measures: ir-measures names, as they were asked for; the first one is what systems are ranked by.
+        measures: ir-measures names as given; systems are ranked by the first one.
         systems: in the order given; the first one is the baseline of the others.
         comparisons: each stage with the ranking stage before it, then each system with the first one. A stage that
             changed no ranking has none; one that several systems share has the same one in each of them.
         test: the paired test's name.
         correction: the name of the correction for multiple comparisons.
-        movements: of the queries that a picture is worth, at most a few dozen, however many there were.
+        movements: of the queries that changed most; at most a few dozen, however many queries there were.
         warnings: what the reader should know.
         versions: of Python and the packages that the figures depend on.
-        created: when, in UTC, ISO 8601.
+        created: time in UTC, ISO 8601.
     """
 
     title: str
@@ -187,43 +192,31 @@ class Evaluation:
     created: str = ""
 
     def system(self, name: str) -> SystemFigures:
-        """The system of this name. KeyError where there is none."""
+        """Return the system of this name. KeyError if there is none."""
         for system in self.systems:
             if system.name == name:
                 return system
         raise KeyError(f"no system is named {name!r}; there are {[system.name for system in self.systems]}")
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as plain data that JSON can hold; a number that is none (NaN, an infinity) is None."""
+        """Return everything as plain data that JSON can hold; NaN and infinities are None."""
         data: dict[str, Any] = plain(self)
         return data
 
 
-class Lookup:
-    """Finds comparisons at once, of which an evaluation of many systems has thousands."""
+class ComparisonIndex:
+    """Finds a comparison in constant time; an evaluation of many systems has thousands."""
 
     def __init__(self, evaluation: Evaluation) -> None:
-        self._within: dict[str, list[Comparison]] = {}
-        self._stages: dict[tuple[str, str, str], Comparison] = {}
-        self._systems: dict[tuple[str, str], Comparison] = {}
-        for found in evaluation.comparisons:
-            if found.system == found.baseline_system:
-                self._stages[found.system, found.stage, found.measure] = found
-                self._within.setdefault(found.system, []).append(found)
-            else:
-                self._systems[found.system, found.measure] = found
+        self._found = {
+            (one.system, one.stage if one.system == one.baseline_system else "", one.measure): one
+            for one in evaluation.comparisons
+        }
 
     def of_stage(self, system: str, stage: str, measure: str) -> Comparison | None:
-        """A stage with the ranking stage before it; None where none was made."""
-        return self._stages.get((system, stage, measure))
-
-    def within(self, system: str) -> list[Comparison]:
-        """Those of the system's stages, in every measure."""
-        return self._within.get(system, [])
+        """Return the comparison of a stage with the ranking stage before it; None if there is none."""
+        return self._found.get((system, stage, measure))
 
     def of_system(self, system: str, measure: str) -> Comparison | None:
-        """A system with the baseline; None where none was made."""
-        return self._systems.get((system, measure))
-
-    def __len__(self) -> int:
-        return len(self._stages) + len(self._systems)
+        """Return the comparison of a system with the baseline; None if there is none."""
+        return self._found.get((system, "", measure))

@@ -1,4 +1,4 @@
-"""Taking queries through the tree of stages, a handful at a time and depth first, so that memory stays flat."""
+"""Runs queries through the tree of stages, a few at a time and depth first, so that memory does not grow."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ from typing import get_args
 
 from milvus_pipeline.evaluation.figures import Tally
 from milvus_pipeline.evaluation.measures import Judgements, Measures
-from milvus_pipeline.evaluation.movements import Gallery, Step
+from milvus_pipeline.evaluation.movements import LargestChanges, Step
 from milvus_pipeline.evaluation.tree import Node, Tree
 from milvus_pipeline.records import SearchResult, Status
 from milvus_pipeline.reranker import Reranker
 from milvus_pipeline.stage import Stage
 
-Progress = Callable[[int, int], None]
-Results = Callable[[str, Sequence[SearchResult]], None]
+OnProgress = Callable[[int, int], None]
+OnResults = Callable[[str, Sequence[SearchResult]], None]
 
-_TOGETHER = 16  # queries measured together: ir-measures has a price a call, and their hits are in memory
+_TOGETHER = 16  # queries measured together: a call of ir-measures is expensive, and their hits are in memory
 
 
 @dataclass(slots=True)
 class _Batch:
-    """Queries that go through the stages together, as a stage left them, and the seconds they took to come there."""
+    """Queries that go through the stages together, and the seconds that they have taken so far."""
 
     results: list[SearchResult]
     seconds: float = 0.0
 
 
-class Walk:
-    """A walk of queries through all stages of all systems.
+class TreeRun:
+    """A run of queries through all stages of all systems.
 
     Args:
-        tree: the systems' stages.
-        measures: to take after each stage.
+        tree: the stages of the systems.
+        measures: to compute after each stage.
         judged: grade by document id, by query id.
-        movements: to keep of each system, at most.
+        movements: to keep for each system, at most.
         on_progress: see ``evaluate``.
         on_results: see ``evaluate``.
 
     Attributes:
         pipelines: the systems, whose common stages are the same objects; to be opened before ``run``.
-        tallies: what there is to know of each stage.
-        galleries: the movements of each system.
+        tallies: the figures of each stage.
+        changes: the movements to keep of each system.
     """
 
     def __init__(
@@ -53,12 +53,12 @@ class Walk:
         measures: Measures,
         judged: Judgements,
         movements: int,
-        on_progress: Progress | None = None,
-        on_results: Results | None = None,
+        on_progress: OnProgress | None = None,
+        on_results: OnResults | None = None,
     ) -> None:
         self.pipelines = tree.pipelines()
         self.tallies = {node: Tally(node, measures, judged) for node in tree}
-        self.galleries = {name: Gallery(name, measures.names[0], movements) for name in tree.paths}
+        self.changes = {name: LargestChanges(name, measures.names[0], movements) for name in tree.paths}
         self._tree = tree
         self._judged = judged
         self._on_progress = on_progress or (lambda done, of: None)
@@ -70,16 +70,16 @@ class Walk:
         self._first_failure: dict[str, str] = {}
 
     def warm_up(self, results: Sequence[SearchResult]) -> None:
-        """Run the first query, uncounted, through every stage that may be run for nothing."""
-        self._warm(self._tree.roots, _Batch([result for result in results if result][:1]))
+        """Run the first query, uncounted, through every stage for which that is free."""
+        self._warm_up(self._tree.roots, _Batch([result for result in results if result][:1]))
 
-    def _warm(self, nodes: Sequence[Node], batch: _Batch) -> None:
+    def _warm_up(self, nodes: Sequence[Node], batch: _Batch) -> None:
         for node in nodes:
-            if batch.results and not any(_is_noticed(member) for member in node.stage.family()):
-                self._warm(node.children, self._ran(node, batch))
+            if batch.results and not any(_leaves_traces(member) for member in node.stage.family()):
+                self._warm_up(node.children, self._run_stage(node, batch))
 
     def run(self, results: Sequence[SearchResult], batch_size: int) -> None:
-        """Run all queries, and count."""
+        """Run and count all queries."""
         together = max(batch_size, _TOGETHER // batch_size * batch_size)
         for start in range(0, len(results), together):
             part = results[start : start + together]
@@ -87,62 +87,53 @@ class Walk:
             for root in self._tree.roots:
                 self._visit(root, batches, [])
 
-    def _visit(self, node: Node, before: list[_Batch], trail: list[list[Step]]) -> None:
-        """Take batches through a stage, and on through all that come behind it."""
+    def _visit(self, node: Node, before: list[_Batch], steps: list[list[Step]]) -> None:
+        """Run batches through a stage, and then through all stages behind it."""
         after = []
         for batch in before:
-            after.append(self._ran(node, batch))
+            after.append(self._run_stage(node, batch))
             self._done += len(batch.results)
             self._on_progress(self._done, self._all)
-        results = _flat(after)
-        found = self.tallies[node].add(_flat(before), results)
-        trail = [*trail, [Step(node, result, values) for result, values in zip(results, found, strict=True)]]
+        results = _flatten(after)
+        found = self.tallies[node].add(_flatten(before), results)
+        steps = [*steps, [Step(node, result, values) for result, values in zip(results, found, strict=True)]]
         for child in node.children:
-            self._visit(child, after, trail)
+            self._visit(child, after, steps)
         for system in node.ends:
-            self._end(system, results, trail)
+            self._finish(system, results, steps)
 
-    def _ran(self, node: Node, batch: _Batch) -> _Batch:
-        """The batch behind the stage, which has what the stages before it left of the pipeline's timeout."""
+    def _run_stage(self, node: Node, batch: _Batch) -> _Batch:
+        """Return the batch after the stage, which has what is left of the pipeline's timeout."""
         left = None if node.timeout is None else max(0.0, node.timeout - batch.seconds)
         began = time.perf_counter()
         results = self.pipelines[node.system].run_stages(batch.results, node.place, node.place + 1, timeout=left)
         return _Batch(results, batch.seconds + time.perf_counter() - began)
 
-    def _end(self, system: str, results: Sequence[SearchResult], trail: Sequence[Sequence[Step]]) -> None:
-        """What a system made of queries in the end."""
+    def _finish(self, system: str, results: Sequence[SearchResult], steps: Sequence[Sequence[Step]]) -> None:
+        """Count the final results of a system for some queries."""
         self._on_results(system, results)
         for position, result in enumerate(results):
             self._outcomes[system][result.status] += 1
             if result.error is not None:
                 self._failures[system][result.error.reason_code] += 1
                 self._first_failure.setdefault(system, str(result.error))
-            steps = [passed[position] for passed in trail]
-            self.galleries[system].offer(steps, self._judged[str(result.query.id)])
+            own = [step[position] for step in steps]
+            self.changes[system].add(own, self._judged[str(result.query.id)])
 
     def statuses(self, system: str) -> dict[Status, int]:
-        """Number of queries by the status of the system's result."""
+        """Return the number of queries by the status of the system's result."""
         outcomes = self._outcomes[system]
         return {status: outcomes[status] for status in get_args(Status) if outcomes[status]}
 
     def warnings(self) -> Iterator[str]:
-        """What the reader of the figures should know of the runs."""
-        told: dict[str, list[str]] = {}  # by the words the systems that they are true of
-        for system, outcomes in self._outcomes.items():
-            asked, failed = outcomes.total(), outcomes["failed"]
-            if failed:
-                codes = ", ".join(f"{code}: {number}" for code, number in self._failures[system].most_common())
-                words = (
-                    f"{failed if failed < asked else 'all'} of {asked} queries failed ({codes}) and count as having "
-                    f"found nothing; the first: {self._first_failure[system]}"
-                )
-                told.setdefault(words, []).append(system)
-            if lacking := outcomes["partial"] + outcomes["degraded"]:
-                words = f"{lacking} of {asked} answers lack work of a stage, as its statuses tell"
-                told.setdefault(words, []).append(system)
-        for words, systems in told.items():
+        """Yield what the reader of the figures should know about the run; equal warnings of systems are one."""
+        systems_by_text: dict[str, list[str]] = {}
+        for system in self._outcomes:
+            for text in self._system_warnings(system):
+                systems_by_text.setdefault(text, []).append(system)
+        for text, systems in systems_by_text.items():
             more = f" and {len(systems) - 3} more" if len(systems) > 3 else ""
-            yield f"{', '.join(systems[:3])}{more}: {words}"
+            yield f"{', '.join(systems[:3])}{more}: {text}"
         for node, tally in self.tallies.items():
             if tally.cached:
                 yield (
@@ -150,11 +141,23 @@ class Walk:
                     "not the reranker's"
                 )
 
+    def _system_warnings(self, system: str) -> Iterator[str]:
+        outcomes = self._outcomes[system]
+        count, failed = outcomes.total(), outcomes["failed"]
+        if failed:
+            codes = ", ".join(f"{code}: {number}" for code, number in self._failures[system].most_common())
+            yield (
+                f"{failed if failed < count else 'all'} of {count} queries failed ({codes}) and count as having found "
+                f"nothing; the first error: {self._first_failure[system]}"
+            )
+        if incomplete := outcomes["partial"] + outcomes["degraded"]:
+            yield f"a stage did not do all of its work for {incomplete} of {count} queries; see its statuses"
 
-def _is_noticed(stage: Stage) -> bool:
-    """Whether a run that does not count would be noticed: by the bill, or in a score cache."""
+
+def _leaves_traces(stage: Stage) -> bool:
+    """Return whether an uncounted run would show: on the bill, or in a score cache."""
     return isinstance(stage, Reranker) and (stage.sends or stage.cache is not None)
 
 
-def _flat(batches: Sequence[_Batch]) -> list[SearchResult]:
+def _flatten(batches: Sequence[_Batch]) -> list[SearchResult]:
     return [result for batch in batches for result in batch.results]

@@ -1,4 +1,4 @@
-"""What several pipelines have in common: their stages as a tree, in which equal beginnings are one branch."""
+"""The stages of several pipelines as a tree, in which equal beginnings are one branch."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from milvus_pipeline.stage import Stage
 
 @dataclass(eq=False, slots=True)
 class Node:
-    """One stage, where everything before it and the timeout are the same.
+    """One stage, after the same stages and with the same timeout.
 
     Args:
         stage: of the first system that has it.
-        place: its number in the pipeline, from 0.
+        place: its index in the pipeline.
         system: name of the first system that has it.
         timeout: of the pipeline.
         ranks: this stage or one before it gives hits, so there is something to measure.
-        children: what comes behind it, in different systems.
-        systems: names of all that go through it, in their order.
-        ends: names of those of which it is the last stage.
+        children: the next stages, in different systems.
+        systems: names of all systems that go through it, in their order.
+        ends: names of the systems that end with it.
     """
 
     stage: Stage
@@ -47,19 +47,19 @@ class Tree:
     paths: Mapping[str, Sequence[Node]]
 
     def __iter__(self) -> Iterator[Node]:
-        """Every node once, each before those behind it."""
+        """Yield every node once, before its children."""
         return iter(dict.fromkeys(node for path in self.paths.values() for node in path))
 
     def pipelines(self) -> dict[str, Pipeline]:
-        """The systems as pipelines, of the same name each, whose common stages are the same objects: opened once."""
+        """Return the systems as pipelines whose common stages are the same objects, so that each opens once."""
         return {
             name: Pipeline([node.stage for node in path], name=name, timeout=path[0].timeout)
             for name, path in self.paths.items()
         }
 
 
-def tree_of(systems: Mapping[str, Pipeline]) -> Tree:
-    """The tree of these pipelines; stages are the same where they are equal and all before them is."""
+def build_tree(systems: Mapping[str, Pipeline]) -> Tree:
+    """Build the tree of the pipelines; two stages are one node if they and all stages before them are equal."""
     roots: list[Node] = []
     paths: dict[str, list[Node]] = {}
     for name, pipeline in systems.items():

@@ -1,4 +1,4 @@
-"""The pipelines of an evaluation by name: those given, and the variants that their sweeps describe."""
+"""The pipelines of an evaluation by name: those given, and the variants of their sweeps."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from milvus_pipeline.pipeline import Pipeline
 
 @dataclass(frozen=True)
 class Variant:
-    """A pipeline to evaluate, and what its sweep varied to get to it.
+    """A pipeline to evaluate, and the values that a sweep put into it.
 
     Args:
-        pipeline: it itself, without a sweep.
-        varies: place and value of the sweep (``{"milvus_search.limit": 100}``); empty without one.
+        pipeline: the pipeline, without a sweep.
+        varies: path and value (``{"milvus_search.limit": 100}``); empty without a sweep.
     """
 
     pipeline: Pipeline
@@ -25,20 +25,20 @@ class Variant:
 
 
 def variants_of(pipeline: Pipeline) -> dict[str, Variant]:
-    """The variants of the pipeline's sweep by name, or the pipeline itself where it has none.
+    """Return the variants of the pipeline's sweep by name, or the pipeline itself if it has no sweep.
 
-    Where the pipeline as it stands is one of the combinations, it comes first, and so is the baseline; else the first
-    combination is. Nothing that the sweep does not ask for is added.
+    If the unchanged pipeline is one of the combinations, it comes first and so is the baseline. No combination is
+    added to those of the sweep.
 
     Raises:
-        ConfigError: the sweep is wrong; with every problem of it.
+        ConfigError: the sweep is wrong; the message lists every problem.
     """
     if not pipeline.sweep:
         return {pipeline.name: Variant(pipeline)}
     variations, problems = expand(pipeline.stages, pipeline.sweep)
     if problems:
         raise ConfigError(problems=problems, place=pipeline.name)
-    variations.sort(key=lambda variation: variation.stages != pipeline.stages)  # sorting keeps the others' order
+    variations.sort(key=lambda variation: variation.stages != pipeline.stages)
     return {
         variation.name: Variant(
             Pipeline(
@@ -54,7 +54,7 @@ def variants_of(pipeline: Pipeline) -> dict[str, Variant]:
 
 
 def systems_of(pipelines: Mapping[str, Pipeline]) -> dict[str, Variant]:
-    """The variants of several pipelines by name, led by the pipeline's name in ``pipelines`` where there are several.
+    """Return the variants of several pipelines by name, prefixed with the name in ``pipelines`` if there are several.
 
     Raises:
         ConfigError: a sweep is wrong.

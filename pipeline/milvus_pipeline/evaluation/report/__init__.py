@@ -4,88 +4,59 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
-from milvus_pipeline.errors import PipelineError
+from milvus_pipeline.config.file import to_yaml
 from milvus_pipeline.evaluation.records import Evaluation
-from milvus_pipeline.evaluation.report import prose as words
 from milvus_pipeline.evaluation.report.movements import movement_groups
-from milvus_pipeline.evaluation.report.page import page
+from milvus_pipeline.evaluation.report.page import outcomes_text, page, statuses_text
 from milvus_pipeline.evaluation.report.stage_charts import change_class
-from milvus_pipeline.evaluation.report.svg import shown
 from milvus_pipeline.extras import require
+from milvus_pipeline.files.output import open_whole
+from milvus_pipeline.files.plain import plain
+from milvus_pipeline.text import (
+    difference_text,
+    figures_text,
+    measure_text,
+    money_text,
+    number_text,
+    one_line,
+    p_value_text,
+    time_text,
+)
 
-_WANTED_BY: Final = "the report"
 _FILTERS: Final = {
-    "shown": shown,
-    "value": words.value_said,
-    "signed": words.signed,
-    "p": words.p_said,
-    "seconds": words.seconds_said,
-    "money": words.money_said,
-    "number": words.number_text,
     "change_class": change_class,
+    "difference": difference_text,
+    "line": one_line,
+    "measure": measure_text,
+    "money": money_text,
+    "number": number_text,
+    "outcomes": outcomes_text,
+    "p": lambda p_value: p_value_text(p_value).removeprefix("p ").removeprefix("= "),
+    "seconds": time_text,
+    "statuses": statuses_text,
+    "usage": figures_text,
+    "yaml": lambda data: to_yaml(plain(data)),  # a plugin may put anything into its identity
 }
 
 
 def report_html(evaluation: Evaluation) -> str:
-    """The report as the text of one HTML file.
+    """Return the report as the text of one HTML file.
 
-    Whatever stands in it from queries, documents and configurations is escaped. The file asks for nothing: its
+    Everything in it that comes from queries, documents and configurations is escaped. The file loads nothing: its
     Content-Security-Policy allows its own style and its own script, by their hashes, and nothing else. The script
-    sorts tables; without it all the same is shown.
+    only sorts tables and opens linked queries; all content is visible without it.
 
     Args:
         evaluation: with at least one system and one measure.
 
     Raises:
-        StageError: Jinja2 is not installed; the message is the pip command.
+        StageError: Jinja2 is not installed; the message has the pip command.
     """
-    style, script = _asset("page.css"), _asset("page.js")
-    template = _environment().get_template("page.html.j2")
-    return str(
-        template.render(
-            page=page(evaluation),
-            groups=movement_groups(evaluation),
-            style=style,
-            script=script,
-            style_hash=_hash(style),
-            script_hash=_hash(script),
-        )
-    )
-
-
-def write_report(evaluation: Evaluation, path: str | Path) -> None:
-    """Write the report to a file, which appears whole or not at all; one that is there is replaced.
-
-    Args:
-        evaluation: as ``report_html`` takes it.
-        path: of the file.
-
-    Raises:
-        PipelineError: it cannot be written there.
-        StageError: Jinja2 is not installed; the message is the pip command.
-    """
-    path = Path(path)
-    html = report_html(evaluation)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    try:
-        try:
-            draft.write_text(html, encoding="utf-8", errors="replace", newline="\n")
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
-    except OSError as error:
-        raise PipelineError(
-            f"the report cannot be written: {error.strerror}", "name another file", place=str(path)
-        ) from error
-
-
-def _environment() -> Any:
-    jinja = require("jinja2", extra="evaluate", wanted_by=_WANTED_BY)
+    jinja = require("jinja2", extra="evaluate", wanted_by="the report")
     environment = jinja.Environment(
         loader=jinja.FunctionLoader(_asset),
         autoescape=True,
@@ -94,14 +65,33 @@ def _environment() -> Any:
         undefined=jinja.StrictUndefined,
     )
     environment.filters.update(_FILTERS)
-    return environment
+    assets: dict[str, Any] = {"style": _asset("page.css"), "script": _asset("page.js")}
+    assets |= {f"{name}_hash": _hash(text) for name, text in assets.items()}
+    template = environment.get_template("page.html.j2")
+    return str(template.render(page=page(evaluation), groups=movement_groups(evaluation), **assets))
+
+
+def write_report(evaluation: Evaluation, path: str | Path) -> None:
+    """Write the report to a file, replacing an existing one; it appears complete or not at all.
+
+    Args:
+        evaluation: as for ``report_html``.
+        path: of the file.
+
+    Raises:
+        PipelineError: it cannot be written.
+        StageError: Jinja2 is not installed; the message has the pip command.
+    """
+    html = report_html(evaluation)
+    with open_whole(Path(path)) as file:
+        file.write(html)
 
 
 def _asset(name: str) -> str:
-    """A file of the report's, with the line ends that a browser sees; its hash depends on them."""
+    """Return a file of the report, with the line ends that a browser sees; its hash depends on them."""
     return files(__name__).joinpath("templates", name).read_text(encoding="utf-8").replace("\r\n", "\n")
 
 
 def _hash(text: str) -> str:
-    """The source expression by which a policy allows this text."""
+    """Return the source expression by which a policy allows this text."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

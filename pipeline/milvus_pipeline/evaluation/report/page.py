@@ -1,136 +1,85 @@
-"""What the report shows, prepared for its template: figures in words, pictures, tables, in the order of the page."""
+"""The contents of the report, prepared for its template in the order of the page."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, NamedTuple
 
-import yaml
-
-from milvus_pipeline.config.file import to_yaml
 from milvus_pipeline.evaluation.pareto import best_system
-from milvus_pipeline.evaluation.records import Comparison, Evaluation, Lookup, StageFigures, SystemFigures
+from milvus_pipeline.evaluation.records import Comparison, ComparisonIndex, Evaluation, StageFigures, SystemFigures
 from milvus_pipeline.evaluation.report.prose import (
     Answer,
-    Tile,
-    answers,
-    ranking_stages,
-    systems_tiles,
-    test_said,
-    tiles,
+    comparison_tiles,
+    significance_text,
+    stage_answers,
+    system_tiles,
 )
 from milvus_pipeline.evaluation.report.scatter import is_drawn, scatter
 from milvus_pipeline.evaluation.report.stage_charts import latency_chart, quality_chart
-from milvus_pipeline.files.plain import plain
-from milvus_pipeline.text import count_text, figures_text
+from milvus_pipeline.text import count_text
 
-_THIRD: Final = 340  # width of a picture of which three stand side by side, in CSS pixels
+_THIRD: Final = 340  # width of a picture of which three are side by side, in CSS pixels
 _HALF: Final = 500
 _WIDE: Final = (860, 390)
 _NARROW: Final = (326, 360)
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """The same picture for wide and for narrow pages; one for both where they do not differ."""
+class Picture(NamedTuple):
+    """The same picture for wide and for narrow pages; one for both if they do not differ."""
 
     wide: str
-    narrow: str | None = None
+    narrow: str | None
     caption: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class StageRow:
-    """A stage in the table of figures."""
-
-    figures: StageFigures
-    usage: str
-    trouble: str
-
-
-@dataclass(frozen=True, slots=True)
 class SystemView:
-    """One system: its pictures, what they say in words, its figures and its configuration."""
+    """One system: its figures, sentences about its stages, pictures, and the comparisons of its stages."""
 
     number: int
     figures: SystemFigures
     answers: Sequence[Answer]
     qualities: Sequence[Picture]
     latency: Picture
-    rows: Sequence[StageRow]
     changes: Sequence[Comparison]
-    trouble: str
-    config: str
-    identity: str
 
 
-@dataclass(frozen=True, slots=True)
-class SystemRow:
-    """One of several systems in their table; ``compared`` by measure."""
-
-    number: int
-    figures: SystemFigures
-    compared: Mapping[str, Comparison]
-    usage: str
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """All that the template needs, but for the movements. ``undrawn`` are numbers of systems that have no point."""
-
-    evaluation: Evaluation
-    facts: Sequence[tuple[str, str]]
-    tiles: Sequence[Tile]
-    systems: Sequence[SystemView]
-    first: SystemView
-    scatter: Picture | None
-    undrawn: Sequence[int]
-    table: Sequence[SystemRow]
-    varied: Sequence[str]
-    compared: Sequence[str]
-    priced: bool
-
-
-def page(evaluation: Evaluation) -> Page:
-    """The evaluation as the page shows it."""
-    several = len(evaluation.systems) > 1
-    lookup = Lookup(evaluation)
-    systems = [_system(evaluation, lookup, system, number) for number, system in enumerate(evaluation.systems, 1)]
-    table = [_row(evaluation, lookup, system, number) for number, system in enumerate(evaluation.systems, 1)]
-    undrawn = [row.number for row in table if not is_drawn(row.figures, evaluation.measures[0])]
-    return Page(
-        evaluation=evaluation,
-        facts=_facts(evaluation),
-        tiles=systems_tiles(evaluation) if several else tiles(evaluation, evaluation.systems[0], lookup),
-        systems=systems,
-        first=_shown_first(evaluation, systems),
-        scatter=_scatter(evaluation) if several and len(undrawn) < len(systems) else None,
-        undrawn=undrawn,
-        table=table,
-        varied=_varied(evaluation.systems),
-        compared=[measure for measure in evaluation.measures if any(measure in row.compared for row in table)],
-        priced=any(system.cost is not None for system in evaluation.systems),
-    )
-
-
-def _shown_first(evaluation: Evaluation, systems: Sequence[SystemView]) -> SystemView:
-    """The system whose stages stand open: the best one."""
-    best = best_system(evaluation.systems, evaluation.measures[0])
-    return next(view for view in systems if view.figures is best)
+def page(evaluation: Evaluation) -> dict[str, Any]:
+    """Return the variables of the template, except for the movements."""
+    systems, measure = evaluation.systems, evaluation.measures[0]
+    index = ComparisonIndex(evaluation)
+    views = [_view(evaluation, index, system, number) for number, system in enumerate(systems, 1)]
+    undrawn = [view.number for view in views if not is_drawn(view.figures, measure)]
+    best = best_system(systems, measure)
+    drawn = len(systems) > 1 and len(undrawn) < len(systems)
+    return {
+        "evaluation": evaluation,
+        "facts": _facts(evaluation),
+        "tiles": comparison_tiles(evaluation) if len(systems) > 1 else system_tiles(evaluation, systems[0], index),
+        "systems": views,
+        "best": next(view for view in views if view.figures is best),
+        "scatter": Picture(scatter(systems, measure, *_WIDE), scatter(systems, measure, *_NARROW)) if drawn else None,
+        "undrawn": undrawn,
+        "varied": _varied_paths(systems),
+        "index": index,
+        "compared": {found.measure for found in evaluation.comparisons if found.system != found.baseline_system},
+        "priced": any(system.cost is not None for system in systems),
+    }
 
 
 def _facts(evaluation: Evaluation) -> list[tuple[str, str]]:
+    systems = len(evaluation.systems)
     together = "one at a time" if evaluation.batch_size == 1 else f"{evaluation.batch_size:,} at a time"
     facts = [
         ("Evaluated", _date(evaluation.created)),
+        ("Systems", f"{systems}; the first is the baseline of the others" if systems > 1 else ""),
         ("Queries", f"{evaluation.queries:,}, {evaluation.judged:,} of them with judgements; {together}"),
         ("Measures", ", ".join(evaluation.measures)),
-        ("Significance", test_said(evaluation.test, evaluation.correction)),
+        ("Significance", significance_text(evaluation)),
     ]
-    if len(evaluation.systems) > 1:
-        facts.insert(1, ("Systems", f"{len(evaluation.systems)}; the first is the baseline of the others"))
     return [fact for fact in facts if fact[1]]
 
 
@@ -142,31 +91,29 @@ def _date(created: str) -> str:
     return f"{at.day} {at:%B %Y, %H:%M} UTC"
 
 
-def _system(evaluation: Evaluation, lookup: Lookup, system: SystemFigures, number: int) -> SystemView:
-    stages, changes = ranking_stages(system), lookup.within(system.name)
+def _view(evaluation: Evaluation, index: ComparisonIndex, system: SystemFigures, number: int) -> SystemView:
+    stages = system.ranking_stages
+    found = [index.of_stage(system.name, stage.stage, name) for name in evaluation.measures for stage in stages]
+    changes = [change for change in found if change is not None]
     measures = [measure for measure in evaluation.measures if stages and measure in stages[-1].measures]
-    wide = _THIRD if len(measures) > 1 else _HALF
+    several = len(measures) > 1
     return SystemView(
         number=number,
         figures=system,
-        answers=answers(evaluation, system, lookup),
-        qualities=[_quality(system, measure, changes, wide) for measure in measures],
-        latency=Picture(latency_chart(system, wide), latency_chart(system, _THIRD) if wide != _THIRD else None),
-        rows=[StageRow(stage, figures_text(stage.usage), _trouble(stage)) for stage in system.stages],
+        answers=stage_answers(evaluation, system, index),
+        qualities=[_picture(partial(quality_chart, system, name, changes), several, name) for name in measures],
+        latency=_picture(partial(latency_chart, system), several),
         changes=changes,
-        trouble=_statuses(system.statuses),
-        config=to_yaml(dict(system.config)),
-        identity=_plain_yaml(system.identity),
     )
 
 
-def _quality(system: SystemFigures, measure: str, changes: Sequence[Comparison], wide: float) -> Picture:
-    narrow = quality_chart(system, measure, changes, _THIRD) if wide != _THIRD else None
-    return Picture(quality_chart(system, measure, changes, wide), narrow, measure)
+def _picture(draw: Callable[[float], str], several: bool, caption: str = "") -> Picture:
+    """Draw one of several pictures in a row, or one that is alone and so has room on a wide page."""
+    return Picture(draw(_THIRD), None, caption) if several else Picture(draw(_HALF), draw(_THIRD), caption)
 
 
-def _trouble(stage: StageFigures) -> str:
-    """``skipped for 3 queries, partial for 1 query (deadline 3, error 1)``."""
+def outcomes_text(stage: StageFigures) -> str:
+    """Return the queries that a stage did not complete: ``skipped for 3 queries (deadline 2, error 1)``."""
     parts = [
         f"{status} for {count_text(number, 'query')}" for status, number in stage.statuses.items() if status != "ok"
     ]
@@ -174,37 +121,17 @@ def _trouble(stage: StageFigures) -> str:
     return ", ".join(parts) + (f" ({reasons})" if parts and reasons else "")
 
 
-def _statuses(statuses: Mapping[Any, int]) -> str:
-    """What became of queries whose result is not "ok"."""
+def statuses_text(statuses: Mapping[str, int]) -> str:
+    """Return the number of results that are not "ok", by status: ``3 degraded, 1 failed``."""
     return ", ".join(f"{number:,} {status}" for status, number in statuses.items() if status != "ok" and number)
 
 
-def _row(evaluation: Evaluation, lookup: Lookup, system: SystemFigures, number: int) -> SystemRow:
-    found = {measure: lookup.of_system(system.name, measure) for measure in evaluation.measures}
-    usage = [f"{stage.stage}: {figures_text(stage.usage)}" for stage in system.stages if stage.usage]
-    compared = {measure: comparison for measure, comparison in found.items() if comparison is not None}
-    return SystemRow(number, system, compared, "; ".join(usage))
+def _varied_paths(systems: Sequence[SystemFigures]) -> list[str]:
+    """Return the paths that a sweep varied, if each system has a number or a string at all of them.
 
-
-def _varied(systems: Sequence[SystemFigures]) -> list[str]:
-    """The places that a sweep varied, where each system has a number or a word at all of them.
-
-    Else none, and the systems go by their names: what tells two whole stages apart stands there, in short.
+    Otherwise none, and the table shows the names of the systems, in which whole stages are abbreviated.
     """
-    places = list(dict.fromkeys(place for system in systems for place in system.variant))
-    return places if all(_is_short(system.variant.get(place)) for system in systems for place in places) else []
-
-
-def _is_short(value: Any) -> bool:
-    return isinstance(value, int | float | str) and not isinstance(value, bool)
-
-
-def _scatter(evaluation: Evaluation) -> Picture:
-    measure = evaluation.measures[0]
-    return Picture(
-        scatter(evaluation.systems, measure, *_WIDE), scatter(evaluation.systems, measure, *_NARROW), measure
-    )
-
-
-def _plain_yaml(data: Mapping[str, Mapping[str, Any]]) -> str:
-    return yaml.safe_dump(plain(data), sort_keys=False, allow_unicode=True, width=100) if data else ""
+    paths = list(dict.fromkeys(path for system in systems for path in system.variant))
+    values = [system.variant.get(path) for system in systems for path in paths]
+    short = all(isinstance(value, int | float | str) and not isinstance(value, bool) for value in values)
+    return paths if short else []

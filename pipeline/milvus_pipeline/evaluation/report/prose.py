@@ -1,4 +1,4 @@
-"""The answer in words: what each stage of a system buys and costs, and which of several systems are worth it."""
+"""The sentences and headline figures of the report: what each stage improves and costs, which systems stand out."""
 
 from __future__ import annotations
 
@@ -8,79 +8,21 @@ from itertools import pairwise
 from typing import Final, NamedTuple
 
 from milvus_pipeline.evaluation.pareto import best_system, quality_of
-from milvus_pipeline.evaluation.records import Comparison, Evaluation, Lookup, StageFigures, SystemFigures
+from milvus_pipeline.evaluation.records import Comparison, ComparisonIndex, Evaluation, StageFigures, SystemFigures
+from milvus_pipeline.text import difference_text, measure_text, money_text, p_value_text, time_text
 
-_TESTS: Final[Mapping[str, str]] = {
-    "t": "paired t-test",
-    "permutation": "paired permutation test",
-}
+_TESTS: Final[Mapping[str, str]] = {"t": "paired t-test", "permutation": "paired permutation test"}
 _CORRECTIONS: Final[Mapping[str, str]] = {
-    "holm": "Holm",
-    "bonferroni": "Bonferroni",
-    "fdr_bh": "Benjamini-Hochberg",
+    "holm": "p-values corrected by Holm's method",
+    "bonferroni": "p-values corrected by Bonferroni's method",
+    "fdr_bh": "p-values corrected by the method of Benjamini and Hochberg",
+    "none": "p-values not corrected for multiple comparisons",
 }
-_LEAST_P: Final = 0.001
-_LEAST_MS: Final = 0.1
-_COARSE_P: Final = 0.1  # above it the third decimal tells nothing
-
-
-def test_said(test: str, correction: str) -> str:
-    """``paired t-test, p-values corrected after Holm``."""
-    said = _TESTS[test]
-    if correction == "none":
-        return f"{said}, p-values not corrected for multiple comparisons"
-    return f"{said}, p-values corrected after {_CORRECTIONS[correction]}"
-
-
-def value_said(value: float) -> str:
-    """A measure: ``0.412``; ``n/a`` where it has no value."""
-    return "n/a" if math.isnan(value) else f"{value:.3f}"
-
-
-def signed(value: float) -> str:
-    """A difference with its sign: ``+0.031``, ``-0.002`` (with a minus sign), ``±0``; ``n/a`` where it is none."""
-    if math.isnan(value):
-        return "n/a"
-    rounded = f"{abs(value):.3f}"
-    if float(rounded) == 0:
-        return "±0"
-    return f"+{rounded}" if value > 0 else f"\u2212{rounded}"
-
-
-def p_said(p_value: float) -> str:
-    """``p = 0.012``, ``p = 0.31``, ``p < 0.001``."""
-    if p_value < _LEAST_P:
-        return f"p < {_LEAST_P}"
-    return f"p = {p_value:.3f}" if p_value < _COARSE_P else f"p = {round(p_value, 2):g}"
-
-
-def seconds_said(seconds: float) -> str:
-    """``7.3 µs``, ``0.42 ms``, ``38 ms``, ``1.25 s``."""
-    if seconds >= 1:
-        return f"{seconds:.3g} s" if seconds < 100 else f"{seconds:,.0f} s"
-    milliseconds = 1000 * seconds
-    if 0 < milliseconds < _LEAST_MS:
-        return f"{1000 * milliseconds:.2g} µs"
-    if milliseconds >= 10:
-        return f"{milliseconds:.0f} ms"
-    return f"{milliseconds:.1f} ms" if milliseconds >= 1 else f"{milliseconds:.2g} ms"
-
-
-def money_said(amount: float) -> str:
-    """An amount in the unit of the prices: ``12.40``, ``0.0031``."""
-    return f"{amount:,.2f}" if amount >= 1 or amount == 0 else f"{amount:.2g}"
-
-
-def number_text(number: int | float) -> str:
-    """A number of things: ``1,000``, ``37.5``."""
-    return f"{number:,.0f}" if float(number).is_integer() else f"{number:,.1f}"
-
-
 _NOTABLE_SHARE: Final = 0.01
 
 
 class Tile(NamedTuple):
-    """A figure that stands large: what it is, its value, what to know about it."""
+    """A headline figure: its label, its value, and a note."""
 
     label: str
     value: str
@@ -88,134 +30,116 @@ class Tile(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What is to be said of one stage, and whether it is good news: "better", "worse", "unsure" or ""."""
+    """A sentence about one stage, and its kind: "better", "worse", "unsure" or ""."""
 
     stage: str
     text: str
     kind: str
 
 
-def ranking_stages(system: SystemFigures) -> list[StageFigures]:
-    """The stages that have a ranking."""
-    return [stage for stage in system.stages if stage.measures]
+def significance_text(evaluation: Evaluation) -> str:
+    """Return the test and the correction: ``paired t-test, p-values corrected by Holm's method``."""
+    return f"{_TESTS[evaluation.test]}, {_CORRECTIONS[evaluation.correction]}"
 
 
-def answers(evaluation: Evaluation, system: SystemFigures, lookup: Lookup) -> list[Answer]:
-    """What each ranking stage buys and costs, in the order of the stages."""
-    stages = ranking_stages(system)
-    found = [_retrieved(stage, evaluation, system) for stage in stages[:1]]
-    return found + [_changed(stage, before, evaluation.measures, system, lookup) for before, stage in pairwise(stages)]
-
-
-def _retrieved(stage: StageFigures, evaluation: Evaluation, system: SystemFigures) -> Answer:
+def stage_answers(evaluation: Evaluation, system: SystemFigures, index: ComparisonIndex) -> list[Answer]:
+    """Return what each ranking stage improves and costs, in the order of the stages."""
+    stages = system.ranking_stages
     measure = evaluation.measures[0]
-    said = f"gives {measure} {value_said(stage.measures[measure])}."
-    ceiling = stage.ceilings.get(measure)
-    if ceiling is not None:
-        said += f" A perfect order of its {stage.hits:.0f} hits would give {value_said(ceiling)}."
-    return Answer(stage.stage, f"{said} {_time_said(stage, system)}", "")
+    answers = []
+    for stage in stages[:1]:
+        text = f"gives {measure} {measure_text(stage.measures[measure])}."
+        if (ceiling := stage.ceilings.get(measure)) is not None:
+            text += f" A perfect order of its {stage.hits:.0f} hits would give {measure_text(ceiling)}."
+        answers.append(Answer(stage.stage, f"{text} {_cost_sentence(stage, system)}", ""))
+    for before, stage in pairwise(stages):
+        answers.append(_change_answer(stage, before, evaluation.measures, system, index))
+    return answers
 
 
-def _changed(
-    stage: StageFigures, before: StageFigures, measures: Sequence[str], system: SystemFigures, lookup: Lookup
+def _change_answer(
+    stage: StageFigures, before: StageFigures, measures: Sequence[str], system: SystemFigures, index: ComparisonIndex
 ) -> Answer:
     clauses: list[str] = []
     kind = ""
     for measure in measures:
         if measure not in stage.measures or measure not in before.measures:
             continue
-        change = lookup.of_stage(system.name, stage.stage, measure)
+        change = index.of_stage(system.name, stage.stage, measure)
         difference = stage.measures[measure] - before.measures[measure]
-        # What leaves a measure as it is, is worth a word for the first one only.
-        if signed(difference) == "±0" and measure != measures[0]:
-            continue
-        clauses.append(_change_said(measure, stage.measures[measure], difference, change))
-        if not kind and signed(difference) != "±0":
-            kind = _kind(difference, change)
+        unchanged = difference_text(difference) == "±0"
+        if unchanged and measure != measures[0]:
+            continue  # only the first measure is worth a clause if it did not change
+        clauses.append(_change_clause(measure, stage.measures[measure], difference, change))
+        if not kind and not unchanged:
+            significant = change is not None and change.significant
+            kind = "unsure" if not significant else "better" if difference > 0 else "worse"
     changes = f"{'; '.join(clauses)}." if clauses else ""
-    return Answer(stage.stage, f"{changes} {_time_said(stage, system)}".strip(), kind)
+    return Answer(stage.stage, f"{changes} {_cost_sentence(stage, system)}".strip(), kind)
 
 
-def _change_said(measure: str, value: float, difference: float, change: Comparison | None) -> str:
-    if signed(difference) == "±0":
+def _change_clause(measure: str, value: float, difference: float, change: Comparison | None) -> str:
+    if difference_text(difference) == "±0":
         return f"leaves {measure} as it is"
     if math.isnan(difference):
-        return f"{measure} {value_said(value)}"
+        return f"{measure} {measure_text(value)}"
     verb = "raises" if difference > 0 else "lowers"
-    said = f"{verb} {measure} by {abs(difference):.3f} to {value_said(value)}"
+    clause = f"{verb} {measure} by {abs(difference):.3f} to {measure_text(value)}"
     if change is None:
-        return said
-    if change.significant:
-        return f"{said} ({p_said(change.p_corrected)})"
-    return f"{said}, which may be chance ({p_said(change.p_corrected)})"
+        return clause
+    doubt = "" if change.significant else ", which may be chance"
+    return f"{clause}{doubt} ({p_value_text(change.p_corrected)})"
 
 
-def _kind(difference: float, change: Comparison | None) -> str:
-    if change is None or not change.significant:
-        return "unsure"
-    return "better" if difference > 0 else "worse"
-
-
-def _time_said(stage: StageFigures, system: SystemFigures) -> str:
-    said = f"Takes {seconds_said(stage.latency.p50)}"
+def _cost_sentence(stage: StageFigures, system: SystemFigures) -> str:
+    text = f"Takes {time_text(stage.latency.p50)}"
     whole = system.latency.mean
     share = stage.latency.mean / whole if whole > 0 else 0
     if share >= _NOTABLE_SHARE:
-        said += f", {100 * share:.0f} % of the time"
+        text += f", {100 * share:.0f} % of the time"
     if stage.cost is not None and stage.cost > 0:
-        said += f"; costs {money_said(stage.cost)} in all"
-    return f"{said}."
+        text += f"; costs {money_text(stage.cost)} in total"
+    return f"{text}."
 
 
-def tiles(evaluation: Evaluation, system: SystemFigures, lookup: Lookup) -> list[Tile]:
-    """The figures of one system that stand large."""
+def system_tiles(evaluation: Evaluation, system: SystemFigures, index: ComparisonIndex) -> list[Tile]:
+    """Return the headline figures of a single system."""
     measure = evaluation.measures[0]
-    stages = ranking_stages(system)
-    made: list[Tile] = []
+    stages = system.ranking_stages
+    tiles: list[Tile] = []
     if stages:
         first, last = stages[0].measures[measure], stages[-1].measures[measure]
         ceiling = stages[-1].ceilings.get(measure)
-        reachable = "" if ceiling is None else f"a perfect order of the same hits: {value_said(ceiling)}"
-        made.append(Tile(f"{measure} in the end", value_said(last), reachable))
+        note = "" if ceiling is None else f"a perfect order of the same hits: {measure_text(ceiling)}"
+        tiles.append(Tile(f"final {measure}", measure_text(last), note))
         if len(stages) > 1:
-            note = f"{stages[0].stage}: {value_said(first)}"
-            if signed(last - first) != "±0" and not _any_significant(lookup, system, measure):
+            note = f"{stages[0].stage}: {measure_text(first)}"
+            found = [index.of_stage(system.name, stage.stage, measure) for stage in stages]
+            known = [change for change in found if change is not None]
+            if difference_text(last - first) != "±0" and known and not any(change.significant for change in known):
                 note += "; the difference may be chance"
-            made.append(Tile("gained since retrieval", signed(last - first), note))
+            tiles.append(Tile("gain since retrieval", difference_text(last - first), note))
     latency = system.latency
-    slow = f"95 % within {seconds_said(latency.p95)}, 99 % within {seconds_said(latency.p99)}"
-    each = "median time of a query" if evaluation.batch_size == 1 else "median share of a batch's time"
-    made.append(Tile(each, seconds_said(latency.p50), slow))
+    label = "median time of a query" if evaluation.batch_size == 1 else "median share of a batch's time"
+    note = f"95 % within {time_text(latency.p95)}, 99 % within {time_text(latency.p99)}"
+    tiles.append(Tile(label, time_text(latency.p50), note))
     if system.cost is not None:
-        thousand = 1000 * system.cost / max(evaluation.judged, 1)  # the others were not asked
-        made.append(Tile("cost of 1,000 queries", money_said(thousand), f"{money_said(system.cost)} for these queries"))
-    return made
+        thousand = 1000 * system.cost / max(evaluation.judged, 1)  # queries without judgements were not run
+        note = f"{money_text(system.cost)} for these queries"
+        tiles.append(Tile("cost of 1,000 queries", money_text(thousand), note))
+    return tiles
 
 
-def _any_significant(lookup: Lookup, system: SystemFigures, measure: str) -> bool:
-    """Whether a stage changed the measure by more than chance would; where nothing was compared, nobody knows."""
-    found = [lookup.of_stage(system.name, stage.stage, measure) for stage in ranking_stages(system)]
-    known = [change for change in found if change is not None]
-    return not known or any(change.significant for change in known)
-
-
-def systems_tiles(evaluation: Evaluation) -> list[Tile]:
-    """The figures of several systems that stand large: the best, the fastest, how many are worth a thought."""
+def comparison_tiles(evaluation: Evaluation) -> list[Tile]:
+    """Return the headline figures of several systems: the best, the fastest, the size of the Pareto front."""
     systems, measure = evaluation.systems, evaluation.measures[0]
     answering = [system for system in systems if system.answers] or systems
     best = best_system(systems, measure)
     fastest = min(answering, key=lambda system: (system.latency.p50, -quality_of(system, measure)))
+    best_value, fastest_value = (measure_text(system.measures.get(measure, 0.0)) for system in (best, fastest))
     front = sum(system.on_front for system in systems)
     return [
-        Tile(
-            f"best {measure}",
-            value_said(best.measures.get(measure, 0.0)),
-            f"{best.name}, in {seconds_said(best.latency.p50)}",
-        ),
-        Tile(
-            "fastest, median",
-            seconds_said(fastest.latency.p50),
-            f"{fastest.name}, {measure} {value_said(fastest.measures.get(measure, 0.0))}",
-        ),
+        Tile(f"best {measure}", best_value, f"{best.name}, in {time_text(best.latency.p50)}"),
+        Tile("fastest, median", time_text(fastest.latency.p50), f"{fastest.name}, {measure} {fastest_value}"),
         Tile("on the Pareto front", f"{front} of {len(systems)}", "no other is as good and as fast"),
     ]

@@ -1,40 +1,30 @@
-"""Quality against latency: a point for each system, the Pareto front between them."""
+"""The chart of quality against latency: a point for each system, and the Pareto front."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Final
 
 from milvus_pipeline.evaluation.records import SystemFigures
-from milvus_pipeline.evaluation.report.prose import seconds_said, value_said
-from milvus_pipeline.evaluation.report.svg import (
-    Box,
-    Element,
-    Scale,
-    cut,
-    drawing,
-    element,
-    fitting,
-    rendered,
-    width_of,
-)
+from milvus_pipeline.evaluation.report.svg import Box, Element, Scale, drawing, element, fit_scale, to_html, width_of
+from milvus_pipeline.text import cut_text, measure_text, time_text
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 16, 18, 46
 _RADIUS: Final = 5.5
 _FONT: Final = 12
 _NAMED: Final = 8  # more systems than this are numbered
 _NAME_CELLS: Final = 32
-_NEAR: Final = (10.0, 15.0, 21.0, 28.0, 36.0)
+_LEAST_WIDTH_FOR_NAMES: Final = 560
+_NEAR: Final = (10.0, 15.0, 21.0, 28.0, 36.0)  # distances of a label from its point
 _FAR: Final = (46.0, 58.0, 72.0, 90.0)
 _ANGLES: Final = (0, -45, 45, -90, 90, 180, -135, 135, -20, 20, -70, 70, -110, 110, 160, -160)  # degrees, right first
 _ANGLES_ON_FRONT: Final = (-135, -155, -115, -90, 180, *_ANGLES)  # above and left of the front there is nothing
-_LINE_FROM: Final = 22.0  # a label farther from its point than this has a line to it
-_LEAST_WIDTH_FOR_NAMES: Final = 560
-_LINE: Final = 1.0  # half of what the front's line is wide
-_AWAY: Final = 1e-9
+_LEADER_FROM: Final = 22.0  # a label farther from its point than this is connected with a line
+_LINE: Final = 1.0  # half the width of the front's line
+_LEAST_SECONDS: Final = 1e-9  # a logarithmic scale has no 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,59 +33,65 @@ class _Point:
     system: SystemFigures
     x: float
     y: float
+    text: str
 
     @property
     def box(self) -> Box:
         return Box(self.x - _RADIUS, self.y - _RADIUS, self.x + _RADIUS, self.y + _RADIUS)
 
 
-@dataclass(frozen=True, slots=True)
-class _Label:
-    box: Box
-    distance: float
+_Label = tuple[Box, float]
+"""Where a label is, and its distance from the point."""
 
 
 def is_drawn(system: SystemFigures, measure: str) -> bool:
-    """Whether there is a point for the system: it answers, and has a value."""
+    """Return whether the system gets a point: it answers, and has a value."""
     return system.answers and math.isfinite(system.measures.get(measure, math.nan))
 
 
 def scatter(systems: Sequence[SystemFigures], measure: str, width: float, height: float) -> str:
-    """Systems by median latency and by quality; those on the front are filled, the first one has a ring.
+    """Draw systems by median latency and quality; points on the front are filled, the baseline has a ring.
 
-    Few systems bear their names, many the numbers that they have in the table. A label that has no room is left out:
-    the front's come first, and every point tells its name when it is pointed at.
+    Few systems are labelled with their names, many with their numbers in the table. A label without room is left out,
+    those on the front last; the name of every point is in its title.
 
     Args:
-        systems: in the order of the table; at least one ``is_drawn``, and the others have no point.
+        systems: in the order of the table, the baseline first; at least one of them ``is_drawn``.
         measure: on the vertical axis.
         width: of the picture, in CSS pixels.
         height: of the picture, in CSS pixels.
     """
     numbered = [(number, system) for number, system in enumerate(systems, 1) if is_drawn(system, measure)]
-    root = drawing(width, height, _told([system for _, system in numbered], measure), "chart scatter")
-    across = fitting([max(system.latency.p50, _AWAY) for _, system in numbered], _LEFT, width - _RIGHT)
-    up = fitting([system.measures[measure] for _, system in numbered], height - _BOTTOM, _TOP, log=False)
+    front = ", ".join(system.name for _, system in numbered if system.on_front)
+    label = f"{measure} against median latency of {len(numbered)} systems"
+    root = drawing(width, height, f"{label}; on the Pareto front: {front}" if front else label, "chart scatter")
+    seconds = {number: max(system.latency.p50, _LEAST_SECONDS) for number, system in numbered}
+    across = fit_scale(list(seconds.values()), _LEFT, width - _RIGHT)
+    up = fit_scale([system.measures[measure] for _, system in numbered], height - _BOTTOM, _TOP, log=False)
+    named = len(systems) <= _NAMED and width >= _LEAST_WIDTH_FOR_NAMES
     points = [
-        _Point(number, system, across(max(system.latency.p50, _AWAY)), up(system.measures[measure]))
+        _Point(
+            number,
+            system,
+            across(seconds[number]),
+            up(system.measures[measure]),
+            cut_text(system.name, _NAME_CELLS) if named and system.name else str(number),
+        )
         for number, system in numbered
     ]
-    _axes(root, across, up, measure, width, height)
-    corners = _corners([point for point in points if point.system.on_front], across)
-    _front(root, corners)
-    named = len(systems) <= _NAMED and width >= _LEAST_WIDTH_FOR_NAMES
-    texts = {
-        point.number: cut(point.system.name, _NAME_CELLS) if named and point.system.name else str(point.number)
-        for point in points
-    }
-    front = [_around(start, end) for start, end in pairwise(corners)]
-    labels = _placed(points, texts, front, Box(_LEFT + 2, 2, width - 2, height - _BOTTOM - 2))
+    _draw_axes(root, across, up, measure, width, height)
+    corners = _front_corners(points, across)
+    if corners:
+        path = "L".join(f"{x:.1f} {y:.1f}" for x, y in corners)
+        element("path", root, d=f"M{path}", class_="front")
+    lines = [_line_box(start, end) for start, end in pairwise(corners)]
+    labels = _place_labels(points, lines, Box(_LEFT + 2, 2, width - 2, height - _BOTTOM - 2))
     for point in sorted(points, key=lambda point: (point.system.on_front, -point.number)):
-        _draw(root, point, texts[point.number], labels.get(point.number), measure)
-    return rendered(root)
+        _draw_point(root, point, labels.get(point.number), measure)
+    return to_html(root)
 
 
-def _axes(root: Element, across: Scale, up: Scale, measure: str, width: float, height: float) -> None:
+def _draw_axes(root: Element, across: Scale, up: Scale, measure: str, width: float, height: float) -> None:
     group = element("g", root, class_="axis")
     for value in up.ticks(6):
         y = up(value)
@@ -104,93 +100,74 @@ def _axes(root: Element, across: Scale, up: Scale, measure: str, width: float, h
     for value in across.ticks(max(4, int(width / 110))):
         x = across(value)
         element("line", group, x1=x, x2=x, y1=_TOP - 6, y2=height - _BOTTOM)
-        element("text", group, seconds_said(value), x=x, y=height - _BOTTOM + 17, text_anchor="middle")
+        element("text", group, time_text(value), x=x, y=height - _BOTTOM + 17, text_anchor="middle")
     kind = ", logarithmic" if across.log else ""
     element("text", group, f"median latency{kind} →", x=width - _RIGHT, y=height - 8, text_anchor="end", class_="unit")
-    element("text", group, f"↑ {cut(measure, 24)}", x=2, y=12, class_="unit")
+    element("text", group, f"↑ {cut_text(measure, 24)}", x=2, y=12, class_="unit")
 
 
-def _corners(points: Sequence[_Point], across: Scale) -> list[tuple[float, float]]:
-    """Of the steps of what can be had: the best quality within a time."""
+def _front_corners(points: Sequence[_Point], across: Scale) -> list[tuple[float, float]]:
+    """Return the corners of the front's steps: the best quality that is reached within a time."""
     corners: list[tuple[float, float]] = []
-    for point in sorted(points, key=lambda point: (point.x, point.y)):
-        if corners and point.y > corners[-1][1]:
+    for x, y in sorted((point.x, point.y) for point in points if point.system.on_front):
+        if corners and y > corners[-1][1]:
             continue
-        if corners:
-            corners.append((point.x, corners[-1][1]))
-        corners.append((point.x, point.y))
+        corners += [(x, corners[-1][1]), (x, y)] if corners else [(x, y)]
     return [*corners, (across.end, corners[-1][1])] if corners else []
 
 
-def _front(root: Element, corners: Sequence[tuple[float, float]]) -> None:
-    if corners:
-        path = "L".join(f"{x:.1f} {y:.1f}" for x, y in corners)
-        element("path", root, d=f"M{path}", class_="front")
+def _line_box(start: tuple[float, float], end: tuple[float, float]) -> Box:
+    """Return the box that a horizontal or vertical line takes."""
+    (left, right), (top, bottom) = sorted((start[0], end[0])), sorted((start[1], end[1]))
+    return Box(left - _LINE, top - _LINE, right + _LINE, bottom + _LINE)
 
 
-def _around(start: tuple[float, float], end: tuple[float, float]) -> Box:
-    """The place that a line takes, which is level or upright."""
-    (x, y), (other_x, other_y) = start, end
-    return Box(min(x, other_x) - _LINE, min(y, other_y) - _LINE, max(x, other_x) + _LINE, max(y, other_y) + _LINE)
-
-
-def _draw(root: Element, point: _Point, text: str, label: _Label | None, measure: str) -> None:
-    group = element("g", root, class_="system on-front" if point.system.on_front else "system")
-    element("title", group, _point_told(point, measure))
+def _draw_point(root: Element, point: _Point, label: _Label | None, measure: str) -> None:
+    system = point.system
+    group = element("g", root, class_="system on-front" if system.on_front else "system")
+    title = [
+        f"{point.number}  {system.name}",
+        f"{measure} {measure_text(system.measures[measure])}",
+        f"half of the queries within {time_text(system.latency.p50)}",
+        f"95 % within {time_text(system.latency.p95)}",
+        *(["on the Pareto front"] if system.on_front else []),
+    ]
+    element("title", group, "\n".join(title))
     if label is not None:
-        x, y = (label.box.left + label.box.right) / 2, (label.box.top + label.box.bottom) / 2
-        if label.distance > _LINE_FROM:
-            end_x = min(max(point.x, label.box.left), label.box.right)
-            end_y = min(max(point.y, label.box.top), label.box.bottom)
-            element("line", group, x1=point.x, y1=point.y, x2=end_x, y2=end_y, class_="leader")
-        element("text", group, text, x=x, y=y + 4, text_anchor="middle", class_="label")
+        box, distance = label
+        if distance > _LEADER_FROM:
+            x, y = min(max(point.x, box.left), box.right), min(max(point.y, box.top), box.bottom)
+            element("line", group, x1=point.x, y1=point.y, x2=x, y2=y, class_="leader")
+        x, y = (box.left + box.right) / 2, (box.top + box.bottom) / 2
+        element("text", group, point.text, x=x, y=y + 4, text_anchor="middle", class_="label")
     element("circle", group, cx=point.x, cy=point.y, r=_RADIUS, class_="point")
     if point.number == 1:
         element("circle", group, cx=point.x, cy=point.y, r=_RADIUS + 3.5, class_="ring")
 
 
-def _placed(points: Sequence[_Point], texts: Mapping[int, str], front: Sequence[Box], bounds: Box) -> dict[int, _Label]:
-    """Where the labels stand: near their points, on no other label and no point, and off the front as far as may be."""
+def _place_labels(points: Sequence[_Point], lines: Sequence[Box], bounds: Box) -> Mapping[int, _Label]:
+    """Return labels near their points, on no other label or point, and not on the front's lines if possible."""
     taken = [point.box for point in points]
     labels: dict[int, _Label] = {}
     for point in sorted(points, key=lambda point: (not point.system.on_front, point.number != 1, point.number)):
-        distances = _NEAR + _FAR if point.system.on_front or point.number == 1 else _NEAR
-        found = _free(point, texts[point.number], [*taken, *front], bounds, distances)
-        found = found or _free(point, texts[point.number], taken, bounds, distances)
-        if found is not None:
-            labels[point.number] = found
-            taken.append(found.box)
+        label = _find_room(point, [*taken, *lines], bounds) or _find_room(point, taken, bounds)
+        if label is not None:
+            labels[point.number] = label
+            taken.append(label[0])
     return labels
 
 
-def _free(point: _Point, text: str, taken: Sequence[Box], bounds: Box, distances: Sequence[float]) -> _Label | None:
-    wide, tall = width_of(text, _FONT) + 4, _FONT + 3
-    for distance in distances:
-        for degrees in _ANGLES_ON_FRONT if point.system.on_front else _ANGLES:
-            x = point.x + distance * math.cos(math.radians(degrees))
-            y = point.y + distance * math.sin(math.radians(degrees))
-            # The side of the label that faces the point is what has the distance, not its middle.
-            left = x - wide / 2 + wide / 2 * math.cos(math.radians(degrees))
-            box = Box(left, y - tall / 2, left + wide, y + tall / 2)
-            if box.within(bounds) and not any(box.meets(other) for other in taken):
-                return _Label(box, distance)
+def _find_room(point: _Point, taken: Sequence[Box], bounds: Box) -> _Label | None:
+    """Return the first free place for the label of a point, the nearest ones first."""
+    width, height = width_of(point.text, _FONT) + 4, _FONT + 3
+    important = point.system.on_front or point.number == 1
+    angles = _ANGLES_ON_FRONT if point.system.on_front else _ANGLES
+    for distance, degrees in product(_NEAR + _FAR if important else _NEAR, angles):
+        across, down = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+        # The distance is that of the side of the label that faces the point, not of its middle.
+        left = point.x + distance * across + width / 2 * (across - 1)
+        y = point.y + distance * down
+        box = Box(left, y - height / 2, left + width, y + height / 2)
+        if box.within(bounds) and not any(box.meets(other) for other in taken):
+            return box, distance
     return None
-
-
-def _point_told(point: _Point, measure: str) -> str:
-    system = point.system
-    parts = [
-        f"{point.number}  {system.name}",
-        f"{measure} {value_said(system.measures[measure])}",
-        f"half of the queries within {seconds_said(system.latency.p50)}",
-        f"95 % within {seconds_said(system.latency.p95)}",
-    ]
-    if system.on_front:
-        parts.append("on the Pareto front")
-    return "\n".join(parts)
-
-
-def _told(systems: Sequence[SystemFigures], measure: str) -> str:
-    front = [system.name for system in systems if system.on_front]
-    said = f"{measure} against median latency of {len(systems)} systems"
-    return f"{said}; on the Pareto front: {', '.join(front)}" if front else said

@@ -1,0 +1,40 @@
+"""Output files that appear complete or not at all."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, TextIO, cast
+
+from milvus_pipeline.files.results import OutputError
+
+
+@contextmanager
+def open_whole(path: Path) -> Iterator[TextIO]:
+    """Open a UTF-8 file for text, gzipped if the name ends in ``.gz``; an existing file is replaced at the end.
+
+    The text goes to a draft beside it, which gets the name when the context ends; if it fails, the draft is removed and
+    an existing file stays as it was. A lone surrogate, which UTF-8 cannot hold, is written as an escape.
+
+    Raises:
+        OutputError: the file cannot be created or written.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    try:
+        with ExitStack() as stack:
+            file: IO[bytes] = stack.enter_context(draft.open("xb"))
+            if path.suffix == ".gz":  # without a name and a time in it, so that equal texts give equal bytes
+                file = stack.enter_context(cast("IO[bytes]", gzip.GzipFile("", "wb", fileobj=file, mtime=0)))
+            text = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="\n")
+            yield stack.enter_context(text)
+        draft.replace(path)
+    except OSError as error:
+        raise OutputError(
+            f"cannot be written: {error.strerror or error}", "nothing was left there", place=str(path)
+        ) from error
+    finally:
+        draft.unlink(missing_ok=True)
