@@ -1,4 +1,5 @@
-# Two commands for a newcomer: `make demo` and `make test`. Each does all of its own set-up in .venv.
+# The commands for newcomers: `make demo`, `make test`, and `make quick` while writing code. Each installs what it needs
+# into .venv.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -10,7 +11,10 @@ demo: .venv/demo ## search, rerank and cut the documentation that Python ships
 	$(BIN)/python -m milvus_pipeline.demo configs/python_docs.yaml
 
 test: .venv/test ## every test
-	$(BIN)/python -m pytest
+	$(PYTEST) 4
+
+quick: .venv/test ## the tests that need no server, no other process and no browser: for the inner loop
+	$(PYTEST) 3 --quick
 
 check: .venv/test ## lint, format, types
 	$(BIN)/ruff check .
@@ -34,8 +38,8 @@ clean:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 
-# The files .venv/demo and .venv/test stand for a finished installation; they are older than what they depend on
-# whenever that changes, and so the installation is done again.
+# The files .venv/demo and .venv/test mark a finished installation. When what they depend on changes it is newer than
+# they are, and make installs again.
 .venv/demo: pyproject.toml constraints.txt | .venv/bin/python
 	@echo "Installing the demo's packages into .venv (a minute or two) ..."
 	$(INSTALL) --editable '.[demo]'

@@ -31,6 +31,7 @@ NOT_IMPORTED = {
     "ruff": "a command of make check",
     "pip-audit": "a command of this file",
     "pytest-asyncio": "a plugin of pytest",
+    "pytest-xdist": "a plugin of pytest",
     "types-pyyaml": "stubs for mypy",
     "flagembedding": "what BGERerankFunction of pymilvus.model is built on",
 }

@@ -90,8 +90,11 @@ def test_a_type_is_one_of_the_registered_names(canary: Canary, name: str) -> Non
 
 
 @pytest.mark.parametrize("kind", NAMES)
-def test_no_field_takes_code(canary: Canary, world: World, kind: str) -> None:
-    """Names of modules and functions in every field of every stage, alone and inside of lists and mappings."""
+def test_no_field_takes_code(
+    canary: Canary, world: World, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names of modules and functions in every field of every stage, alone and inside lists and mappings."""
+    monkeypatch.chdir(tmp_path)  # some fields name files, which are created
     with specimen(kind, world) as made:  # open, so that its model is loaded once
         fields = {name: value for name, value in made.config().items() if name != "type"}
         for field in type(made).model_fields:

@@ -66,6 +66,7 @@ class MilvusServer:
         self._lease = lease
         self._ports = dict(zip((*_PORTS, "peer", "metrics"), free_ports(len(_PORTS) + 2), strict=True))
         self._process: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
 
     @property
     def port(self) -> int:
@@ -98,6 +99,9 @@ class MilvusServer:
             return
         self._signal(signal.SIGKILL)
         self._process.wait()
+        if self._guard is not None:
+            self._guard.communicate()
+            self._guard = None
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline and not (is_free(self.port) and is_free(self._ports["etcd"])):
             time.sleep(0.05)
@@ -143,6 +147,7 @@ class MilvusServer:
                 env={**os.environ, **environment},
                 start_new_session=True,
             )
+        self._guard = start_guard(self._process.pid)
         try:
             self._wait_until_ready(self._process)
         except BaseException:
@@ -221,6 +226,13 @@ def _started(folder: Path, lease: int | None) -> MilvusServer:
         else:
             return server
     raise AssertionError("the last attempt returns or raises")
+
+
+def start_guard(group: int) -> subprocess.Popen[bytes]:
+    """Start a process that kills the group when this process ends, in whatever way: the pipe between them ends then."""
+    code = "import os, signal, sys; sys.stdin.read(); os.killpg(int(sys.argv[1]), signal.SIGKILL)"
+    command = [sys.executable, "-S", "-c", code, str(group)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
 
 
 def _launcher() -> Path:
