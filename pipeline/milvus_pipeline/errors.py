@@ -269,4 +269,19 @@ def _reason_of(status: int | None, retryable: bool) -> ReasonCode:
 
 
 class IngestError(PipelineError):
-    """Records could not be written into a collection."""
+    """Records could not be written into a collection.
+
+    Attributes:
+        record: number of the record that is wrong, from 1; None if the error is not about one record.
+        earlier: number of the record that has the same primary key already; None if that is not the error.
+    """
+
+    def __init__(self, what: str = "", next_step: str = "", *, place: str = "", earlier: int | None = None) -> None:
+        super().__init__(what, next_step, place=place)
+        self.record: int | None = None
+        self.earlier = earlier
+
+    def of_record(self, number: int) -> Self:
+        """Return this error as one of the record with this number, which goes in front of its place."""
+        self.record = number
+        return self.at(f"record {number}")

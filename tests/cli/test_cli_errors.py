@@ -81,9 +81,9 @@ def test_validate_goes_through_all_files(invoke, fruit, make, tmp_path):
     ("name", "content", "message"),
     [
         ("none.txt", None, "no such file; check the path"),
-        ("folder", "", "is a folder, and holds no queries.jsonl; give the name of a file in it"),
+        ("folder", "", "is a folder without queries.jsonl; give the name of a file in it"),
         ("blank.txt", b"\n  \n", "holds none"),
-        ("broken.jsonl.gz", b"no gzip", "is not a whole gzip file"),
+        ("broken.jsonl.gz", b"no gzip", "is not a complete gzip file"),
     ],
 )
 def test_a_file_of_queries_that_cannot_be_used(invoke, fruit, tmp_path, name, content, message):

@@ -223,7 +223,7 @@ def test_input_that_breaks_off_is_a_failure_behind_what_was_run(invoke, fruit, t
         queries.write_bytes(whole[:length])
         given = [argument.format(out=tmp_path / f"{code}.jsonl") for argument in arguments]
         ended = invoke("run", fruit, "--queries", queries, *given)
-        assert (ended.exit_code, "is not a whole gzip file" in ended.stderr) == (code, True)
+        assert (ended.exit_code, "is not a complete gzip file" in ended.stderr) == (code, True)
 
 
 def test_the_configuration_is_no_output(invoke, fruit, tmp_path):

@@ -138,7 +138,7 @@ def test_queries_from_the_command_line_and_a_file(invoke, fruit, make):
     ("line", "message"),
     [
         ('{"text": "a"', "is not valid JSON: Expecting ',' delimiter at column 13"),
-        ("[1]", "must be a JSON object, {...}, one a line; is a list"),
+        ("[1]", "must be a JSON object, {...}, on one line, got a list"),
         ('{"id": 1}', "has neither `text` nor `vector`; give the query one of them"),
         ('{"text": 5}', "text: must be a string, got 5"),
         ('{"text": "a", "vector": [1, "2"]}', "vector[1]: must be a number, got a string"),

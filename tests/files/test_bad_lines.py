@@ -1,4 +1,4 @@
-"""Lines that are no queries: reported in their place, left out, or the end, each named by file and number."""
+"""Lines that are not queries: reported in their place, left out, or fatal, each named by file and number."""
 
 import io
 import json
@@ -15,12 +15,12 @@ from milvus_pipeline.errors import InputError
 from milvus_pipeline.files.queries import BadLines, InputFormat, QueryReader, Survey, read_queries, survey
 
 MIXED = '{"_id": "a", "text": "red"}\n\nnot JSON\n{"_id": "b", "text": 7}\n{"text": "sky"}\n'
-NOTHING_RUN = "nothing was run; mend the file, or have its bad lines skipped or reported"
+NOTHING_RUN = "nothing was run; fix the file, or have its bad lines skipped or reported"
 
 
 @pytest.fixture
 def make(tmp_path):
-    """Writes bytes or text into a file of the test's folder."""
+    """Return a function that writes bytes or text into a file of the test's folder."""
 
     def write(name, content):
         path = tmp_path / name
@@ -39,18 +39,18 @@ def make(tmp_path):
         ("q.jsonl", b'{"text": "\xff"}', "is not UTF-8 text (invalid start byte at byte 10)"),
         ("q.jsonl", b"[" * 100_000, "is not valid JSON: "),
         ("q.jsonl", b'{"text": ' + b"7" * 5000 + b"}", "is not valid JSON: "),
-        ("q.jsonl", b"null", "must be a JSON object, {...}, one a line; is null"),
+        ("q.jsonl", b"null", "must be a JSON object, {...}, on one line, got nothing"),
         ("q.jsonl", b'{"_id": "x"}', "has neither `text` nor `vector`; give the query one of them"),
         ("q.jsonl", b'{"text": "a", "params": [1]}', "params: must be a mapping of keys to values, got a list"),
-        ("q.tsv", b"red", "must be two columns, id<TAB>text; has 1"),
-        ("q.tsv", b"7\tred\tsky", "must be two columns, id<TAB>text; has 3"),
-        ("q.tsv", b"7\t ", "must be two columns with something in them, id<TAB>text; has 2"),
-        ("q.tsv", b"\tred", "must be two columns with something in them, id<TAB>text; has 2"),
+        ("q.tsv", b"red", "must be two columns, id<TAB>text, got 1"),
+        ("q.tsv", b"7\tred\tsky", "must be two columns, id<TAB>text, got 3"),
+        ("q.tsv", b"7\t ", "must be two columns, id<TAB>text, neither of them empty"),
+        ("q.tsv", b"\tred", "must be two columns, id<TAB>text, neither of them empty"),
         ("q.tsv", b"7\tr\xe9d", "is not UTF-8 text (invalid continuation byte at byte 3)"),
     ],
 )
 def test_a_bad_line_is_named_by_its_number(make, name, line, message):
-    """Reported in its place, it spoils none of the others; left out, it is told; fatal, it is the end."""
+    """A reported line leaves the others alone, a skipped one gives a warning, a fatal one ends the reading."""
     good = {"q.txt": b"red", "q.jsonl": b'{"text": "red"}', "q.tsv": b"1\tred"}[name]
     path = make(name, b"\n".join([good, b"", line, good, b""]))
     first, failed, last = read_queries(path)
@@ -66,7 +66,7 @@ def test_a_bad_line_is_named_by_its_number(make, name, line, message):
 
 
 def test_reported_lines_have_ids(make):
-    """Their own where they can be read, else one by their number, which is the place of no other."""
+    """A bad line keeps its own id if that can be read, else it gets one by its number that no other line has."""
     items = list(read_queries(make("q.jsonl", MIXED)))
     assert [item.query.id if isinstance(item, SearchResult) else item.id for item in items] == ["a", "line-3", "b", "4"]
     items = list(read_queries(make("q.tsv", b"a\tred\nb\tsky\tsea\nred\n\tsea\n")))
@@ -74,14 +74,14 @@ def test_reported_lines_have_ids(make):
 
 
 def test_a_place_depends_on_the_file_alone(make):
-    """A query has the same id whatever is done about the lines before it."""
+    """A query's id does not depend on what is done about bad lines before it."""
     path = make("q.jsonl", MIXED)
     reported = [item.id for item in read_queries(path) if isinstance(item, Query)]
     assert reported == [item.id for item in read_queries(path, bad_lines=BadLines.SKIP)] == ["a", "4"]
 
 
 def test_the_survey_counts_what_will_be_read(make):
-    """Reported lines are queries; those that are left out are not."""
+    """The survey counts reported lines as queries, and skipped ones as bad."""
     path = make("q.jsonl", MIXED)
     assert survey(path) == Survey(count=4, bad=0)
     assert survey(path, bad_lines="skip") == Survey(count=2, bad=2)
@@ -89,13 +89,13 @@ def test_the_survey_counts_what_will_be_read(make):
         survey(path, bad_lines="fatal")
 
 
-def test_many_bad_lines_are_told_a_few_by_one(make):
-    """The rest is counted, when they are left out as when they are fatal."""
+def test_only_the_first_bad_lines_are_listed(make):
+    """Five bad lines are listed and the others counted, whether skipped or fatal."""
     path = make("q.jsonl", '{"text": "red"}\n' + "oops\n" * 12 + '{"text": "sky"}\n')
     told = []
     assert len(list(read_queries(path, bad_lines="skip", warn=told.append))) == 2
     assert [message.split(": ")[0] for message in told] == [*(f"{path}:{number}" for number in range(2, 7)), str(path)]
-    assert told[-1] == f"{path}: left out besides: 7 lines"
+    assert told[-1] == f"{path}: 7 lines more left out"
     with pytest.raises(InputError) as fatal:
         survey(path, bad_lines="fatal")
     lines = str(fatal.value).splitlines()
@@ -104,8 +104,8 @@ def test_many_bad_lines_are_told_a_few_by_one(make):
     assert lines[-2:] == ["and 7 lines more like these", NOTHING_RUN]
 
 
-def test_fatal_for_stdin_is_when_it_comes(monkeypatch):
-    """What came before was good, and stdin cannot be read twice."""
+def test_a_fatal_line_of_stdin_ends_it_when_it_comes(monkeypatch):
+    """Stdin cannot be read twice, so the queries before a bad line are read."""
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(MIXED.encode())))
     queries = read_queries(Path("-"), InputFormat.JSONL, bad_lines="fatal")
     assert next(queries).id == "a"
@@ -113,14 +113,14 @@ def test_fatal_for_stdin_is_when_it_comes(monkeypatch):
         next(queries)
 
 
-def test_an_unknown_way_is_refused(make):
-    """There are three."""
+def test_an_unknown_treatment_is_refused(make):
+    """bad_lines must be one of its three values."""
     with pytest.raises(ValueError, match="ignore"):
         read_queries(make("q.txt", "red\n"), bad_lines="ignore")
 
 
 def test_an_id_may_stand_twice(make):
-    """It is for the output to say whether that can be written."""
+    """Repeated ids are read; whether they can be written is for the output to say."""
     path = make("q.jsonl", '{"_id": "a", "text": "red"}\n{"_id": "a", "text": "sky"}\n{"text": "sea"}\n')
     assert [item.id for item in read_queries(path, bad_lines="fatal")] == ["a", "a", "3"]
 
@@ -143,7 +143,7 @@ LINES = st.one_of(
 
 
 def outcome(path, input_format, bad_lines):
-    """All that reading a file gives: its queries, bad lines and warnings, or the error that ended it."""
+    """Return the queries, bad lines and warnings of a file, and the error that ended it."""
     told, items = [], []
     reader = QueryReader(path, input_format, bad_lines=bad_lines, warn=told.append)
     try:
@@ -161,7 +161,7 @@ def outcome(path, input_format, bad_lines):
 )
 @example(b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03", InputFormat.LINES, "q.gz")
 def test_whatever_a_file_holds(content, input_format, name):
-    """Queries, bad lines or an InputError come of it, twice the same, and as many as the survey says."""
+    """Any content gives queries, bad lines or an InputError, the same twice, and as many as the survey counts."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
         path.write_bytes(content)

@@ -1,4 +1,4 @@
-"""Judgements as TREC and BEIR write them: the same as ir-measures reads, and mistakes named by line."""
+"""Judgements in the formats of TREC and BEIR: read as ir-measures reads them, with mistakes named by line."""
 
 import gzip
 from pathlib import Path
@@ -19,7 +19,7 @@ BEIR = "query-id\tcorpus-id\tscore\nq1\td1\t2\nq1\td2\t0\nq2\td1\t-1\n"
 
 @pytest.fixture
 def make(tmp_path):
-    """Writes text into a file of the test's folder, gzipped where its name says so."""
+    """Return a function that writes text into a file of the test's folder, gzipped if its name says so."""
 
     def write(name, content):
         path = tmp_path / name
@@ -43,25 +43,27 @@ def make(tmp_path):
     ],
 )
 def test_two_ways_of_writing(make, name, content):
-    """They are told apart by BEIR's header; the same judgement may stand twice."""
+    """Both formats give the same judgements, and a judgement may be repeated."""
     assert read_qrels(make(name, content)) == QRELS
 
 
 def test_ids_with_blanks(make):
-    """BEIR's columns are parted by tabs alone."""
+    """BEIR's columns are separated by tabs only."""
     path = make("qrels.tsv", "query-id\tcorpus-id\tscore\nq 1\td 1\t1\n")
     assert read_qrels(path) == {"q 1": {"d 1": 1}}
 
 
 def test_a_folder_in_beirs_shape(make, tmp_path):
-    """It stands for its test set; where there is none, the message says what there is."""
+    """A folder in BEIR's layout is read as its test set; without one the message lists the others."""
     make("qrels/train.tsv", BEIR)
     make("qrels/dev.tsv", BEIR)
-    with pytest.raises(InputError, match=r"holds no qrels/test\.tsv \(there are qrels/dev\.tsv, qrels/train\.tsv\)"):
+    with pytest.raises(
+        InputError, match=r"is a folder without qrels/test\.tsv \(it has qrels/dev\.tsv, qrels/train\.tsv\)"
+    ):
         read_qrels(tmp_path)
     make("qrels/test.tsv", BEIR)
     assert read_qrels(tmp_path) == QRELS
-    with pytest.raises(InputError, match=r"holds no qrels/test\.tsv \(nor any other qrels/\*\.tsv\)"):
+    with pytest.raises(InputError, match=r"is a folder without qrels/test\.tsv; give"):
         read_qrels(tmp_path / "qrels")
 
 
@@ -73,26 +75,26 @@ def test_a_folder_in_beirs_shape(make, tmp_path):
             "q1 0 d1 2 x\n",
             ":1: must have 4 columns, query-id iteration document-id grade (BEIR's 3 need their header, ",
         ),
-        (f"{BEIR}q1\td3\n", ":5: must have 3 columns, query-id<TAB>corpus-id<TAB>score; has 2"),
-        (f"{BEIR}\td3\t1\n", ":5: must have 3 columns, query-id<TAB>corpus-id<TAB>score; has 2"),
+        (f"{BEIR}q1\td3\n", ":5: must have 3 columns, query-id<TAB>corpus-id<TAB>score, got 2"),
+        (f"{BEIR}\td3\t1\n", ":5: must have 3 columns, query-id<TAB>corpus-id<TAB>score, got 2"),
         ("q1 0 d1 1.0\n", ":1: the grade, its last column, must be a whole number"),
         ("q1 0 d1 1_0\n", ":1: the grade, its last column, must be a whole number"),
         ("q1 0 d1 2\n\nq1 0 d2 1\nq1 0 d1 0\n", ":4: grades document 'd1' 0 for query 'q1'; line 1 grades it 2"),
         (f"{BEIR}q2\td1\t1\n", ":5: grades document 'd1' 1 for query 'q2'; line 4 grades it -1"),
-        ("\n \n", ": holds no judgements; a line is `query-id iteration document-id grade`, or behind a header"),
-        ("query-id\tcorpus-id\tscore\n", ": holds no judgements"),
+        ("\n \n", ": contains no judgements; a line is `query-id iteration document-id grade`, or `query-id<TAB>"),
+        ("query-id\tcorpus-id\tscore\n", ": contains no judgements"),
     ],
 )
 def test_mistakes_are_named_by_line(make, content, message):
-    """With what is expected there."""
+    """A bad line is reported by its number with what was expected."""
     path = make("qrels.txt", content)
     with pytest.raises(InputError) as error:
         read_qrels(path)
     assert str(error.value).startswith(f"{path}{message}")
 
 
-def test_many_mistakes_are_told_a_few_by_one(make):
-    """The rest is counted."""
+def test_only_the_first_mistakes_are_listed(make):
+    """Five mistakes are listed, the others counted."""
     path = make("qrels.txt", "q1 0 d1 2\n" + "oops\n" * 3 + "q1 0 d1 1\n" * 30)
     with pytest.raises(InputError) as error:
         read_qrels(path)
@@ -103,7 +105,7 @@ def test_many_mistakes_are_told_a_few_by_one(make):
 
 @pytest.mark.skipif(not CRANFIELD.is_dir(), reason="the Cranfield collection is not on this machine")
 def test_cranfield(tmp_path):
-    """Its judgements, and the same in TREC's way, as ir-measures reads them."""
+    """Cranfield's judgements are the same from BEIR's and TREC's format, and as ir-measures reads them."""
     qrels = read_qrels(CRANFIELD / "qrels.tsv")
     assert (len(qrels), sum(map(len, qrels.values()))) == (225, 1837)
     path = tmp_path / "qrels.txt"
@@ -113,7 +115,7 @@ def test_cranfield(tmp_path):
 
 
 def as_ir_measures_reads(path):
-    """Query, document, grade."""
+    """Return the judgements as ir-measures reads them."""
     qrels = {}
     for judged in ir_measures.read_trec_qrels(str(path)):
         qrels.setdefault(judged.query_id, {})[judged.doc_id] = judged.relevance
@@ -132,7 +134,7 @@ WORDS = st.text(
     st.booleans(),
 )
 def test_what_ir_measures_reads(tmp_path_factory, judged, blank, gzipped):
-    """The two readers agree on every file that is right."""
+    """The two readers agree on every valid file."""
     text = "".join(blank.join([query, "0", document, str(grade)]) + "\n" for (query, document), grade in judged.items())
     path = tmp_path_factory.mktemp("qrels") / ("qrels.gz" if gzipped else "qrels")
     path.write_bytes(gzip.compress(text.encode()) if gzipped else text.encode())
@@ -142,7 +144,7 @@ def test_what_ir_measures_reads(tmp_path_factory, judged, blank, gzipped):
 @settings(derandomize=True, deadline=None)
 @given(st.binary(max_size=60) | st.lists(st.sampled_from(["q1", "0", "d1", " ", "\t", "\n", "query-id"])).map("".join))
 def test_whatever_a_file_holds(tmp_path_factory, content):
-    """Judgements or an InputError come of it, twice the same."""
+    """Any content gives judgements or an InputError, the same twice."""
     path = tmp_path_factory.mktemp("qrels") / "qrels"
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     outcomes = []

@@ -1,4 +1,4 @@
-"""Queries from files: lines, JSONL, TSV, BEIR's folder, gzip; each query as it was written."""
+"""Queries from files: lines, JSONL, TSV, a BEIR folder, gzip; each query as it was written."""
 
 import gzip
 import io
@@ -24,7 +24,7 @@ WHOLE = {
 
 @pytest.fixture
 def make(tmp_path):
-    """Writes bytes or text into a file of the test's folder, gzipped where its name says so."""
+    """Return a function that writes bytes or text into a file of the test's folder, gzipped if its name says so."""
 
     def write(name, content):
         path = tmp_path / name
@@ -36,13 +36,13 @@ def make(tmp_path):
     return write
 
 
-def asked(source, *arguments, **options):
-    """Id and text of every query."""
+def read(source, *arguments, **options):
+    """Return id and text of every query."""
     return [(query.id, query.text) for query in read_queries(source, *arguments, **options)]
 
 
-def test_a_query_keeps_all_that_its_line_says(make):
-    """Text, vector, filter with its values, and search parameters."""
+def test_a_query_keeps_all_fields_of_its_line(make):
+    """A line may have text, vector, filter with its values, and search parameters."""
     (query,) = read_queries(make("q.jsonl", json.dumps(WHOLE)))
     given = {key: value for key, value in WHOLE.items() if key not in {"_id", "vector"}}
     assert query == Query(**given, id="q1")
@@ -62,37 +62,37 @@ def test_a_query_keeps_all_that_its_line_says(make):
         ("q.tsv", "\ufeffquery-id\ttext\r\n1\tred plum\r\n\r\n 2 \t sky\r\n"),
     ],
 )
-def test_the_files_name_says_how_to_read_it(make, name, content, suffix):
-    """Gzipped or not; blank lines, a byte order mark and line breaks of Windows are no part of a query."""
+def test_the_file_name_gives_the_format(make, name, content, suffix):
+    """Gzipped or not, a file is read by its suffix; blank lines, a byte order mark and CR are not part of a query."""
     path = make(name + suffix, content)
-    assert asked(path) == [("1", "red plum"), ("2", "sky")]
+    assert read(path) == [("1", "red plum"), ("2", "sky")]
     assert survey(path) == Survey(count=2, bad=0)
 
 
-def test_what_is_told_goes_before_the_name(make):
+def test_a_given_format_overrides_the_name(make):
     """A file of any name can be read as any format."""
-    assert asked(make("a.dat", "7\tred\n"), InputFormat.TSV) == [("7", "red")]
-    assert asked(make("a.tsv", "7\tred\n"), InputFormat.LINES) == [("1", "7\tred")]
+    assert read(make("a.dat", "7\tred\n"), InputFormat.TSV) == [("7", "red")]
+    assert read(make("a.tsv", "7\tred\n"), InputFormat.LINES) == [("1", "7\tred")]
 
 
 @pytest.mark.parametrize(
     "header", ["query-id\ttext", "qid\tquery", "ID\tText", "_id\ttext", "query_id\tquery_text", "topic-id\tquestion"]
 )
-def test_a_header_of_tsv_is_no_query(make, header):
-    """It is known by its words, in the first line only."""
-    assert asked(make("q.tsv", f"\n{header}\n7\tred\n{header}\n"))[0] == ("7", "red")
-    assert len(asked(make("q.tsv", f"{header}\n7\tred\n{header}\n"))) == 2
+def test_a_tsv_header_is_not_a_query(make, header):
+    """A header is recognized by its words, in the first line only."""
+    assert read(make("q.tsv", f"\n{header}\n7\tred\n{header}\n"))[0] == ("7", "red")
+    assert len(read(make("q.tsv", f"{header}\n7\tred\n{header}\n"))) == 2
 
 
 @pytest.mark.parametrize("first", ["1\ttext", "id\tdocument", "query\ttext", "query-id\twhat is a query id?"])
-def test_a_query_is_no_header(make, first):
-    """A line is taken for a header only where it plainly is one."""
-    assert asked(make("q.tsv", f"{first}\n")) == [tuple(first.split("\t"))]
+def test_a_query_is_not_a_header(make, first):
+    """A line counts as a header only if both columns are words of one."""
+    assert read(make("q.tsv", f"{first}\n")) == [tuple(first.split("\t"))]
 
 
 @pytest.mark.parametrize("name", ["queries.jsonl", "queries.jsonl.gz"])
 def test_a_folder_in_beirs_shape(make, name, tmp_path):
-    """It stands for its queries."""
+    """A folder in BEIR's layout is read as its queries.jsonl."""
     make(name, '{"_id": "q7", "text": "red"}\n')
     make("corpus.jsonl", "")
     reader = QueryReader(tmp_path)
@@ -101,63 +101,63 @@ def test_a_folder_in_beirs_shape(make, name, tmp_path):
 
 
 def test_a_folder_without_queries(tmp_path):
-    """The message says what was looked for."""
-    with pytest.raises(InputError, match=r"is a folder, and holds no queries\.jsonl; give the name of a file in it"):
+    """The message names the file that is missing."""
+    with pytest.raises(InputError, match=r"is a folder without queries\.jsonl; give the name of a file in it"):
         read_queries(tmp_path)
 
 
 @pytest.mark.skipif(not CRANFIELD.is_dir(), reason="the Cranfield collection is not on this machine")
 def test_cranfield(tmp_path):
-    """225 queries, from the folder as from a TSV made of them."""
-    queries = asked(CRANFIELD)
+    """The 225 queries are the same from the folder and from a TSV made of them."""
+    queries = read(CRANFIELD)
     assert len(queries) == len(dict(queries)) == 225
     assert survey(CRANFIELD) == Survey(225, 0)
     (tmp_path / "q.tsv").write_text("".join(f"{qid}\t{text}\n" for qid, text in queries), encoding="utf-8")
-    assert asked(tmp_path / "q.tsv") == queries
+    assert read(tmp_path / "q.tsv") == queries
 
 
 def test_stdin(monkeypatch):
-    """It is lines unless told, and cannot be surveyed."""
+    """Stdin is lines by default, and cannot be surveyed."""
 
     def stdin(data):
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
 
     stdin(b"red\nsky\n")
-    assert asked(Path("-")) == [("1", "red"), ("2", "sky")]
+    assert read(Path("-")) == [("1", "red"), ("2", "sky")]
     stdin(b"7\tred\n")
-    assert asked(Path("-"), InputFormat.TSV) == [("7", "red")]
+    assert read(Path("-"), InputFormat.TSV) == [("7", "red")]
     assert survey(Path("-")) is None
 
 
 def test_queries_are_read_one_at_a_time(make):
-    """What stands behind a query is not read before it is asked for: the end of this file cannot be."""
+    """The first query of a truncated file is read, and the truncation is found only later."""
     path = make("q.txt.gz", "".join(f"query {number}\n" for number in range(100_000)))
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     queries = read_queries(path)
     assert next(queries).text == "query 0"
-    with pytest.raises(InputError, match=r"q\.txt\.gz: is not a whole gzip file"):
+    with pytest.raises(InputError, match=r"q\.txt\.gz: is not a complete gzip file"):
         list(queries)
-    with pytest.raises(InputError, match="is not a whole gzip file"):
+    with pytest.raises(InputError, match="is not a complete gzip file"):
         survey(path)
 
 
-def test_what_is_no_gzip_file(tmp_path):
-    """The name promises what the file does not hold."""
+def test_a_file_that_is_not_gzip(tmp_path):
+    """A file whose name ends in .gz must be a gzip file."""
     (tmp_path / "q.txt.gz").write_bytes(b"red\n")
-    with pytest.raises(InputError, match="is not a whole gzip file"):
+    with pytest.raises(InputError, match="is not a complete gzip file"):
         list(read_queries(tmp_path / "q.txt.gz"))
 
 
-def test_a_file_that_is_not_there(tmp_path):
-    """It is said when the first query is asked for."""
+def test_a_missing_file(tmp_path):
+    """A missing file is reported when the first query is read."""
     with pytest.raises(InputError, match=r"none\.txt: no such file; check the path"):
         next(read_queries(tmp_path / "none.txt"))
     assert survey(tmp_path / "none.txt") is None
 
 
 def test_a_line_without_end(make):
-    """A file that has no lines is not read into memory."""
+    """A file without lines is not read into memory."""
     path = make("q.txt.gz", b"red\n" + b"x" * (2**26 + 10))
     queries = read_queries(path)
     assert next(queries).text == "red"
@@ -165,7 +165,7 @@ def test_a_line_without_end(make):
         next(queries)
 
 
-def test_places_go_on_where_others_were(make):
-    """Queries of the command line come before those of a file."""
+def test_places_continue_after_other_queries(make):
+    """Places count on from the queries of the command line."""
     reader = QueryReader(make("q.txt", "red\nsky\n"), first=3)
     assert [query.id for query in reader] == ["3", "4"]

@@ -1,4 +1,4 @@
-"""Ingesting: records become rows, checked before they are written, and a failed run leaves nothing half made."""
+"""Ingest: records become rows that are checked before they are written, and a failed run leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FIELDS: list[dict[str, Any]] = [
 
 
 class HashEncoder(Stage):
-    """Gives a text a vector that depends on nothing but the text."""
+    """Makes vectors that depend only on the text."""
 
     type: ClassVar[str] = "hash_encoder"
     gives: ClassVar[frozenset[str]] = frozenset({"vector"})
@@ -60,12 +60,12 @@ def pipeline_on(uri: str, *, encoder: Stage | None = None, collection: dict | No
 
 @pytest.fixture
 def uri(tmp_path: Path) -> str:
-    """A Milvus Lite database in a folder that is not there yet."""
+    """A Milvus Lite database in a folder that does not exist yet."""
     return str(tmp_path / "data" / "papers.db")
 
 
 def collections(uri: str) -> list[str]:
-    """What is on the server, each with its number of rows."""
+    """Return the names of the server's collections."""
     from pymilvus import MilvusClient
 
     client = MilvusClient(uri, timeout=10, dedicated=True)
@@ -93,57 +93,64 @@ def check_ingest_and_search(uri: str) -> None:
 
 
 def test_ingest_and_search(uri: str) -> None:
-    """What goes in is found; an existing collection is replaced only when told; folders are made."""
+    """Ingested rows are found; an existing collection is replaced only on request; folders are created."""
     check_ingest_and_search(uri)
     assert collections(uri) == ["papers"]
 
 
 @pytest.mark.server
 def test_ingest_and_search_on_a_server(milvus_server: str) -> None:
-    """The same on a server."""
+    """A server behaves as Milvus Lite does."""
     check_ingest_and_search(milvus_server)
     assert not [name for name in collections(milvus_server) if name.startswith("papers__")]
 
 
 @pytest.mark.parametrize(
-    ("bad", "said"),
+    ("bad", "message"),
     [
-        (record(3, year="1903"), "record 4: 'year' must be a whole number that fits into INT16, is a str"),
-        (record(3, year=40000), "record 4: 'year' must be a whole number that fits into INT16, is 40000"),
-        (record(3, year=True), "record 4: 'year' must be a whole number"),
-        (record(3, year=None), "record 4: 'year' is missing, but the field 'year' needs it; the record has _id, text"),
-        (record(3, text="ü" * 20), "record 4: 'title' + 'text' has 42 bytes of UTF-8, but its field holds 40"),
+        (record(3, year="1903"), "record 4: 'year': must be a whole number that fits into INT16, got a string"),
+        (record(3, year=40000), "record 4: 'year': must be a whole number that fits into INT16, got 40000"),
+        (record(3, year=True), "record 4: 'year': must be a whole number"),
+        (record(3, year=None), "record 4: 'year': is missing, but the field 'year' needs it; the record has _id, text"),
+        (record(3, text="ü" * 20), "record 4: 'title' + 'text': has 42 bytes of UTF-8, but its field holds 40"),
         (
             record(3, text=["secret"]),
-            "record 4: 'text' must be text or a finite number to be joined with others, is a",
+            "record 4: 'text': must be a string or a finite number to be joined with others, got a list",
         ),
-        (record(3, title={"secret": 1}), "record 4: 'title' must be text or a finite number to be joined with others"),
-        (record(3, title=True), "record 4: 'title' must be text or a finite number to be joined with others, is True"),
-        (record(3, title=float("nan")), "record 4: 'title' must be text or a finite number to be joined"),
-        (record(3, _id=7), "record 4: '_id' must be text, is 7"),
+        (
+            record(3, title={"secret": 1}),
+            "record 4: 'title': must be a string or a finite number to be joined",
+        ),
+        (
+            record(3, title=True),
+            "record 4: 'title': must be a string or a finite number to be joined",
+        ),
+        (record(3, title=float("nan")), "record 4: 'title': must be a string or a finite number to be joined"),
+        (record(3, _id=7), "record 4: '_id': must be a string, got 7"),
         (record(2), "record 4: has the same 'id' ('d2') as record 3"),
-        (record(3, vector=[1.0] * 7), "record 4: 'vector' must have 8 numbers, but it has 7"),
-        (record(3, vector=[float("nan")] * DIM), "record 4: 'vector' holds NaN or infinity"),
-        (record(3, vector="secret"), "record 4: 'vector' must be a flat list of numbers"),
-        (["_id"], "record 4: must be a mapping of keys to values, is list"),
-        (record(3, text="\ud800"), "record 4: 'title' + 'text' is not valid Unicode text"),
+        (record(3, vector=[1.0] * 7), "record 4: 'vector': must have 8 numbers, but it has 7"),
+        (record(3, vector=[float("nan")] * DIM), "record 4: 'vector': holds NaN or infinity"),
+        (record(3, vector="secret"), "record 4: 'vector': must be a flat list of numbers"),
+        (["_id"], "record 4: must be a mapping of keys to values, got a list"),
+        (record(3, text="\ud800"), "record 4: 'title' + 'text': is not valid Unicode text"),
     ],
 )
-def test_a_bad_record_stops_it(uri: str, bad: Any, said: str) -> None:
-    """The message names the record and the key, and not the text; nothing is left behind."""
+def test_a_bad_record_stops_it(uri: str, bad: Any, message: str) -> None:
+    """The message names the record and the key but not the text; no collection is left behind."""
     with pytest.raises(IngestError) as caught:
         ingest(pipeline_on(uri), [record(0), record(1), record(2), bad])
-    assert said in str(caught.value)
+    assert message in str(caught.value)
+    assert caught.value.record == 4
     assert "text 3" not in str(caught.value)
     assert "secret" not in str(caught.value)
     assert collections(uri) == []
 
 
 def test_a_run_that_fails_half_way_leaves_the_old_collection(uri: str) -> None:
-    """With overwrite, the old rows are there until all of the new ones are."""
+    """With overwrite the old rows stay until all new ones are written."""
     pipeline = pipeline_on(uri)
     ingest(pipeline, [record(n) for n in range(20)])
-    with pytest.raises(IngestError, match="record 41: 'year' is missing"):
+    with pytest.raises(IngestError, match="record 41: 'year': is missing"):
         ingest(pipeline, [*(record(n) for n in range(30, 70)), record(70, year=None)], overwrite=True)
     failing = pipeline_on(uri, encoder=HashEncoder(fail_on="T text 90"))
     with pytest.raises(IngestError, match="the encoder failed on 1 texts: RuntimeError: out of memory"):
@@ -154,7 +161,7 @@ def test_a_run_that_fails_half_way_leaves_the_old_collection(uri: str) -> None:
 
 
 def test_what_a_killed_run_left_behind_is_no_obstacle(uri: str) -> None:
-    """A half-made collection of an earlier run is dropped."""
+    """The unfinished collection of an earlier run is dropped."""
     writer = pipeline_on(uri).stages[1].writer(pipeline_on(uri).collection)
     writer.open()
     writer.create(DIM)
@@ -165,7 +172,7 @@ def test_what_a_killed_run_left_behind_is_no_obstacle(uri: str) -> None:
 
 
 def test_blank_texts_are_kept_and_counted(uri: str) -> None:
-    """Empty documents survive, with a warning that says how many."""
+    """Empty documents are kept, with a warning that counts them."""
     pipeline = pipeline_on(uri)
     report = ingest(pipeline, [record(0), record(1, title="", text=""), record(2, title=" ", text=" ")])
     assert report.rows == 3
@@ -175,7 +182,7 @@ def test_blank_texts_are_kept_and_counted(uri: str) -> None:
 
 
 def test_numbers_are_joined_as_text(uri: str) -> None:
-    """A number among several sources is written out; what is missing or blank leaves no blanks behind."""
+    """A number among several sources becomes text; a missing or blank one leaves no extra blanks."""
     pipeline = pipeline_on(uri)
     ingest(pipeline, [record(0, title=1984), record(1, title=" "), record(2, title=None), record(3, title=2.5)])
     with pipeline:
@@ -185,7 +192,7 @@ def test_numbers_are_joined_as_text(uri: str) -> None:
 
 
 def test_vectors_of_the_records_are_taken(uri: str) -> None:
-    """Records may bring their vectors, all or some of them; then no encoder is needed, or only for the others."""
+    """Records with vectors need no encoder; it is used for the others only."""
     own = [1.0] + [0.0] * (DIM - 1)
     pipeline = pipeline_on(uri)
     ingest(pipeline, [record(0, vector=own), record(1)])
@@ -200,13 +207,13 @@ def test_vectors_of_the_records_are_taken(uri: str) -> None:
 
 
 def test_keys_that_milvus_makes(uri: str) -> None:
-    """An auto_id key is left out of the rows, so equal records are two rows."""
+    """With an auto_id key equal records become two rows."""
     fields = [{"name": "id", "dtype": "INT64", "is_primary": True, "auto_id": True}, *FIELDS[1:]]
     assert ingest(pipeline_on(uri, collection={"fields": fields}), [record(0), record(0)]).rows == 2
 
 
 def test_dynamic_fields_and_json(uri: str) -> None:
-    """With enable_dynamic_field, keys that the schema lacks are kept; JSON fields hold any JSON."""
+    """With enable_dynamic_field keys outside the schema are kept, and JSON fields hold any JSON."""
     section = {"fields": [*FIELDS, {"name": "meta", "dtype": "JSON"}], "enable_dynamic_field": True}
     pipeline = pipeline_on(uri, collection=section, output_fields=["meta", "shelf"])
     ingest(pipeline, [record(0, meta={"a": [1, None]}, shelf="B7")])
@@ -216,7 +223,7 @@ def test_dynamic_fields_and_json(uri: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "section", "said"),
+    ("fields", "section", "message"),
     [
         ({"metric_type": "L2"}, {}, "index.metric_type is IP, but milvus_search has L2"),
         ({"index_type": "HNSW"}, {}, "index.index_type is IVF_FLAT, but milvus_search has HNSW"),
@@ -226,20 +233,20 @@ def test_dynamic_fields_and_json(uri: str) -> None:
         ({}, {"fields": [*FIELDS[:3], {**FIELDS[3], "dim": 9}]}, "must have 9 numbers, but the encoder gives 8"),
     ],
 )
-def test_search_and_collection_must_agree(uri: str, fields: dict, section: dict, said: str) -> None:
-    """What would make the search fail later is said before anything is written."""
+def test_search_and_collection_must_agree(uri: str, fields: dict, section: dict, message: str) -> None:
+    """A disagreement that would make the search fail later is reported before anything is written."""
     with pytest.raises(IngestError) as caught:
         ingest(pipeline_on(uri, collection=section, **fields), [record(0)])
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_pipelines_that_cannot_ingest(uri: str) -> None:
-    """No collection section, no stage that stores, two of them, or no records: each is said."""
+    """A missing section, no or two stages to write for, and no records are each reported."""
     good = pipeline_on(uri)
     encoder, search = good.stages
     with pytest.raises(IngestError, match="has no `collection:` section"):
         ingest(Pipeline([encoder, search]), [record(0)])
-    with pytest.raises(IngestError, match="has no stages whose collection could be made; add a milvus_search stage"):
+    with pytest.raises(IngestError, match="has no stage whose collection could be made; add a milvus_search stage"):
         ingest(Pipeline([encoder], collection=good.collection), [record(0)])
     two = Pipeline([encoder, search, search.model_copy(update={"name": "other"})], collection=good.collection)
     with pytest.raises(IngestError, match=r"has 2 stages .*\(milvus_search, other\)"):
@@ -250,7 +257,7 @@ def test_pipelines_that_cannot_ingest(uri: str) -> None:
 
 
 def test_nothing_stays_open(uri: str) -> None:
-    """The encoder is closed and the database released when it is done, also when it failed."""
+    """The encoder is closed and the database released at the end, also after a failure."""
     from milvus_stages.milvus.client.pool import shared
 
     pipeline = pipeline_on(uri)

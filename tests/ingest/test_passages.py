@@ -1,4 +1,4 @@
-"""Folders of text and Markdown as passages: nothing is lost, nothing is too long, and ids stay what they are."""
+"""Folders of text and Markdown as passages: nothing is lost, nothing is too long, and ids are stable."""
 
 import os
 import re
@@ -16,7 +16,7 @@ HANDBOOK = Path(__file__).parents[2] / "configs" / "tutorial" / "handbook"
 
 
 def write(folder, **files):
-    """The folder, with a file of each name; ``__`` stands for the slash and ``_md``, ``_txt`` for the ending."""
+    """Write a file of each name into the folder; ``__`` is the slash, and ``_md``, ``_txt`` are the suffixes."""
     for name, text in files.items():
         path = folder / re.sub(r"_(md|txt)$", r".\1", name.replace("__", "/"))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -25,7 +25,7 @@ def write(folder, **files):
 
 
 def cut_markdown(source, max_chars=1000):
-    """Title and text of each passage of a Markdown text."""
+    """Return title and text of each passage of a Markdown text."""
     return [
         (" > ".join(section.headings), piece)
         for section in markdown_sections(source)
@@ -34,7 +34,7 @@ def cut_markdown(source, max_chars=1000):
 
 
 def test_a_passage_has_an_id_a_title_its_text_and_its_file(tmp_path):
-    """Ids count from 1 in each file; titles are the paths of headings, or the file's name; files are sorted."""
+    """Ids count from 1 in each file; titles are heading paths, or the file's name; files are sorted."""
     write(
         tmp_path,
         b__two_md="Before.\n\n# One\n\nFirst.\n\n## *Inner* `x`\n\nSecond.\n\nUnderlined\n==========\n\nThird.\n",
@@ -50,13 +50,13 @@ def test_a_passage_has_an_id_a_title_its_text_and_its_file(tmp_path):
 
 
 def test_paragraphs_are_packed_to_the_limit():
-    """As many whole paragraphs as fit; never across a heading."""
+    """A passage has as many whole paragraphs as fit, never across a heading."""
     text = "# A\n\naaaa\n\nbbbb\n\ncccc\n\n## B\n\ndddd\n"
     assert cut_markdown(text, 10) == [("A", "aaaa\n\nbbbb"), ("A", "cccc"), ("A > B", "dddd")]
 
 
 def test_a_long_paragraph_is_cut_after_sentences_then_words():
-    """A sentence that does not fit is cut between words; what is longer than a passage by itself is cut within."""
+    """A sentence that does not fit is split between words; only a longer word is split itself."""
     assert cut_markdown("One two. Three four! Five six seven eight nine. Ten.", 20) == [
         ("", "One two. Three four!"),
         ("", "Five six seven eight"),
@@ -66,8 +66,8 @@ def test_a_long_paragraph_is_cut_after_sentences_then_words():
     assert [piece for _, piece in cut_markdown("一二三。四五六。七八。", 7)] == ["一二三。", "四五六。七八。"]
 
 
-def test_a_code_block_stays_whole_where_it_fits():
-    """It begins a new passage rather than being cut; one that cannot fit is cut between its lines."""
+def test_a_code_block_stays_whole_if_it_fits():
+    """A code block starts a new passage rather than being split; one that cannot fit is split between lines."""
     fence = "```\nx = 1\n\ny = 2\n```"
     assert [piece for _, piece in cut_markdown(f"Some words.\n\n{fence}\n", 24)] == ["Some words.", fence]
     assert [piece for _, piece in cut_markdown(fence, 14)] == ["```\nx = 1", "y = 2\n```"]
@@ -75,7 +75,7 @@ def test_a_code_block_stays_whole_where_it_fits():
 
 
 def test_lists_and_tables_are_cut_between_items_and_rows():
-    """An item of several lines stays together where it fits."""
+    """An item of several lines stays together if it fits."""
     assert [piece for _, piece in cut_markdown("- one\n  more\n- two\n  more\n- three\n", 16)] == [
         "- one\n  more",
         "- two\n  more",
@@ -86,7 +86,7 @@ def test_lists_and_tables_are_cut_between_items_and_rows():
 
 
 def test_a_heading_alone_is_not_lost():
-    """It is a passage of its own, unless the path of a heading below it tells it."""
+    """A heading without text is a passage, unless it is in the path of a heading below it."""
     text = "# Title\n\n## No dogs in the bar\n\n## Cats\n\nYes.\n\n### Last\n"
     assert cut_markdown(text) == [
         ("Title > No dogs in the bar", "No dogs in the bar"),
@@ -96,14 +96,14 @@ def test_a_heading_alone_is_not_lost():
 
 
 def test_front_matter_is_left_out_and_a_rule_is_not():
-    """What stands between two lines of dashes at the beginning is front matter where it is a mapping."""
+    """Text between two lines of dashes at the beginning is front matter only if it is a mapping."""
     assert cut_markdown("---\nowner: me\ntags: [a]\n---\nText.\n") == [("", "Text.")]
     assert cut_markdown("---\nJust words.\n\n---\n\nText.\n") == [("", "---\nJust words.\n\n---\n\nText.")]
     assert cut_markdown("Text.\n\n---\na: b\n---\n")[0][1].startswith("Text.")
 
 
 def test_definitions_of_links_stay():
-    """They are in no block of Markdown's, and still in the text."""
+    """Link definitions belong to no Markdown block, and are still in the passages."""
     assert cut_markdown("[a]: http://x\n\nSee [a].\n\n[b]: http://y\n") == [
         ("", "[a]: http://x\n\nSee [a].\n\n[b]: http://y")
     ]
@@ -111,7 +111,7 @@ def test_definitions_of_links_stay():
 
 
 def test_hidden_files_and_other_kinds_are_left_out(tmp_path):
-    """Neither what begins with a dot, nor other endings, nor pipes; a glob takes what it names."""
+    """Names with a leading dot, other suffixes and pipes are skipped; a glob selects what it matches."""
     write(
         tmp_path,
         **{
@@ -131,7 +131,7 @@ def test_hidden_files_and_other_kinds_are_left_out(tmp_path):
 
 
 def test_links_to_folders_are_not_followed(tmp_path):
-    """So a loop ends, while a link to a file is a file."""
+    """A link to a folder is skipped, so that a loop ends; a link to a file is read."""
     write(tmp_path, a__x_md="x")
     (tmp_path / "a" / "loop").symlink_to(tmp_path)
     (tmp_path / "y.md").symlink_to(tmp_path / "a" / "x.md")
@@ -140,7 +140,7 @@ def test_links_to_folders_are_not_followed(tmp_path):
 
 
 def test_ids_are_one_word_and_differ(tmp_path):
-    """Blanks and bytes that are no UTF-8 are written as in addresses, and so is the percent sign."""
+    """Blanks, percent signs and bytes that are not UTF-8 are percent-encoded."""
     write(tmp_path, **{"a b.md": "1", "a%20b.md": "2", "ä.md": "3"})
     (tmp_path / os.fsdecode(b"\xff.md")).write_text("4")
     found = {passage["_id"]: passage for passage in passages(tmp_path)}
@@ -152,11 +152,11 @@ def test_ids_are_one_word_and_differ(tmp_path):
     ("content", "message"),
     [
         (b"caf\xe9", "is not UTF-8 text (unexpected end of data at byte 3)"),
-        ("text".encode("utf-16-le"), "is not UTF-8 text (a NUL at byte 1)"),
+        ("text".encode("utf-16-le"), "is not UTF-8 text (a NUL at byte 1); is it UTF-16?"),
     ],
 )
 def test_a_file_that_is_not_utf8(tmp_path, content, message):
-    """It ends all, by name and byte, or is told and left out."""
+    """A file that is not UTF-8 ends the reading with name and byte, or is reported and skipped."""
     write(tmp_path, a_md="Good.", b_md=content)
     with pytest.raises(InputError) as caught:
         list(passages(tmp_path))
@@ -167,20 +167,20 @@ def test_a_file_that_is_not_utf8(tmp_path, content, message):
 
 
 def test_a_byte_order_mark_and_other_line_ends_are_read(tmp_path):
-    """As Windows writes them."""
+    """Files with a byte order mark and CRLF are read as others."""
     write(tmp_path, a_md=b"\xef\xbb\xbf# T\r\n\r\na\r\nb\r\n")
     assert [(passage["title"], passage["text"]) for passage in passages(tmp_path)] == [("T", "a\nb")]
 
 
 def test_a_folder_without_text(tmp_path):
-    """Each case says what is wrong before a passage is given."""
+    """Each wrong folder is reported before a passage is yielded."""
     write(tmp_path, blank__a_md=" \n\n", file_md="x")
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "a.md").symlink_to("nowhere")
     for folder, message in [
         ("empty", "has no files that end in .md, .markdown or .txt"),
-        ("blank", "there is no text in its 1 files"),
+        ("blank", "there is no text in 1 file"),
         ("none", "no such folder; check the path"),
         ("file.md", "is a file; give the folder that it is in"),
         ("broken", "cannot be read: No such file or directory"),
@@ -190,7 +190,7 @@ def test_a_folder_without_text(tmp_path):
     for glob in ("/*.md", ""):
         with pytest.raises(InputError, match="cannot be used"):
             passages(tmp_path, glob=glob)
-    with pytest.raises(ValueError, match="max_chars must be 1 or more, is 0"):
+    with pytest.raises(ValueError, match="max_chars must be 1 or more, got 0"):
         passages(tmp_path, max_chars=0)
 
 
@@ -228,14 +228,14 @@ BITS = st.sampled_from(
 
 
 def unspaced(text):
-    """The text without any blank."""
+    """Return the text without blanks."""
     return "".join(text.split())
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(BITS, max_size=40).map("".join), st.integers(1, 60))
 def test_nothing_is_lost_in_markdown(source, max_chars):
-    """The pieces are the sections, the sections are the source in its order, and what lies between is in headings."""
+    """Pieces make up the sections, sections the source in order, and what is between them is in headings."""
     assume(not source.startswith("---"))  # may be front matter
     sections = list(markdown_sections(source))
     told = " ".join(" ".join([*section.headings, section.text]) for section in sections)
@@ -244,7 +244,7 @@ def test_nothing_is_lost_in_markdown(source, max_chars):
         pieces = list(cut(section, max_chars))
         assert "".join(map(unspaced, pieces)) == unspaced(section.text)
         assert all(0 < len(piece) <= max_chars and piece.strip() for piece in pieces)
-        if section.headings[-1:] != (section.text,):  # a heading that stands for its text is told above
+        if section.headings[-1:] != (section.text,):  # a heading that is its own text is found above
             found = source.index(section.text, at)
             assert all(word in told for word in re.sub(r"[#=`-]", " ", source[at:found]).split())
             at = found + len(section.text)
@@ -254,7 +254,7 @@ def test_nothing_is_lost_in_markdown(source, max_chars):
 @settings(max_examples=200, deadline=None)
 @given(st.text(alphabet="ab. \n!?。", max_size=200), st.integers(1, 40))
 def test_nothing_is_lost_in_plain_text(text, max_chars):
-    """All words in their order, and a word that fits is never cut."""
+    """All words are there in order, and a word that fits is never split."""
     pieces = list(cut(plain_section(text), max_chars))
     assert "".join(map(unspaced, pieces)) == unspaced(text)
     assert all(0 < len(piece) <= max_chars for piece in pieces)
@@ -264,7 +264,7 @@ def test_nothing_is_lost_in_plain_text(text, max_chars):
 
 @pytest.mark.parametrize("max_chars", [80, 300, 1000, 5000])
 def test_every_word_of_a_handbook_is_in_its_passages(max_chars):
-    """In order, by file, headings in the titles; ids differ; and the same again the second time."""
+    """Every word is there in order and every heading in a title; ids are unique, and a second run gives the same."""
     found = list(passages(HANDBOOK, max_chars=max_chars))
     assert len({passage["_id"] for passage in found}) == len(found)
     assert found == list(passages(HANDBOOK, max_chars=max_chars))

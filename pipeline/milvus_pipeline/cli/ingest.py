@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,9 +15,6 @@ from milvus_pipeline.errors import IngestError
 from milvus_pipeline.files.lines import STDIN, Line, read_lines
 from milvus_pipeline.ingest.ingest import ingest as ingest_records
 from milvus_pipeline.pipeline import Pipeline
-
-_NUMBERED = re.compile(r"(?<!['\"])\brecord (\d+)(?=[:;])")
-"""How messages name a record; in quotes it is a value of the record's own."""
 
 
 @reported
@@ -50,7 +46,8 @@ def ingest(
                 on_progress=lambda rows: progress.update(task, completed=rows),
             )
         except IngestError as error:
-            raise IngestError(places.added(str(error))) from error
+            places.add_to(error)
+            raise
     for warning in report.warnings:
         tell(f"warning: {warning}")
     tell(f"{pipeline.name}: {report.rows} rows in the collection {report.collection!r}, {report.seconds:.1f} s")
@@ -77,17 +74,16 @@ class Places:
                 self._runs.append(run)
             yield line.object()
 
-    def added(self, message: str) -> str:
-        """The message with ``(FILE:LINE)`` behind every record that it names by number."""
-        return _NUMBERED.sub(self._with_place, message)
+    def add_to(self, error: IngestError) -> None:
+        """Add file and line of the records that the error is about."""
+        if error.record is not None:
+            error.at(self._of(error.record))
+        if error.earlier is not None:
+            error.what += f" ({self._of(error.earlier)})"
 
-    def _with_place(self, named: re.Match[str]) -> str:
-        number = int(named[1])
-        run = bisect_right(self._firsts, number) - 1
-        if run < 0:
-            return named[0]  # no record that was read
-        file, ahead = self._runs[run]
-        return f"{named[0]} ({file}:{number + ahead})"
+    def _of(self, number: int) -> str:
+        file, ahead = self._runs[bisect_right(self._firsts, number) - 1]
+        return f"{file}:{number + ahead}"
 
 
 def _checked(files: Sequence[Path]) -> int | None:

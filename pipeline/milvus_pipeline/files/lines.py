@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import json
 import sys
@@ -12,16 +13,16 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, NoReturn, cast
 
 from milvus_pipeline.errors import InputError
+from milvus_pipeline.problems import kind_of
 from milvus_pipeline.text import count_text
 
 STDIN = Path("-")
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_LONGEST = 1 << 26  # bytes; as long as a row that Milvus takes. Longer ones come of files without lines
-_SHOWN = 5
+_MAX_BYTES = 1 << 26  # of a line, as much as a row of Milvus; a longer one comes from a file without lines
+_MAX_LISTED = 5
 
 
 class Line(NamedTuple):
-    """One line that is not blank, without its line break; its number in the file counts from 1."""
+    """One line that is not blank, without its line break. Its number in the file counts from 1."""
 
     file: str
     number: int
@@ -29,22 +30,15 @@ class Line(NamedTuple):
 
     @property
     def where(self) -> str:
-        """Where it stands: ``queries.jsonl:7``."""
+        """File and line: ``queries.jsonl:7``."""
         return f"{self.file}:{self.number}"
 
     def text(self) -> str:
-        """The line decoded. InputError where it is not UTF-8, or holds a NUL."""
-        if b"\0" in self.raw:  # UTF-16 passes for UTF-8 with a NUL in every other place
-            raise InputError(
-                f"is not UTF-8 text (a NUL at byte {self.raw.index(0)})", "is it UTF-16?", place=self.where
-            )
-        try:
-            return self.raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError(f"is not UTF-8 text ({error.reason} at byte {error.start})", place=self.where) from error
+        """Return the line as text. Raises InputError if it is not UTF-8, or contains a NUL."""
+        return decode(self.raw, self.where)
 
     def object(self) -> dict[str, Any]:
-        """The line as a JSON object. InputError where it is none."""
+        """Return the line as a JSON object. Raises InputError if it is not one."""
         try:
             data = json.loads(self.text(), parse_constant=_no_constant)
         except json.JSONDecodeError as error:
@@ -52,71 +46,101 @@ class Line(NamedTuple):
         except (ValueError, RecursionError) as error:
             raise InputError(f"is not valid JSON: {error}", place=self.where) from error
         if not isinstance(data, dict):
-            raise InputError("must be a JSON object, {...}, one a line", f"is {_kind(data)}", place=self.where)
+            raise InputError(f"must be a JSON object, {{...}}, on one line, got {kind_of(data)}", place=self.where)
         return data
 
 
 class BadLineList:
-    """What is wrong with the lines of a file: the first few in words, the others as a number."""
+    """What is wrong with the lines of a file: the first few messages, and the number of the others."""
 
     def __init__(self) -> None:
         self.count = 0
-        self._told: list[str] = []
+        self._messages: list[str] = []
 
     @property
     def full(self) -> bool:
-        """Whether a further one is only counted."""
-        return len(self._told) >= _SHOWN
+        """Whether another one is only counted."""
+        return len(self._messages) >= _MAX_LISTED
 
     def add(self, message: str) -> None:
-        """Count one; it is told where it is one of the few."""
+        """Count a line, and keep its message if it is one of the first."""
         if not self.full:
-            self._told.append(message)
+            self._messages.append(message)
         self.count += 1
 
     @property
-    def untold(self) -> int:
-        """Number of those that are not told one by one."""
-        return self.count - len(self._told)
+    def unlisted(self) -> int:
+        """Number of lines that are only counted."""
+        return self.count - len(self._messages)
 
     def __str__(self) -> str:
-        rest = [f"and {count_text(self.untold, 'line')} more like these"] if self.untold else []
-        return "\n".join([*self._told, *rest])
+        rest = [f"and {count_text(self.unlisted, 'line')} more like these"] if self.unlisted else []
+        return "\n".join([*self._messages, *rest])
+
+
+def decode(raw: bytes, place: str) -> str:
+    """Return UTF-8 bytes as text.
+
+    Raises:
+        InputError: they are not UTF-8, or contain a NUL, as UTF-16 does in every other byte.
+    """
+    if b"\0" in raw:
+        raise InputError(f"is not UTF-8 text (a NUL at byte {raw.index(0)})", "is it UTF-16?", place=place)
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"is not UTF-8 text ({error.reason} at byte {error.start})", place=place) from error
 
 
 def read_lines(path: Path) -> Iterator[Line]:
-    """The lines of a file that are not blank; gunzipped where its name ends in .gz; ``-`` is stdin.
+    """Yield the lines of a file that are not blank; gunzipped if its name ends in .gz; ``-`` is stdin.
 
     Raises:
-        InputError: the file cannot be read, or a line of it is longer than 64 MiB.
+        InputError: the file cannot be read, or one of its lines is longer than 64 MiB.
     """
     name = "<stdin>" if path == STDIN else str(path)
     try:
-        with _opened(path) as stream:
+        with _open(path) as stream:
             number = 0
-            while raw := stream.readline(_LONGEST + 1):
+            while raw := stream.readline(_MAX_BYTES + 1):
                 number += 1
-                line = raw.removeprefix(_BYTE_ORDER_MARK) if number == 1 else raw
-                if len(raw) > _LONGEST:
-                    raise InputError(f"{name}:{number}: is longer than 64 MiB", "is this a file of lines?")
+                line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
+                if len(raw) > _MAX_BYTES:
+                    raise InputError("is longer than 64 MiB", "is this a file of lines?", place=f"{name}:{number}")
                 if line.strip():
                     yield Line(name, number, line.rstrip(b"\r\n"))
     except FileNotFoundError:
-        raise InputError("no such file", f"check the path, which is taken from {Path.cwd()}", place=name) from None
+        raise InputError("no such file", f"check the path, which is relative to {Path.cwd()}", place=name) from None
     except IsADirectoryError:
         raise InputError("is a folder", "give the name of a file in it", place=name) from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"is not a whole gzip file: {error}", place=name) from error
+        raise InputError(f"is not a complete gzip file: {error}", place=name) from error
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", place=name) from error
 
 
+def file_in(path: Path, name: str) -> Path:
+    """Return the file that is meant: in a folder in BEIR's layout the one of this name, gzipped or not.
+
+    Raises:
+        InputError: it is a folder without one.
+    """
+    if not path.is_dir():
+        return path
+    for file in (path / name, path / f"{name}.gz"):
+        if file.is_file():
+            return file
+    others = sorted(str(file.relative_to(path)) for file in (path / name).parent.glob(f"*{Path(name).suffix}*"))
+    found = f" (it has {', '.join(others)})" if others else ""
+    raise InputError(f"is a folder without {name}{found}", "give the name of a file in it", place=str(path))
+
+
 def suffix_of(path: Path) -> str:
-    """The suffix that tells what a file holds, in lower case: ``.jsonl`` of ``queries.jsonl.gz``."""
+    """Return the suffix that says what a file contains, in lower case: ``.jsonl`` of ``queries.jsonl.gz``."""
     return (Path(path.stem) if path.suffix == ".gz" else path).suffix.lower()
 
 
-def _opened(path: Path) -> AbstractContextManager[BinaryIO]:
+def _open(path: Path) -> AbstractContextManager[BinaryIO]:
     if path == STDIN:
         return nullcontext(sys.stdin.buffer)
     if path.suffix == ".gz":
@@ -126,8 +150,3 @@ def _opened(path: Path) -> AbstractContextManager[BinaryIO]:
 
 def _no_constant(word: str) -> NoReturn:
     raise ValueError(f"{word} is not a JSON number")
-
-
-def _kind(data: object) -> str:
-    kinds = {list: "a list", str: "a text", type(None): "null", bool: "true or false"}
-    return kinds.get(type(data), "a number")

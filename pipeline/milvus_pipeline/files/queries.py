@@ -1,4 +1,4 @@
-"""The queries of a job, from a file of lines, JSONL or TSV, or from stdin: read one at a time, never all at once."""
+"""The queries of a job, from a file of lines, JSONL or TSV, or from stdin. They are read one at a time."""
 
 from __future__ import annotations
 
@@ -6,23 +6,63 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from milvus_pipeline.errors import InputError, QueryError
-from milvus_pipeline.files.lines import STDIN, BadLineList, Line, read_lines, suffix_of
+from milvus_pipeline.files.lines import STDIN, BadLineList, Line, file_in, read_lines, suffix_of
 from milvus_pipeline.problems import problems_of, suggestion
 from milvus_pipeline.records import Query, SearchResult
 from milvus_pipeline.text import count_text
 
 _KEYS = ("_id", "id", "text", "query", "filter", "filter_params", "params", "vector")
-_KNOWN_AND_UNUSED = {"metadata"}  # every line of a BEIR queries.jsonl carries it
+_EXPECTED_KEYS = {"metadata"}  # every line of a BEIR queries.jsonl has it, and no stage uses it
 _ID_HEADERS = {"id", "qid", "queryid", "topicid"}
 _TEXT_HEADERS = {"text", "query", "querytext", "question"}
 
-Parser: TypeAlias = Callable[[Line, str], Query]
-"""Makes a query of a line, with the id given unless the line brings its own. InputError where it is none."""
+
+class InputFormat(StrEnum):
+    """How a file of queries is read."""
+
+    LINES = "lines"
+    """One query a line; its id is its place, from 1."""
+    JSONL = "jsonl"
+    """One JSON object a line, with ``text`` (or ``query``) and the other fields of a query, as in BEIR."""
+    TSV = "tsv"
+    """``id<TAB>text``, with or without a header."""
+
+
+_FORMATS = {
+    ".jsonl": InputFormat.JSONL,
+    ".json": InputFormat.JSONL,
+    ".ndjson": InputFormat.JSONL,
+    ".tsv": InputFormat.TSV,
+}
+
+
+class BadLines(StrEnum):
+    """What is done about a line that is not a query."""
+
+    REPORT = "report"
+    """It becomes a failed result with its error, in its place."""
+    SKIP = "skip"
+    """It is left out, with a warning that gives its number."""
+    FATAL = "fatal"
+    """Nothing is run. A file is checked beforehand; stdin ends at its first bad line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """The result of a first pass over a file.
+
+    Args:
+        count: number of queries that will be read, reported bad lines included.
+        bad: number of lines that are left out.
+    """
+
+    count: int
+    bad: int
 
 
 class _QueryLine(BaseModel):
@@ -38,131 +78,22 @@ class _QueryLine(BaseModel):
     params: dict[str, Any] = {}
 
 
-def parse_text(line: Line, default_id: str) -> Query:
-    """The whole line is the text."""
-    return Query(line.text().strip(), id=default_id)
-
-
-def parse_tsv(line: Line, default_id: str) -> Query:
-    """The text before the tab is the id, and that behind it the query's. Quotes have no meaning."""
-    columns = [column.strip() for column in line.text().split("\t")]
-    if len(columns) != 2 or not all(columns):
-        empty = " with something in them" if len(columns) == 2 else ""
-        raise InputError(f"must be two columns{empty}, id<TAB>text", f"has {len(columns)}", place=line.where)
-    return Query(columns[1], id=columns[0])
-
-
-def parse_jsonl(warn: Callable[[str], None]) -> Parser:
-    """A parser of JSON objects that tells of each key that is not used, once."""
-    unused: set[str] = set()
-
-    def parse(line: Line, default_id: str) -> Query:
-        parsed = _checked(line)
-        for key in (parsed.model_extra or {}).keys() - unused - _KNOWN_AND_UNUSED:
-            unused.add(key)  # said once a file, not once a line
-            warn(f"{line.where}: the key {key!r} is not used; {suggestion(key, _KEYS)}")
-        return Query(
-            parsed.text or "",
-            vector=parsed.vector,
-            id=default_id if parsed.id is None else str(parsed.id),
-            filter=parsed.filter,
-            filter_params=parsed.filter_params,
-            params=parsed.params,
-        )
-
-    return parse
-
-
-def is_header(line: Line) -> bool:
-    """Whether a line of TSV names the columns, in words that no query would consist of: ``query-id<TAB>text``."""
-    try:
-        names = [name.strip().lower().replace("-", "").replace("_", "") for name in line.text().split("\t")]
-    except InputError:
-        return False
-    return len(names) == 2 and names[0] in _ID_HEADERS and names[1] in _TEXT_HEADERS
-
-
-def own_id(line: Line, *, tsv: bool) -> str | None:
-    """The id that a line of JSONL or TSV gives itself, though it is no query; None where it gives none."""
-    try:
-        if tsv:
-            before, tab, _ = line.text().partition("\t")
-            return before.strip() if tab else None
-        data = line.object()
-    except InputError:
-        return None
-    given = data.get("_id", data.get("id"))
-    return str(given) if isinstance(given, str | int) and not isinstance(given, bool) else None
-
-
-def _checked(line: Line) -> _QueryLine:
-    try:
-        parsed = _QueryLine.model_validate(line.object())
-    except ValidationError as error:
-        raise InputError("; ".join(map(str, problems_of(error, _QueryLine))), place=line.where) from error
-    if parsed.text is None and parsed.vector is None:
-        raise InputError("has neither `text` nor `vector`", "give the query one of them", place=line.where)
-    return parsed
-
-
-_JSONL_SUFFIXES = {".jsonl", ".json", ".ndjson"}
-_BEIR_NAMES = ("queries.jsonl", "queries.jsonl.gz")
-
-
-class InputFormat(StrEnum):
-    """How a file of queries is read."""
-
-    LINES = "lines"
-    """A query a line; its id is its place, from 1."""
-    JSONL = "jsonl"
-    """A JSON object a line, with ``text`` (or ``query``) and what else a query has; BEIR's ``queries.jsonl`` is one."""
-    TSV = "tsv"
-    """``id<TAB>text``, with or without a header."""
-
-
-class BadLines(StrEnum):
-    """What is done about a line that is no query."""
-
-    REPORT = "report"
-    """It becomes a failed result with its error, in its place."""
-    SKIP = "skip"
-    """It is left out, and told by its number."""
-    FATAL = "fatal"
-    """Nothing is run. A file is looked through for them beforehand; stdin ends where the first one comes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Survey:
-    """What a first pass over a file found.
-
-    Args:
-        count: number of queries that will be read of it, bad lines that are reported among them.
-        bad: number of lines that are left out.
-    """
-
-    count: int
-    bad: int
-
-
-def _silent(message: str) -> None:
-    """Tell nobody."""
+def _ignore(message: str) -> None:
+    """Warn nobody."""
 
 
 class QueryReader(Iterator[Query | SearchResult]):
-    """The queries of one source in their order, each with an id: its own, else its place from 1.
+    """Reads the queries of one source; see ``read_queries``.
 
-    Places are counted over all lines that are not blank, bad ones included, so that an id depends on nothing but the
-    file. Queries may have the same id; where the output cannot hold that, as a TREC run cannot, writing the second one
-    is what fails.
+    Places are counted over all lines that are not blank, bad ones included, so that an id depends only on the file.
+    Queries may have the same id. If the output cannot hold that, as a TREC run cannot, writing the second one fails.
 
     Args:
-        source: a file, gunzipped where its name ends in ``.gz``; a folder in BEIR's shape, which stands for its
-            ``queries.jsonl``; or ``-``, stdin.
-        input_format: how to read it; by default as the file's name says: ``.jsonl``, ``.json`` and ``.ndjson`` are
-            JSONL, ``.tsv`` is TSV, the rest and stdin are lines.
-        bad_lines: what is done about a line that is no query.
-        warn: told what the user should know: keys that are not used, lines that are left out.
-        first: the place of the first query, where others come before this source.
+        source: as for ``read_queries``, and so are the other arguments.
+        input_format: how to read it.
+        bad_lines: what is done about a line that is not a query.
+        warn: called with what the user should know.
+        first: the place of the first query, if others come before this source.
 
     Attributes:
         source: the file that is read.
@@ -175,36 +106,41 @@ class QueryReader(Iterator[Query | SearchResult]):
         input_format: InputFormat | None = None,
         *,
         bad_lines: BadLines | str = BadLines.REPORT,
-        warn: Callable[[str], None] = _silent,
+        warn: Callable[[str], None] = _ignore,
         first: int = 1,
     ) -> None:
         self.source = source_file(Path(source))
-        self.input_format = input_format or guessed_format(self.source)
+        self.input_format = input_format or _FORMATS.get(suffix_of(self.source), InputFormat.LINES)
         self._bad_lines = BadLines(bad_lines)
         self._warn = warn
         self._place = first - 1
         self._left_out = BadLineList()
+        self._unused_keys: set[str] = set(_EXPECTED_KEYS)
         self._surveyed: Survey | None = None
-        self._begun = False
-        self._parse = self._parser()
+        self._started = False
+        self._parse = {
+            InputFormat.LINES: lambda line, default_id: Query(line.text().strip(), id=default_id),
+            InputFormat.TSV: _parse_tsv,
+            InputFormat.JSONL: self._parse_json,
+        }[self.input_format]
         self._lines = self._read_lines()
 
     def survey(self) -> Survey | None:
-        """Look through the file before the first query is read; None for stdin and pipes, which can be read only once.
+        """Check the file before the first query is read. Return None for stdin and pipes, which can be read only once.
 
         Bad lines that are reported are queries like the others, and are not looked for.
 
         Raises:
-            InputError: the file cannot be read, or bad lines are fatal and it has some; the first few are told.
+            InputError: the file cannot be read, or it has bad lines and they are fatal; with the first few of them.
         """
         if self._surveyed is None and self.source != STDIN and self.source.is_file():
             self._surveyed = QueryReader(self.source, self.input_format, bad_lines=self._bad_lines)._survey()
         return self._surveyed
 
     def __next__(self) -> Query | SearchResult:
-        if self._bad_lines is BadLines.FATAL and not self._begun:
+        if self._bad_lines is BadLines.FATAL and not self._started:
             self.survey()
-        self._begun = True
+        self._started = True
         for line in self._lines:
             try:
                 return self._parse(line, str(self._place))
@@ -212,31 +148,57 @@ class QueryReader(Iterator[Query | SearchResult]):
                 if self._bad_lines is BadLines.FATAL:
                     raise
                 if self._bad_lines is BadLines.SKIP:
-                    self._leave_out(str(error))
+                    if not self._left_out.full:
+                        self._warn(f"{error}; the line is left out")
+                    self._left_out.add(str(error))
                     continue
-                return SearchResult(Query("", id=self._id_of(line)), status="failed", error=QueryError(str(error)))
-        if self._left_out.untold:
-            self._warn(f"{self.source}: left out besides: {count_text(self._left_out.untold, 'line')}")
+                failure = QueryError(error.what, error.next_step, place=error.place)
+                return SearchResult(Query("", id=self._id_of(line)), status="failed", error=failure)
+        if self._left_out.unlisted:
+            self._warn(f"{self.source}: {count_text(self._left_out.unlisted, 'line')} more left out")
             self._left_out = BadLineList()
         raise StopIteration
 
     def _read_lines(self) -> Iterator[Line]:
         for number, line in enumerate(read_lines(self.source)):
-            if number == 0 and self.input_format is InputFormat.TSV and is_header(line):
+            if number == 0 and self.input_format is InputFormat.TSV and _is_header(line):
                 continue
             self._place += 1
             yield line
 
+    def _parse_json(self, line: Line, default_id: str) -> Query:
+        try:
+            parsed = _QueryLine.model_validate(line.object())
+        except ValidationError as error:
+            raise InputError("; ".join(map(str, problems_of(error, _QueryLine))), place=line.where) from error
+        if parsed.text is None and parsed.vector is None:
+            raise InputError("has neither `text` nor `vector`", "give the query one of them", place=line.where)
+        for key in (parsed.model_extra or {}).keys() - self._unused_keys:
+            self._unused_keys.add(key)  # one warning a file, not one a line
+            self._warn(f"{line.where}: the key {key!r} is not used; {suggestion(key, _KEYS)}")
+        return Query(
+            parsed.text or "",
+            vector=parsed.vector,
+            id=default_id if parsed.id is None else str(parsed.id),
+            filter=parsed.filter,
+            filter_params=parsed.filter_params,
+            params=parsed.params,
+        )
+
     def _id_of(self, line: Line) -> str:
-        """An id for a line that is no query: its own, else one that no other line has by its place."""
+        """Return an id for a line that is not a query: its own, else one that no other line has by its place."""
         if self.input_format is InputFormat.LINES:
             return str(self._place)
-        return own_id(line, tsv=self.input_format is InputFormat.TSV) or f"line-{line.number}"
-
-    def _leave_out(self, message: str) -> None:
-        if not self._left_out.full:
-            self._warn(f"{message}; the line is left out")
-        self._left_out.add(message)
+        other = f"line-{line.number}"
+        try:
+            if self.input_format is InputFormat.TSV:
+                before, tab, _ = line.text().partition("\t")
+                return (before.strip() if tab else "") or other
+            data = line.object()
+        except InputError:
+            return other
+        own = data.get("_id", data.get("id"))
+        return str(own) if isinstance(own, str | int) and not isinstance(own, bool) and own != "" else other
 
     def _survey(self) -> Survey:
         if self._bad_lines is BadLines.REPORT:
@@ -250,13 +212,8 @@ class QueryReader(Iterator[Query | SearchResult]):
             else:
                 count += 1
         if bad.count and self._bad_lines is BadLines.FATAL:
-            raise InputError(f"{bad}\nnothing was run", "mend the file, or have its bad lines skipped or reported")
+            raise InputError(f"{bad}\nnothing was run", "fix the file, or have its bad lines skipped or reported")
         return Survey(count, bad.count)
-
-    def _parser(self) -> Parser:
-        if self.input_format is InputFormat.LINES:
-            return parse_text
-        return parse_tsv if self.input_format is InputFormat.TSV else parse_jsonl(lambda message: self._warn(message))
 
 
 def read_queries(
@@ -264,23 +221,23 @@ def read_queries(
     input_format: InputFormat | None = None,
     *,
     bad_lines: BadLines | str = BadLines.REPORT,
-    warn: Callable[[str], None] = _silent,
+    warn: Callable[[str], None] = _ignore,
 ) -> Iterator[Query | SearchResult]:
-    """The queries of a file or of stdin, in their order, read one at a time.
+    """Read the queries of a file or of stdin, in their order, one at a time.
 
     Args:
-        source: a file, gunzipped where its name ends in ``.gz``; a folder in BEIR's shape, which stands for its
-            ``queries.jsonl``; or ``-``, stdin.
-        input_format: how to read it; by default as the file's name says: ``.jsonl``, ``.json`` and ``.ndjson`` are
-            JSONL, ``.tsv`` is TSV, the rest and stdin are lines.
-        bad_lines: what is done about a line that is no query: "report", "skip" or "fatal"; see ``BadLines``.
-        warn: told what the user should know: keys that are not used, lines that are left out.
+        source: a file, gunzipped if its name ends in ``.gz``; a folder in BEIR's layout, of which ``queries.jsonl`` is
+            read; or ``-``, stdin.
+        input_format: how to read it; by default ``.jsonl``, ``.json`` and ``.ndjson`` are JSONL, ``.tsv`` is TSV, other
+            files and stdin are lines.
+        bad_lines: what is done about a line that is not a query: "report", "skip" or "fatal"; see ``BadLines``.
+        warn: called with what the user should know: keys that are not used, lines that are left out.
 
     Yields:
         Queries, each with an id: its own, else its place from 1. A bad line that is reported is a failed result.
 
     Raises:
-        InputError: the source cannot be read, or has a bad line and these are fatal.
+        InputError: the source cannot be read, or it has a bad line and these are fatal.
     """
     return QueryReader(source, input_format, bad_lines=bad_lines, warn=warn)
 
@@ -288,33 +245,39 @@ def read_queries(
 def survey(
     source: str | Path, input_format: InputFormat | None = None, bad_lines: BadLines | str = BadLines.REPORT
 ) -> Survey | None:
-    """Look through a file of queries without keeping any; None for stdin and pipes, which can be read only once.
+    """Check a file of queries without keeping any. Return None for stdin and pipes, which can be read only once.
 
     Arguments are those of ``read_queries``.
 
     Raises:
-        InputError: the file cannot be read, or bad lines are fatal and it has some; the first few are told.
+        InputError: the file cannot be read, or it has bad lines and they are fatal; with the first few of them.
     """
     return QueryReader(source, input_format, bad_lines=bad_lines).survey()
 
 
 def source_file(source: Path) -> Path:
-    """The file that is meant: in place of a folder in BEIR's shape its ``queries.jsonl``.
+    """Return the file that is meant: in a folder in BEIR's layout its ``queries.jsonl``.
 
     Raises:
         InputError: it is a folder without one.
     """
-    if not source.is_dir():
-        return source
-    for name in _BEIR_NAMES:
-        if (source / name).is_file():
-            return source / name
-    raise InputError("is a folder, and holds no queries.jsonl", "give the name of a file in it", place=str(source))
+    return file_in(source, "queries.jsonl")
 
 
-def guessed_format(source: Path) -> InputFormat:
-    """JSONL or TSV where the file's name says so, else lines."""
-    suffix = suffix_of(source)
-    if suffix in _JSONL_SUFFIXES:
-        return InputFormat.JSONL
-    return InputFormat.TSV if suffix == ".tsv" else InputFormat.LINES
+def _parse_tsv(line: Line, default_id: str) -> Query:
+    """Make a query of a line: id, tab, text. Quotes have no meaning."""
+    columns = [column.strip() for column in line.text().split("\t")]
+    if len(columns) != 2:
+        raise InputError(f"must be two columns, id<TAB>text, got {len(columns)}", place=line.where)
+    if not all(columns):
+        raise InputError("must be two columns, id<TAB>text, neither of them empty", place=line.where)
+    return Query(columns[1], id=columns[0])
+
+
+def _is_header(line: Line) -> bool:
+    """Whether a line of TSV names the columns, in words that are hardly a query: ``query-id<TAB>text``."""
+    try:
+        names = [name.strip().lower().replace("-", "").replace("_", "") for name in line.text().split("\t")]
+    except InputError:
+        return False
+    return len(names) == 2 and names[0] in _ID_HEADERS and names[1] in _TEXT_HEADERS

@@ -1,7 +1,7 @@
-"""Records into a collection: embedded, checked and written in batches, by the stages of the pipeline itself.
+"""Records into a collection: checked, embedded and written in batches by the pipeline's own stages.
 
-This module knows no client and no model. The stage that searches also says how its collection is written, and the
-stage that encodes queries encodes the documents: so the two cannot disagree.
+This module knows no client and no model. The stage that searches the collection also writes it, and the stage that
+encodes queries encodes the documents, so that the two cannot disagree.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from milvus_pipeline.config.collection import CollectionSpec
 from milvus_pipeline.errors import IngestError, PipelineError
-from milvus_pipeline.ingest.rows import RowMaker, checked_vectors
+from milvus_pipeline.ingest.rows import RowMaker, check_vectors
 from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.stage import Stage
 from milvus_pipeline.text import error_text
@@ -31,11 +31,11 @@ class Embedder(Protocol):
     """A stage that turns texts into vectors."""
 
     def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """The texts' vectors, ``(len(texts), dim)``, as queries are encoded too. The stage is open."""
+        """Return the texts' vectors, ``(len(texts), dim)``, encoded as queries are. The stage is open."""
 
 
 class CollectionWriter(Protocol):
-    """Makes one collection. ``open`` comes first, ``close`` last, whatever happens between them."""
+    """Makes one collection. ``open`` is called first and ``close`` last, whatever happens between them."""
 
     @property
     def collection(self) -> str:
@@ -43,44 +43,44 @@ class CollectionWriter(Protocol):
 
     @property
     def text_field(self) -> str | None:
-        """The field whose text is embedded; None where rows must bring their vectors."""
+        """The field whose text is embedded; None if rows must have vectors."""
 
     def open(self, *, overwrite: bool = False) -> None:
-        """Connect. IngestError where the collection exists already and ``overwrite`` is False."""
+        """Connect. Raises IngestError if the collection exists and ``overwrite`` is False."""
 
     def create(self, dim: int) -> None:
-        """Make the collection, empty, for vectors of ``dim`` numbers."""
+        """Make the empty collection for vectors of ``dim`` numbers."""
 
     def insert(self, rows: Sequence[Mapping[str, Any]]) -> int:
-        """Write rows of the schema's fields; the number written."""
+        """Write rows of the schema's fields. Return the number written."""
 
     def finish(self) -> int:
-        """Make the rows searchable under the collection's name; the number of rows."""
+        """Make the rows searchable under the collection's name. Return the number of rows."""
 
     def abort(self) -> None:
-        """Undo what was not finished."""
+        """Remove what was not finished."""
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
 
 
 @runtime_checkable
 class CollectionStore(Protocol):
-    """A stage whose collection can be made."""
+    """A stage that can make the collection it searches."""
 
     def writer(self, spec: CollectionSpec) -> CollectionWriter:
-        """What makes it. IngestError where the specification does not fit the stage. The stage need not be open."""
+        """Return its writer. Raises IngestError if the specification does not fit the stage, which need not be open."""
 
 
 @dataclass(frozen=True, slots=True)
 class IngestReport:
-    """What an ``ingest`` did.
+    """The outcome of ``ingest``.
 
     Args:
         collection: the collection that was made.
         rows: the number of rows in it.
         seconds: wall time.
-        warnings: what the reader should know.
+        warnings: what the user should know.
     """
 
     collection: str
@@ -98,18 +98,18 @@ def ingest(
 ) -> IngestReport:
     """Make the collection that the pipeline's ``collection:`` section describes, and fill it.
 
-    Memory does not grow with the number of records, but for their keys, which are kept to find duplicates.
+    Memory is constant except for the primary keys, which are kept to find duplicates.
 
     Args:
-        pipeline: with a ``collection``, a stage that searches it, and one that encodes unless all records bring
-            their vectors. Need not be open.
+        pipeline: with a ``collection``, a stage that searches it, and one that encodes unless all records have
+            vectors. It need not be open.
         records: mappings; the ``source`` of each field names the keys that fill it.
-        overwrite: replace a collection of that name. The old one stays until all rows of the new are written.
+        overwrite: replace a collection of that name. The old one stays until all rows of the new one are written.
         on_progress: called with the number of rows written so far, after every batch.
 
     Raises:
-        IngestError: the pipeline or a record does not fit, the collection exists, or writing failed. Nothing half
-            made is left behind.
+        IngestError: the pipeline or a record does not fit, the collection exists, or writing failed. No unfinished
+            collection is left behind.
         StageError: the server cannot be reached, or the encoder failed.
     """
     started = time.perf_counter()
@@ -123,7 +123,7 @@ def ingest(
             stack.callback(embedder.close)
         maker = RowMaker(spec, writer.text_field)
         try:
-            rows = _written(writer, _embedded(maker, records, spec, embedder), on_progress)
+            rows = _write(writer, _batches(maker, records, spec, embedder), on_progress)
         except BaseException:  # Ctrl-C too
             with suppress(Exception):
                 writer.abort()
@@ -131,12 +131,12 @@ def ingest(
     return IngestReport(writer.collection, rows, time.perf_counter() - started, tuple(maker.warnings()))
 
 
-def _written(
+def _write(
     writer: CollectionWriter,
     batches: Iterator[tuple[list[dict[str, Any]], int]],
     on_progress: Callable[[int], None] | None,
 ) -> int:
-    """Write the batches; the number of rows in the collection."""
+    """Write the batches. Return the number of rows in the collection."""
     done = 0
     for rows, dim in batches:
         if not done:
@@ -149,10 +149,10 @@ def _written(
     return writer.finish()
 
 
-def _embedded(
+def _batches(
     maker: RowMaker, records: Iterable[Mapping[str, Any]], spec: CollectionSpec, embedder: Embedder | None
 ) -> Iterator[tuple[list[dict[str, Any]], int]]:
-    """Batches of complete rows, with the dimension of their vectors."""
+    """Yield batches of complete rows, with the dimension of their vectors."""
     vector, dim = spec.vector.name, spec.vector.dim
     source = iter(records)
     first = 1
@@ -163,7 +163,7 @@ def _embedded(
             texts = [maker.text(rows[index], first + index) for index in bare]
             for index, values in zip(bare, _vectors(embedder, texts, spec), strict=True):
                 rows[index][vector] = values
-        dim = checked_vectors(rows, vector, dim, first, from_encoder=set(bare))
+        dim = check_vectors(rows, vector, dim, first, from_encoder=set(bare))
         yield rows, dim
         first += len(batch)
 
@@ -171,7 +171,7 @@ def _embedded(
 def _vectors(embedder: Embedder | None, texts: list[str], spec: CollectionSpec) -> npt.NDArray[np.float32]:
     if embedder is None:
         raise IngestError(
-            (f"the records bring no {spec.vector.name!r}, and no stage before the search can make vectors"),
+            f"the records have no {spec.vector.name!r}, and no stage before the search can make vectors",
             "put an encode stage first, or give every record its vector",
         )
     try:
@@ -183,23 +183,24 @@ def _vectors(embedder: Embedder | None, texts: list[str], spec: CollectionSpec) 
 
 
 def _parts(pipeline: Pipeline) -> tuple[CollectionSpec, CollectionStore, Embedder | None]:
-    """The specification, the stage to write for, and the last encoder before it.
+    """Return the specification, the stage to write for, and the last encoder before it.
 
     Raises:
         IngestError: one is missing, or it is not clear which stage is meant.
     """
     if pipeline.collection is None:
         raise IngestError(
-            (f"{pipeline.name} has no `collection:` section, which says what fields and index the collection gets"),
-            "add one",
+            "has no `collection:` section, which describes the fields and the index", "add one", place=pipeline.name
         )
     stores = [position for position, stage in enumerate(pipeline.stages) if isinstance(stage, CollectionStore)]
-    if len(stores) != 1:
-        names = ", ".join(pipeline.stages[position].name for position in stores)
+    if not stores:
         raise IngestError(
-            f"{pipeline.name} has {len(stores) or 'no'} stages whose collection could be made"
-            + (f" ({names}); ingest with a configuration that has one" if stores else "; add a milvus_search stage")
+            "has no stage whose collection could be made", "add a milvus_search stage", place=pipeline.name
         )
+    if len(stores) > 1:
+        names = ", ".join(pipeline.stages[position].name for position in stores)
+        what = f"has {len(stores)} stages whose collection could be made ({names})"
+        raise IngestError(what, "ingest with a configuration that has one", place=pipeline.name)
     before = pipeline.stages[: stores[0]]
     embedders: list[Embedder] = [stage for stage in before if isinstance(stage, Embedder)]
     store = pipeline.stages[stores[0]]

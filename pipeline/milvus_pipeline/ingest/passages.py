@@ -1,20 +1,23 @@
-"""Texts and Markdown files of a folder as passages: records that ``ingest`` takes."""
+"""The text and Markdown files of a folder as passages: records for ``ingest``."""
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from milvus_pipeline.errors import InputError
+from milvus_pipeline.files.lines import decode
 from milvus_pipeline.ingest.split import cut, markdown_sections, plain_section
+from milvus_pipeline.text import count_text
 
 MARKDOWN = frozenset({".md", ".markdown"})
 TEXT = frozenset({".txt"})
 
 _UNFIT_FOR_IDS = re.compile(r"[\s%\x00-\x1f\x7f\ud800-\udfff]")
-"""Blanks would end an id in a TREC run, and what is no UTF-8 cannot be written; ``%`` keeps ids different."""
+"""Blanks would end an id in a TREC run, and surrogates cannot be written as UTF-8; ``%`` keeps ids unique."""
 
 
 def passages(
@@ -24,32 +27,31 @@ def passages(
     glob: str | None = None,
     on_bad_file: Callable[[str], None] | None = None,
 ) -> Iterator[dict[str, str]]:
-    """The passages of a folder's files, in the order of their paths; the same folder gives the same passages.
+    """Yield the passages of a folder's files, in the order of their paths. The same folder gives the same passages.
 
-    A passage is a piece of a file as it is written there: paragraphs, lists and code blocks that stand under one
-    heading, as many as fit. What is longer than ``max_chars`` by itself is cut between its items or rows, else after
-    a sentence, else between words, and only a longer word within. Nothing is lost and nothing stands twice, but for
-    front matter, which is left out.
+    A passage is a piece of a file: as many paragraphs, lists and code blocks under one heading as fit. A block that is
+    longer than ``max_chars`` is split between its items or rows, else after a sentence, else between words; only a
+    longer word is split itself. Apart from front matter, which is left out, nothing is lost or repeated.
 
     Each record has ``_id`` (``path/of/the/file.md#3``, counted from 1), ``title`` (the headings above the passage,
-    outermost first, or the file's name where there are none), ``text``, and ``file`` (its path in the folder).
+    outermost first, or the file's name if there are none), ``text``, and ``file`` (its path in the folder).
 
-    Hidden files and folders are left out, and links to folders are not followed.
+    Hidden files and folders are skipped, and links to folders are not followed.
 
     Args:
-        folder: with the files, at any depth.
-        max_chars: characters of a passage's text at most.
-        glob: of the files to take, from the folder on (``**/*.md``); by default all that end in .md, .markdown or
-            .txt. A file with another ending is read as plain text.
-        on_bad_file: called with a message about a file that cannot be read or is not UTF-8, which is then left out.
+        folder: contains the files, at any depth.
+        max_chars: most characters of a passage's text.
+        glob: selects files, relative to the folder (``**/*.md``); by default all that end in .md, .markdown or .txt.
+            A file with another suffix is read as plain text.
+        on_bad_file: called with a message for each file that cannot be read or is not UTF-8, which is then skipped.
 
     Raises:
         ValueError: ``max_chars`` is below 1.
-        InputError: the folder is none, it has no such files or no text in them, or a file is bad and there is no
-            ``on_bad_file``.
+        InputError: there is no such folder, it has no such files or no text in them, or a file is bad and there is
+            no ``on_bad_file``.
     """
     if max_chars < 1:
-        raise ValueError(f"max_chars must be 1 or more, is {max_chars}")
+        raise ValueError(f"max_chars must be 1 or more, got {max_chars}")
     root = Path(folder)
     files = _files(root, glob)
     return _records(root, files, max_chars, on_bad_file)
@@ -71,11 +73,11 @@ def _records(
             empty = False
             yield {"_id": f"{_id_of(name)}#{number}", "title": title, "text": passage, "file": _readable(name)}
     if empty:
-        raise InputError(f"there is no text in its {len(files)} files", place=str(root))
+        raise InputError(f"there is no text in {count_text(len(files), 'file')}", place=str(root))
 
 
 def _pieces(name: str, text: str, max_chars: int) -> Iterator[tuple[str, str]]:
-    """Title and text of each passage of a file."""
+    """Yield title and text of each passage of a file."""
     path = Path(name)
     sections = markdown_sections(text) if path.suffix.lower() in MARKDOWN else [plain_section(text)]
     unnamed = _readable(path.stem).replace("_", " ").replace("-", " ")
@@ -86,14 +88,15 @@ def _pieces(name: str, text: str, max_chars: int) -> Iterator[tuple[str, str]]:
 
 
 def _files(root: Path, glob: str | None) -> list[str]:
-    """Paths of the files to read, relative to the folder, with ``/`` between their parts, sorted.
+    """Return the sorted paths of the files to read, relative to the folder, with ``/`` between their parts.
 
     Raises:
-        InputError: the folder is none, cannot be read, or has no such files.
+        InputError: there is no such folder, it cannot be read, or it has no such files.
     """
     if not root.is_dir():
-        what = "is a file; give the folder that it is in" if root.exists() else "no such folder; check the path"
-        raise InputError(str(what), place=str(root))
+        if root.exists():
+            raise InputError("is a file", "give the folder that it is in", place=str(root))
+        raise InputError("no such folder", "check the path", place=str(root))
     wanted = None if glob is None else _matching(root, glob)
     found: list[str] = []
     for above, folders, names in os.walk(root, onerror=_cannot_be_listed):
@@ -101,12 +104,13 @@ def _files(root: Path, glob: str | None) -> list[str]:
         for name in names:
             path = Path(above, name)
             taken = path.suffix.lower() in MARKDOWN | TEXT if wanted is None else path in wanted
-            # A link that leads nowhere is told as a file that cannot be read; a pipe would never end.
+            # A dangling link is reported as a file that cannot be read; reading a pipe would never end.
             if taken and not name.startswith(".") and (path.is_file() or path.is_symlink()):
                 found.append(path.relative_to(root).as_posix())
     if not found:
-        asked = "files that end in .md, .markdown or .txt" if glob is None else f"files that match {glob!r}"
-        raise InputError(f"has no {asked} (hidden ones do not count)", "check the folder and the glob", place=str(root))
+        kind = "end in .md, .markdown or .txt" if glob is None else f"match {glob!r}"
+        what = f"has no files that {kind} (hidden ones are skipped)"
+        raise InputError(what, "check the folder and the glob", place=str(root))
     return sorted(found)
 
 
@@ -114,9 +118,8 @@ def _matching(root: Path, glob: str) -> set[Path]:
     try:
         return set(root.glob(glob))
     except (ValueError, NotImplementedError) as error:
-        raise InputError(
-            f"the glob {glob!r} cannot be used: {error}", "write it from the folder on: **/*.md"
-        ) from error
+        what = f"the glob {glob!r} cannot be used: {error}"
+        raise InputError(what, "write it relative to the folder: **/*.md") from error
 
 
 def _cannot_be_listed(error: OSError) -> None:
@@ -124,7 +127,7 @@ def _cannot_be_listed(error: OSError) -> None:
 
 
 def _text(path: Path) -> str:
-    """The file's text, with line feeds at the ends of its lines.
+    """Return the file's text, with line feeds at the ends of its lines.
 
     Raises:
         InputError: it cannot be read, or is not UTF-8.
@@ -133,12 +136,7 @@ def _text(path: Path) -> str:
         raw = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", place=str(path)) from error
-    if b"\0" in raw:  # UTF-16 passes for UTF-8 with a NUL in every other place
-        raise InputError(f"is not UTF-8 text (a NUL at byte {raw.index(0)})", place=str(path))
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"is not UTF-8 text ({error.reason} at byte {error.start})", place=str(path)) from error
+    text = decode(raw.removeprefix(codecs.BOM_UTF8), str(path))
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -147,5 +145,5 @@ def _id_of(name: str) -> str:
 
 
 def _readable(name: str) -> str:
-    """A file's name as text; bytes that are no UTF-8 become replacement signs."""
+    """Return a file's name as text; bytes that are not UTF-8 become replacement characters."""
     return os.fsencode(name).decode("utf-8", "replace")

@@ -1,6 +1,6 @@
-"""Cutting a text into pieces of limited length, at the best places that it has.
+"""Splits a text into pieces of limited length, at the best places that it has.
 
-A piece is a slice of the text, and the slices follow each other, so that nothing can be lost.
+A piece is a slice of the text, and the slices are adjacent, so that nothing can be lost.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from markdown_it import MarkdownIt
 from markdown_it.tree import SyntaxTreeNode
 
 Breaks: TypeAlias = tuple[re.Pattern[str], ...]
-"""Where a text may be cut, the best places first: each pattern matches up to and with the end of a piece."""
+"""Where a text may be cut, best places first: each pattern matches up to and including the end of a piece."""
 
 _PARAGRAPH_END = re.compile(r"\n(?:[^\S\n]*\n)+")
 _LINE_END = re.compile(r"\n")
@@ -34,12 +34,12 @@ _INLINE = MarkdownIt("commonmark")
 
 
 class Block(NamedTuple):
-    """A part of a text that is better left whole; it begins where the one before it ends.
+    """A part of a text that is better left whole. It begins where the previous one ends.
 
     Args:
         end: where it ends in the text.
-        within: the blocks that it is made of, the items of a list, say.
-        breaks: where it may be cut when there are none within.
+        within: the blocks that it consists of, such as the items of a list.
+        breaks: where it may be cut if there are none within.
     """
 
     end: int
@@ -48,12 +48,12 @@ class Block(NamedTuple):
 
 
 class Section(NamedTuple):
-    """What stands under one heading.
+    """The text under one heading.
 
     Args:
         headings: from the outermost to its own; none above a file's first heading.
         text: without the headings.
-        blocks: what the text is made of, to its very end.
+        blocks: of the text, up to its end.
     """
 
     headings: tuple[str, ...]
@@ -62,14 +62,14 @@ class Section(NamedTuple):
 
 
 def plain_section(text: str) -> Section:
-    """A text without markup as a section, whose paragraphs end at blank lines."""
+    """Return a text without markup as a section, whose paragraphs end at blank lines."""
     return Section((), text, [Block(len(text), (), PLAIN_TEXT)])
 
 
 def markdown_sections(source: str) -> Iterator[Section]:
-    """The sections of a Markdown text in their order. Its lines end with line feeds; front matter is left out.
+    """Yield the sections of a Markdown text, whose lines end with line feeds. Front matter is left out.
 
-    A heading without text is the text of its section, unless it is told in the path of a heading below it.
+    A heading without text is the text of its own section, unless it is in the path of a heading below it.
     """
     source = source[_front_matter(source) :]
     offsets = [0, *accumulate(len(line) + 1 for line in source.split("\n"))]
@@ -95,10 +95,10 @@ def markdown_sections(source: str) -> Iterator[Section]:
 
 
 def cut(section: Section, max_chars: int) -> Iterator[str]:
-    """The section's text in pieces of at most ``max_chars`` characters; none is blank.
+    """Yield the section's text in pieces of at most ``max_chars`` characters; none is blank.
 
-    Each piece takes as many whole blocks as fit. A block that does not fit by itself is cut where its inner blocks
-    end, else where its breaks allow, and in the last resort anywhere.
+    Each piece has as many whole blocks as fit. A block that does not fit is cut where its inner blocks end, else at its
+    breaks, and as a last resort anywhere.
     """
     text, begun, end = section.text, 0, 0
     for next_end in _ends(text, 0, section.blocks, max_chars):
@@ -112,7 +112,7 @@ def cut(section: Section, max_chars: int) -> Iterator[str]:
 
 
 def _ends(text: str, begun: int, blocks: Sequence[Block], limit: int) -> Iterator[int]:
-    """Where the text may be cut, so that what lies between two places fits."""
+    """Yield the places where the text may be cut, close enough that the text between two of them fits."""
     for block in blocks:
         if block.within and not _fits(text, begun, block.end, limit):
             yield from _ends(text, begun, block.within, limit)
@@ -138,14 +138,14 @@ def _fits(text: str, begun: int, end: int, limit: int) -> bool:
 
 
 def _trimmed(text: str) -> str:
-    """Without blank lines around it; the first line keeps its indentation, which code may need."""
+    """Return the text without blank lines around it. The first line keeps its indentation, which code may need."""
     return _BLANK_LINES_BEFORE.sub("", text.rstrip())
 
 
 def _blocks(nodes: Sequence[SyntaxTreeNode], offsets: Sequence[int], begun: int, end: int) -> list[Block]:
-    """The blocks of a section from ``begun`` to ``end`` of the source; what lies between two belongs to the first.
+    """Return the blocks of a section from ``begun`` to ``end`` of the source. Text between two belongs to the first.
 
-    So definitions of links, which are in no node, stay in the text.
+    So definitions of links, which are not in any node, stay in the text.
 
     Args:
         nodes: in the order of the text, or none.
@@ -165,19 +165,19 @@ def _blocks(nodes: Sequence[SyntaxTreeNode], offsets: Sequence[int], begun: int,
 
 
 def _lines(node: SyntaxTreeNode) -> tuple[int, int]:
-    """The first line of a block, and the first one behind it."""
-    assert node.map is not None  # noqa: S101 - blocks have lines, only what is within a line has none
+    """Return the first line of a block, and the first one after it."""
+    assert node.map is not None  # noqa: S101 - all but inline nodes have lines
     return node.map
 
 
 def _heading(node: SyntaxTreeNode) -> str:
-    """The words of a heading, without its markup."""
+    """Return the words of a heading without its markup."""
     parsed = _INLINE.parseInline(node.children[0].content)[0].children or []
     return " ".join("".join(token.content or " " * token.type.endswith("break") for token in parsed).split())
 
 
 def _front_matter(source: str) -> int:
-    """How many characters the front matter takes: a YAML mapping between two lines of dashes, at the very beginning."""
+    """Return the length of the front matter: a YAML mapping between two lines of dashes at the very beginning."""
     found = _FRONT_MATTER.match(source)
     if found is None:
         return 0
