@@ -24,6 +24,7 @@ from milvus_pipeline.errors import (
     StageError,
 )
 from milvus_pipeline.explain import Movement, Ranking, explain
+from milvus_pipeline.findings import Finding
 from milvus_pipeline.ingest.ingest import IngestReport, ingest
 from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.records import Hit, Query, Reason, RerankResult, SearchResult, StageReport
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from milvus_pipeline.evaluation.report import report_html, write_report
     from milvus_pipeline.evaluation.variants import Variant, systems_of, variants_of
     from milvus_pipeline.files.qrels import Qrels, read_qrels
-    from milvus_pipeline.files.queries import BadLines, InputFormat, read_queries, survey
+    from milvus_pipeline.files.queries import BadLines, InputFormat, read_queries
     from milvus_pipeline.files.results import JsonLines, OutputError, OutputFormat, TrecRun
     from milvus_pipeline.ingest.passages import passages
     from milvus_pipeline.jobs.claim import ResumeError
@@ -51,7 +52,7 @@ _LAZY = {
     "milvus_pipeline.evaluation.report": ("report_html", "write_report"),
     "milvus_pipeline.evaluation.variants": ("Variant", "systems_of", "variants_of"),
     "milvus_pipeline.files.qrels": ("Qrels", "read_qrels"),
-    "milvus_pipeline.files.queries": ("BadLines", "InputFormat", "read_queries", "survey"),
+    "milvus_pipeline.files.queries": ("BadLines", "InputFormat", "read_queries"),
     "milvus_pipeline.files.results": ("JsonLines", "OutputError", "OutputFormat", "TrecRun"),
     "milvus_pipeline.ingest.passages": ("passages",),
     "milvus_pipeline.jobs.claim": ("ResumeError",),
@@ -73,6 +74,7 @@ __all__ = [
     "Fallback",
     "FieldSpec",
     "Figures",
+    "Finding",
     "Hit",
     "IndexSpec",
     "IngestError",
@@ -120,7 +122,6 @@ __all__ = [
     "read_queries",
     "report_html",
     "run_job",
-    "survey",
     "systems_of",
     "total_planned",
     "total_usage",

@@ -21,8 +21,9 @@ from milvus_pipeline.cli.evaluation_outputs import (
 from milvus_pipeline.cli.exit_codes import FAILED, Debug, UsageError, reported, tell, tell_error
 from milvus_pipeline.cli.tables import progress_bar
 from milvus_pipeline.errors import PipelineError
-from milvus_pipeline.evaluation import Evaluation, evaluate
+from milvus_pipeline.evaluation.evaluate import evaluate
 from milvus_pipeline.evaluation.measures import Measures
+from milvus_pipeline.evaluation.records import Evaluation
 from milvus_pipeline.evaluation.variants import Variant, systems_of
 from milvus_pipeline.extras import require
 from milvus_pipeline.files.lines import STDIN
