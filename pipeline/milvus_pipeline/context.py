@@ -67,8 +67,10 @@ class Deadline:
             raise self.error()
 
     def error(self) -> DeadlineError:
-        """That the time given is used up."""
-        return DeadlineError(f"the time given ({self.budget:g} s) is used up", "raise `timeout` or ask for less")
+        """Return the error that the time is over."""
+        return DeadlineError(
+            f"timed out after {max(0.0, self.budget or 0.0):g} s", "increase `timeout` or request fewer results"
+        )
 
 
 def time_limit(deadline: Deadline) -> AbstractAsyncContextManager[Any]:

@@ -77,9 +77,14 @@ class PipelineError(Exception):
         self.place = f"{place}: {self.place}" if self.place else place
         return self
 
+    def parts(self) -> tuple[str, str]:
+        """Return ``what`` and ``next_step``, with what this kind of error adds to them."""
+        return self.what, self.next_step
+
     def __str__(self) -> str:
-        message = f"{self.place}: {self.what}" if self.place else self.what
-        return f"{message}; {self.next_step}" if self.next_step else message
+        what, next_step = self.parts()
+        message = f"{self.place}: {what}" if self.place else what
+        return f"{message}; {next_step}" if next_step else message
 
     def __reduce__(self) -> tuple[Any, ...]:  # the default would lose keyword arguments on the way between processes
         return _restored, (type(self), self.args, self.__dict__)
@@ -251,11 +256,15 @@ class ServiceError(StageError):
         self.waited = 0.0
         self.given_up = ""
 
-    def __str__(self) -> str:
-        message = super().__str__()
+    def parts(self) -> tuple[str, str]:
+        """Return ``what`` and ``next_step``, with the attempts that were made and why no other was."""
+        what, *steps = filter(None, (self.what, self.next_step))
         if self.attempts > 1:
-            message += f" ({self.attempts} attempts, the last after a wait of {self.waited:.1f} s)"
-        return f"{message}; not tried again: {self.given_up}" if self.given_up else message
+            attempts = f" ({self.attempts} attempts, the last after a wait of {self.waited:.1f} s)"
+            what, steps = (what, [steps[0] + attempts]) if steps else (what + attempts, [])
+        if self.given_up:
+            steps.append(f"not tried again: {self.given_up}")
+        return what, "; ".join(steps)
 
 
 def _reason_of(status: int | None, retryable: bool) -> ReasonCode:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from milvus_pipeline.context import Deadline
 from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.records import Query, SearchResult, StageReport, StageStatus
-from milvus_pipeline.run.loop import allowed, settled, started
+from milvus_pipeline.run.loop import initial_results, resolve_timeout, unwrap
 
 _BEGINNING = 160  # characters
 
@@ -179,13 +179,13 @@ def explain(
         QueryError: the query itself is bad.
         StageError: a stage failed whose ``on_error`` is "raise".
     """
-    seconds = allowed(timeout, pipeline.timeout)
-    results = settled(started([query]), return_errors=False)
+    seconds = resolve_timeout(timeout, pipeline.timeout)
+    results = unwrap(initial_results([query]), return_errors=False)
     pipeline.open(seconds)
     deadline = Deadline.after(seconds)
     after: list[SearchResult] = []
     for place in range(len(pipeline.stages)):
         left = deadline.remaining()
-        results = settled(pipeline.run_stages(results, place, place + 1, timeout=left), return_errors=False)
+        results = unwrap(pipeline.run_stages(results, place, place + 1, timeout=left), return_errors=False)
         after.append(results[0])
     return movement(pipeline.name, after, judged=judged)

@@ -77,7 +77,8 @@ class Finding:
             next_step: taken if the exception names none.
         """
         if isinstance(error, PipelineError):
-            return cls(level, topic, error.what, error.next_step or next_step)
+            what, own_step = error.parts()
+            return cls(level, topic, what, own_step or next_step)
         return cls(level, topic, error_text(error), next_step)
 
     def to_dict(self) -> dict[str, str]:

@@ -14,7 +14,7 @@ from milvus_pipeline.problems import suggestion
 from milvus_pipeline.records import RerankJob
 from milvus_pipeline.reranker import Reranker
 from milvus_pipeline.retry import PASSING_STATUSES, async_retrying, retry_after, retrying
-from milvus_pipeline.run.loop import adriven, driven
+from milvus_pipeline.run.loop import adrive, drive
 from milvus_pipeline.run.threads import in_threads
 from milvus_pipeline.shared import Shared
 from milvus_pipeline.stage import Stage
@@ -35,11 +35,11 @@ __all__ = [
     "Reranker",
     "Shared",
     "Stage",
-    "adriven",
+    "adrive",
     "async_retrying",
     "breaker_for",
     "doctor",
-    "driven",
+    "drive",
     "error_text",
     "in_threads",
     "register",

@@ -128,6 +128,14 @@ def short_repr(value: object, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+def error_parts(error: BaseException) -> tuple[str, str]:
+    """Return what an exception says, with its place, and its next step, which a foreign one has not."""
+    if not isinstance(error, PipelineError):
+        return error_text(error), ""
+    what, next_step = error.parts()
+    return (f"{error.place}: {what}" if error.place else what), next_step
+
+
 def error_text(error: BaseException, limit: int = 300) -> str:
     """What an exception says, for a message of ours.
 

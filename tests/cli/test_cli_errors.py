@@ -143,7 +143,7 @@ def test_the_traceback_of_a_failed_query(invoke, make):
     done = invoke("run", config, "-q", "red", "--debug")
     assert done.exit_code == 1
     assert 'raise ZeroDivisionError("division by zero")' in done.stderr
-    assert "error: query 1: pipeline: stages[1] (faulty) failed on the query: ZeroDivisionError" in done.stderr
+    assert "error: query 1: pipeline: stages[1] (faulty): ZeroDivisionError" in done.stderr
     assert "Traceback" not in invoke("run", config, "-q", "red").stderr
 
 

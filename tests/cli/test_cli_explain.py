@@ -141,7 +141,7 @@ def test_a_failed_stage_ends_with_1(invoke, make):
     config = make("a.yaml", "stages:\n - {type: listed_search}\n - {type: faulty}\n")
     done = invoke("explain", config, "-q", "red")
     assert done.exit_code == 1
-    assert done.stderr.startswith("error: pipeline: stages[1] (faulty) failed on the query: ")
+    assert done.stderr.startswith("error: pipeline: stages[1] (faulty): ")
     assert done.stdout == ""
 
 
@@ -177,4 +177,4 @@ def test_no_time_ends_with_the_stage_that_had_none(invoke, make):
     config = make("a.yaml", "stages:\n - {type: slow, seconds: 0.05}\n - {type: listed_search}\n")
     done = invoke("explain", config, "-q", "red", "--timeout", "0.01")
     assert done.exit_code == 1
-    assert "stages[1] (listed_search) did not finish" in done.stderr
+    assert "stages[1] (listed_search): timed out" in done.stderr

@@ -138,7 +138,7 @@ def test_a_dry_run_is_a_table(invoke, config, no_key):
     done = invoke("run", config, "-q", "red", "-q", "plum", "-q", "  ", "--dry-run")
     assert done.exit_code == 1
     assert done.stdout == TABLE
-    assert "error: query 3: query '3' is empty; give it a text" in done.stderr
+    assert "error: query 3: query '3': is empty; give it a text" in done.stderr
     assert "papers (dry run): opened in " in done.stderr
     assert "3 queries in " in done.stderr
 
@@ -179,7 +179,7 @@ def test_a_dry_run_tells_equal_warnings_once(invoke, make, no_key):
     config = make("a.yaml", PAID.replace("  - {type: paid, name", f"  - {cut}\n  - {{type: paid, name"))
     done = invoke("run", config, "--queries", make("queries.txt", "red\n" * 30), "-q", " ", "--dry-run")
     error, warning, summary = done.stderr.splitlines()
-    assert error.startswith("error: query 1: query '1' is empty")
+    assert error.startswith("error: query 1: query '1': is empty")
     assert warning == (
         "warning: 30 queries: truncate: no hit carries a score by 'paid', so min_score 0.5 was not applied"
     )
@@ -219,10 +219,10 @@ def test_a_dry_run_ends_as_a_run_does(invoke, make, config):
     stages = "stages:\n - {type: listed_search}\n - {type: %s}\n - {type: paid}\n"
     done = invoke("run", make("a.yaml", stages % "faulty, how: setup"), "-q", "red", "--dry-run")
     assert (done.exit_code, done.stdout) == (1, "")
-    assert done.stderr == "error: pipeline: stages[1] (faulty) cannot be opened: OSError: no such device\n"
+    assert done.stderr == "error: pipeline: stages[1] (faulty): cannot be opened: OSError: no such device\n"
     done = invoke("run", make("b.yaml", stages % "slow, seconds: 0.05"), "-q", "red", "--dry-run", "--timeout", "0.01")
     assert done.exit_code == 1
-    assert "the time given (0.01 s) is used up" in done.stderr
+    assert "timed out after 0.01 s" in done.stderr
     assert "1 query, 1 failed; nothing was sent" in done.stdout
     assert invoke("run", config, "--queries", make("none.txt", ""), "--dry-run").exit_code == 2
 

@@ -73,7 +73,7 @@ def test_a_stage_that_cannot_open_is_told_before_any_query_runs():
     search = TableSearch(table=TABLE)
     broken = Pipeline([search, TableRerank(broken=True)], name="whole")
     with pytest.raises(
-        StageError, match=r"whole: stages\[1\] \(table_rerank\) cannot be opened: OSError: no such model"
+        StageError, match=r"whole: stages\[1\] \(table_rerank\): cannot be opened: OSError: no such model"
     ):
         evaluate([Pipeline([search], name="search"), broken], QUERIES, QRELS)
     assert not calls

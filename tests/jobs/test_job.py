@@ -183,7 +183,7 @@ def test_a_batch_has_at_least_one_query(tmp_path, size):
         ({"bad_lines": "ignore"}, "bad_lines: must be one of 'report', 'skip', 'fatal', is 'ignore'"),
         ({"output_format": "csv"}, "output_format: must be one of 'jsonl', 'trec', is 'csv'"),
         ({"input_format": "xml"}, "input_format: must be one of 'lines', 'jsonl', 'tsv', is 'xml'"),
-        ({"timeout": "soon"}, "timeout: must be a number of seconds, is 'soon'"),
+        ({"timeout": "soon"}, "timeout: must be a number of seconds, got 'soon'"),
     ],
 )
 def test_a_parameter_that_cannot_be_meant(tmp_path, given, message):

@@ -86,7 +86,7 @@ def test_a_reranker_alone_is_cancelled_too():
 def test_a_context_is_checked_by_deadline_and_cancellation():
     """Both are told as a DeadlineError; the parts of a context are given up with it, and not the other way round."""
     Context(Deadline(), 1).check()
-    with pytest.raises(DeadlineError, match="used up"):
+    with pytest.raises(DeadlineError, match="timed out"):
         Context(Deadline.after(-1), 1).check()
     whole = Context(Deadline(), 2)
     part = whole.part([1])

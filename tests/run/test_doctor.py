@@ -75,7 +75,7 @@ def test_each_stage_has_its_own_time_and_a_failure_is_a_finding():
     ("given", "said"),
     [
         (None, "TypeError: 'NoneType' object is not iterable"),
-        (["text"], "TypeError: str is no Finding"),
+        (["text"], "TypeError: a str is not a Finding"),
         ((Finding(level, "topic", "message") for level in ["fatal"]), "ValueError: level: must be one of ok"),
         ((Finding("ok", "topic", message) for message in [None]), "ValueError: message: must be a text, is None"),
         (ValueError("cannot read 'a document of a patient'"), "ValueError, whose message repeats a document"),
@@ -132,7 +132,7 @@ def test_a_cut_that_cuts_nothing_is_told():
     stages = [Limited(name="search", limit=10), WordOverlap(name="a", top_k=10), WordOverlap(name="b", top_k=11)]
     assert found(stages) == [("search", "ok", "rows"), ("b", "warning", "top_k")]
     (told,) = [one for one in Pipeline(stages).check() if one.level == "warning"]
-    assert told.message == "top_k is 11, but no more than 10 hits come here (`limit` of search), so it cuts nothing"
+    assert told.message == "top_k is 11, but at most 10 hits come here (`limit` of search), so it cuts nothing"
 
 
 def test_a_fallback_without_time_is_told():

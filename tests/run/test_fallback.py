@@ -39,7 +39,7 @@ def test_the_fallback_does_the_work_of_the_stage_that_failed():
     assert (failed.stage, failed.status, failed.fallback_for) == ("faulty", "skipped", None)
     assert (stood_in.stage, stood_in.status, stood_in.fallback_for) == ("word_overlap", "ok", "faulty")
     assert (stood_in.hits_in, stood_in.hits_out) == (4, 2)
-    text = "papers: stages[1] (faulty) failed on the query: ZeroDivisionError: division by zero"
+    text = "papers: stages[1] (faulty): ZeroDivisionError: division by zero"
     assert result.reasons == [Reason("faulty", "error", text)]
     assert result.to_dict()["reasons"] == [{"stage": "faulty", "code": "error", "text": text}]
 
@@ -84,7 +84,7 @@ def test_the_last_of_a_chain_says_what_its_own_failure_does(last, status):
     pipeline = Pipeline([ListedSearch(), Faulty(on_error=Fallback(chain)), WordOverlap()], name="papers")
     (result,) = both_ways(pipeline, ["red plum"])
     assert result.status == status
-    where = "papers: stages[1].on_error.fallback (second) failed on the query"
+    where = "papers: stages[1].on_error.fallback (second): "
     assert result.reports[2].reason.startswith(where)
     if last == "skip":
         assert [hit.id for hit in result] == [1, 0, 2, 3]
@@ -151,7 +151,7 @@ def test_fallbacks_open_and_close_with_the_pipeline():
     assert not any(member.is_open for member in stage.family())
     assert pipeline.stage("word_overlap") is spare.fallback
     broken = Pipeline([ListedSearch(), NeedsOpen(on_error=Fallback(Faulty(how="setup")))], name="papers")
-    with pytest.raises(StageError, match=r"^papers: stages\[1\]\.on_error\.fallback \(faulty\) cannot be opened"):
+    with pytest.raises(StageError, match=r"^papers: stages\[1\]\.on_error\.fallback \(faulty\): cannot be opened"):
         broken.open()
     assert not broken.stages[1].is_open
 

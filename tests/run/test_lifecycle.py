@@ -101,7 +101,7 @@ def test_a_stage_that_cannot_close_does_not_keep_the_others_open():
     """Every stage is closed, then the error is told, with the stage's name."""
     first, last = ListedSearch(), WordOverlap()
     pipeline = Pipeline([first, Faulty(how="teardown"), last], name="papers").open()
-    with pytest.raises(StageError, match=r"papers: stages\[1\] \(faulty\) cannot be closed: OSError: stuck"):
+    with pytest.raises(StageError, match=r"papers: stages\[1\] \(faulty\): cannot be closed: OSError: stuck"):
         pipeline.close()
     assert not any(stage.is_open for stage in pipeline.stages)
 
@@ -109,7 +109,7 @@ def test_a_stage_that_cannot_close_does_not_keep_the_others_open():
 def test_an_error_in_closing_does_not_hide_the_error_in_opening():
     """What is told is why the pipeline could not open."""
     stages = [ListedSearch(), Faulty(how="teardown"), Faulty(how="setup", name="broken")]
-    with pytest.raises(StageError, match=r"stages\[2\] \(broken\) cannot be opened: OSError: no such device"):
+    with pytest.raises(StageError, match=r"stages\[2\] \(broken\): cannot be opened: OSError: no such device"):
         Pipeline(stages).open()
     assert not any(stage.is_open for stage in stages)
 

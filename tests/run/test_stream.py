@@ -18,6 +18,7 @@ from milvus_pipeline import context as deadline
 from milvus_pipeline.plugin import Stage
 from milvus_pipeline.run import loop as running
 from milvus_pipeline.run import stream as streaming
+from milvus_pipeline.run.lifecycle import place_stages
 from support.fake_stages.basic import DOCUMENTS, Faulty, FirstOnly, GivenScores, ListedSearch, NeedsOpen, WordOverlap
 from support.process_leaks import leaving_nothing
 
@@ -362,8 +363,10 @@ def test_a_single_stage_needs_no_thread():
     with Pipeline([stage, ListedSearch(name="search")][:1]) as pipeline:
         assert len(list(pipeline.run_batches(numbered(3)))) == 3
     assert set(threads) == {threading.current_thread()}
-    parts = streaming._segments([Instant(), ListedSearch(), FirstOnly(), FirstOnly(name="b"), WordOverlap()])
-    assert [[stage.name for stage in part] for part in parts] == [
+    parts = streaming._split(
+        place_stages("p", [Instant(), ListedSearch(), FirstOnly(), FirstOnly(name="b"), WordOverlap()])
+    )
+    assert [[placed.stage.name for placed in part] for part in parts] == [
         ["instant", "listed_search", "first_only", "b"],
         ["word_overlap"],
     ]
@@ -422,7 +425,7 @@ def test_the_time_of_a_batch_is_shared_by_its_stages(monkeypatch):
         expected = pipeline.run("red")
     assert told(result) == told(expected)
     assert [report.seconds for report in result.reports] == [6, 6, 0]
-    assert result.warnings == ["b: finished after the time given (10 s)"]
+    assert result.warnings == ["b: finished after its time limit of 10 s"]
     assert [(reason.stage, reason.code) for reason in result.reasons] == [("c", "deadline")]
 
 
@@ -451,6 +454,6 @@ def test_the_time_that_a_batch_waits_for_its_turn_does_not_count(monkeypatch):
 
     with Pipeline([watched("search", search), watched("rerank", rerank)]) as pipeline:
         first, second, _ = pipeline.run_batches(numbered(3), timeout=10, return_errors=True)
-    assert first[0].warnings == ["rerank: finished after the time given (10 s)"]
+    assert first[0].warnings == ["rerank: finished after its time limit of 10 s"]
     assert (second[0].status, second[0].warnings) == ("ok", [])
     assert [report.seconds for report in second[0].reports] == [2, 3]

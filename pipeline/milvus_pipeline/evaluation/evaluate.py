@@ -21,8 +21,8 @@ from milvus_pipeline.evaluation.tree import Node, Tree, build_tree
 from milvus_pipeline.jobs.manifest import versions_of
 from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.records import Query, SearchResult
-from milvus_pipeline.run.lifecycle import unclosed_told
-from milvus_pipeline.run.loop import started
+from milvus_pipeline.run.lifecycle import logging_close_errors
+from milvus_pipeline.run.loop import initial_results
 from milvus_pipeline.text import error_text, short_repr
 
 _PACKAGES: Final = ("ir-measures", "pytrec-eval-terrier", "scipy", "statsmodels")
@@ -160,7 +160,7 @@ def select_judged(
     given = 0
     for query in queries:
         given += 1
-        result = query if isinstance(query, SearchResult) else started([query])[0]
+        result = query if isinstance(query, SearchResult) else initial_results([query])[0]
         name = None if result.query.id is None else str(result.query.id)
         if name is None or not qrels.get(name):
             others = others if len(others) == 3 else [*others, name]
@@ -297,5 +297,5 @@ def _versions(pipelines: Iterable[Pipeline]) -> dict[str, str]:
 
 def _close(pipeline: Pipeline) -> None:
     """Close the pipeline; a failure is only logged, because all figures are complete."""
-    with unclosed_told():
+    with logging_close_errors():
         pipeline.close()

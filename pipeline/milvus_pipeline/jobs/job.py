@@ -35,7 +35,7 @@ from milvus_pipeline.jobs.manifest import (
 from milvus_pipeline.jobs.output import OutputFile
 from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.records import Query, SearchResult
-from milvus_pipeline.run.loop import allowed
+from milvus_pipeline.run.loop import resolve_timeout
 from milvus_pipeline.text import short_repr
 
 
@@ -180,7 +180,7 @@ def run_job(
         raise InputError(f"batch_size: must be a whole number of at least 1, is {short_repr(batch_size)}")
     options = Options(
         batch_size=batch_size,
-        timeout=allowed(timeout, None),
+        timeout=resolve_timeout(timeout, None),
         bad_lines=_word(BadLines, "bad_lines", bad_lines),
         figures=bool(figures),
     )

@@ -1,1 +1,1 @@
-"""The engine: runs a batch of queries through the stages."""
+"""The engine: runs batches of queries through the stages."""

@@ -9,26 +9,26 @@ from typing import Self
 from milvus_pipeline.context import Deadline
 from milvus_pipeline.records import Query, SearchResult
 from milvus_pipeline.reranker import Reranker
-from milvus_pipeline.run.lifecycle import Life, unclosed_told
-from milvus_pipeline.run.loop import allowed, driven, settled, started, steps
+from milvus_pipeline.run.lifecycle import close_stages, logging_close_errors, open_stages, place_stages
+from milvus_pipeline.run.loop import drive, initial_results, resolve_timeout, run_stages, unwrap
 from milvus_pipeline.stage import Stage
 
 
 class DryRun:
     """The stages of a pipeline, up to the last that sends to a service, with nothing sent.
 
-    Retrieval runs truly: what it finds is what would be sent. No reranker is opened, so no key is needed and no model
-    is loaded, and no score is invented: of two rerankers the second is shown the hits as they were first found, cut
-    to the first one's ``top_k``. Numbers of requests and documents are exact but for that, and for retries. Tokens
-    are estimates, as every service counts with a tokenizer of its own.
+    Retrieval runs as usual: the texts it finds are those that would be sent. Rerankers stay closed, so no key is
+    needed, no model is loaded, and no hit gets a score: the second of two rerankers gets the hits as they were found,
+    cut to the first one's ``top_k``. Numbers of requests and documents are exact but for that, and for retries. Tokens
+    are estimates, as every service counts with its own tokenizer.
 
-    As a context manager it holds its stages open from batch to batch; without one each batch opens and closes them::
+    As a context manager it keeps its stages open from batch to batch; otherwise each batch opens and closes them::
 
         with pipeline.dry_run() as dry:
             print(total_planned(result for batch in batches for result in dry.run_batch(batch)))
 
     Attributes:
-        stages: those that run, the pipeline's first.
+        stages: those that run: the first of the pipeline's.
         services: those of them that would send.
 
     Args:
@@ -38,25 +38,26 @@ class DryRun:
     """
 
     def __init__(self, name: str, stages: Sequence[Stage], *, timeout: float | None = None) -> None:
-        last = max((place for place, stage in enumerate(stages) if _sends(stage)), default=-1)
+        last = max((position for position, stage in enumerate(stages) if _sends(stage)), default=-1)
         self.name = name
         self.stages = tuple(stages[: last + 1])
         self.services = tuple(stage for stage in self.stages if _sends(stage))
-        self._to_open = tuple(member for stage in self.stages for member in stage.family() if member.dry_run_opens)
+        self._placed = place_stages(name, self.stages)
+        members = (member for placed in self._placed for member in placed.family())
+        self._to_open = [member for member in members if member.stage.dry_run_opens]
         self._timeout = timeout
-        self._life = Life(name, stages)
 
     def __enter__(self) -> Self:
-        self._life.open(self._to_open, self._timeout)
+        open_stages(self._to_open, self._timeout)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._life.close(self._to_open)
+        close_stages(self._to_open)
 
     def run_batch(
         self, queries: Sequence[str | Query], *, timeout: float | None = None, return_errors: bool = False
     ) -> list[SearchResult]:
-        """What ``Pipeline.run_batch`` would send for these queries; the reports' ``planned`` tells it.
+        """Find what ``Pipeline.run_batch`` would send for these queries: ``planned`` of the reports.
 
         Args:
             queries: texts or Query objects.
@@ -64,23 +65,22 @@ class DryRun:
             return_errors: give a failed query a result with its ``error``, instead of raising.
 
         Returns:
-            One result a query, in their order, without the reports of stages that were not run.
+            One result for each query, in their order, without the reports of stages that did not run.
 
         Raises:
             StageError: a stage cannot be opened.
             PipelineError: the first failed query's error, unless ``return_errors``.
         """
-        seconds = allowed(timeout, self._timeout)
-        self._life.open(self._to_open, seconds)  # counts one more user where they are open
+        seconds = resolve_timeout(timeout, self._timeout)
+        open_stages(self._to_open, seconds)  # counts one more user of those that are open
         try:
-            loop = steps(self._life.places, self.stages, started(queries), Deadline.after(seconds))
-            results = driven(loop, lambda call: call.stage.dry_run(call.results, call.context))
+            loop = run_stages(self._placed, initial_results(queries), Deadline.after(seconds))
+            results = drive(loop, lambda call: call.stage.dry_run(call.results, call.context))
         finally:
-            with unclosed_told():
-                self._life.close(self._to_open)
-        return settled(results, return_errors)
+            with logging_close_errors():
+                close_stages(self._to_open)
+        return unwrap(results, return_errors=return_errors)
 
 
 def _sends(stage: Stage) -> bool:
-    """True for a reranker that says what it would send."""
     return isinstance(stage, Reranker) and stage.sends

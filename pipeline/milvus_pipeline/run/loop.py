@@ -1,7 +1,7 @@
-"""One run through the stages: order, timing, deadline, and what a failure does to a result.
+"""One run of a batch through the stages: order, timing, deadlines, and the effect of a failure on a result.
 
-The loop is a generator that yields calls and is sent their outcomes, so that it is written once (see ``driving``): a
-blocking driver calls, an event loop's driver awaits, and that of a dry run calls something else.
+The loop is a generator: it yields calls of stages and is sent their outcomes. So it is written once, and its drivers
+differ: one calls the stages, one awaits them, that of a dry run calls another method.
 """
 
 from __future__ import annotations
@@ -14,15 +14,21 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, cast, get_args
 from milvus_pipeline.context import Context, Deadline
 from milvus_pipeline.errors import DeadlineError, PipelineError, QueryError, ReasonCode, StageError
 from milvus_pipeline.records import Query, SearchResult, StageReport, StageStatus, Status
+from milvus_pipeline.run.lifecycle import PlacedStage
 from milvus_pipeline.stage import Stage
-from milvus_pipeline.text import error_text, short_repr
+from milvus_pipeline.text import error_parts, error_text, short_repr
 
 Step = TypeVar("Step")
 Result = TypeVar("Result")
 
 
-def driven(steps: Generator[Step, Any, Result], do: Callable[[Step], Any]) -> Result:
-    """What the generator returns, each of whose steps is done by ``do``."""
+def drive(steps: Generator[Step, Any, Result], do: Callable[[Step], Any]) -> Result:
+    """Run a generator to its end and return its result.
+
+    Args:
+        steps: yields steps; it is sent the outcome of each, or thrown its error.
+        do: does a step.
+    """
     try:
         step = next(steps)
         while True:
@@ -32,12 +38,12 @@ def driven(steps: Generator[Step, Any, Result], do: Callable[[Step], Any]) -> Re
                 step = steps.throw(error)
             else:
                 step = steps.send(outcome)
-    except StopIteration as done:
-        return cast("Result", done.value)
+    except StopIteration as end:
+        return cast("Result", end.value)
 
 
-async def adriven(steps: Generator[Step, Any, Result], do: Callable[[Step], Awaitable[Any]]) -> Result:
-    """``driven`` for an event loop, which ``do`` is awaited in. A cancellation is not the generator's to see."""
+async def adrive(steps: Generator[Step, Any, Result], do: Callable[[Step], Awaitable[Any]]) -> Result:
+    """``drive`` with an awaited ``do``. A cancellation is raised here, not thrown into the generator."""
     try:
         step = next(steps)
         while True:
@@ -47,123 +53,75 @@ async def adriven(steps: Generator[Step, Any, Result], do: Callable[[Step], Awai
                 step = steps.throw(error)
             else:
                 step = steps.send(outcome)
-    except StopIteration as done:
-        return cast("Result", done.value)
+    except StopIteration as end:
+        return cast("Result", end.value)
 
 
-class Call(NamedTuple):
-    """What the loop asks its driver to do: run this stage on these results."""
+class StageCall(NamedTuple):
+    """A step of the loop: have the stage work on these results."""
 
     stage: Stage
     results: list[SearchResult]
     context: Context
 
 
-_ECHO = 40  # characters of a document by which its text is known in a message
-_FEWEST = 8  # shorter beginnings are words that any message may hold
-_EARLY = 0.002  # seconds
-
-Steps: TypeAlias = Generator[Call, Sequence[SearchResult], list[SearchResult]]
+StageCalls: TypeAlias = Generator[StageCall, Sequence[SearchResult], list[SearchResult]]
 
 
-def started(queries: Sequence[str | Query]) -> list[SearchResult]:
-    """The results to start from; a query that cannot be run is failed already."""
-    if isinstance(queries, str | Query):
-        raise QueryError("run_batch takes a list of queries", "for a single one call run")
-    return [_started(query, position) for position, query in enumerate(queries)]
+def process(call: StageCall) -> Sequence[SearchResult]:
+    """Do a step of the loop: the driver of blocking runs."""
+    return call.stage.process(call.results, call.context)
 
 
-def allowed(timeout: float | None, default: float | None) -> float | None:
-    """The seconds that a call has: its own, else the pipeline's. QueryError where they are no number."""
-    if timeout is not None and not is_number(timeout):
-        raise QueryError(f"timeout: must be a number of seconds, is {short_repr(timeout)}")
-    return default if timeout is None else timeout
-
-
-def is_number(value: object) -> bool:
-    """True for a finite number; a truth value is none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def settled(results: list[SearchResult], return_errors: bool) -> list[SearchResult]:
-    """The results; without ``return_errors`` the first failed query's error is raised."""
-    if not return_errors:
-        for result in results:
-            if result.error is not None:
-                raise result.error
-    return results
-
-
-def steps(where: Mapping[str, str], stages: Sequence[Stage], results: list[SearchResult], deadline: Deadline) -> Steps:
-    """The loop over stages of a pipeline, all or some: yields a call, is sent its outcome or thrown its error.
-
-    ``where`` holds the place of every stage in its pipeline, to lead messages; see ``life.places``.
-    """
+def run_stages(stages: Sequence[PlacedStage], results: list[SearchResult], deadline: Deadline) -> StageCalls:
+    """The loop over stages of a pipeline, all or some; failed results are not passed on to a stage."""
     for stage in stages:
         live = [index for index, result in enumerate(results) if result.status != "failed"]
         if not live:
             break
-        done = yield from _done(stage, [results[index] for index in live], deadline, where)
-        for index, result in zip(live, done, strict=True):
+        after = yield from _run_stage(stage, [results[index] for index in live], deadline)
+        for index, result in zip(live, after, strict=True):
             results[index] = result
     return results
 
 
-def _done(
-    stage: Stage,
-    before: list[SearchResult],
-    deadline: Deadline,
-    where: Mapping[str, str],
-    stands_in_for: str | None = None,
-) -> Steps:
-    """What becomes of results in a stage and, where it fails on some of them, in its fallback."""
+def _run_stage(
+    placed: PlacedStage, before: list[SearchResult], deadline: Deadline, fallback_for: str | None = None
+) -> StageCalls:
+    """The results after a stage; those that it failed on go through its fallback, if it has one."""
+    stage = placed.stage
     context = Context(Deadline() if stage.instant else deadline.sooner(stage.timeout), len(before))
-    began = time.perf_counter()
+    started = time.perf_counter()
+    shared: PipelineError | None = None  # the error of a batch that failed as a whole
     after: Sequence[SearchResult] = before
     try:
         context.deadline.check()
-        after = _checked((yield Call(stage, before, context)), len(before))
-        _note_lateness(context)
+        after = _check_output((yield StageCall(stage, before, context)), len(before))
+        if context.deadline.expired:  # a blocking call cannot be cut short; its result is there, so it is kept
+            context.warn(f"finished after its time limit of {context.deadline.budget:g} s")
     except Exception as error:
         after = before
-        context.failures = dict.fromkeys(range(len(before)), _shared_error(error, where[stage.name], before, context))
-    seconds = time.perf_counter() - began
+        shared = _stage_error(error, placed.place, before, context.deadline)
+        context.failures = dict.fromkeys(range(len(before)), error)
+    seconds = time.perf_counter() - started
     results = []
     for position, (old, new) in enumerate(zip(before, after, strict=True)):
-        error_here = _placed(context.failures.get(position), where[stage.name], [old])
-        report = _report(stage, old, new, seconds, context, position, error_here, stands_in_for)
-        results.append(_reported(old, new, report))
+        own = shared
+        if own is None and position in context.failures:
+            own = _stage_error(context.failures[position], placed.place, [old], context.deadline)
+        report = _report(stage, old, new, seconds, context, position, own, fallback_for)
+        results.append(_with_report(old, new, report))
     failed = sorted(context.failures)
-    if stage.fallback is not None and failed:
+    if placed.fallback is not None and failed:
         others = [results[position] for position in failed]
-        stood_in = yield from _done(stage.fallback, others, deadline, where, stage.name)
-        for position, result in zip(failed, stood_in, strict=True):
+        replaced = yield from _run_stage(placed.fallback, others, deadline, stage.name)
+        for position, result in zip(failed, replaced, strict=True):
             results[position] = result
     return results
 
 
-def _started(query: object, position: int) -> SearchResult:
-    if isinstance(query, str):
-        query = Query(query)
-    if not isinstance(query, Query):
-        return _unusable(Query(""), f"query {position} must be a string or a Query, is {type(query).__name__}")
-    named = f"query {position}" if query.id is None else f"query {query.id!r}"
-    if not isinstance(query.text, str):
-        return _unusable(query, f"the text of {named} must be a string, is {type(query.text).__name__}")
-    for field in ("params", "filter_params"):
-        if not isinstance(value := getattr(query, field), Mapping):
-            return _unusable(query, f"{field} of {named} must be a mapping, is {type(value).__name__}")
-    if not query.text.strip() and query.vector is None:
-        return _unusable(query, f"{named} is empty; give it a text, or a vector of its own")
-    return SearchResult(query)
-
-
-def _unusable(query: Query, message: str) -> SearchResult:
-    return SearchResult(query, status="failed", error=QueryError(message))
-
-
-def _checked(after: Sequence[SearchResult], count: int) -> Sequence[SearchResult]:
-    """What a stage returned; StageError where it is not ``count`` results."""
+def _check_output(after: Sequence[SearchResult], count: int) -> Sequence[SearchResult]:
+    """Return what a stage returned. StageError if it is not ``count`` results."""
     if not isinstance(after, Sequence) or not all(isinstance(result, SearchResult) for result in after):
         raise StageError("the stage must return a list of SearchResult")
     if len(after) != count:
@@ -171,66 +129,54 @@ def _checked(after: Sequence[SearchResult], count: int) -> Sequence[SearchResult
     return after
 
 
-def _note_lateness(context: Context) -> None:
-    """A blocking call cannot be cut short. Its result is there, so it is kept, and says that it is late."""
-    if context.deadline.expired:
-        context.warn(f"finished after the time given ({context.deadline.budget:g} s)")
+# -- results ----------------------------------------------------------------------------------------------------------
 
 
-def _shared_error(error: Exception, where: str, results: list[SearchResult], context: Context) -> PipelineError:
-    """The error of all queries of a batch that failed together."""
-    if isinstance(error, DeadlineError) or (isinstance(error, TimeoutError) and _is_up(context.deadline)):
-        shared: PipelineError = DeadlineError(f"{where} did not finish: {_late(error, context.deadline)}")
-    else:
-        queries = "the query" if len(results) == 1 else f"{len(results)} queries"
-        shared = StageError(f"{where} failed on {queries}: {_said(error, results)}", reason_code=_code(error))
-    shared.__cause__ = error
-    return shared
+def initial_results(queries: Sequence[str | Query]) -> list[SearchResult]:
+    """Return the results that a run starts from; a query that cannot be run has failed already."""
+    if isinstance(queries, str | Query):
+        raise QueryError("run_batch takes a list of queries", "for a single one call run")
+    return [_initial_result(query, position) for position, query in enumerate(queries)]
 
 
-def _is_up(deadline: Deadline) -> bool:
-    """Whether the time given is used up; an event loop's timer may ring a moment early."""
-    left = deadline.remaining()
-    return left is not None and left < _EARLY
+def _initial_result(query: object, position: int) -> SearchResult:
+    if isinstance(query, str):
+        query = Query(query)
+    error = None
+    if not isinstance(query, Query):
+        query, error = Query(""), QueryError(f"must be a string or a Query, got {type(query).__name__}")
+    elif not isinstance(query.text, str):
+        error = QueryError(f"`text` must be a string, got {type(query.text).__name__}")
+    elif wrong := [name for name in ("params", "filter_params") if not isinstance(getattr(query, name), Mapping)]:
+        error = QueryError(f"`{wrong[0]}` must be a mapping, got {type(getattr(query, wrong[0])).__name__}")
+    elif not query.text.strip() and query.vector is None:
+        error = QueryError("is empty", "give it a text or a vector")
+    if error is None:
+        return SearchResult(query)
+    return SearchResult(
+        query, status="failed", error=error.at(f"query {position}" if query.id is None else f"query {query.id!r}")
+    )
 
 
-def _code(error: Exception) -> ReasonCode:
-    if isinstance(error, PipelineError):
-        return error.reason_code
-    # A plugin's call that was not answered in the time that the plugin itself gave it.
-    return "unavailable" if isinstance(error, TimeoutError | ConnectionError) else "error"
+def unwrap(results: list[SearchResult], *, return_errors: bool) -> list[SearchResult]:
+    """Return the results; without ``return_errors`` raise the first failed query's error."""
+    if not return_errors:
+        for result in results:
+            if result.error is not None:
+                raise result.error
+    return results
 
 
-def _late(error: Exception, deadline: Deadline) -> str:
-    if isinstance(error, DeadlineError) or deadline.budget is None:
-        return error_text(error)
-    return error_text(deadline.error())
+def resolve_timeout(timeout: float | None, default: float | None) -> float | None:
+    """Return the seconds that a call may take: its own timeout, else the default. QueryError if it is not a number."""
+    if timeout is not None and not is_number(timeout):
+        raise QueryError(f"must be a number of seconds, got {short_repr(timeout)}", place="timeout")
+    return default if timeout is None else timeout
 
 
-def _said(error: Exception, results: list[SearchResult]) -> str:
-    """What an error says, unless it repeats a document."""
-    if repeats(error, (hit.text for result in results for hit in result.hits if hit.text)):
-        return f"{type(error).__name__}, whose message repeats a document and is left out; see the error's cause"
-    return error_text(error)
-
-
-def repeats(error: Exception, texts: Iterable[str]) -> bool:
-    """Whether a foreign error repeats one of the texts, which do not belong in messages; ours never do."""
-    if isinstance(error, PipelineError):
-        return False
-    message = error_text(error)
-    return any(len(text) >= _FEWEST and text[:_ECHO] in message for text in texts)
-
-
-def _placed(error: Exception | None, where: str, results: list[SearchResult]) -> PipelineError | None:
-    """A stage's error for one query, led by where it happened."""
-    if error is None or (isinstance(error, StageError) and str(error).startswith(where)):
-        return error
-    message = f"{where}: {_said(error, results)}"
-    kind = next((kind for kind in (QueryError, DeadlineError) if isinstance(error, kind)), None)
-    placed = kind(message) if kind else StageError(message, reason_code=_code(error))
-    placed.__cause__ = error
-    return placed
+def is_number(value: object) -> bool:
+    """Whether this is a finite number; True and False are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _report(
@@ -241,9 +187,9 @@ def _report(
     context: Context,
     position: int,
     error: PipelineError | None,
-    stands_in_for: str | None,
+    fallback_for: str | None,
 ) -> StageReport:
-    """What a stage did for one query."""
+    """The report of what a stage did for one query."""
     status: StageStatus = "ok"
     reason, code = None, None
     if error is not None:
@@ -262,8 +208,8 @@ def _report(
         status=status,
         reason=reason,
         reason_code=code,
-        fallback_for=stands_in_for,
-        # Copies: a stage that was given up at its deadline may still write into its context.
+        fallback_for=fallback_for,
+        # Copies: a stage that was abandoned at its deadline may still write into its context.
         warnings=tuple(context.warnings[position]),
         details=dict(context.details[position]),
         batch_size=context.size,
@@ -271,7 +217,7 @@ def _report(
     )
 
 
-_RESULTS: Final[Mapping[StageStatus, Status]] = {
+_RESULT_STATUS: Final[Mapping[StageStatus, Status]] = {
     "ok": "ok",
     "partial": "partial",
     "skipped": "degraded",
@@ -279,11 +225,55 @@ _RESULTS: Final[Mapping[StageStatus, Status]] = {
 }
 
 
-def _reported(before: SearchResult, after: SearchResult, report: StageReport) -> SearchResult:
-    """The result after a stage, with the stage's report; a failed stage leaves the hits as they were."""
-    status = max(before.status, _RESULTS[report.status], key=get_args(Status).index)
+def _with_report(before: SearchResult, after: SearchResult, report: StageReport) -> SearchResult:
+    """The result after a stage with the stage's report; a stage that was skipped leaves the hits as they were."""
+    status = max(before.status, _RESULT_STATUS[report.status], key=get_args(Status).index)
     reports = [*before.reports, report]
     if report.status == "failed":
         return SearchResult(before.query, [], status, reports, report.error)
     kept = before if report.status == "skipped" else after
     return SearchResult(kept.query, kept.hits, status, reports)
+
+
+# -- errors -----------------------------------------------------------------------------------------------------------
+
+_ECHO = 40  # characters of a document that identify it in a message
+_SHORTEST_ECHO = 8  # shorter beginnings are words that any message may contain
+_EARLY = 0.002  # seconds by which the timer of an event loop may fire before the deadline
+
+
+def _stage_error(error: Exception, place: str, results: list[SearchResult], deadline: Deadline) -> PipelineError:
+    """The error of a stage, with its place in the pipeline."""
+    left = deadline.remaining()
+    late = isinstance(error, TimeoutError) and not isinstance(error, PipelineError)
+    if late and left is not None and left < _EARLY:
+        what, next_step = error_parts(deadline.error())
+    else:
+        late = isinstance(error, DeadlineError)
+        what, next_step = safe_parts(error, (hit.text for result in results for hit in result.hits if hit.text))
+    placed: PipelineError
+    if late:
+        placed = DeadlineError(what, next_step, place=place)
+    elif isinstance(error, QueryError):
+        placed = QueryError(what, next_step, place=place)
+    else:
+        placed = StageError(what, next_step, place=place, reason_code=_reason_code(error))
+    placed.__cause__ = error
+    return placed
+
+
+def _reason_code(error: Exception) -> ReasonCode:
+    if isinstance(error, PipelineError):
+        return error.reason_code
+    # A timeout of a plugin's own call: the deadline of the stage is not over.
+    return "unavailable" if isinstance(error, TimeoutError | ConnectionError) else "error"
+
+
+def safe_parts(error: Exception, texts: Iterable[str]) -> tuple[str, str]:
+    """What an error says and what to do, without its message if that repeats one of the texts; ours never do."""
+    if not isinstance(error, PipelineError):
+        message = error_text(error)
+        if any(len(text) >= _SHORTEST_ECHO and text[:_ECHO] in message for text in texts):
+            what = f"{type(error).__name__}, whose message repeats a document and is left out"
+            return what, "see the cause of the error"
+    return error_parts(error)

@@ -1,4 +1,4 @@
-"""Several threads at work on one batch, for blocking callers."""
+"""Several threads that work on one batch, for blocking callers."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import Any
 
 
 def in_threads(work: Callable[[], None], count: int, name: str, give_up: Callable[[], Any]) -> None:
-    """Do the work in several threads at once, each in the caller's context, and wait for all of them.
+    """Run ``work`` in several threads at once, each with the caller's context, and wait for all of them.
 
     Args:
-        work: takes tasks from a queue that the threads share, until there is none.
-        count: of threads.
+        work: takes tasks from a queue that the threads share, until it is empty.
+        count: number of threads.
         name: of the threads.
-        give_up: clears the queue, where the caller is interrupted or the work of a thread has failed.
+        give_up: clears the queue; called if the caller is interrupted, or a thread failed.
 
     Raises:
-        BaseException: what ended the work of the first thread that failed.
+        BaseException: the error of the first thread that failed.
     """
-    broken: list[BaseException] = []
+    errors: list[BaseException] = []
 
     def guarded() -> None:
         try:
             work()
         except BaseException as error:  # such as a plugin's SystemExit, which a thread would swallow
-            broken.append(error)
+            errors.append(error)
 
-    # Daemons: after Ctrl-C the process shall end without waiting for replies.
+    # Daemons: after Ctrl-C the process must end without waiting for replies.
     threads = [
         threading.Thread(target=copy_context().run, args=(guarded,), name=name, daemon=True) for _ in range(count)
     ]
@@ -37,8 +37,8 @@ def in_threads(work: Callable[[], None], count: int, name: str, give_up: Callabl
             thread.start()
         for thread in threads:
             thread.join()
-        if broken:
-            raise broken[0]
+        if errors:
+            raise errors[0]
     except BaseException:
         give_up()
         raise

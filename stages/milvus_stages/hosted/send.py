@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from weakref import WeakSet
 
 from milvus_pipeline import BreakerSettings, CircuitOpenError, PipelineError, ServiceError, StageError
-from milvus_pipeline.plugin import Deadline, adriven, async_retrying, breaker_for, driven, in_threads, retrying
+from milvus_pipeline.plugin import Deadline, adrive, async_retrying, breaker_for, drive, in_threads, retrying
 from milvus_stages.hosted.conversation import Request, Stopped, Tries, Work, conversation
 from milvus_stages.hosted.failures import refused
 from milvus_stages.hosted.http.clients import closed_error
@@ -125,7 +125,7 @@ class Exchange:
             policy = retrying(self._retry, deadline, tries.passing, self._asked_wait, tries.waits)
             policy.copy(sleep=work.bell.wait)(attempt, *request)
 
-        driven(conversation(self._service, work, part, deadline, self._breaker), send)
+        drive(conversation(self._service, work, part, deadline, self._breaker), send)
 
     # -- event loops --------------------------------------------------------------------------------------------
 
@@ -160,7 +160,7 @@ class Exchange:
             policy = async_retrying(self._retry, deadline, tries.passing, self._asked_wait, tries.waits)
             await policy.copy(sleep=work.bell.asleep)(attempt, *request)
 
-        await adriven(conversation(self._service, work, part, deadline, self._breaker), send)
+        await adrive(conversation(self._service, work, part, deadline, self._breaker), send)
 
     # -- what both share ----------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from milvus_pipeline import CircuitOpenError, DeadlineError, Hit, PipelineError, SearchResult, StageError
-from milvus_pipeline.plugin import Context, Deadline, adriven, async_retrying, driven, in_threads, retrying
+from milvus_pipeline.plugin import Context, Deadline, adrive, async_retrying, drive, in_threads, retrying
 from milvus_stages.milvus import failures
 from milvus_stages.milvus.client.server import CALL_SECONDS, load_state
 from milvus_stages.milvus.renewal import NOTICE_SECONDS
@@ -187,7 +187,7 @@ class Batch:
         return found
 
     def _answered(self, job: Job, deadline: Deadline) -> tuple[Any, Opened]:
-        return driven(self._attempt(job, deadline), lambda step: self._done(step, job))
+        return drive(self._attempt(job, deadline), lambda step: self._done(step, job))
 
     def _done(self, step: _Step, job: Job) -> Any:
         if isinstance(step, _Renew):
@@ -200,7 +200,7 @@ class Batch:
             return step.state.connection.search(job.arguments(step.state), step.deadline)
 
     async def _aanswered(self, job: Job, deadline: Deadline) -> tuple[Any, Opened]:
-        return await adriven(self._attempt(job, deadline), lambda step: self._adone(step, job))
+        return await adrive(self._attempt(job, deadline), lambda step: self._adone(step, job))
 
     async def _adone(self, step: _Step, job: Job) -> Any:
         if isinstance(step, _Renew):

@@ -306,7 +306,7 @@ def test_a_check_that_ran_out_of_time_says_nothing_against_a_file(database, monk
     """Milvus Lite is work of this process; that there is no time for a search is no fault of the search."""
 
     def late(connection: LiteConnection, arguments: Any, deadline: Deadline) -> Any:
-        raise DeadlineError("the time given (0.5 s) is used up; raise `timeout` or ask for less")
+        raise DeadlineError("timed out after 0.5 s; increase `timeout` or request fewer results")
 
     monkeypatch.setattr(LiteConnection, "search", late)
     told = wrong(stage(database, "good", **WHOLE))

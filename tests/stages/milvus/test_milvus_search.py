@@ -285,7 +285,7 @@ def test_bad_parameters_fail_their_query_alone(engine: Engine, fields: dict, sai
 )
 def test_what_does_not_fit_the_collection_is_said_on_opening(engine: Engine, fields: dict, said: str) -> None:
     """The message names the pipeline, the stage, the server and the next step."""
-    with pytest.raises(StageError, match=r"stages\[0\] \(milvus_search\) cannot be opened: ") as caught:
+    with pytest.raises(StageError, match=r"stages\[0\] \(milvus_search\): cannot be opened: ") as caught:
         Pipeline([engine.stage(**fields)]).open()
     assert said in str(caught.value)
     assert engine.uri in str(caught.value)

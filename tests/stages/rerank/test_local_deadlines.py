@@ -221,7 +221,7 @@ def test_work_that_ends_as_its_caller_is_cancelled_logs_nothing():
     def work(clock: Clock) -> None:
         begun.set()
         over.wait(30)
-        raise DeadlineError("the time given is used up")
+        raise DeadlineError("timed out")
 
     async def cancelled() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, told: complaints.append(told["message"]))

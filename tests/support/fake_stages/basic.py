@@ -82,7 +82,7 @@ class Faulty(Stage):
                 if self.word in result.query.text:
                     context.fail(position, QueryError("this word cannot be looked up"))
                 if "late" in result.query.text:
-                    context.fail(position, DeadlineError("the time given is used up"))
+                    context.fail(position, DeadlineError("timed out"))
             return [result.with_hits(result.hits[:1]) for result in results]
         raise ZeroDivisionError("division by zero")
 

@@ -61,7 +61,7 @@ class Counted(Reranker):
             if "crash" in told:
                 raise ConnectionError("the service is gone")
             if "late" in told:
-                raise DeadlineError("the time given is used up")
+                raise DeadlineError("timed out")
             if "fail" in told:
                 context.fail(position, StageError("the service refuses this"))
             if "slow" in told:
