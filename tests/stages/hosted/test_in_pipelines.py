@@ -228,7 +228,7 @@ def test_a_call_on_its_own_raises_the_services_error():
     with StandIn("cohere") as server, keyed(server):
         reranker = stage(server, timeout=0.3)
         server.always(server.error(404, "no such model"))
-        with pytest.raises(ServiceError, match="answered 404 .*; check model"):
+        with pytest.raises(ServiceError, match=r"answered 404 .*; check model"):
             reranker(QUERY, TEXTS)
         server.always(late(HANGS))
         with pytest.raises(DeadlineError, match=r"the time given \(0.3 s\) is used up"):
