@@ -1,9 +1,9 @@
-"""Quality of retrieval and of reranking on the Cranfield collection, end to end: ingest, search, rerank, measure.
+"""Measure retrieval and reranking on the Cranfield collection, end to end: ingest, search, rerank, evaluate.
 
     python benchmarks/cranfield.py [FOLDER] [--uri URI]
 
 FOLDER holds Cranfield in BEIR's file shapes: corpus.jsonl, queries.jsonl, qrels.tsv. Without ``--uri`` the collection
-goes into a Milvus Lite file that is removed afterwards.
+is a Milvus Lite file that is removed afterwards.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BATCH = 32
 
 
 def main() -> int:
-    """Print a line of measures for each stage that ranks; returns the exit status."""
+    """Print a line of measures for each stage that ranks, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, default=FOLDER)
     parser.add_argument("--uri", help="a Milvus server; the collection `cranfield` there is replaced")
@@ -40,7 +40,7 @@ def main() -> int:
 
 
 def measure(folder: Path, on_results: Callable[[str, Sequence[SearchResult]], None] | None = None) -> Evaluation:
-    """Ingest, run all queries, and print what every ranking stage gives; see ``evaluate`` for ``on_results``."""
+    """Ingest, run all queries, and print the figures of every stage that ranks; see ``evaluate`` for ``on_results``."""
     pipeline = Pipeline.from_yaml(HERE / "cranfield.yaml")
     report = ingest(pipeline, (line.object() for line in read_lines(folder / "corpus.jsonl")), overwrite=True)
     print(f"{report.rows} documents encoded and inserted in {report.seconds:.1f} s")
@@ -58,7 +58,7 @@ def measure(folder: Path, on_results: Callable[[str, Sequence[SearchResult]], No
 
 
 def table(found: Evaluation) -> None:
-    """Print measures and time of each stage that gives hits, and what came of every comparison."""
+    """Print measures and time of each stage that returns hits, and the outcome of every comparison."""
     print(f"{'stage':<18}" + "".join(f"{name:>10}" for name in found.measures) + f"{'ms/query':>10}")
     for stage in found.systems[0].stages:
         if stage.measures:

@@ -1,11 +1,11 @@
-"""How close a hosted reranker comes to the ideal when many queries are under way, and what others make of the same.
+"""Compare a hosted reranker with the ideal time when many queries are under way, and with other clients.
 
     python benchmarks/hosted_concurrency.py [--queries N] [--documents N] [--latency SECONDS] [--concurrency N]
 
-A stand-in for Cohere's API, in a process of its own, answers every request after the latency. Ideal is what the waves
-of requests have to wait: ``ceil(queries / concurrency) * latency``. The contenders run in turn, several rounds, and
-each is shown by its median. Cohere's SDK is given the same bound of concurrency by a semaphore; the loop over one query
-at a time is what the rerank functions of the PyMilvus model library do.
+A stand-in for Cohere's API, in a separate process, answers every request after the latency. The ideal is the time that the
+waves of requests must wait: ``ceil(queries / concurrency) * latency``. The contenders take turns for several rounds; the
+median of each is printed. A semaphore gives Cohere's SDK the same limit of concurrency. The loop over one query at a time
+is what the rerank functions of the PyMilvus model library do.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ WORDS = ("red", "green", "blue", "apple", "pear", "plum", "sky", "jam", "where",
 
 
 class Candidates(Stage):
-    """Gives every query the same documents: what a search would have found."""
+    """Gives every query the same documents, as if a search had found them."""
 
     gives: ClassVar[frozenset[str]] = frozenset({"hits", "text"})
 
     documents: tuple[str, ...] = ()
 
     def process(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
-        """Takes no time to speak of."""
+        """Return the same documents for each query."""
         hits = [Hit(place, text, 0.0, {}) for place, text in enumerate(self.documents)]
         return [result.with_hits(hits) for result in results]
 
     async def aprocess(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
-        """Without a thread, which would be measured here."""
+        """Do the same without a thread, which would distort the figures."""
         return self.process(results, context)
 
 
 def main() -> int:
-    """Print a line for each contender; returns the exit status."""
+    """Print a line for each contender, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--documents", type=int, default=20)
@@ -79,7 +79,7 @@ def main() -> int:
 def measure(
     url: str, queries: list[str], documents: tuple[str, ...], concurrency: int, rounds: int
 ) -> dict[str, list[float]]:
-    """Seconds of every contender in every round; each is warmed up by a round that does not count."""
+    """Return the seconds of every contender in every round, after a warm-up round that does not count."""
     reranker = Cohere(base_url=url, api_key_env=KEY_VARIABLE, max_concurrency=concurrency)
     pipeline = Pipeline([Candidates(documents=documents), reranker])
     asynchronous: dict[str, Callable[[], Awaitable[object]]] = {
@@ -115,18 +115,18 @@ def measure(
 
 
 async def gathered(pipeline: Pipeline, queries: list[str]) -> None:
-    """Every query by itself, as the requests of a backend come."""
+    """Run every query separately, as the requests of a backend arrive."""
     await asyncio.gather(*(pipeline.arun(query) for query in queries))
 
 
 def threaded(pipeline: Pipeline, queries: list[str], threads: int) -> None:
-    """The same for a backend of threads."""
+    """Run every query separately, in threads."""
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(pipeline.run, queries))
 
 
 async def sdk(url: str, queries: list[str], documents: tuple[str, ...], concurrency: int) -> None:
-    """The official asynchronous client, made once for the round."""
+    """Run the official asynchronous client, made once per round."""
     import cohere
 
     slots = asyncio.Semaphore(concurrency)
@@ -140,7 +140,7 @@ async def sdk(url: str, queries: list[str], documents: tuple[str, ...], concurre
 
 
 def one_at_a_time(url: str, queries: list[str], documents: tuple[str, ...]) -> float:
-    """Seconds of the plain loop with the official client."""
+    """Return the seconds of the plain loop with the official client."""
     import cohere
 
     with cohere.ClientV2(os.environ[KEY_VARIABLE], base_url=url) as client:
@@ -152,7 +152,7 @@ def one_at_a_time(url: str, queries: list[str], documents: tuple[str, ...]) -> f
 
 @contextmanager
 def server(latency: float) -> Iterator[str]:
-    """The address of a stand-in that runs in a process of its own."""
+    """The address of a stand-in that runs in a separate process."""
     command = [sys.executable, "-m", "support.standins", "cohere", "--latency", str(latency)]
     environment = {**os.environ, "PYTHONPATH": str(TESTS)}
     with subprocess.Popen(
@@ -165,11 +165,11 @@ def server(latency: float) -> Iterator[str]:
         try:
             yield url
         finally:
-            write.close()  # at which it ends
+            write.close()  # ends the stand-in
 
 
 def text(seed: int, words: int) -> str:
-    """Words in an order that depends on the seed alone."""
+    """Return words in an order that depends only on the seed."""
     return " ".join(WORDS[(seed * 7 + place * place * 3) % len(WORDS)] for place in range(words))
 
 

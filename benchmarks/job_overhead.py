@@ -1,12 +1,11 @@
-"""What the machinery of a job costs: microseconds a query above a bare loop over `run_batch`, and memory as it runs.
+"""Measure what a job costs per query above a bare loop over `run_batch`, and its memory over time.
 
     python benchmarks/job_overhead.py [--queries N] [--batch-size N] [--hits N] [--lite]
 
-Retrieval is a stub that gives every query the same hits, or with ``--lite`` a small collection in a Milvus Lite file;
-the reranker counts letters. So hardly anything is measured but the machinery: reading the queries from a file, having
-the stages overlap, writing JSON lines and the manifest. The loops that it is compared with have their queries at hand;
-one of them throws the results away, the other writes the lines, too. Where others use the machine as well, the time on
-the processors is the fairer one.
+Retrieval is a stub that gives every query the same hits, or with ``--lite`` a small collection in a Milvus Lite file; the
+reranker counts letters. So what remains is mostly the job's own work: reading queries from a file, overlapping stages,
+writing JSON lines and the manifest. The loops it is compared with have their queries in memory; one discards the results,
+the other writes the lines, too. If other programs use the machine, processor time is the fairer figure.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ TENTHS = 10
 
 
 class Spent(NamedTuple):
-    """Seconds by the clock, and on the processors."""
+    """Seconds of wall time, and of processor time."""
 
     wall: float
     processors: float
@@ -58,7 +57,7 @@ class StubSearch(Stage):
 
 @register("stub_encode")
 class StubEncode(Stage):
-    """A vector that the text alone decides; no model."""
+    """Gives every query a vector that depends only on its text; loads no model."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"query_text"})
     gives: ClassVar[frozenset[str]] = frozenset({"vector"})
@@ -73,12 +72,12 @@ class LetterCount(Reranker):
     """Scores a text by how often it has the query's first letter."""
 
     def score(self, query: str, texts: Sequence[str]) -> list[float]:
-        """One score a text."""
+        """Return one score per text."""
         return [float(text.count(query[:1])) for text in texts]
 
 
 def main() -> int:
-    """Print the figures; returns the exit status."""
+    """Print the figures, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--queries", type=int, default=100_000)
     parser.add_argument("--batch-size", type=int, default=32)
@@ -93,7 +92,7 @@ def main() -> int:
 
 
 def measure(pipeline: Pipeline, scratch: Path, count: int, batch_size: int) -> list[float]:
-    """Print microseconds a query and memory; return the MiB in memory after each tenth of the job.
+    """Print microseconds per query and memory; return the MiB in memory after each tenth of the job.
 
     Raises:
         SystemExit: the job has not written one line for each query, in their order.
@@ -101,7 +100,7 @@ def measure(pipeline: Pipeline, scratch: Path, count: int, batch_size: int) -> l
     file, output = scratch / "queries.jsonl", scratch / "results.jsonl"
     with file.open("w", encoding="utf-8") as stream:
         stream.writelines(json.dumps({"_id": query.id, "text": query.text}) + "\n" for query in queries(count))
-    # A first time that does not count: what is loaded and made once is there afterwards.
+    # A first run that does not count: afterwards, everything that is loaded once is in memory.
     run_job(pipeline, islice(queries(count), batch_size), scratch / "first.jsonl", batch_size=batch_size)
     memory: list[float] = []
 
@@ -133,7 +132,7 @@ def measure(pipeline: Pipeline, scratch: Path, count: int, batch_size: int) -> l
 
 
 def loop(pipeline: Pipeline, count: int, batch_size: int, output: Path | None) -> Spent:
-    """Time of a loop over ``run_batch``, which writes what a job writes, or nothing."""
+    """Return the time of a loop over ``run_batch``, which writes what a job writes, or nothing."""
     asked = queries(count)
     lines = JsonLines(figures=False)
     began = now()
@@ -148,18 +147,18 @@ def loop(pipeline: Pipeline, count: int, batch_size: int, output: Path | None) -
 
 
 def now() -> Spent:
-    """Where both clocks are."""
+    """Return the present time of both clocks."""
     return Spent(time.perf_counter(), time.process_time())
 
 
 def since(began: Spent) -> Spent:
-    """The time since then."""
+    """Return the time since then."""
     ended = now()
     return Spent(ended.wall - began.wall, ended.processors - began.processors)
 
 
 def check_lines(output: Path, count: int) -> None:
-    """SystemExit where the file has not one line for each query, in their order."""
+    """Raise SystemExit unless the file has one line for each query, in their order."""
     with output.open(encoding="utf-8") as stream:
         number = -1
         for number, line in enumerate(stream):
@@ -171,7 +170,7 @@ def check_lines(output: Path, count: int) -> None:
 
 
 def lite_stages(scratch: Path, hits: int) -> list[Stage]:
-    """A search in a small collection, which this makes."""
+    """Return a search in a small collection, which is created here."""
     from pymilvus import DataType, MilvusClient
 
     uri = str(scratch / "overhead.db")
@@ -193,23 +192,23 @@ def lite_stages(scratch: Path, hits: int) -> list[Stage]:
 
 
 def queries(count: int) -> Iterator[Query]:
-    """Queries whose ids are their numbers."""
+    """Return queries whose ids are their numbers."""
     return (Query(text(1000 + number, 3 + number % 7), id=str(number)) for number in range(count))
 
 
 def text(seed: int, words: int) -> str:
-    """Some words, the same for the same seed."""
+    """Return some words, the same for the same seed."""
     return " ".join(WORDS[(seed * 7 + place * (seed % 5 + 1)) % len(WORDS)] for place in range(words))
 
 
 def vector(seed: int) -> np.ndarray:
-    """A vector of length 1, the same for the same seed."""
+    """Return a vector of length 1, the same for the same seed."""
     values = np.cos(np.arange(1, DIM + 1) * (seed + 1), dtype=np.float32)
     return values / np.linalg.norm(values)
 
 
 def resident() -> float:
-    """MiB of this process in memory; 0 where the system does not tell."""
+    """Return the MiB that this process has in memory; 0 if the system does not report it."""
     try:
         with Path("/proc/self/status").open(encoding="ascii") as stream:
             return next(int(line.split()[1]) for line in stream if line.startswith("VmRSS")) / 1024

@@ -1,15 +1,15 @@
-"""A job against the loop that one writes by hand: the same models, the same results, how much sooner?
+"""Compare a job with a loop written by hand: the same models, the same results, how much faster?
 
     python benchmarks/job_vs_loop.py [FOLDER] [--queries N] [--candidates N] [--batch-sizes N ...] [--rounds N]
 
 FOLDER holds Cranfield in BEIR's file shapes. The loop takes one query at a time: sentence-transformers encodes it,
-pymilvus searches, sentence-transformers' CrossEncoder scores what was found. The job does the same by a pipeline, in
-batches. Both write JSON lines. They run in turn in one process, on open models, on the same Milvus Lite file; the
-results have to agree before a figure is printed. Wall time is what counts; on a machine that others use as well, the
-time on the processors is the fairer comparison, and stands beside it.
+pymilvus searches, sentence-transformers' CrossEncoder scores the hits. The job does the same with a pipeline, in batches.
+Both write JSON lines. They run in turn in one process, with loaded models, on the same Milvus Lite file; their results
+must agree before a figure is printed. Wall time counts; if other programs use the machine, processor time, printed beside
+it, is the fairer comparison.
 
-The cross-encoder is no trained one: the body of all-MiniLM-L6-v2, six layers of 384, with a random head. It takes the
-time of cross-encoder/ms-marco-MiniLM-L-6-v2, which is of the same shape; what it finds is of no use.
+The cross-encoder is not trained: the body of all-MiniLM-L6-v2, six layers of 384, with a random head. It takes as long as
+cross-encoder/ms-marco-MiniLM-L-6-v2, which has the same shape; its ranking is meaningless.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# The models are made here, or come with a package; without this a hub that is not there is asked for them.
+# The models are made here, or come with a package; without this, the libraries look for them on the hub.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from milvus_pipeline import CollectionSpec, Pipeline, ingest, run_job
@@ -43,26 +43,26 @@ Run = Mapping[str, Sequence[tuple[str, float]]]
 
 
 class Spent(NamedTuple):
-    """Seconds of one run: by the clock, and on the processors, all of them together."""
+    """Seconds of one run: of wall time, and of processor time over all processors."""
 
     wall: float
     processors: float
 
 
 class Contender(NamedTuple):
-    """One way to do the work; ``run`` answers the queries of a file into another."""
+    """One way to do the work; ``run`` answers the queries of one file into another."""
 
     name: str
     run: Callable[[Path, Path], None]
 
     @property
     def file(self) -> str:
-        """What its output is called."""
+        """The name of its output."""
         return self.name.replace(",", "").replace(" ", "-") + ".jsonl"
 
 
 def main() -> int:
-    """Print a line for each contender; returns the exit status."""
+    """Print a line for each contender, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, default=FOLDER)
     parser.add_argument("--queries", type=int, help="take the first N; all by default")
@@ -108,7 +108,7 @@ def measure(
 
 
 def loop(database: Path, ranker: Path, candidates: int) -> Contender:
-    """What one writes by hand, its models loaded."""
+    """The loop written by hand, with its models loaded."""
     import sentence_transformers
     from pymilvus import MilvusClient
 
@@ -140,7 +140,7 @@ def loop(database: Path, ranker: Path, candidates: int) -> Contender:
 
 
 def job(pipeline: Pipeline, batch_size: int) -> Contender:
-    """The pipeline, which is open."""
+    """The job, with an open pipeline."""
 
     def run(queries: Path, output: Path) -> None:
         run_job(pipeline, queries, output, batch_size=batch_size)
@@ -149,7 +149,7 @@ def job(pipeline: Pipeline, batch_size: int) -> Contender:
 
 
 def in_turn(contenders: Sequence[Contender], queries: Path, scratch: Path, rounds: int) -> dict[str, list[Spent]]:
-    """Seconds of each round by contender, after a first one that does not count on a few queries.
+    """Return the seconds of each round by contender, after a warm-up on a few queries.
 
     Raises:
         SystemExit: the results of two of them differ.
@@ -176,7 +176,7 @@ def in_turn(contenders: Sequence[Contender], queries: Path, scratch: Path, round
 
 
 def differing(expected: Run, found: Run) -> str | None:
-    """How two runs differ in queries, documents, order or scores; None where they do not.
+    """Return how two runs differ in queries, documents, order or scores; None if they do not.
 
     Documents whose scores are as near to each other as those of the two runs may be have no order to compare.
     """
@@ -196,12 +196,12 @@ def differing(expected: Run, found: Run) -> str | None:
 
 
 def run_of(path: Path) -> Run:
-    """Ids and scores that a file of results holds."""
+    """Return the ids and scores in a file of results."""
     return {line["query"]["id"]: [(hit["id"], hit["score"]) for hit in line["hits"]] for line in lines(path)}
 
 
 def table(seconds: Mapping[str, Sequence[Spent]]) -> None:
-    """Print times, and how many times as much the loop took in the same round."""
+    """Print times, and the ratio of the loop's time in the same round."""
     for kind in Spent._fields:
         base = [getattr(spent, kind) for spent in next(iter(seconds.values()))]
         title = "seconds by the clock" if kind == "wall" else "seconds on processors"
@@ -216,12 +216,12 @@ def table(seconds: Mapping[str, Sequence[Spent]]) -> None:
 
 
 def spread(values: Sequence[float]) -> str:
-    """The least and the most."""
+    """Return the smallest and the largest value."""
     return f"{min(values):.2f} to {max(values):.2f}"
 
 
 def made_pipeline(database: Path, ranker: Path, candidates: int) -> Pipeline:
-    """What the loop does, as a pipeline."""
+    """Return the loop's work as a pipeline."""
     fields: list[dict[str, Any]] = [
         {"name": "id", "dtype": "VARCHAR", "is_primary": True, "max_length": 16, "source": "_id"},
         {"name": "vector", "dtype": "FLOAT_VECTOR", "dim": 384},
@@ -245,7 +245,7 @@ def made_pipeline(database: Path, ranker: Path, candidates: int) -> Pipeline:
 
 
 def made_ranker(folder: Path) -> Path:
-    """A cross-encoder in the shape of MiniLM-L6, the same each time, whose scores are logits."""
+    """Make a cross-encoder in the shape of MiniLM-L6, the same each time, whose scores are logits."""
     import torch
     import transformers
 
@@ -262,7 +262,7 @@ def made_ranker(folder: Path) -> Path:
 
 
 def lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSONL file."""
+    """Return the objects of a JSONL file."""
     with path.open(encoding="utf-8") as file:
         yield from map(json.loads, file)
 

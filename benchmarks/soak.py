@@ -2,12 +2,12 @@
 
     python benchmarks/soak.py [--seconds 600] [--rate 60] [--callers 16] [--deadline 2]
 
-The search is that of a standalone Milvus server (the package `milvus`), through a proxy that breaks connections; its
-hits are reranked by a stand-in for Cohere's API, through another. Every fault comes in turn, and lasts a third of its
-turn. The right answer of every query is known. A line is printed every 30 s, at the end a table of the faults, what
-has grown or was left, and a verdict: the exit status is 1 where an answer was wrong, later than its deadline by more
-than a second, or failed for no reason that has a code, where the pipeline was not well again at the end of a fault's
-turn, or where anything was left. The servers' proxies and the stand-in run in this process, and count in its figures.
+A standalone Milvus server (the package `milvus`) is searched through a proxy that breaks connections; a stand-in for
+Cohere's API reranks the hits, through another proxy. The faults take turns, and each lasts for a third of its turn. The
+right answer of every query is known. A line is printed every 30 s, and at the end a table of the faults, what has grown or
+was left, and a verdict. The exit status is 1 if an answer was wrong, was later than its deadline by more than a second, or
+failed without a reason code, if the pipeline had not recovered at the end of a fault's turn, or if anything was left. The
+proxies and the stand-in run in this process, and count in its figures.
 """
 
 from __future__ import annotations
@@ -44,24 +44,24 @@ from support.proxy import Proxy
 from support.standins import Reply, StandIn, ranking
 
 CODES = REASON_CODES - {"error"}
-"""Why a query may fail here: something that has a name."""
+"""The reason codes that a query may fail with here."""
 
 TURN_SECONDS = 15.0
-"""How long a fault's turn is, or less in a short soak."""
+"""Seconds of a fault's turn; fewer in a short soak."""
 
 WELL_SECONDS = 8.0
-"""So soon after a fault all answers are whole again: a collection is loaded, a server tried again by then."""
+"""Seconds after a fault until all answers must be complete again: time to load a collection or retry a server."""
 
 LATE_SECONDS = 1.0
-"""An answer may be this much later than its deadline: this process has its proxies and servers to run, too."""
+"""Seconds that an answer may be late: this process also runs the proxies and the stand-in."""
 
 GROWTH = 0.1
-"""The part of its memory after the warm-up by which the process may have grown at the end."""
+"""The share of its memory after the warm-up by which the process may grow."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that breaks, and what mends it."""
+    """Something that breaks, and what repairs it."""
 
     name: str
     begin: Callable[[], Any]
@@ -70,16 +70,16 @@ class Fault:
 
 @dataclass
 class Turn:
-    """What happened in the turns of one fault."""
+    """The outcomes in the turns of one fault."""
 
     asked: int = 0
     codes: Counter[str] = field(default_factory=Counter)
     slowest: float = 0.0
-    back: list[float] = field(default_factory=list)  # seconds from a fault's end to the last answer that was not whole
+    back: list[float] = field(default_factory=list)  # seconds from a fault's end to the last incomplete answer
 
 
 class Tally:
-    """Counts outcomes, for the time since the last line, for the fault whose turn it is, and in all."""
+    """Counts outcomes: since the last line, of the present fault, and in all."""
 
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
@@ -115,17 +115,17 @@ class Tally:
                 self.examples.append(told(outcome))
 
     def turn(self, name: str) -> None:
-        """The next fault has its turn."""
+        """Begin the turn of the next fault."""
         with self.lock:
             self._turn = self.turns.setdefault(name, Turn())
 
     def ended(self, at: float) -> None:
-        """The turn is over; its fault ended at this time."""
+        """End the turn, whose fault ended at this time."""
         with self.lock:
             self._turn.back.append(max(0.0, self._last_bad - at))
 
     def line(self) -> tuple[Counter[str], list[float]]:
-        """The codes and the seconds of the outcomes since the last line."""
+        """Return the codes and the seconds of the outcomes since the last line."""
         with self.lock:
             since, self._since = self._since, Counter()
             seconds, self._seconds = self._seconds, []
@@ -133,14 +133,14 @@ class Tally:
 
 
 def main() -> int:
-    """Run the soak; returns the exit status."""
+    """Run the soak, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--rate", type=float, default=60, help="queries a second, of all callers together")
     parser.add_argument("--callers", type=int, default=16, help="half of them threads, half of them tasks")
     parser.add_argument("--deadline", type=float, default=2, metavar="SECONDS")
     given = parser.parse_args()
-    logging.disable(logging.CRITICAL)  # what libraries say of connections that we break
+    logging.disable(logging.CRITICAL)  # what libraries log about the connections that we break
     with tempfile.TemporaryDirectory() as scratch:
         try:
             with running_server(Path(scratch)) as server:
@@ -152,7 +152,7 @@ def main() -> int:
 
 
 def soak(server: MilvusServer, given: argparse.Namespace) -> int:
-    """Warm up, load, break and mend, and judge."""
+    """Warm up, load, break and repair, and judge."""
     tally = Tally(given.deadline)
     with ExitStack() as running:
         service = running.enter_context(StandIn("cohere", port=free_ports(1)[0]))
@@ -162,7 +162,7 @@ def soak(server: MilvusServer, given: argparse.Namespace) -> int:
         faults = faults_of(server, service, to_milvus, to_service)
         asked_for = reranked_questions()
         with calling(search(to_milvus.url, to_service.url), asked_for, given, Tally(given.deadline)):
-            time.sleep(1)  # what libraries make once is made now
+            time.sleep(1)  # what libraries create once is created now
         threads, sockets = settled(None)
         with calling(search(to_milvus.url, to_service.url), asked_for, given, tally) as tasks:
             memory = broken_in_turn(faults, given.seconds, tally, service, tasks)
@@ -171,7 +171,7 @@ def soak(server: MilvusServer, given: argparse.Namespace) -> int:
 
 
 def search(milvus: str, service: str) -> Pipeline:
-    """The pipeline under test: a search, and a reranker that may be skipped."""
+    """Return the pipeline under test: a search, and a reranker that may be skipped."""
     breaker = BreakerSettings(wait=1)
     return Pipeline(
         [
@@ -182,7 +182,7 @@ def search(milvus: str, service: str) -> Pipeline:
 
 
 def reranked_questions() -> Sequence[Question]:
-    """Questions with the keys of the hits as the reranker orders them, and as the search does."""
+    """Return questions with the keys of the hits as the reranker orders them, and as the search does."""
     found = []
     for number, question in enumerate(questions()):
         text = f"which one is text {number * 17}?"
@@ -193,7 +193,7 @@ def reranked_questions() -> Sequence[Question]:
 
 
 def faults_of(server: MilvusServer, service: StandIn, to_milvus: Proxy, to_service: Proxy) -> list[Fault]:
-    """Every fault, in the order of their turns."""
+    """Return every fault, in the order of their turns."""
 
     def release() -> None:
         from pymilvus import MilvusClient
@@ -203,7 +203,7 @@ def faults_of(server: MilvusServer, service: StandIn, to_milvus: Proxy, to_servi
         client.close()
 
     def nothing() -> None:
-        """What mends itself."""
+        """Repair nothing: the fault ends by itself."""
 
     network = []
     for name, proxy in (("Milvus", to_milvus), ("service", to_service)):
@@ -229,7 +229,7 @@ def faults_of(server: MilvusServer, service: StandIn, to_milvus: Proxy, to_servi
 def calling(
     pipeline: Pipeline, asked_for: Sequence[Question], given: argparse.Namespace, tally: Tally
 ) -> Iterator[list[int]]:
-    """Callers ask at a steady rate until the block ends, and the pipeline is closed then.
+    """Let callers query at a steady rate until the block ends; then the pipeline is closed.
 
     Yields:
         A list to which the number of tasks on the event loop is appended every now and then, at last those left.
@@ -276,7 +276,7 @@ def calling(
 def broken_in_turn(
     faults: Sequence[Fault], seconds: float, tally: Tally, service: StandIn, tasks: list[int]
 ) -> list[tuple[float, float]]:
-    """Give every fault its turn, again and again; the time and the memory of this process after each turn."""
+    """Give every fault its turn, repeatedly; return time and memory of this process after each turn."""
     share = min(TURN_SECONDS, 0.9 * seconds / len(faults))
     every = min(30.0, seconds / 4)
     began = time.monotonic()
@@ -313,7 +313,7 @@ def broken_in_turn(
 
 
 def print_line(elapsed: float, tally: Tally, tasks: list[int]) -> None:
-    """What happened since the last line, and what the process holds."""
+    """Print the outcomes since the last line, and what the process holds."""
     codes, seconds = tally.line()
     middle, high, most = np.quantile(seconds, (0.5, 0.99, 1.0)) if seconds else (0.0, 0.0, 0.0)
     told_codes = ", ".join(f"{code} {count}" for code, count in sorted(codes.items()))
@@ -326,7 +326,7 @@ def print_line(elapsed: float, tally: Tally, tasks: list[int]) -> None:
 
 
 def verdict(tally: Tally, memory: list[tuple[float, float]], threads: int, sockets: int, tasks: int) -> int:
-    """Print the table of faults, what has grown or was left, and whether that is well; returns the exit status."""
+    """Print the table of faults, what has grown or was left, and the verdict; return the exit status."""
     print(f"\n{'fault':<34}{'queries':>9}{'whole':>8}{'slowest':>9}{'well after':>12}  lacking")
     for name, turn in tally.turns.items():
         lacking = ", ".join(f"{code} {count}" for code, count in turn.codes.most_common() if code != "ok")
@@ -356,7 +356,7 @@ def verdict(tally: Tally, memory: list[tuple[float, float]], threads: int, socke
 
 
 def settled(wanted: tuple[int, int] | None) -> tuple[int, int]:
-    """The numbers of threads and of sockets, once they are no more than wanted, or have had time to be."""
+    """Return the numbers of threads and sockets, once they are down to the expected ones or time is up."""
     deadline = time.monotonic() + (SETTLE_SECONDS if wanted else 1.0)
     while True:
         held = len(thread_names()), socket_count()
@@ -366,7 +366,7 @@ def settled(wanted: tuple[int, int] | None) -> tuple[int, int]:
 
 
 def resident() -> float:
-    """Megabytes of memory that this process has in use."""
+    """Return the megabytes of memory that this process uses."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 

@@ -139,16 +139,16 @@ def _default_text(field: Mapping[str, Any]) -> str:
 
 
 def api_page() -> str:
-    """Return the reference of the two faces."""
+    """Return the reference of the public modules."""
     lines = [
         "# API reference",
         "",
         NOTICE,
         "",
         "Two modules are public: `milvus_pipeline`, for users of pipelines, and `milvus_pipeline.plugin`, for",
-        "authors of stages. The stage classes are in `milvus_stages` ([stages](stages.md)), and the base class of",
-        "hosted rerankers is in `milvus_stages.hosted` ([hosted rerankers](hosted_rerankers.md)). Everything else is",
-        "private and may change without notice.",
+        "authors of stages. The stages themselves are classes of `milvus_stages` ([stages](stages.md)), and",
+        "`milvus_stages.hosted` is what a plugin for another service builds on",
+        "([hosted rerankers](hosted_rerankers.md)). Everything else is private and may change without notice.",
     ]
     for face in FACES:
         module = importlib.import_module(face)
