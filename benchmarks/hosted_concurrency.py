@@ -2,10 +2,10 @@
 
     python benchmarks/hosted_concurrency.py [--queries N] [--documents N] [--latency SECONDS] [--concurrency N]
 
-A stand-in for Cohere's API, in a separate process, answers every request after the latency. The ideal is the time that the
-waves of requests must wait: ``ceil(queries / concurrency) * latency``. The contenders take turns for several rounds; the
-median of each is printed. A semaphore gives Cohere's SDK the same limit of concurrency. The loop over one query at a time
-is what the rerank functions of the PyMilvus model library do.
+A stand-in for Cohere's API, in a separate process, answers every request after the latency. The ideal is the time
+that the waves of requests must wait: ``ceil(queries / concurrency) * latency``. The contenders take turns for several
+rounds; the median of each is printed. A semaphore gives Cohere's SDK the same limit of concurrency. The loop over one
+query at a time is what the rerank functions of the PyMilvus model library do.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     python benchmarks/job_overhead.py [--queries N] [--batch-size N] [--hits N] [--lite]
 
-Retrieval is a stub that gives every query the same hits, or with ``--lite`` a small collection in a Milvus Lite file; the
-reranker counts letters. So what remains is mostly the job's own work: reading queries from a file, overlapping stages,
-writing JSON lines and the manifest. The loops it is compared with have their queries in memory; one discards the results,
-the other writes the lines, too. If other programs use the machine, processor time is the fairer figure.
+Retrieval is a stub that gives every query the same hits, or with ``--lite`` a small collection in a Milvus Lite file;
+the reranker counts letters. So what remains is mostly the job's own work: reading queries from a file, overlapping
+stages, writing JSON lines and the manifest. The loops it is compared with have their queries in memory; one discards
+the results, the other writes the lines, too. If other programs use the machine, processor time is the fairer figure.
 """
 
 from __future__ import annotations

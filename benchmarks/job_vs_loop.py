@@ -3,13 +3,13 @@
     python benchmarks/job_vs_loop.py [FOLDER] [--queries N] [--candidates N] [--batch-sizes N ...] [--rounds N]
 
 FOLDER holds Cranfield in BEIR's file shapes. The loop takes one query at a time: sentence-transformers encodes it,
-pymilvus searches, sentence-transformers' CrossEncoder scores the hits. The job does the same with a pipeline, in batches.
-Both write JSON lines. They run in turn in one process, with loaded models, on the same Milvus Lite file; their results
-must agree before a figure is printed. Wall time counts; if other programs use the machine, processor time, printed beside
-it, is the fairer comparison.
+pymilvus searches, sentence-transformers' CrossEncoder scores the hits. The job does the same with a pipeline, in
+batches. Both write JSON lines. They run in turn in one process, with loaded models, on the same Milvus Lite file;
+their results must agree before a figure is printed. Wall time counts; if other programs use the machine, processor
+time, printed beside it, is the fairer comparison.
 
-The cross-encoder is not trained: the body of all-MiniLM-L6-v2, six layers of 384, with a random head. It takes as long as
-cross-encoder/ms-marco-MiniLM-L-6-v2, which has the same shape; its ranking is meaningless.
+The cross-encoder is not trained: the body of all-MiniLM-L6-v2, six layers of 384, with a random head. It takes as
+long as cross-encoder/ms-marco-MiniLM-L-6-v2, which has the same shape; its ranking is meaningless.
 """
 
 from __future__ import annotations

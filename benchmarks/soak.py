@@ -3,11 +3,11 @@
     python benchmarks/soak.py [--seconds 600] [--rate 60] [--callers 16] [--deadline 2]
 
 A standalone Milvus server (the package `milvus`) is searched through a proxy that breaks connections; a stand-in for
-Cohere's API reranks the hits, through another proxy. The faults take turns, and each lasts for a third of its turn. The
-right answer of every query is known. A line is printed every 30 s, and at the end a table of the faults, what has grown or
-was left, and a verdict. The exit status is 1 if an answer was wrong, was later than its deadline by more than a second, or
-failed without a reason code, if the pipeline had not recovered at the end of a fault's turn, or if anything was left. The
-proxies and the stand-in run in this process, and count in its figures.
+Cohere's API reranks the hits, through another proxy. The faults take turns, and each lasts for a third of its turn.
+The right answer of every query is known. A line is printed every 30 s, and at the end a table of the faults, what has
+grown or was left, and a verdict. The exit status is 1 if an answer was wrong, was later than its deadline by more
+than a second, or failed without a reason code, if the pipeline had not recovered at the end of a fault's turn, or if
+anything was left. The proxies and the stand-in run in this process, and count in its figures.
 """
 
 from __future__ import annotations
