@@ -63,7 +63,7 @@ def test_a_sweep_over_milvus_lite_can_be_computed_anew(folder):
     assert len(rows) == 4
     assert any(row["on_front"] == "True" for row in rows)
     with_all, with_two = (
-        next(row for row in rows if row["system"] == f"limit={limit} no late_interaction") for limit in (4, 2)
+        next(row for row in rows if row["system"] == f"limit={limit} late_interaction=none") for limit in (4, 2)
     )
     assert float(with_all["R@4"]) > float(with_two["R@4"])
     for row in rows:
