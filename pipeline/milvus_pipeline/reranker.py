@@ -127,7 +127,7 @@ class Reranker(Stage):
         neutral = frozenset().union(*(vars(base).get("score_neutral", ()) for base in cls.__mro__))
         source = {
             "class": f"{cls.__module__}.{cls.__qualname__}",
-            "package": registry.version_of(cls),
+            "package": registry.package_of(cls),
             "source": self.written_in,
             "fields": self.model_dump(exclude=set(neutral)),
             "identity": self.identity(),

@@ -147,10 +147,10 @@ def test_another_configuration_is_refused(invoke, fruit, make, tmp_path, monkeyp
     ended = invoke("run", config, "-q", "red", "-o", out, "--resume", "--batch-size", "7")
     assert ended.exit_code == 2
     assert ended.stderr.splitlines() == [
-        f"error: {out}: cannot be resumed, as the job is no longer the same:",
+        f"error: {out}: cannot be resumed, because the job is no longer the same:",
         "error:   stages[1].top_k: was 3, is 2",
         "error:   options.batch_size: was 32, is 7",
-        "error: run it as it was begun, or begin anew with --overwrite",
+        "error: run it as it was started, or start again with --overwrite",
     ]
 
 
@@ -174,9 +174,7 @@ def test_a_failure_stops_a_job_that_is_to_stop(invoke, make, tmp_path):
     ended = invoke(*arguments, "--stop-on-failure")
     assert ended.exit_code == 1
     assert "error: query 2: pipeline: stages[1] (faulty): this word cannot be looked up\n" in ended.stderr
-    assert (
-        "as it was asked to; done so far: 1. Once this is repaired, --resume goes on with the others\n" in ended.stderr
-    )
+    assert "as requested; 1 query done. Once the cause is fixed, --resume goes on with the others\n" in ended.stderr
     assert [line["query"]["id"] for line in lines_of(out)] == ["1"]
     assert invoke(*arguments, "--resume").exit_code == 1
     assert [line["status"] for line in lines_of(out)] == ["ok", "failed", "ok"]
@@ -242,7 +240,7 @@ def test_there_has_to_be_room_for_a_manifest(invoke, fruit, tmp_path):
     for length in (238, 250):
         ended = invoke("run", fruit, "-q", "red", "-o", tmp_path / ("x" * length))
         assert ended.exit_code == 2
-        assert "there can be no manifest beside it: File name too long; take another name" in ended.stderr
+        assert "no manifest can be written next to it: File name too long; choose another name" in ended.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["fruit.yaml"]
 
 

@@ -112,7 +112,7 @@ def test_two_packages_cannot_claim_one_name(monkeypatch):
         ("support.fake_stages.basic:DOCUMENTS", "is not a subclass of Stage"),
         (
             "support.fake_stages.basic:ListedSearch",
-            "calls itself 'listed_search'; make its `type` and the name of its entry point",
+            "has the type 'listed_search'; make its `type` and the name of its entry point",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""`run_job`: queries from a file or an iterable, lines that are the same whenever they are written, and a report."""
+"""`run_job`: queries from a file or an iterable, reproducible lines, and a report."""
 
 import gzip
 import hashlib
@@ -26,17 +26,17 @@ QUERIES = ["red plum", "sky", " ", "blue", "pear"]
 
 
 def fruit(*more, **fields):
-    """Searches four texts and reranks them by the words they share with the query."""
+    """Return a pipeline that searches four texts and reranks them by the words they share with the query."""
     return Pipeline([basic.ListedSearch(), basic.WordOverlap(top_k=2), *more], **fields)
 
 
 def lines_of(path):
-    """The JSON objects of a JSONL file."""
+    """Return the JSON objects of a JSONL file."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def test_each_query_has_one_line_in_order(tmp_path):
-    """Failed ones with their error; ids that are not given are places."""
+    """Each query has a line, failed ones with their error; a missing id is the query's place."""
     out = tmp_path / "out.jsonl"
     report = run_job(fruit(), [*QUERIES, Query("apple", id="x")], out, batch_size=2)
     lines = lines_of(out)
@@ -50,7 +50,7 @@ def test_each_query_has_one_line_in_order(tmp_path):
 
 
 def test_the_same_job_writes_the_same_bytes(tmp_path):
-    """What differs from run to run is not in the lines, unless it is asked for."""
+    """Lines contain what differs from run to run only with figures."""
     written = []
     for name in ("a.jsonl", "b.jsonl"):
         run_job(fruit(), QUERIES, tmp_path / name, batch_size=2)
@@ -62,17 +62,17 @@ def test_the_same_job_writes_the_same_bytes(tmp_path):
 
 
 def test_results_are_those_of_the_pipeline(tmp_path):
-    """A line is `to_dict` of what `run_batch` gives for its batch."""
+    """A line is `to_dict` of the result of `run_batch` for its batch."""
     pipeline = fruit(basic.Faulty(how="word", word="plum"))
     run_job(pipeline, QUERIES, tmp_path / "out.jsonl", batch_size=3)
-    asked = [Query(text, id=str(place)) for place, text in enumerate(QUERIES, start=1)]
-    found = [result for batch in (asked[:3], asked[3:]) for result in pipeline.run_batch(batch, return_errors=True)]
+    queries = [Query(text, id=str(place)) for place, text in enumerate(QUERIES, start=1)]
+    found = [result for batch in (queries[:3], queries[3:]) for result in pipeline.run_batch(batch, return_errors=True)]
     assert lines_of(tmp_path / "out.jsonl") == [result.to_dict(figures=False) for result in found]
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.trec"])
 def test_gzip_is_the_same_text_in_members(tmp_path, name):
-    """By the file's name; a file in which nothing stands is a gzip file, too."""
+    """A name in .gz gives the same text in gzip members; an output without lines is a gzip file, too."""
     plain, packed, empty = tmp_path / name, tmp_path / f"{name}.gz", tmp_path / "none.run.gz"
     run_job(fruit(), QUERIES, plain, batch_size=2)
     run_job(fruit(), QUERIES, packed, batch_size=2)
@@ -83,7 +83,7 @@ def test_gzip_is_the_same_text_in_members(tmp_path, name):
 
 
 def test_a_trec_run_counts_what_it_cannot_hold(tmp_path):
-    """Failed queries have no line, and a second query of an id fails; the manifest counts both."""
+    """In a TREC run failed queries have no line and a repeated id fails; the report counts both."""
     out = tmp_path / "out.trec"
     queries = [Query("red", id="a"), Query(" ", id="b"), Query("sky", id="a")]
     seen = []
@@ -94,16 +94,16 @@ def test_a_trec_run_counts_what_it_cannot_hold(tmp_path):
     assert "duplicate" in str(seen[2][1])
 
 
-def test_progress_is_told_after_each_batch(tmp_path):
-    """First when the pipeline is open, then with the number of queries done and failed."""
-    told = []
-    run_job(fruit(), QUERIES, tmp_path / "out.jsonl", batch_size=2, on_progress=told.append)
-    assert all(isinstance(done, JobProgress) for done in told)
-    assert [(done.queries, done.before, done.failed) for done in told] == [(0, 0, 0), (2, 0, 0), (4, 0, 1), (5, 0, 1)]
+def test_progress_is_reported_after_each_batch(tmp_path):
+    """Progress is reported when the pipeline is open, then with the number of queries done and failed."""
+    seen = []
+    run_job(fruit(), QUERIES, tmp_path / "out.jsonl", batch_size=2, on_progress=seen.append)
+    assert all(isinstance(done, JobProgress) for done in seen)
+    assert [(done.queries, done.before, done.failed) for done in seen] == [(0, 0, 0), (2, 0, 0), (4, 0, 1), (5, 0, 1)]
 
 
-def test_the_manifest_tells_about_the_job(tmp_path):
-    """Configuration, versions, digests, and sums of what became of the queries and what they cost."""
+def test_the_manifest_describes_the_job(tmp_path):
+    """The manifest has configuration, versions, digests, and sums of statuses and usage."""
     pipeline = Pipeline([basic.ListedSearch(), basic.Slow(seconds=0.01), paid.Paid(refused="plum")], timeout=60)
     out = tmp_path / "out.jsonl"
     with pytest.MonkeyPatch.context() as patch:
@@ -130,8 +130,8 @@ def test_the_manifest_tells_about_the_job(tmp_path):
     assert b"a-key" not in manifest_path(out).read_bytes()
 
 
-def test_the_output_can_be_read_by_nobody_else_where_that_is_the_users_wish(tmp_path):
-    """The manifest has the permissions of the output, which are those of any new file."""
+def test_the_umask_holds_for_output_and_manifest(tmp_path):
+    """Output and manifest have the permissions of any new file."""
     before = os.umask(0o077)
     try:
         run_job(fruit(), QUERIES, tmp_path / "out.jsonl")
@@ -141,7 +141,7 @@ def test_the_output_can_be_read_by_nobody_else_where_that_is_the_users_wish(tmp_
 
 
 def test_memory_does_not_grow_with_the_queries(tmp_path):
-    """The number of the interpreter's memory blocks is the same after 20,000 queries as after 4,000."""
+    """The interpreter has about as many memory blocks after 20,000 queries as after 4,000."""
     blocks = {}
 
     def note(done):
@@ -154,14 +154,14 @@ def test_memory_does_not_grow_with_the_queries(tmp_path):
     assert late - early < 8_000  # half a block for each query between; the batches under way take some thousands
 
 
-def test_a_failure_stops_the_job_where_that_is_asked(tmp_path):
-    """Its batch is not written; the job goes on once it is repaired, as if nothing had been."""
+def test_a_failure_stops_the_job_on_request(tmp_path):
+    """The batch of the failed query is not written, and the job can be resumed as if nothing had happened."""
     out, whole = tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
     queries = ["red", "", "sky", "red plum", "blue"]
     stage = basic.Faulty(how="word", word="plum")
     with pytest.raises(StoppedError, match=r"query 4: .*cannot be looked up") as caught:
         run_job(fruit(stage), queries, out, batch_size=2, stop_on_failure=True)
-    assert "done so far: 2" in str(caught.value)
+    assert "2 queries done" in str(caught.value)
     assert [line["status"] for line in lines_of(out)] == ["ok", "failed"]  # an empty query fails in no stage
     assert read_manifest(manifest_path(out)).state == "failed"
     run_job(fruit(stage), queries, out, batch_size=2, resume=True)
@@ -171,7 +171,7 @@ def test_a_failure_stops_the_job_where_that_is_asked(tmp_path):
 
 @pytest.mark.parametrize("size", [0, -1, True, 2.5])
 def test_a_batch_has_at_least_one_query(tmp_path, size):
-    """The parameter is named; nothing is made."""
+    """A wrong batch size is refused by name, and nothing is created."""
     with pytest.raises(InputError, match="batch_size: must be a whole number of at least 1"):
         run_job(fruit(), QUERIES, tmp_path / "out.jsonl", batch_size=size)
     assert list(tmp_path.iterdir()) == []
@@ -180,14 +180,14 @@ def test_a_batch_has_at_least_one_query(tmp_path, size):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"bad_lines": "ignore"}, "bad_lines: must be one of 'report', 'skip', 'fatal', is 'ignore'"),
-        ({"output_format": "csv"}, "output_format: must be one of 'jsonl', 'trec', is 'csv'"),
-        ({"input_format": "xml"}, "input_format: must be one of 'lines', 'jsonl', 'tsv', is 'xml'"),
+        ({"bad_lines": "ignore"}, "bad_lines: must be one of 'report', 'skip', 'fatal', got 'ignore'"),
+        ({"output_format": "csv"}, "output_format: must be one of 'jsonl', 'trec', got 'csv'"),
+        ({"input_format": "xml"}, "input_format: must be one of 'lines', 'jsonl', 'tsv', got 'xml'"),
         ({"timeout": "soon"}, "timeout: must be a number of seconds, got 'soon'"),
     ],
 )
-def test_a_parameter_that_cannot_be_meant(tmp_path, given, message):
-    """It is named, with what it may be; nothing is made."""
+def test_a_parameter_with_an_unknown_value(tmp_path, given, message):
+    """A wrong parameter is refused with the values it may have, and nothing is created."""
     with pytest.raises(PipelineError) as caught:
         run_job(fruit(), QUERIES, tmp_path / "out.jsonl", **given)
     assert str(caught.value) == message
@@ -195,14 +195,14 @@ def test_a_parameter_that_cannot_be_meant(tmp_path, given, message):
 
 
 def test_no_queries_are_no_job(tmp_path):
-    """Nothing is opened, and nothing made."""
+    """Without queries nothing is opened or created."""
     with pytest.raises(InputError, match="no queries given"):
         run_job(Pipeline([basic.ListedSearch(), basic.Faulty(how="setup")]), [], tmp_path / "out.jsonl")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_pipeline_is_left_open(tmp_path):
-    """As by `run_batch`: several jobs may share what it has loaded."""
+    """The pipeline stays open, so that several jobs can share what it has loaded."""
     pipeline = fruit()
     with pipeline:
         run_job(pipeline, QUERIES, tmp_path / "a.jsonl")
@@ -211,20 +211,20 @@ def test_the_pipeline_is_left_open(tmp_path):
 
 
 def test_a_refusal_is_an_input_error():
-    """So that one `except` has all that is wrong before a job begins."""
+    """ResumeError is an InputError, so that one `except` covers all that is wrong before a job starts."""
     assert issubclass(ResumeError, InputError)
 
 
-def test_the_first_batch_is_told_of_at_once(tmp_path):
-    """A job that is killed right behind it does not begin anew."""
+def test_the_first_batch_is_committed_at_once(tmp_path):
+    """A job that is killed right after its first batch does not start again."""
     out = tmp_path / "out.jsonl"
-    told = []
+    committed = []
     run_job(
         Pipeline([basic.ListedSearch()]),
         ["red"] * 8,
         out,
         batch_size=2,
-        on_progress=lambda progress: told.append(read_manifest(manifest_path(out)).progress.queries),
+        on_progress=lambda progress: committed.append(read_manifest(manifest_path(out)).progress.queries),
     )
-    assert told[:2] == [0, 2]
+    assert committed[:2] == [0, 2]
     assert read_manifest(manifest_path(out)).progress.queries == 8

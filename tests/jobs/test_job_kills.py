@@ -1,4 +1,4 @@
-"""Jobs in real processes that are killed with SIGKILL, and go on: the output is that of a job that was left alone."""
+"""Jobs in real processes that are killed with SIGKILL and resumed: the output is that of an undisturbed job."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ from support.processes import environment
 
 
 def killed(how, *arguments):
-    """What the script of killed jobs saw."""
+    """Return what the script of killed jobs saw."""
     command = [sys.executable, "-m", "support.killed_jobs", how, *map(str, arguments)]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True, timeout=300)
     assert done.stderr == ""
@@ -19,7 +19,7 @@ def killed(how, *arguments):
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.trec", "out.jsonl.gz", "out.trec.gz"])
 def test_twenty_kills_at_random_moments(tmp_path, name):
-    """Five for each kind of output, one job killed five times: byte by byte the same, and most kills hit the middle."""
+    """A job killed five times gives the same bytes, and most kills hit the middle of it."""
     seen = killed("random", tmp_path, name, 5)
     assert [kill["status"] for kill in seen["kills"]] == [-9] * 5
     assert (seen["last"], seen["same"]) == (0, True)
@@ -33,7 +33,7 @@ def test_twenty_kills_at_random_moments(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.trec.gz"])
 def test_a_kill_at_each_call_of_the_file_system(tmp_path, name):
-    """Before it, after it, and half way through each write; the resumption is killed somewhere, too."""
+    """A kill before, after and halfway through any call, and another in the resumption, changes nothing."""
     seen = killed("each", tmp_path, name)
     assert seen["wrong"] == []
     assert seen["steps"] > 40

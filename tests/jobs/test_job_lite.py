@@ -1,4 +1,4 @@
-"""A job over a collection of Milvus Lite, which is in the manifest, and is noticed when it has changed."""
+"""A job over a Milvus Lite collection: it is in the manifest, and a change of it is noticed."""
 
 import pytest
 
@@ -8,13 +8,13 @@ from support.known_collection import COLLECTION, VECTORS, make_known_collection,
 
 
 def interrupt(done):
-    """Ctrl-C when eight queries are done."""
+    """Press Ctrl-C when eight queries are done."""
     if done.queries == 8:
         raise KeyboardInterrupt
 
 
 def test_a_collection_that_has_grown(tmp_path):
-    """Its row count stands in the manifest; a resumption over more rows is refused, unless that is accepted."""
+    """The row count is in the manifest; a resumption over more rows is refused unless accepted."""
     uri, out = str(tmp_path / "things.db"), tmp_path / "out.jsonl"
     queries = [question.query for question in questions(12)]
 

@@ -18,7 +18,7 @@ DOC = Path(__file__).parent.parent.parent / "docs" / "jobs.md"
 
 
 def keys_of(model, prefix=""):
-    """Every key that a model writes, by the way to it; where a mapping has keys of its own, STAGE stands for them."""
+    """Return the dotted path of every key that a model writes, with STAGE for the keys of a mapping."""
     found = set()
     for name, field in model.model_fields.items():
         inner = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
@@ -33,13 +33,13 @@ def keys_of(model, prefix=""):
 
 
 def test_every_key_is_documented():
-    """And nothing else is."""
+    """The table in docs/jobs.md has exactly the keys of the manifest."""
     table = DOC.read_text(encoding="utf-8").split("## The manifest")[1]
     assert set(re.findall(r"^\| `([^`]+)` \|", table, re.M)) == keys_of(Manifest)
 
 
 def test_the_keys_written_are_those_of_the_model(tmp_path):
-    """What stands in the file is read back to the same, and has every key, also where there is nothing to tell."""
+    """A manifest has every key, also empty ones, and is read back to the same."""
     run_job(Pipeline([basic.ListedSearch()]), ["red"], tmp_path / "out.jsonl")
     text = manifest_path(tmp_path / "out.jsonl").read_text(encoding="utf-8")
     data = json.loads(text, parse_constant=pytest.fail)
@@ -50,7 +50,7 @@ def test_the_keys_written_are_those_of_the_model(tmp_path):
 
 
 def test_a_manifest_is_replaced_whole(tmp_path, monkeypatch):
-    """Where the new one cannot take its place the old one is as it was, and nothing is left beside it."""
+    """If the new manifest cannot be written the old one is unchanged, and no other file is left."""
     run_job(Pipeline([basic.ListedSearch()]), ["red"], tmp_path / "out.jsonl")
     path = manifest_path(tmp_path / "out.jsonl")
     before = path.read_bytes()
@@ -73,7 +73,7 @@ def test_a_manifest_is_replaced_whole(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="the file system takes UTF-8 only")
 def test_an_output_may_have_any_name(tmp_path):
-    """A file whose name is no UTF-8 has a manifest like others, and its job is gone on with."""
+    """An output whose name is not UTF-8 has a manifest like others, and its job can be resumed."""
     output = tmp_path / os.fsdecode(b"out\xff.jsonl")
     pipeline = Pipeline([basic.ListedSearch(), basic.WordOverlap()])
     run_job(pipeline, ["one"], output)

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from milvus_pipeline import Pipeline, commits, manifest_path, read_manifest, run_job
+from milvus_pipeline import Pipeline, manifest_path, read_manifest, run_job
+from milvus_pipeline.jobs import commits
 from milvus_pipeline.jobs.manifest import Manifest
 from support.fake_stages import basic
 
@@ -78,7 +79,7 @@ def known(output: Path) -> Manifest | None:
 
 def kill_at_random(output: Path, undisturbed: Path, kills: int, count: int = 480) -> dict[str, Any]:
     """One job, killed again and again, each time when the output has grown by a random number of bytes."""
-    commits._EVERY = 0.01  # manifests as often as in a job of hours
+    commits._INTERVAL = 0.01  # manifests as often as in a job of hours
     seconds = 0.006
     run(undisturbed, count, seconds)
     whole = undisturbed.stat().st_size
@@ -157,7 +158,7 @@ class Killer:
 
 def kill_at_each(output: Path, undisturbed: Path, count: int = 10) -> dict[str, Any]:
     """Jobs that are killed at each step of theirs, their resumptions at another; and what became of each."""
-    commits._EVERY = -1.0  # a manifest for each batch
+    commits._INTERVAL = -1.0  # a manifest for each batch
     os.fsync = lambda file: None  # a process that is killed loses nothing that it wrote; a machine does
     run(undisturbed, count)
     whole = undisturbed.read_bytes()

@@ -13,7 +13,7 @@ from milvus_pipeline.cli.writers import TABLE, check_output
 from milvus_pipeline.files.lines import STDIN
 from milvus_pipeline.files.queries import BadLines, InputFormat, QueryReader, survey
 from milvus_pipeline.jobs.claim import check_place
-from milvus_pipeline.jobs.job import answered
+from milvus_pipeline.jobs.job import answer
 from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.records import Query, SearchResult
 
@@ -114,7 +114,7 @@ def answered_batches(pipeline: Pipeline, batches: Iterator[Batch], asked: Asked)
     a pipe waits for the answer to one before the next.
     """
     if asked.source is None or asked.source.is_file():
-        return answered(pipeline, batches, asked.timeout)
+        return answer(pipeline, batches, asked.timeout)
     return (answers(pipeline, batch, asked.timeout) for batch in batches)
 
 

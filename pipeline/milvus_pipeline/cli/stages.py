@@ -61,7 +61,7 @@ def describe_stage(cls: type[Stage]) -> dict[str, Any]:
     """
     return {
         "type": cls.type,
-        "package": registry.version_of(cls) or cls.__module__,
+        "package": " ".join(registry.package_of(cls) or [cls.__module__]),
         "class": f"{cls.__module__}:{cls.__qualname__}",
         "summary": (inspect.cleandoc(cls.__doc__ or "").splitlines() or [""])[0],
         "needs": sorted(cls.needs),

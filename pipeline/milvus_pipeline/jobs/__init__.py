@@ -1,1 +1,1 @@
-"""Jobs: many queries from a file, answered through a pipeline into a file; resumable."""
+"""Jobs: many queries from a file through a pipeline into a file, resumable wherever they are interrupted."""

@@ -1,4 +1,4 @@
-"""The queries of a job in batches, and the digest by which they are known again when the job is resumed."""
+"""The queries of a job in batches, and the digest by which a resumed job recognizes them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from milvus_pipeline.files.plain import json_text
 from milvus_pipeline.files.queries import InputFormat, QueryReader
-from milvus_pipeline.jobs.claim import ResumeError
+from milvus_pipeline.jobs.claim import changed_job
 from milvus_pipeline.jobs.manifest import Input, Manifest
 from milvus_pipeline.records import Query, SearchResult
 
@@ -22,22 +22,23 @@ if TYPE_CHECKING:
     from hashlib import _Hash as Hash
 
 Item: TypeAlias = Query | SearchResult
-"""A query, or a bad line as the failed result that it becomes."""
+"""A query, or the failed result of a bad line."""
 
 
-class Reading:
+class BatchReader:
     """Reads the queries of a job one after another, each once, and none before it is needed.
 
     Args:
         queries: a file, ``-`` for stdin, or the queries themselves.
         input_format: how to read a file.
-        bad_lines: what is done about a line that is no query; see ``BadLines``.
-        warn: told what the user should know, but not of queries that are passed over, since it was told then.
+        bad_lines: what is done about a line that is not a query; see ``BadLines``.
+        warn: called with what the user should know, except about queries that were done before a resumption.
 
     Attributes:
-        told: what a manifest tells about them.
-        name: where they come from, for messages.
-        digests: of each batch that was read, the digest up to its end; whoever writes a batch takes the first.
+        source: where the queries come from, for the manifest.
+        name: the same for messages.
+        digests: for each batch that was read, the digest of all queries up to its end; the writer of a batch takes the
+            first.
     """
 
     def __init__(
@@ -47,88 +48,86 @@ class Reading:
         bad_lines: str,
         warn: Callable[[str], None],
     ) -> None:
-        self.told = Input(path=None, format=None)
+        self.source = Input(path=None, format=None)
         self.name = "the iterable"
         self.digests: deque[Hash] = deque()
         self._digest = hashlib.sha256()
-        self._warn = warn
         self._muted = False
         items: Iterable[str | Item]
         if isinstance(queries, str | Path):
-            items = reader = QueryReader(Path(queries), input_format, bad_lines=bad_lines, warn=self._tell)
-            self.told = Input(path=str(reader.source), format=reader.input_format)
+            items = reader = QueryReader(
+                Path(queries),
+                input_format,
+                bad_lines=bad_lines,
+                warn=lambda message: None if self._muted else warn(message),
+            )
+            self.source = Input(path=str(reader.source), format=reader.input_format)
             self.name = "stdin" if str(queries) == "-" else str(reader.source)
         else:
             items = queries
         self._items = _with_ids(items)
 
-    def _tell(self, message: str) -> None:
-        if not self._muted:
-            self._warn(message)
-
     def has_more(self) -> bool:
-        """Whether there is a query left; reads it, if so."""
+        """Whether there is a query left. Reads it."""
         for item in self._items:
             self._items = chain([item], self._items)
             return True
         return False
 
     def batches(self, size: int) -> Iterator[list[Item]]:
-        """What is left, in batches of ``size``; the last may be smaller."""
-        while batch := list(self._taken(size)):
+        """Yield the remaining queries in batches of ``size``; the last may be smaller."""
+        while batch := list(self._take(size)):
             self.digests.append(self._digest.copy())
             yield batch
 
-    def passed_over(self, path: Path, manifest: Manifest) -> Hash | None:
-        """Pass over what is done; the digest up to there, or None where the job is complete and nothing is left.
+    def skip_done(self, path: Path, manifest: Manifest) -> Hash | None:
+        """Skip the queries that are done. Return their digest, or None if the job is complete and nothing is left.
 
         Raises:
             ResumeError: these are not the queries that were done.
         """
         done, start = manifest.progress, manifest.goes_on_from.progress
         self._muted = True
-        count = sum(1 for _ in self._taken(start.queries))
+        count = sum(1 for _ in self._take(start.queries))
         digest = self._digest.copy()
-        rest = list(self._taken(done.queries - start.queries))  # of the last batch, where it was not full
+        rest = list(self._take(done.queries - start.queries))  # of the last batch, if it was not full
         self._muted = False
+        changed = ""
         if (count := count + len(rest)) < done.queries:
-            raise _changed(path, f"there are only {count} of the {done.queries} that are done")
-        if self._digest.hexdigest() != done.input_sha256:
-            raise _changed(path, f"the first {done.queries} are no longer the same")
+            changed = f"there are only {count} of the {done.queries} that are done"
+        elif self._digest.hexdigest() != done.input_sha256:
+            changed = f"the first {done.queries} are no longer the same"
+        if changed:
+            step = "give the same queries, with new ones only at the end"
+            raise changed_job(path, [f"the queries have changed: {changed}"], step)
         if manifest.state == "complete" and not self.has_more():
             return None
         self._items, self._digest = chain(rest, self._items), digest.copy()
         return digest
 
-    def _taken(self, count: int) -> Iterator[Item]:
-        """The next ``count`` queries, or as many as there are."""
+    def _take(self, count: int) -> Iterator[Item]:
+        """Yield the next ``count`` queries, or as many as there are."""
         for item in islice(self._items, count):
             self._digest.update(_fingerprint(item))
             yield item
 
 
-def _changed(path: Path, what: str) -> ResumeError:
-    words = f"the queries have changed: {what}"
-    advice = "give the same queries, to which others may be added at the end, or begin anew with --overwrite"
-    return ResumeError(f"{path}: cannot be resumed, as {words}; {advice}", [words])
-
-
 def _fingerprint(item: Item) -> bytes:
-    """By what a query is known again: all that it asks. A bad line has its id only."""
+    """Return what a query is recognized by: everything it asks. Of a bad line that is only its id."""
     if isinstance(item, SearchResult):
         return json_text(["bad line", item.query.id]).encode("utf-8", "backslashreplace")
-    asked = [item.id, item.text, item.filter, item.filter_params, item.params]
-    words = json_text(asked).encode("utf-8", "backslashreplace")
+    fields = [item.id, item.text, item.filter, item.filter_params, item.params]
+    data = json_text(fields).encode("utf-8", "backslashreplace")
     if item.vector is None:
-        return words
+        return data
     try:
-        return words + np.asarray(item.vector, dtype=np.float64).tobytes()
-    except (TypeError, ValueError):  # it is no vector, and its query will fail
-        return words + b"no vector"
+        return data + np.asarray(item.vector, dtype=np.float64).tobytes()
+    except (TypeError, ValueError):  # not a vector, so its query will fail
+        return data + b"no vector"
 
 
 def _with_ids(items: Iterable[str | Item]) -> Iterator[Item]:
-    """The queries, each with an id: its own, else its place, from 1."""
+    """Yield the queries, each with an id: its own, else its place, from 1."""
     for place, item in enumerate(items, start=1):
         query = Query(item) if isinstance(item, str) else item
         yield replace(query, id=str(place)) if isinstance(query, Query) and query.id is None else query

@@ -1,7 +1,8 @@
-"""The commit protocol of a job: what is written, in which order, and what holds wherever it is cut off.
+"""The commit protocol of a job: what is written in which order, and what holds wherever it is interrupted.
 
-The output grows by whole batches. The manifest, which tells how far the output is good, is replaced whole, after what
-it tells of has reached the disk. So it is never ahead of the output; where it is behind, the rest is done again.
+The output grows by whole batches. The manifest, which says how much of the output is valid, is replaced whole, and only
+after that part of the output has reached the disk. So the manifest is never ahead of the output; if it is behind, the
+rest is done again.
 """
 
 from __future__ import annotations
@@ -21,50 +22,50 @@ from milvus_pipeline.records import SearchResult
 if TYPE_CHECKING:
     from hashlib import _Hash as Hash
 
-_EVERY: Final = 1.0
-"""Seconds between two manifests, from the first batch on; what a killed job has done since the last is done again."""
+_INTERVAL: Final = 1.0
+"""Seconds between two manifests, from the first batch on. A killed job repeats what it did since the last one."""
 
 
 class CommitPoint(NamedTuple):
-    """How far a job is; replaced whole, so that an interrupt between two steps finds the one or the other.
+    """How far a job is. It is replaced whole, so that an interrupt between two steps finds the one or the other.
 
     Args:
         queries: number of queries done.
         size: bytes of their results.
-        asked: digest of the queries.
-        written: digest of the bytes.
+        input_digest: of the queries.
+        output_digest: of the bytes.
         figures: sums over the queries.
         seconds: that the job has worked for them.
     """
 
     queries: int
     size: int
-    asked: Hash
-    written: Hash
+    input_digest: Hash
+    output_digest: Hash
     figures: Figures
     seconds: float
 
-    def told(self) -> Point:
-        """The point as a manifest tells it."""
+    def record(self) -> Point:
+        """Return the point as a manifest has it."""
         progress = Progress(
             queries=self.queries,
             bytes=self.size,
-            input_sha256=self.asked.hexdigest(),
-            output_sha256=self.written.hexdigest(),
+            input_sha256=self.input_digest.hexdigest(),
+            output_sha256=self.output_digest.hexdigest(),
         )
-        return Point(progress=progress, figures=self.figures.timed(self.seconds))
+        return Point(progress=progress, figures=self.figures.with_seconds(self.seconds))
 
 
 class Commits:
     """Writes the results of a job, batch by batch, and its manifest.
 
     Args:
-        output: the file, which is this job's alone.
-        manifest_at: where the manifest stands.
-        manifest: what it tells besides how far the job is.
-        point: where the job begins, or goes on.
-        lines: how results are written.
-        batch_size: number of queries in a batch, but for the last.
+        output: the file, which only this job writes.
+        manifest_at: the path of the manifest.
+        manifest: its content except how far the job is.
+        point: where the job starts, or goes on.
+        lines: turns results into text.
+        batch_size: number of queries in a batch, except the last.
 
     Attributes:
         point: how far the job is.
@@ -85,30 +86,30 @@ class Commits:
         self._manifest = manifest
         self._lines = lines
         self._batch_size = batch_size
-        self._whole = point  # batches that were full, which a job that is not complete goes on behind
+        self._full = point  # behind the last batch that was full, where a job that is not complete goes on
         self._seconds_before = point.seconds
         self._started = time.perf_counter()
-        self._told_at = -math.inf  # nothing of this run: the first batch is told of at once
+        self._manifest_time = -math.inf  # none in this run yet: the first batch is followed by one
 
     def begin(self) -> None:
-        """Write the first manifest, then cut the output to what it tells of.
+        """Write the first manifest, then cut the output to its size.
 
-        In this order: the manifest of a job that was here before must not be taken for one of the new output.
+        In this order, so that the manifest of an earlier job is never taken for one of the new output.
         """
         with self._writing(self._manifest_at):
-            self._tell("running", self.point)
+            self._write_manifest("running")
         with self._writing(self._output.path):
             self._output.cut(self.point.size)
 
-    def add(self, results: Sequence[SearchResult], asked: Hash) -> list[OutputError | None]:
-        """Write the results of one batch; the commit point is behind it then.
+    def add(self, results: Sequence[SearchResult], input_digest: Hash) -> list[OutputError | None]:
+        """Write the results of one batch, and move the commit point behind it.
 
         Args:
             results: of the batch, in its order.
-            asked: digest of the queries up to its end.
+            input_digest: of the queries up to its end.
 
         Returns:
-            For each result why it does not fit the format, or None where it was written.
+            For each result why it does not fit the format, or None if it was written.
 
         Raises:
             OutputError: the file cannot take them.
@@ -122,53 +123,55 @@ class Commits:
             except OutputError as error:
                 unwritten.append(error)
         figures = self.point.figures.plus(results, unwritten)
-        point = self._written("".join(texts).encode("utf-8", "backslashreplace"), self.point)
+        point = self._append("".join(texts).encode("utf-8", "backslashreplace"))
         seconds = self._seconds_before + time.perf_counter() - self._started
         queries = point.queries + len(results)
-        self.point = point._replace(queries=queries, asked=asked, figures=figures, seconds=seconds)
+        self.point = point._replace(queries=queries, input_digest=input_digest, figures=figures, seconds=seconds)
         if len(results) == self._batch_size:
-            self._whole = self.point
-            if time.monotonic() - self._told_at >= _EVERY:
-                self._tell_progress()
+            self._full = self.point
+            if time.monotonic() - self._manifest_time >= _INTERVAL:
+                self._commit("running")
+                self._manifest_time = time.monotonic()
         return unwritten
 
-    def _written(self, data: bytes, point: CommitPoint, *, member: bool = False) -> CommitPoint:
-        """The point after this data was written behind it."""
-        if self._manifest.output.gzip and (data or member):
+    def _append(self, data: bytes, *, always: bool = False) -> CommitPoint:
+        """Write data behind the commit point, and return the point after it.
+
+        Args:
+            data: to write, as a gzip member if the output is gzipped.
+            always: write a member also if there is no data.
+        """
+        if self._manifest.output.gzip and (data or always):
             data = gzip_member(data)
         with self._writing(self._output.path):
-            self._output.write(data, point.size)
-        written = point.written.copy()
-        written.update(data)
-        return point._replace(size=point.size + len(data), written=written)
+            self._output.write(data, self.point.size)
+        digest = self.point.output_digest.copy()
+        digest.update(data)
+        return self.point._replace(size=self.point.size + len(data), output_digest=digest)
 
-    def _tell_progress(self) -> None:
+    def _commit(self, state: State) -> None:
+        """Flush the output to the disk, then write a manifest of it."""
         with self._writing(self._output.path):
             self._output.sync()
         with self._writing(self._manifest_at):
-            self._tell("running", self.point)
-        self._told_at = time.monotonic()
+            self._write_manifest(state)
 
     def finish(self) -> None:
-        """All queries are done: the job is complete."""
+        """Complete the job, whose queries are all done."""
         if self._manifest.output.gzip and not self.point.size:
-            self.point = self._written(b"", self.point, member=True)  # an empty file is no gzip file
-        with self._writing(self._output.path):
-            self._output.sync()
-        with self._writing(self._manifest_at):
-            self._tell("complete", self.point)
+            self.point = self._append(b"", always=True)  # an empty file is not a gzip file
+        self._commit("complete")
 
     def halt(self, state: State) -> None:
-        """The job ends before it is complete: the output is cut to the commit point, as far as that can be done."""
-        self.point = self._whole
+        """End the job before it is complete. The output is cut to the commit point, as far as that can be done."""
+        self.point = self._full
         with suppress(OSError):
             self._output.cut(self.point.size)
             self._output.sync()
-            self._tell(state, self.point)
+            self._write_manifest(state)
 
-    def _tell(self, state: State, point: CommitPoint) -> None:
-        told = point.told()
-        whole = self._whole.told() if point is not self._whole else None
+    def _write_manifest(self, state: State) -> None:
+        point = self.point.record()
         written = now()
         times = self._manifest.times.model_copy(
             update={"written": written, "ended": written if state == "complete" else None}
@@ -177,9 +180,9 @@ class Commits:
             update={
                 "state": state,
                 "times": times,
-                "progress": told.progress,
-                "figures": told.figures,
-                "whole_batches": whole,
+                "progress": point.progress,
+                "figures": point.figures,
+                "whole_batches": None if self.point is self._full else self._full.record(),
             }
         )
         write_manifest(self._manifest_at, manifest, self._output.mode)
@@ -189,12 +192,9 @@ class Commits:
         try:
             yield
         except OSError as error:
-            done = self._whole.queries
+            done = f"{self._full.queries} queries are done, and their results are in {self._output.path}"
             raise OutputError(
                 f"cannot be written: {error.strerror or error}",
-                (
-                    f"done so far: {done} queries, which stand in {self._output.path}. Once it can be "
-                    "written again, --resume goes on with the others"
-                ),
+                f"{done}. Once it can be written again, --resume goes on with the others",
                 place=str(path),
             ) from error
