@@ -1,19 +1,21 @@
-"""What ``milvus-pipeline doctor`` looks at in a search: server, collection, index, rows, texts, recall.
+"""What ``milvus-pipeline doctor`` checks about a search: server, collection, index, rows, texts, recall.
 
-Nothing is changed. A server's collection that is not in memory stays out of it, so its rows are not looked at. Milvus
-Lite keeps a collection in memory for this process alone: where nobody else in it uses the database, the collection is
-loaded for the time of the check.
+Nothing is changed. A server's collection that is not in memory is not loaded, so its rows are not checked. Milvus Lite
+keeps a collection in memory for this process alone: if nothing else in it uses the database, the collection is loaded
+for the duration of the check.
+
+Each check is a function that takes an ``Examination`` and yields findings. To add one, write it and list it in
+``CHECKS``.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from difflib import get_close_matches
-from pathlib import Path
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -21,375 +23,415 @@ import numpy as np
 from milvus_pipeline import DeadlineError, PipelineError, QueryError, RetrySettings, StageError
 from milvus_pipeline.plugin import CheckContext, Finding, doctor
 from milvus_stages.doctors.recall import QUERIES, recall_findings
-from milvus_stages.doctors.sample import Asked
+from milvus_stages.doctors.sample import RowReader, Sample
 from milvus_stages.milvus import failures, filters
-from milvus_stages.milvus.client.lite import check_present, lite_path
-from milvus_stages.milvus.client.pool import shared
-from milvus_stages.milvus.client.server import Connection, is_lite, load_state
-from milvus_stages.milvus.collection import CollectionInfo, IndexInfo, described, index_of, vector_field
-from milvus_stages.milvus.opening import LOAD_SECONDS, Opened, checked, connected
+from milvus_stages.milvus.client.lite import check_present
+from milvus_stages.milvus.client.pool import disconnect, user_count
+from milvus_stages.milvus.client.server import Connection, load_state
+from milvus_stages.milvus.collection import (
+    CollectionInfo,
+    CollectionState,
+    UnfitError,
+    describe,
+    describe_index,
+    find_vector_field,
+    inspect_collection,
+)
 from milvus_stages.milvus.params import DEFAULT_NPROBE
-from milvus_stages.milvus.requests import Job
+from milvus_stages.milvus.requests import Request
 from milvus_stages.milvus.search import MilvusSearch
+from milvus_stages.milvus.settings import SearchSettings
+from milvus_stages.milvus.state import LOAD_SECONDS, not_loaded_error, open_connection
 
-_LITE_ROWS: Final = 100_000  # Milvus Lite looks at every row in a search
-_LITE_NUMBERS: Final = 50_000_000  # numbers of all vectors; a database of more is not read for a check
+_LITE_ROWS: Final = 100_000  # above which Milvus Lite, whose searches read every row, is slow
+_LITE_NUMBERS: Final = 50_000_000  # numbers in all vectors; a larger database is not loaded for a check
 _CALLS: Final = 50  # that a check makes, about
-_WASTE_ROWS: Final = 20_000  # from which a search of every list is worth a word
+_WASTE_ROWS: Final = 20_000  # from which a search of every list deserves a warning
 
-_TEXT: Final = re.compile(r'(?i:\b(?:iso|interval)\s+)?(?:"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\')', re.DOTALL)
+_QUOTED: Final = re.compile(
+    r'(?i:\b(?:iso|interval)\s+)?(?:"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\')', re.DOTALL
+)
 _NAME: Final = re.compile(r"(?<![\w.{$\[])[A-Za-z_]\w*(?!\w*\s*[(}])")
-_WORDS: Final = frozenset({"and", "or", "not", "in", "like", "is", "null", "true", "false", "exists"})
+_KEYWORDS: Final = frozenset({"and", "or", "not", "in", "like", "is", "null", "true", "false", "exists"})
+
+
+class Examination:
+    """One examination of a search: what the checks work with, and what they leave for later ones.
+
+    Args:
+        settings: of the search.
+        context: of the doctor's run.
+        connection: to the server.
+        connect_seconds: that connecting took.
+
+    Attributes:
+        info: the collection.
+        state: the collection, if it fits the search; otherwise None.
+        is_loaded: the collection is in memory, so that its rows can be read.
+        rows: how many it holds.
+        call_seconds: that a call takes.
+    """
+
+    info: CollectionInfo
+
+    def __init__(
+        self, settings: SearchSettings, context: CheckContext, connection: Connection, connect_seconds: float
+    ) -> None:
+        self.settings = settings
+        self.context = context
+        self.deadline = context.deadline
+        self.connection = connection
+        self.connect_seconds = connect_seconds
+        self.call_seconds = 0.0
+        self.state: CollectionState | None = None
+        self.is_loaded = False
+        self.rows = 0
+        self.was_loaded_here = False
+
+    @property
+    def topic(self) -> str:
+        """What the connection leads to."""
+        return "database" if self.connection.is_lite else "server"
+
+    @cached_property
+    def reader(self) -> RowReader:
+        """Reads rows of the collection."""
+        return RowReader(self.settings, self.connection, self.info, self.deadline)
+
+    @property
+    def has_text(self) -> bool:
+        """Whether rows may have the configured text field."""
+        text = self.settings.text_field
+        return text is not None and (text in self.info.fields or self.info.dynamic)
+
+    @cached_property
+    def sample(self) -> Sample:
+        """Rows of the collection, with their keys and texts."""
+        text = [str(self.settings.text_field)] if self.has_text else []
+        return self.reader.sample(self.rows, [self.info.primary, *text])
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the client."""
+        return self.connection.call(self.deadline, method, *arguments)
+
+    def load_state(self) -> str:
+        """Return whether the collection is in memory."""
+        return load_state(self.connection, self.settings.collection, self.deadline)
+
+    def finding(self, error: Exception, topic: str, expression: str = "") -> Finding:
+        """Return the finding that an error of a call makes."""
+        settings = self.settings
+        return Finding.of(failures.explain(error, settings.where, settings.token_env, expression), topic)
+
+    def close(self) -> None:
+        """Release what was loaded for the examination, and the connection."""
+        try:
+            if self.was_loaded_here and user_count(self.connection) == 1:
+                self.connection.client.release_collection(self.settings.collection, timeout=LOAD_SECONDS)
+        finally:
+            disconnect(self.connection)
 
 
 @doctor(MilvusSearch)
-def search_findings(stage: MilvusSearch, context: CheckContext) -> Iterator[Finding]:
-    """All that can be said of a search without changing anything."""
-    lite = is_lite(stage.uri)
-    if lite:
-        try:
-            check_present(stage.uri)
-        except StageError as error:
-            yield Finding.of(error, "database")
-            return
+def examine_search(stage: MilvusSearch, context: CheckContext) -> Iterator[Finding]:
+    """Yield everything that can be found out about a search without changing anything."""
+    once = stage.model_copy(update={"retry": RetrySettings(attempts=1)})  # a check reports how things are now
     began = time.perf_counter()
     try:
-        connection = connected(_once(stage), context.deadline)
+        if stage.is_lite:
+            check_present(stage.uri)
+        connection = open_connection(once, context.deadline)
     except StageError as error:
-        yield Finding.of(_with_holder(error, stage.uri) if lite else error, "database" if lite else "server")
+        found = Finding.of(error, "database" if stage.is_lite else "server")
+        yield found if stage.is_lite else Finding.error(found.topic, f"{stage.uri}: {found.message}", found.next_step)
         return
-    checkup = _Checkup(stage, context, connection)
+    examination = Examination(stage, context, connection, time.perf_counter() - began)
     try:
-        yield from checkup.findings(time.perf_counter() - began)
-    except Exception as error:
-        yield checkup.broken_off(error)
-    finally:
-        shared.release(connection)
-
-
-class _Checkup:
-    """One look at a search. The methods yield findings, and keep what later ones need."""
-
-    def __init__(self, stage: MilvusSearch, context: CheckContext, connection: Connection) -> None:
-        self._stage = stage
-        self._context = context
-        self._connection = connection
-        self._deadline = context.deadline
-        self._loaded = False
-        self._loaded_here = False
-        self._call_seconds = 0.0
-
-    def findings(self, connecting: float) -> Iterator[Finding]:
-        """Everything, in an order in which each makes sense of the next."""
-        yield from self._server(connecting)
+        yield from check_server(examination)
         try:
-            info = described(self._connection, self._stage.collection, self._deadline)
+            examination.info = describe(connection, stage.collection, context.deadline)
         except StageError as error:
             yield Finding.of(error, "collection")
             return
-        yield Finding.ok("collection", f"{self._stage.collection!r} is there, with the fields {_listed(info)}")
-        state = None
-        try:
-            state = checked(self._stage, self._connection, self._deadline)
-        except StageError as error:
-            yield Finding.of(error, "index")
-        else:
-            yield Finding.ok("fields", self._fields(state))
-        yield from self._filter(info)
-        with suppress(StageError):
-            field = vector_field(info, self._stage.anns_field)
-            yield from self._dimension(info, field)
-            yield from self._index(info, field)
-        with self._memory(info) as fault:
-            if fault is not None:
-                yield fault
-            yield from self._load_state()
-            yield from self._rows(info, state)
-
-    def broken_off(self, error: Exception) -> Finding:
-        """What the error says that ended the look."""
-        topic = "database" if self._connection.is_lite else "server"
-        late = isinstance(error, DeadlineError | TimeoutError)
-        if not late and (self._deadline.remaining(at_most=1.0) or 0.0) > 0.0:
-            return Finding.of(failures.explained(error, self._stage.where, self._stage.token_env), topic)
-        step = "give the check more time (`--timeout`)"
-        # Milvus Lite is work of this process, and no waiting; and a server that is far away may be well.
-        if self._connection.is_lite or _CALLS * self._call_seconds > (self._deadline.budget or 0.0):
-            return Finding.warning(topic, "the time given was over before all was looked at", step)
-        return Finding.error(topic, "the server did not answer in the time given", f"check that it is well, or {step}")
-
-    def _server(self, connecting: float) -> Iterator[Finding]:
-        version = str(self._connection.call(self._deadline, "get_server_version"))
-        began = time.perf_counter()
-        self._connection.call(self._deadline, "has_collection", self._stage.collection)
-        self._call_seconds = time.perf_counter() - began
-        if self._connection.is_lite:
-            yield Finding.ok("database", f"{self._stage.uri}, {version.replace('milvus_lite-', 'Milvus Lite ')}")
-            return
-        said = f"connected in {_ms(connecting)}, a call takes {_ms(self._call_seconds)}"
-        yield Finding.ok("server", f"{self._stage.uri}, Milvus {version}; {said}")
-        variable = self._stage.token_env
-        if self._stage.token():
-            said = f"that of {variable} is accepted (a server without authentication takes any)"
-        else:
-            said = f"none is sent{f' ({variable} is not set)' if variable else ''}, and none is asked for"
-        yield Finding.ok("token", said)
-
-    def _fields(self, state: Opened) -> str:
-        text = self._stage.text_field
-        hit = f"the text comes from {text!r}" if text else "hits have no text"
-        return f"{hit}; with it come {', '.join(state.fields) or 'no others'}"
-
-    def _filter(self, info: CollectionInfo) -> Iterator[Finding]:
-        """Names in the filter that the collection lacks. Expressions with more than names in them say less."""
-        if self._stage.filter is None or info.dynamic:
-            return
-        names = [name for name in _NAME.findall(_TEXT.sub(" ", self._stage.filter)) if name.lower() not in _WORDS]
-        for name in dict.fromkeys(names):
-            if name not in info.fields:
-                near = get_close_matches(name, list(info.fields), n=1)
-                step = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(info.fields))}"
-                yield Finding.error("filter", f"it names {name!r}, which the collection lacks", step)
-
-    def _dimension(self, info: CollectionInfo, field: str) -> Iterator[Finding]:
-        dim, given = info.dims[field], self._context.dim
-        if given is None:
-            yield Finding.ok("dimension", f"{field!r} holds vectors of {dim}")
-        elif given == dim:
-            yield Finding.ok("dimension", f"{field!r} holds vectors of {dim}, and so many {self._context.dim_of} gives")
-        else:
-            yield Finding.error(
-                "dimension",
-                f"{field!r} holds vectors of {dim}, but {self._context.dim_of} gives {given}",
-                "encode queries with the model that the collection was made with, or make it anew with "
-                "`milvus-pipeline ingest`",
-            )
-
-    def _index(self, info: CollectionInfo, field: str) -> Iterator[Finding]:
-        index = index_of(self._connection, self._stage.collection, field, self._deadline)
-        if index is None:
-            return  # told with what does not fit
-        probed = self._stage.params.get("nprobe", DEFAULT_NPROBE)
-        yield Finding.ok("index", f"{index.index_type}, {index.metric_type}{_lists(index, probed, info.rows)}")
-        if index.nlist and probed >= index.nlist and info.rows >= _WASTE_ROWS:
-            yield Finding.warning(
-                "nprobe",
-                f"nprobe {probed} is not below nlist {index.nlist}: every search looks at all {info.rows:,} rows",
-                "lower params.nprobe; the recall that this check measures says how far",
-            )
-        if waiting := self._unindexed(field):
-            yield Finding.warning(
-                "index",
-                f"{waiting:,} rows are not in the index yet, and are searched one by one",
-                "wait until it is built; if that does not come, look at the server's index nodes",
-            )
-
-    def _unindexed(self, field: str) -> int:
-        for name in self._connection.call(self._deadline, "list_indexes", self._stage.collection):
-            data = self._connection.call(self._deadline, "describe_index", self._stage.collection, name) or {}
-            if data.get("field_name") == field:
-                return int(data.get("pending_index_rows") or 0)
-        return 0
-
-    # -- memory -------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _memory(self, info: CollectionInfo) -> Iterator[Finding | None]:
-        """The collection as it is; that of a Lite database which only this check uses is loaded meanwhile."""
-        connection, name = self._connection, self._stage.collection
-        fault = None
-        if self._state() == "NotLoad" and self._loads_for_itself(info):
-            try:
-                connection.client.load_collection(name, timeout=LOAD_SECONDS)
-                self._loaded_here = True
-            except Exception as error:
-                told = failures.explained(error, self._stage.where, self._stage.token_env)
-                step = "make it anew with `milvus-pipeline ingest`, with an index that Milvus Lite knows"
-                fault = Finding.of(told, "memory", next_step=step)
-        try:
-            yield fault
-        finally:
-            if self._loaded_here and shared.users(connection) == 1:
-                connection.client.release_collection(name, timeout=LOAD_SECONDS)
-
-    def _loads_for_itself(self, info: CollectionInfo) -> bool:
-        numbers = info.rows * max(info.dims.values(), default=0)
-        alone = self._connection.is_lite and shared.users(self._connection) == 1
-        return alone and self._stage.load and numbers <= _LITE_NUMBERS
-
-    def _state(self) -> str:
-        return load_state(self._connection, self._stage.collection, self._deadline)
-
-    def _load_state(self) -> Iterator[Finding]:
-        state = self._state()
-        self._loaded = state == "Loaded"
-        if self._loaded:
-            said = "it can be loaded, which each process does for itself" if self._loaded_here else "it is loaded"
-            yield Finding.ok("memory", said)
-        elif state == "Loading":
-            yield Finding.warning("memory", "the server is still loading the collection", "wait until it is loaded")
-        elif not self._stage.load:
-            yield Finding.error(
-                "memory",
-                "the collection is not loaded, and the stage may not load it (`load: false`)",
-                "load it, or set `load: true`",
-            )
-        elif self._connection.is_lite:
-            yield Finding.ok("memory", "not loaded for this check; each process loads it when it opens the stage")
-        else:
-            yield Finding.warning(
-                "memory",
-                "the collection is not loaded: opening the stage loads it; its rows and its recall were not looked at",
-                "load it ahead of the first query, then check again",
-            )
-
-    # -- rows ---------------------------------------------------------------------------------------------------
-
-    def _rows(self, info: CollectionInfo, state: Opened | None) -> Iterator[Finding]:
-        asked = Asked(self._stage, self._connection, info, self._deadline)
-        rows = asked.count() if self._loaded else info.rows
-        self._context.documents = rows
-        yield from self._count(rows)
-        if not rows or not self._loaded:
-            return
-        text = self._stage.text_field
-        known = text is not None and (text in info.fields or info.dynamic)
-        sample = asked.sample(rows, [info.primary, text] if known and text else [info.primary])
-        if known and text is not None:
-            yield from self._texts(asked, [row.get(text) for row in sample.rows], rows, spread=sample.spread)
-        if state is not None:
-            keys = [row[info.primary] for row in sample.rows]
-            chosen = keys[:: max(1, len(keys) // QUERIES)][:QUERIES]
-            yield from self._searched(state, asked, asked.vectors(state.anns_field, chosen), rows)
-
-    def _count(self, rows: int) -> Iterator[Finding]:
-        stage = self._stage
-        fill = "fill it with `milvus-pipeline ingest`"
-        if not rows and self._loaded:
-            yield Finding.error("rows", "the collection is empty, so every query finds nothing", fill)
-        elif not rows:
-            said = "the server counts no rows, which it does of what has not been written out yet, too"
-            yield Finding.warning("rows", said, f"{fill}; or flush it, and check again")
-        elif stage.offset >= rows:
-            said = f"{rows:,}, of which `offset` {stage.offset:,} leaves out all"
-            yield Finding.error("rows", said, f"lower offset, or {fill}")
-        elif stage.offset + stage.limit > rows:
-            ahead = f"offset + limit ({stage.offset:,} + {stage.limit:,})" if stage.offset else f"limit {stage.limit:,}"
-            yield Finding.warning("rows", f"{rows:,}, fewer than {ahead} asks for", f"lower limit, or {fill}")
-        else:
-            yield Finding.ok("rows", f"{rows:,}")
-        if self._connection.is_lite and rows > _LITE_ROWS:
-            yield Finding.warning(
-                "size",
-                f"Milvus Lite looks at every one of the {rows:,} rows in a search, so the time grows with them",
-                "put the collection on a Milvus server: only `uri` changes",
-            )
-
-    def _texts(self, asked: Asked, sample: list[Any], rows: int, *, spread: bool) -> Iterator[Finding]:
-        field = str(self._stage.text_field)
-        texts = [text for text in sample if isinstance(text, str) and text.strip()]
-        self._context.texts = texts
-        empty, of = len(sample) - len(texts), f"{len(sample)} sampled"
-        if field in asked.info.fields and empty == sample.count(""):  # others without a text are not counted so
-            with suppress(PipelineError, ValueError):
-                # A server that cannot count by a filter leaves it to the sample.
-                counted = _counted(asked, f'{field} == ""')
-                if counted is not None and counted >= empty:
-                    empty, of = counted, f"{rows:,}"
-        where = "" if spread else " (the first ones by their keys; others cannot be reached without a search)"
-        if empty:
-            yield Finding.warning(
-                "texts",
-                f"{empty:,} of {of} rows have no text in {field!r}{where}; a reranker ranks them last, unscored",
-                "leave them out when you fill the collection, or by a `filter`",
-            )
-        elif texts:
-            middle = sorted(map(len, texts))[len(texts) // 2]
-            yield Finding.ok(
-                "texts",
-                f"none is empty; of {len(texts)} sampled{where} the median has {middle:,} characters, the "
-                f"longest {max(map(len, texts)):,}",
-            )
-
-    def _searched(self, state: Opened, asked: Asked, vectors: Any, rows: int) -> Iterator[Finding]:
-        stage = self._stage
-        try:
-            expression = filters.joined((stage.filter,), stage.filter_params)
-        except QueryError:
-            expression = ""
-            yield Finding.ok("filter", "it waits for values of the query, so the searches of this check go without it")
-        if not len(vectors):
-            vectors = np.eye(1, state.dim, dtype=np.float32)
-        params = state.search_params({})
-        arguments = Job([0], [vectors[0]], expression, params).arguments(state)
-        began = time.perf_counter()
-        try:
-            (answer,) = state.connection.search(arguments, self._deadline)
-        except (DeadlineError, TimeoutError):
-            raise  # which is no fault of the search
-        except Exception as error:
-            yield Finding.of(failures.explained(error, stage.where, stage.token_env, expression), "search")
-            return
-        took = _ms(time.perf_counter() - began)
-        if short := state.shortfall(len(answer), params, bool(expression)):
-            yield Finding.warning("search", short, "see what the message says")
-        elif not len(answer):
-            step = "check filter, partition_names and the range in params"
-            yield Finding.warning("search", f"a search finds nothing ({took})", step)
-        else:
-            level = f", {stage.consistency_level} consistency" if stage.consistency_level else ""
-            yield Finding.ok("search", f"one with these settings gives {len(answer):,} hits in {took}{level}")
-        if rows > 1:
-            yield from recall_findings(state, asked, vectors, rows, expression, self._deadline)
+        for check in CHECKS:
+            yield from check(examination)
+    except Exception as error:
+        yield _interrupted(examination, error)
+    finally:
+        examination.close()
 
 
-def _once(stage: MilvusSearch) -> MilvusSearch:
-    """The same stage, which tries once: a check tells how things are now."""
-    return stage.model_copy(update={"retry": RetrySettings(attempts=1)})
+def _interrupted(examination: Examination, error: Exception) -> Finding:
+    """The finding that the examination ended early."""
+    deadline, topic = examination.deadline, examination.topic
+    late = isinstance(error, DeadlineError | TimeoutError)
+    if not late and (deadline.remaining(at_most=1.0) or 0.0) > 0.0:
+        return examination.finding(error, topic)
+    step = "give the check more time (`--timeout`)"
+    # Milvus Lite works in this process and never keeps one waiting; and a distant server may be healthy.
+    if examination.connection.is_lite or _CALLS * examination.call_seconds > (deadline.budget or 0.0):
+        return Finding.warning(topic, "timed out before everything was checked", step)
+    return Finding.error(topic, "the server did not answer in time", f"check that it is healthy, or {step}")
 
 
-def _counted(asked: Asked, expression: str) -> int | None:
+def check_server(examination: Examination) -> Iterator[Finding]:
+    """Report version, latency and token."""
+    settings = examination.settings
+    version = str(examination.call("get_server_version"))
+    began = time.perf_counter()
+    examination.call("has_collection", settings.collection)
+    examination.call_seconds = time.perf_counter() - began
+    if examination.connection.is_lite:
+        yield Finding.ok("database", f"{settings.uri}, {version.replace('milvus_lite-', 'Milvus Lite ')}")
+        return
+    times = f"connected in {_ms(examination.connect_seconds)}, a call takes {_ms(examination.call_seconds)}"
+    yield Finding.ok("server", f"{settings.uri}, Milvus {version}; {times}")
+    variable = settings.token_env
+    if settings.token():
+        yield Finding.ok("token", f"the one in {variable} is accepted (a server without authentication accepts any)")
+    else:
+        unset = f" ({variable} is not set)" if variable else ""
+        yield Finding.ok("token", f"none is sent{unset}, and none is required")
+
+
+def check_collection(examination: Examination) -> Iterator[Finding]:
+    """Report the collection's fields, and everything that does not fit the search."""
+    settings, info = examination.settings, examination.info
+    fields = [f"{name} ({info.dims[name]})" if name in info.dims else name for name in info.fields]
+    names = ", ".join(fields[:12]) + (", …" if len(fields) > 12 else "")
+    yield Finding.ok("collection", f"{settings.collection!r} exists, with the fields {names}")
     try:
-        return asked.count(expression)
+        state = examination.state = inspect_collection(settings, examination.connection, examination.deadline)
+    except UnfitError as error:
+        for problem in error.problems:
+            yield Finding.error(problem.field, problem.what, problem.next_step)
+    else:
+        text = f"the text comes from {settings.text_field!r}" if settings.text_field else "hits have no text"
+        yield Finding.ok("fields", f"{text}; other fields of a hit: {', '.join(state.fields) or 'none'}")
+
+
+def check_filter(examination: Examination) -> Iterator[Finding]:
+    """Report names in the filter that the collection does not have. Other mistakes show up in the search."""
+    expression, info = examination.settings.filter, examination.info
+    if expression is None or info.dynamic:
+        return
+    for name in dict.fromkeys(_NAME.findall(_QUOTED.sub(" ", expression))):
+        if name.lower() not in _KEYWORDS and name not in info.fields:
+            near = get_close_matches(name, list(info.fields), n=1)
+            step = f"did you mean {near[0]!r}?" if near else f"its fields are {', '.join(sorted(info.fields))}"
+            yield Finding.error("filter", f"it uses {name!r}, which is not a field of the collection", step)
+
+
+def check_dimension(examination: Examination) -> Iterator[Finding]:
+    """Compare the dimension of the field with that of the encoder."""
+    field = _vector_field(examination)
+    if field is None:
+        return
+    dim, given, encoder = examination.info.dims[field], examination.context.dim, examination.context.dim_of
+    if given is None:
+        yield Finding.ok("dimension", f"{field!r} holds vectors of {dim}")
+    elif given == dim:
+        yield Finding.ok("dimension", f"{field!r} holds vectors of {dim}, as does {encoder}")
+    else:
+        yield Finding.error(
+            "dimension",
+            f"{field!r} holds vectors of {dim}, but {encoder} gives {given}",
+            "encode queries with the model that the collection was made with, or rebuild it with `milvus-pipeline "
+            "ingest`",
+        )
+
+
+def check_index(examination: Examination) -> Iterator[Finding]:
+    """Report type and parameters of the index, and rows that are not in it."""
+    field, settings, rows = _vector_field(examination), examination.settings, examination.info.rows
+    if field is None:
+        return
+    index = describe_index(examination.connection, settings.collection, field, examination.deadline)
+    if index is None:
+        return  # reported with what does not fit
+    nprobe = settings.params.get("nprobe", DEFAULT_NPROBE)
+    text = f"{index.index_type}, {index.metric_type}"
+    if index.nlist is not None:
+        text += f", nlist {index.nlist}, nprobe {nprobe}"
+        text += f"; for {rows:,} rows 4·√rows = {round(4 * rows**0.5):,} lists are usual" if rows else ""
+    yield Finding.ok("index", text)
+    if index.nlist and nprobe >= index.nlist and rows >= _WASTE_ROWS:
+        yield Finding.warning(
+            "nprobe",
+            f"nprobe {nprobe} is not below nlist {index.nlist}: every search reads all {rows:,} rows",
+            "lower params.nprobe; the recall that this check measures shows how far",
+        )
+    if index.pending:
+        yield Finding.warning(
+            "index",
+            f"{index.pending:,} rows are not in the index yet, and are searched one by one",
+            "wait until it is built; if it is never finished, check the server's index nodes",
+        )
+
+
+def check_memory(examination: Examination) -> Iterator[Finding]:
+    """Report whether the collection is loaded; in a Lite database that only this check uses, load it meanwhile."""
+    settings = examination.settings
+    if examination.load_state() == "NotLoad" and _may_load(examination):
+        try:
+            examination.connection.client.load_collection(settings.collection, timeout=LOAD_SECONDS)
+            examination.was_loaded_here = True
+        except Exception as error:
+            step = "rebuild it with `milvus-pipeline ingest`, with an index type that Milvus Lite knows"
+            found = examination.finding(error, "memory")
+            yield Finding.error("memory", found.message, step)
+    state = examination.load_state()
+    examination.is_loaded = state == "Loaded"
+    if examination.was_loaded_here and examination.is_loaded:
+        yield Finding.ok("memory", "it can be loaded, which each process does for itself")
+    elif examination.is_loaded:
+        yield Finding.ok("memory", "it is loaded")
+    elif state == "Loading":
+        yield Finding.warning("memory", "the server is still loading the collection", "wait until it is loaded")
+    elif not settings.load:
+        yield Finding.of(not_loaded_error(settings.where), "memory")
+    elif examination.connection.is_lite:
+        yield Finding.ok("memory", "not loaded for this check; each process loads it when it opens the stage")
+    else:
+        yield Finding.warning(
+            "memory",
+            "the collection is not loaded: opening the stage loads it; its rows and its recall were not checked",
+            "load it before the first query, then check again",
+        )
+
+
+def _may_load(examination: Examination) -> bool:
+    connection, info = examination.connection, examination.info
+    small = info.rows * max(info.dims.values(), default=0) <= _LITE_NUMBERS
+    return connection.is_lite and user_count(connection) == 1 and examination.settings.load and small
+
+
+def check_rows(examination: Examination) -> Iterator[Finding]:
+    """Count the rows, and compare them with what a search requests."""
+    settings, loaded = examination.settings, examination.is_loaded
+    rows = examination.rows = examination.reader.count() if loaded else examination.info.rows
+    examination.context.documents = rows
+    fill = "fill it with `milvus-pipeline ingest`"
+    if not rows and loaded:
+        yield Finding.error("rows", "the collection is empty, so every query finds nothing", fill)
+    elif not rows:
+        text = "the server reports 0 rows, which may also mean that they are not flushed yet"
+        yield Finding.warning("rows", text, f"{fill}; or flush it, and check again")
+    elif settings.offset >= rows:
+        text = f"{rows:,}, all of which `offset` {settings.offset:,} skips"
+        yield Finding.error("rows", text, f"lower offset, or {fill}")
+    elif settings.offset + settings.limit > rows:
+        window = f"limit {settings.limit:,}"
+        if settings.offset:
+            window = f"offset + limit ({settings.offset:,} + {settings.limit:,})"
+        yield Finding.warning("rows", f"{rows:,}, fewer than {window} requests", f"lower limit, or {fill}")
+    else:
+        yield Finding.ok("rows", f"{rows:,}")
+    if examination.connection.is_lite and rows > _LITE_ROWS:
+        yield Finding.warning(
+            "size",
+            f"Milvus Lite reads all {rows:,} rows in every search, so it becomes slower with each of them",
+            "put the collection on a Milvus server: only `uri` changes",
+        )
+
+
+def check_texts(examination: Examination) -> Iterator[Finding]:
+    """Look for rows without text, and leave the texts of a sample to the stages that follow."""
+    if not (examination.rows and examination.is_loaded and examination.has_text):
+        return
+    field, sample = str(examination.settings.text_field), examination.sample
+    values = [row.get(field) for row in sample.rows]
+    texts = [text for text in values if isinstance(text, str) and text.strip()]
+    examination.context.texts = texts
+    empty, total = len(values) - len(texts), f"{len(values)} sampled"
+    if field in examination.info.fields and empty == values.count(""):  # a filter finds no other rows without text
+        with suppress(PipelineError, ValueError):
+            count = _count(examination.reader, f'{field} == ""')
+            if count is not None and count >= empty:
+                empty, total = count, f"{examination.rows:,}"
+    where = "" if sample.spread else " (the first by key; others cannot be reached without a search)"
+    if empty:
+        yield Finding.warning(
+            "texts",
+            f"{empty:,} of {total} rows have no text in {field!r}{where}; a reranker ranks them last, without a score",
+            "leave them out when you fill the collection, or with a `filter`",
+        )
+    elif texts:
+        lengths = sorted(map(len, texts))
+        yield Finding.ok(
+            "texts",
+            f"none is empty; of {len(texts)} sampled{where} the median has {lengths[len(texts) // 2]:,} characters, "
+            f"the longest {lengths[-1]:,}",
+        )
+
+
+def _count(reader: RowReader, expression: str) -> int | None:
+    """The number of rows that match; None if the engine cannot read the expression."""
+    try:
+        return reader.count(expression)
     except (PipelineError, TimeoutError):
         raise
-    except Exception:  # an engine that cannot read the expression
+    except Exception:
         return None
 
 
-def _with_holder(error: StageError, uri: str) -> StageError:
-    """The error that a Lite database cannot be opened, with the process that holds it where the system tells."""
-    found = _holder(Path(lite_path(uri)) / "LOCK") if "another process holds" in str(error) else None
-    if found is not None:
-        error.what = error.what.replace("another process", f"another process ({found})", 1)
-    return error
+def check_search(examination: Examination) -> Iterator[Finding]:
+    """Search once with the stage's settings, then measure the recall."""
+    state, settings = examination.state, examination.settings
+    if state is None or not (examination.rows and examination.is_loaded):
+        return
+    keys = [row[examination.info.primary] for row in examination.sample.rows]
+    vectors = examination.reader.vectors(state.anns_field, keys[:: max(1, len(keys) // QUERIES)][:QUERIES])
+    if not len(vectors):
+        vectors = np.eye(1, state.dim, dtype=np.float32)
+    try:
+        expression = filters.join((settings.filter,), settings.filter_params)
+    except QueryError:
+        expression = ""
+        yield Finding.ok("filter", "it needs values from the query, so the searches of this check do not use it")
+    params = state.search_params({})
+    began = time.perf_counter()
+    try:
+        arguments = Request([0], [vectors[0]], expression, params).arguments(state)
+        (answer,) = examination.connection.search(arguments, examination.deadline)
+    except (DeadlineError, TimeoutError):
+        raise  # not a fault of the search
+    except Exception as error:
+        yield examination.finding(error, "search", expression)
+        return
+    took = _ms(time.perf_counter() - began)
+    if short := state.shortfall(len(answer), params, bool(expression)):
+        yield Finding.warning("search", *short)
+    elif not len(answer):
+        step = "check filter, partition_names and the range in params"
+        yield Finding.warning("search", f"a search finds nothing ({took})", step)
+    else:
+        level = f", {settings.consistency_level} consistency" if settings.consistency_level else ""
+        yield Finding.ok("search", f"a search with these settings finds {len(answer):,} hits in {took}{level}")
+    if examination.rows > 1:
+        yield from recall_findings(state, examination.reader, vectors, examination.rows, expression)
 
 
-def _holder(lock: Path) -> str | None:
-    """Number and name of the process that has locked a file; None where that cannot be found out."""
-    with suppress(OSError, ValueError, IndexError):
-        wanted = str(lock.stat().st_ino)
-        for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
-            words = line.split()
-            if words[1] == "FLOCK" and words[5].rpartition(":")[2] == wanted and int(words[4]) != os.getpid():
-                name = Path("/proc", words[4], "comm").read_text(encoding="utf-8").strip()
-                return f"number {words[4]}, {name}"
-    return None
+CHECKS: Final[tuple[Callable[[Examination], Iterator[Finding]], ...]] = (
+    check_collection,
+    check_filter,
+    check_dimension,
+    check_index,
+    check_memory,
+    check_rows,
+    check_texts,
+    check_search,
+)
+"""The checks of a collection that exists, in an order in which each may use what the earlier ones found."""
 
 
-def _listed(info: CollectionInfo) -> str:
-    fields = [f"{name} ({info.dims[name]})" if name in info.dims else name for name in info.fields]
-    return ", ".join(fields[:12]) + (", …" if len(fields) > 12 else "")
+def _vector_field(examination: Examination) -> str | None:
+    try:
+        return find_vector_field(examination.info, examination.settings)
+    except UnfitError:
+        return None  # reported with what does not fit
 
 
 def _ms(seconds: float) -> str:
     milliseconds = 1000 * seconds
     return f"{milliseconds:.{0 if milliseconds >= 10 else 1}f} ms"
-
-
-def _lists(index: IndexInfo, probed: int, rows: int) -> str:
-    """What is to be said of an index that has lists."""
-    if index.nlist is None:
-        return ""
-    usual = f"; for {rows:,} rows 4·√rows = {round(4 * rows**0.5):,} lists are usual" if rows else ""
-    return f", nlist {index.nlist}, nprobe {probed}{usual}"

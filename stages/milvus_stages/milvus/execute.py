@@ -1,4 +1,4 @@
-"""The searches of one batch: made, made again, made smaller, and what becomes of each query."""
+"""The searches of one batch: made, repeated, split, and turned into hits or failures of each query."""
 
 from __future__ import annotations
 
@@ -6,155 +6,185 @@ import asyncio
 import threading
 import time
 from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
 from milvus_pipeline import CircuitOpenError, DeadlineError, Hit, PipelineError, SearchResult, StageError
 from milvus_pipeline.plugin import Context, Deadline, adrive, async_retrying, drive, in_threads, retrying
 from milvus_stages.milvus import failures
 from milvus_stages.milvus.client.server import CALL_SECONDS, load_state
-from milvus_stages.milvus.renewal import NOTICE_SECONDS
-from milvus_stages.milvus.requests import Job, hits_of, jobs_of
+from milvus_stages.milvus.collection import CollectionState
+from milvus_stages.milvus.requests import Request, read_hits, requests_for
+from milvus_stages.milvus.state import NOTICE_SECONDS, OpenCollection, guarded_call
 
-if TYPE_CHECKING:
-    from milvus_stages.milvus.opening import Opened
-    from milvus_stages.milvus.search import MilvusSearch
-
-_CALLS_AT_ONCE = 8  # searches of one batch that are under way, where their filters differ
-_PAUSE_SECONDS = 0.1  # before a collection is searched again that is said to be loaded and not to be
-_ROUNDS = 3  # of an attempt, where a collection changes while it is searched
-_EARLY_SECONDS = 0.1  # by which the clocks of gRPC and of event loops may be before ours
+_CALLS_AT_ONCE = 8  # searches of one batch that are under way at once, if their filters differ
+_PAUSE_SECONDS = 0.1  # before a collection is searched again that is said to be both loaded and not loaded
+_ROUNDS = 3  # of an attempt, if the collection changes while it is searched
+_EARLY_SECONDS = 0.1  # by which the clocks of gRPC and of event loops may be ahead of ours
 
 
 class _Search(NamedTuple):
     """A step: search the collection in this state."""
 
-    state: Opened
+    state: CollectionState
     deadline: Deadline
 
 
-class _Look(NamedTuple):
+class _AskIfLoaded(NamedTuple):
     """A step: ask whether the collection is loaded."""
 
-    state: Opened
     deadline: Deadline
 
 
 class _Renew(NamedTuple):
-    """A step: look at the collection again, of which this was thought."""
+    """A step: inspect the collection again, because this state may be out of date."""
 
-    doubted: Opened
+    doubted: CollectionState
 
 
 class _Pause(NamedTuple):
-    """A step: let so many seconds pass."""
+    """A step: wait."""
 
     seconds: float
 
 
-_Step: TypeAlias = _Search | _Look | _Renew | _Pause
-_Attempt: TypeAlias = Generator[_Step, Any, tuple[Any, "Opened"]]
+_Step: TypeAlias = _Search | _AskIfLoaded | _Renew | _Pause
+_Answer: TypeAlias = tuple[Any, CollectionState]
 
 
-class Batch:
-    """One batch of queries. ``hits`` are those of the queries that did not fail, by position, when it is done.
+class BatchSearch:
+    """The searches of one batch of queries. Blocking callers and event loops drive the same generators.
 
     Args:
-        stage: open.
+        collection: open.
         results: the queries.
-        context: for what is to be reported of each.
+        context: for what is reported about each query.
+
+    Attributes:
+        hits: of the queries that did not fail, by position; complete after ``run`` or ``arun``.
     """
 
-    def __init__(self, stage: MilvusSearch, results: Sequence[SearchResult], context: Context) -> None:
+    def __init__(self, collection: OpenCollection, results: Sequence[SearchResult], context: Context) -> None:
         self.hits: dict[int, list[Hit]] = {}
-        self._stage = stage
+        self._collection = collection
+        self._settings = collection.settings
+        self._is_lite = collection.connection.is_lite
         self._context = context
-        # Whoever awaits the batch gives it up at its deadline, and with it what other searches have found by then.
+        # The caller gives the batch up at its deadline, and would lose what other searches have found by then.
         self._deadline = context.deadline.before()
-        self._first = stage.state()
-        self._jobs = jobs_of(results, self._first, context)
-        self._lock = threading.Lock()  # held where jobs are taken, added or given up
+        self._requests = requests_for(results, collection.state, context)
+        self._lock = threading.Lock()  # held while requests are taken, added or given up
 
     def run(self) -> None:
-        """Make the searches; of those with different filters a server has several under way, each in a thread.
+        """Make the searches. On a server, those with different filters run at once, each in a thread.
 
-        The threads end with the batch. Only if this one is interrupted (Ctrl-C), their last calls end after it.
+        The threads end with the batch; only after Ctrl-C may their last calls end later.
         """
-        count = 1 if self._first.connection.is_lite else min(_CALLS_AT_ONCE, len(self._jobs))
+        count = 1 if self._is_lite else min(_CALLS_AT_ONCE, len(self._requests))
         if count > 1:
-            in_threads(self._work, count, "milvus-search", self._rest_of_jobs)
+            in_threads(lambda: drive(self._work(), self._try), count, "milvus-search", self._take_all)
         else:
-            self._work()
-
-    def _work(self) -> None:
-        while (job := self._next_job()) is not None:
-            deadline = self._first.search_deadline(self._deadline)
-            policy = retrying(self._stage.retry, deadline, self._retryable, _wait_hint, self._counting(job))
-            policy.sleep = self._rest
-            try:
-                answer: Any = policy(self._answered, job, deadline)
-            except Exception as error:
-                self._after(error, job)
-            else:
-                self._read(answer[0], answer[1], job)
+            drive(self._work(), self._try)
 
     async def arun(self) -> None:
         """``run`` for an event loop."""
-        workers = (self._awork() for _ in range(min(_CALLS_AT_ONCE, len(self._jobs))))
+        workers = (adrive(self._work(), self._atry) for _ in range(min(_CALLS_AT_ONCE, len(self._requests))))
         for outcome in await asyncio.gather(*workers, return_exceptions=True):
             if isinstance(outcome, BaseException):
                 raise outcome
 
-    async def _awork(self) -> None:
-        while (job := self._next_job()) is not None:
-            deadline = self._first.search_deadline(self._deadline)
-            policy = async_retrying(self._stage.retry, deadline, self._retryable, _wait_hint, self._counting(job))
+    def _work(self) -> Generator[Request, _Answer, None]:
+        """Take requests until none is left. Each step is a request to be answered, with repetitions."""
+        while (request := self._take()) is not None:
             try:
-                answer: Any = await policy(self._aanswered, job, deadline)
+                answers, state = yield request
             except Exception as error:
-                self._after(error, job)
+                self._handle_failure(error, request)
             else:
-                self._read(answer[0], answer[1], job)
+                self._read(answers, state, request)
 
-    def _next_job(self) -> Job | None:
+    def _take(self) -> Request | None:
         with self._lock:
-            return self._jobs.popleft() if self._jobs else None
+            return self._requests.popleft() if self._requests else None
 
-    def _rest_of_jobs(self) -> list[Job]:
-        """The jobs that nobody works at yet, which are given up."""
+    def _take_all(self) -> list[Request]:
         with self._lock:
-            jobs = list(self._jobs)
-            self._jobs.clear()
-            return jobs
+            requests = list(self._requests)
+            self._requests.clear()
+            return requests
+
+    # -- one request, with repetitions --------------------------------------------------------------------------
+
+    def _try(self, request: Request) -> Any:
+        deadline = self._call_deadline()
+        policy = retrying(self._settings.retry, deadline, self._is_retryable, _wait_hint, self._counter(request))
+        policy.sleep = self._sleep
+        return policy(lambda: drive(self._attempt(request, deadline), partial(self._do, request)))
+
+    async def _atry(self, request: Request) -> Any:
+        deadline = self._call_deadline()
+        policy = async_retrying(self._settings.retry, deadline, self._is_retryable, _wait_hint, self._counter(request))
+        return await policy(lambda: adrive(self._attempt(request, deadline), partial(self._ado, request)))
+
+    def _call_deadline(self) -> Deadline:
+        """When a search and its repetitions must be done: as given, or else soon, so that no server can hang it.
+
+        A search of Milvus Lite is work of this process, so it is not limited here.
+        """
+        given = self._deadline
+        return given if given.at is not None or self._is_lite else Deadline.after(CALL_SECONDS)
+
+    def _is_retryable(self, error: BaseException) -> bool:
+        if isinstance(error, CircuitOpenError):
+            return self._deadline.at is None  # worth waiting for only if the caller set no limit
+        # With Milvus Lite, only loading passes.
+        return failures.is_not_loaded(error) if self._is_lite else failures.is_transient(error)
+
+    def _counter(self, request: Request) -> Any:
+        def count(error: BaseException, seconds: float) -> None:
+            for position in request.positions:
+                self._context.note(position, retries=self._context.details[position].get("retries", 0) + 1)
+
+        return count
+
+    def _sleep(self, seconds: float) -> None:
+        """Wait between two attempts, until the connection is closed or the caller gives up."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self._context.check()
+            if self._collection.connection.closed.wait(min(left, NOTICE_SECONDS)):
+                return  # the next attempt reports it
 
     # -- one attempt --------------------------------------------------------------------------------------------
 
-    def _attempt(self, job: Job, deadline: Deadline) -> _Attempt:
+    def _attempt(self, request: Request, deadline: Deadline) -> Generator[_Step, Any, _Answer]:
         """The steps to an answer, and the state of the collection that it is read by."""
-        state = self._stage.state()
+        collection = self._collection
+        state = collection.state
         refused: Exception | None = None
         for round_ in range(_ROUNDS):
-            if job.dim != state.dim:
+            if request.dim != state.dim:
                 state = yield _Renew(state)
-                if job.dim != state.dim:
-                    raise state.misfit(job.dim)
+                if request.dim != state.dim:
+                    raise collection.dim_error(state, request.dim)
             refused, lost, answers, sent = None, False, None, time.monotonic()
-            limit = deadline if round_ == 0 else state.search_deadline(self._deadline)
+            limit = deadline if round_ == 0 else self._call_deadline()
             try:
                 answers = yield _Search(state, limit)
             except Exception as error:
-                # Not loaded, or loaded no more; gone; or of another kind than the search was made for.
+                # The collection may be gone, no longer loaded, or different from what the search was made for.
                 if not (failures.is_not_loaded(error) or failures.is_refusal(error)):
                     raise
-                if failures.is_bad_filter(error) and state.fresh:
-                    raise  # a crowd of them shall not have the collection looked at again and again
+                if failures.is_bad_filter(error) and collection.is_fresh(state):
+                    raise  # many bad filters must not have the collection inspected again for each
                 refused, lost = error, failures.is_not_loaded(error)
             else:
-                if not state.doubtful(answers):
-                    if state.whole(answers) or (yield _Look(state, limit)) == "Loaded":
+                if not collection.is_doubtful(state, answers):
+                    if collection.is_whole(answers) or (yield _AskIfLoaded(limit)) == "Loaded":
                         return answers, state
                     lost = True
-            doubted, state = state, (yield from self._seen_again(state, sent, lost, limit))
-            if state.like(doubted) and not lost:
+            doubted, state = state, (yield from self._renew(state, sent, lost, limit))
+            if state.is_like(doubted) and not lost:
                 if refused is not None:
                     raise refused
                 return answers, state
@@ -164,94 +194,73 @@ class Batch:
                     break
                 yield _Pause(_PAUSE_SECONDS)
         raise refused or StageError(
-            f"{self._stage.where} was released or changed again and again while it was searched",
-            "find out by whom",
+            "the collection kept being released or changed while it was searched",
+            "find out which program does that",
+            place=self._settings.where,
             reason_code="not_loaded",
         )
 
-    def _seen_again(self, state: Opened, sent: float, lost: bool, limit: Deadline) -> Generator[_Step, Any, Opened]:
+    def _renew(
+        self, state: CollectionState, sent: float, lost: bool, limit: Deadline
+    ) -> Generator[_Step, Any, CollectionState]:
         """The collection as it is now.
 
         Args:
-            state: what was thought of it.
-            sent: when the search was sent that casts doubt on that (``time.monotonic`` seconds).
-            lost: whether it is doubted only that the collection is loaded.
+            state: that may be out of date.
+            sent: when the search was sent that casts doubt on it (``time.monotonic`` seconds).
+            lost: the only doubt is whether the collection is loaded.
             limit: of a call.
         """
-        known = lost and state.calm and state.fresh and not state.connection.is_lite
-        if known and (yield _Look(state, limit)) == "Loaded":
+        known = lost and state.calm and not self._is_lite and self._collection.is_fresh(state)
+        if known and (yield _AskIfLoaded(limit)) == "Loaded":
             return state
-        found: Opened = yield _Renew(state)
-        if not lost and found.seen < sent and found.like(state):
-            found = yield _Renew(found)  # that was a look of others, which a change may have come after
+        found: CollectionState = yield _Renew(state)
+        if not lost and found.seen < sent and found.is_like(state):
+            found = yield _Renew(found)  # another query's renewal, which a change may have followed
         return found
 
-    def _answered(self, job: Job, deadline: Deadline) -> tuple[Any, Opened]:
-        return drive(self._attempt(job, deadline), lambda step: self._done(step, job))
-
-    def _done(self, step: _Step, job: Job) -> Any:
+    def _do(self, request: Request, step: _Step) -> Any:
+        collection = self._collection
         if isinstance(step, _Renew):
-            return self._stage.renewal.wait(step.doubted, self._deadline, self._context)
+            return collection.renew(step.doubted, self._deadline, self._context)
         if isinstance(step, _Pause):
-            return self._rest(step.seconds)
-        with self._stage.guarding(step.deadline.remaining(at_most=CALL_SECONDS)):
-            if isinstance(step, _Look):
-                return load_state(step.state.connection, self._stage.collection, step.deadline)
-            return step.state.connection.search(job.arguments(step.state), step.deadline)
+            return self._sleep(step.seconds)
+        with guarded_call(self._settings, step.deadline.remaining(at_most=CALL_SECONDS)):
+            if isinstance(step, _AskIfLoaded):
+                return load_state(collection.connection, self._settings.collection, step.deadline)
+            return collection.connection.search(request.arguments(step.state), step.deadline)
 
-    async def _aanswered(self, job: Job, deadline: Deadline) -> tuple[Any, Opened]:
-        return await adrive(self._attempt(job, deadline), lambda step: self._adone(step, job))
-
-    async def _adone(self, step: _Step, job: Job) -> Any:
+    async def _ado(self, request: Request, step: _Step) -> Any:
+        collection = self._collection
         if isinstance(step, _Renew):
-            return await self._stage.renewal.await_(step.doubted, self._deadline)
+            return await collection.arenew(step.doubted, self._deadline)
         if isinstance(step, _Pause):
             return await asyncio.sleep(step.seconds)
-        with self._stage.guarding(step.deadline.remaining(at_most=CALL_SECONDS)):
-            if isinstance(step, _Look):
-                return await step.state.connection.aload_state(self._stage.collection, step.deadline)
-            return await step.state.connection.asearch(job.arguments(step.state), step.deadline)
+        with guarded_call(self._settings, step.deadline.remaining(at_most=CALL_SECONDS)):
+            if isinstance(step, _AskIfLoaded):
+                return await collection.connection.aload_state(self._settings.collection, step.deadline)
+            return await collection.connection.asearch(request.arguments(step.state), step.deadline)
 
-    # -- between and after attempts -----------------------------------------------------------------------------
+    # -- outcomes -----------------------------------------------------------------------------------------------
 
-    def _retryable(self, error: BaseException) -> bool:
-        return self._first.retryable(error, self._deadline)
-
-    def _counting(self, job: Job) -> Any:
-        def count(error: BaseException, seconds: float) -> None:
-            for position in job.positions:
-                self._context.note(position, retries=self._context.details[position].get("retries", 0) + 1)
-
-        return count
-
-    def _rest(self, seconds: float) -> None:
-        """Wait between two attempts; not for long where the connection is closed or nobody waits any more."""
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
-            self._context.check()
-            if self._first.connection.closed.wait(min(left, NOTICE_SECONDS)):
-                return  # the next attempt says so
-
-    def _after(self, error: Exception, job: Job) -> None:
-        """What follows from a failed call: smaller calls, failed queries, or the end of the batch."""
-        if failures.is_too_large(error) and len(job.positions) > 1:
+    def _handle_failure(self, error: Exception, request: Request) -> None:
+        """Split the request, fail its queries, or end the batch."""
+        if failures.is_too_large(error) and len(request.positions) > 1:
             with self._lock:
-                self._jobs.extendleft(reversed(job.halves()))
+                self._requests.extendleft(reversed(request.split((len(request.positions) + 1) // 2)))
             return
-        failed = [job]
+        failed, settings = [request], self._settings
         explained: Exception = error
         if not isinstance(error, PipelineError):
-            stage = self._stage
-            explained = failures.explained(error, stage.where, stage.token_env, job.expression, stage.load)
+            explained = failures.explain(error, settings.where, settings.token_env, request.expression, settings.load)
         if isinstance(error, TimeoutError | CircuitOpenError) or failures.is_transient(error):
-            failed.extend(self._rest_of_jobs())  # they would wait for the same server
+            failed.extend(self._take_all())  # they would wait for the same server
             explained = self._late(error) or explained
         for each in failed:
-            for position in each.positions:
-                self._context.fail(position, explained)
+            self._fail(each, explained)
 
     def _late(self, error: Exception) -> DeadlineError | None:
-        """That the time given is used up, where it is, rather than what the last attempt failed by."""
+        """The error that the time is used up, if it is: it says more than what the last attempt failed with."""
         if isinstance(error, DeadlineError):
             return error
         left = self._deadline.remaining()
@@ -261,37 +270,28 @@ class Batch:
         late.__cause__ = error
         return late
 
-    def _read(self, answers: Any, state: Opened, job: Job) -> None:
+    def _fail(self, request: Request, error: Exception) -> None:
+        for position in request.positions:
+            self._context.fail(position, error)
+
+    def _read(self, answers: Any, state: CollectionState, request: Request) -> None:
         """Turn the answers of a call into hits, and report on each query."""
-        stage, context = self._stage, self._context
-        if len(answers) != len(job.positions):
-            error = StageError(
-                f"there were {len(answers)} answers to {len(job.positions)} queries",
-                "check that `uri` leads to Milvus",
-                place=stage.where,
-                reason_code="bad_reply",
-            )
-            for position in job.positions:
-                context.fail(position, error)
+        settings, context = self._settings, self._context
+        if len(answers) != len(request.positions):
+            what = f"got {len(answers)} answers to {len(request.positions)} queries"
+            step = "check that `uri` leads to Milvus"
+            self._fail(request, StageError(what, step, place=settings.where, reason_code="bad_reply"))
             return
-        for position, answer in zip(job.positions, answers, strict=True):
+        for position, answer in zip(request.positions, answers, strict=True):
             try:
-                found = hits_of(
-                    answer,
-                    stage=stage.name,
-                    text_field=stage.text_field,
-                    primary=state.info.primary,
-                    fields=state.fields,
-                    rising=stage.metric_type == "L2",
-                    decimals=stage.round_decimal,
-                )
+                found = read_hits(answer, state)
             except StageError as error:
                 context.fail(position, error)
                 continue
             self.hits[position] = found
-            context.note(position, returned=len(found), requested=stage.limit)
-            if warning := state.shortfall(len(found), job.params, bool(job.expression)):
-                context.warn(warning, position)
+            context.note(position, returned=len(found), requested=settings.limit)
+            if warning := state.shortfall(len(found), request.params, bool(request.expression)):
+                context.warn("; ".join(warning), position)
 
 
 def _wait_hint(error: BaseException) -> float | None:

@@ -19,27 +19,27 @@ from milvus_stages.milvus.client.loops import LoopClients
 from milvus_stages.milvus.client.tls import TLS, secure_channel
 
 CONNECT_SECONDS = 10.0
-"""A server must be reached within this time, however long a stage may otherwise take."""
+"""A server must be reached within this time, however long the stage's timeout is."""
 
 CALL_SECONDS = 30.0
-"""One call to a server may take no longer, also where no deadline is set."""
+"""One call to a server may take no longer, even if no deadline is set."""
 
 MIN_SECONDS = 0.05
-"""The least time that a client is given to connect."""
+"""The shortest time that a client is given to connect."""
 
 LITE_SUFFIX = ".db"
 
-_INSTEAD: Final = "; put the token (user:password, or an API key) in the environment variable that `token_env` names"
+_TOKEN_STEP: Final = "; put the token (user:password, or an API key) in the environment variable that `token_env` names"
 _URI_VARIABLE: Final = "MILVUS_URI"
 
 INTERNALS_DIFFER: Final = (AttributeError, TypeError, KeyError, StageError)
-"""What it fails with where a pymilvus lacks what we know of its inner parts: then we do without, and recover slower."""
+"""What is raised if a pymilvus version has other internals than we know: then we go without, and recover more slowly."""
 
 Arguments = dict[str, Any]
 
 _importing = threading.Lock()
 
-# How soon gRPC tries to connect again; by default it lets up to two minutes pass, and as long as 20 s for one attempt.
+# How soon gRPC connects again; by default it waits up to two minutes, and up to 20 s for one attempt.
 _RECONNECTING: Final = {
     "grpc.initial_reconnect_backoff_ms": 100,
     "grpc.max_reconnect_backoff_ms": 1000,
@@ -48,29 +48,29 @@ _RECONNECTING: Final = {
 
 
 def check_uri(uri: str) -> str:
-    """The URI without blanks around it.
+    """Return the URI without blanks around it.
 
     Raises:
-        ValueError: pymilvus cannot connect to it, or it carries credentials, or might. The message holds none of it.
+        ValueError: pymilvus cannot connect to it, or it may contain credentials. The message repeats none of it.
     """
     uri = uri.strip()
     if is_lite(uri) or uri.startswith("unix:"):
         return uri
-    # No message repeats the URI, and no error of the parser, which does, is kept as a cause.
+    # The URI may hold a secret: no message repeats it, and the parser's error, which does, is not kept as a cause.
     try:
         parts = urlsplit(uri)
-        right = parts.scheme.lower() in ("http", "https", "tcp") and parts.hostname and parts.port != 0
+        valid = parts.scheme.lower() in ("http", "https", "tcp") and parts.hostname and parts.port != 0
     except ValueError:
-        right = False
-    if not right:
+        valid = False
+    if not valid:
         raise ValueError(
             "must be http://HOST:PORT, https://HOST:PORT, tcp://HOST:PORT, unix:PATH, or a path that ends in .db "
-            f"(Milvus Lite){_INSTEAD if '@' in uri else ''}"
+            f"(Milvus Lite){_TOKEN_STEP if '@' in uri else ''}"
         )
     if "@" in parts.netloc:
-        raise ValueError(f"must not hold user and password{_INSTEAD}")
+        raise ValueError(f"must not contain user and password{_TOKEN_STEP}")
     if parts.query or parts.fragment:
-        raise ValueError(f"must end with the host, the port or the database, without `?` and `#`{_INSTEAD}")
+        raise ValueError(f"must end with the host, the port or the database, without `?` or `#`{_TOKEN_STEP}")
     return uri
 
 
@@ -85,32 +85,32 @@ def is_https(uri: str) -> bool:
 
 
 def pymilvus_for(wanted_by: str) -> Any:
-    """The module ``pymilvus``, told to be quiet: it logs every failed call with a traceback, and we raise it."""
+    """Return the module ``pymilvus``, with its log silenced: it logs every failed call with a traceback."""
     with _importing, _without_uri_variable():
         pymilvus = require("pymilvus", extra=None, wanted_by=wanted_by)
     for name in ("pymilvus", "milvus_lite"):
         logger = logging.getLogger(name)
-        if logger.getEffectiveLevel() > logging.DEBUG:  # whoever asked for debugging shall see it all
+        if logger.getEffectiveLevel() > logging.DEBUG:  # a user who turned on debugging sees everything
             logger.setLevel(logging.CRITICAL)
     return pymilvus
 
 
 def connection_manager() -> Any:
-    """The module of pymilvus that keeps its connections, an inner part: catch ``INTERNALS_DIFFER`` where it is used."""
+    """Return pymilvus's internal module that manages its connections. Callers catch ``INTERNALS_DIFFER``."""
     return require("pymilvus.client.connection_manager", extra=None, wanted_by="milvus_search")
 
 
 @contextmanager
 def _without_uri_variable() -> Iterator[None]:
-    """Keep ``MILVUS_URI`` from pymilvus, which reads it when it is imported and fails where it names a file.
+    """Hide ``MILVUS_URI`` from pymilvus, which reads it on import and fails if it is the path of a file.
 
-    Only where it has to be: what else reads the variable at this moment finds it empty.
+    The variable is hidden only if necessary: other threads that read it meanwhile find it empty.
     """
     given = os.environ.get(_URI_VARIABLE)
     if "pymilvus" in sys.modules or "://" in (given or ""):
         yield
         return
-    os.environ[_URI_VARIABLE] = ""  # not removed: pymilvus would take it from a file `.env` then
+    os.environ[_URI_VARIABLE] = ""  # not removed: pymilvus would then read it from a file `.env`
     try:
         yield
     finally:
@@ -128,11 +128,12 @@ class Connection:
 
     Args:
         client: a connected ``pymilvus.MilvusClient`` that nobody else uses.
-        options: the arguments that an asynchronous client is made with.
+        options: the arguments of an asynchronous client for the same server.
 
     Attributes:
-        closed: set once it is closed; what waits for something else shall then give up.
-        process: the one that it was made in. The threads that it needs are not in those that are forked from it.
+        client: as above.
+        closed: set when the connection is closed; whatever waits for something else must then give up.
+        process: id of the process that made it. A forked child does not have the threads that it needs.
     """
 
     is_lite: ClassVar[bool] = False
@@ -150,17 +151,17 @@ class Connection:
         """Connect within ``timeout`` seconds.
 
         Raises:
-            StageError: the server does not say a word, or a file of ``tls`` is not what it should be.
-            Exception: whatever pymilvus raises where it cannot connect.
+            StageError: the server does not respond, or a file of ``tls`` is wrong.
+            Exception: what pymilvus raises if it cannot connect.
         """
         pymilvus = pymilvus_for("milvus_search")
         deadline = Deadline.after(timeout)
         if tls is not None:
             tls.check_files()
-        _await_a_word(uri, timeout, tls)
-        # pymilvus waits for its channel as long as it is told; zero would be an error of its own.
+        _await_response(uri, timeout, tls)
+        # pymilvus waits for its channel that long; zero would be an error.
         left = max(MIN_SECONDS, deadline.remaining() or 0.0)
-        # A connection of its own can be closed; pymilvus keeps shared ones until the process ends.
+        # A dedicated connection can be closed; pymilvus keeps shared ones until the process ends.
         options = {"uri": uri, "token": token, "db_name": db_name, "dedicated": True, "grpc_options": _RECONNECTING}
         options |= {} if tls is None else tls.options()
         return cls(pymilvus.MilvusClient(**options, timeout=left), options)
@@ -174,16 +175,16 @@ class Connection:
         """``MilvusClient.search`` with these arguments, within the deadline."""
         deadline.check()
         with self._unless_closed():
-            return self.client.search(**arguments, **_once(deadline))
+            return self.client.search(**arguments, **_limits(deadline))
 
     async def asearch(self, arguments: Arguments, deadline: Deadline) -> Any:
-        """``search`` on this event loop's own client. Cancelling it ends the call."""
+        """``search`` on this event loop's client. Cancelling it ends the call."""
         deadline.check()
         with self._unless_closed():
             if self.closed.is_set():
                 raise closed_error()
             client = await self._loops.here()
-            return await client.search(**arguments, **_once(deadline))
+            return await client.search(**arguments, **_limits(deadline))
 
     async def aload_state(self, collection: str, deadline: Deadline) -> str:
         """``load_state`` for an event loop."""
@@ -194,19 +195,19 @@ class Connection:
             return str(found["state"].name)
 
     def marker(self, collection: str) -> object:
-        """What is another once the collection is, where that costs nothing to find out; None where it does."""
+        """A value that changes with the collection, if it costs no call; always None for a server."""
         return None
 
     @contextmanager
     def _unless_closed(self) -> Iterator[None]:
-        """Say of a search that fails because its connection is closed that this is why."""
+        """Report a search that fails because its connection was closed as such."""
         try:
             yield
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if not self.closed.is_set() or (task is not None and task.cancelling()):
                 raise
-            # gRPC cancels the calls of a channel that is closed, and nobody the task.
+            # gRPC cancels the calls of a closed channel; nobody cancelled the task.
             raise closed_error() from error
         except Exception as error:
             if not self.closed.is_set():
@@ -218,7 +219,7 @@ class Connection:
         client = pymilvus_for("milvus_search").AsyncMilvusClient(**self._options)
         try:
             module = connection_manager()
-            # Without pymilvus's manager of connections: it forgets no loop, and connects to one server at a time.
+            # Bypass pymilvus's connection manager, which never forgets a loop and connects to one server at a time.
             strategy = module.AsyncConnectionManager()._get_strategy(client._config)
             handler = strategy.create_handler(client._config)
             managed = module.ManagedConnection(handler=handler, config=client._config, strategy=strategy)
@@ -239,16 +240,16 @@ class Connection:
         self.client.close()
 
 
-def _once(deadline: Deadline) -> Arguments:
-    """The arguments that bound a call: pymilvus makes it once, since repeating it is the stage's business."""
+def _limits(deadline: Deadline) -> Arguments:
+    """The arguments that limit a call. pymilvus makes it once: the stage repeats it."""
     return {"timeout": deadline.remaining(at_most=CALL_SECONDS), "retry_on_rate_limit": False}
 
 
 def _leave_recovery_to_grpc(client: Any, give_up: Callable[[Exception], Any]) -> None:
-    """Have the client's calls fail at once where they fail.
+    """Make the client's calls raise at once when they fail.
 
-    pymilvus would repeat them with waits that pass their timeout, and make a connection anew for up to 10 s whatever
-    the timeout is, under a lock that all of its clients in the process share. gRPC connects again by itself.
+    pymilvus would repeat them beyond their timeout, and reconnect for up to 10 s whatever the timeout is, under a lock
+    that all its clients in the process share. gRPC reconnects by itself.
     """
     with suppress(*INTERNALS_DIFFER):
         client._handler._on_rpc_error = give_up
@@ -263,23 +264,25 @@ async def _agive_up(error: Exception) -> NoReturn:
 
 
 def load_state(connection: Connection, collection: str, deadline: Deadline) -> str:
-    """Whether the collection is in memory: Loaded, Loading, NotLoad or NotExist."""
+    """Return whether the collection is in memory: "Loaded", "Loading", "NotLoad" or "NotExist"."""
     return str(connection.call(deadline, "get_load_state", collection)["state"].name)
 
 
 def closed_error() -> StageError:
-    """That a search found its connection closed."""
-    return StageError("the stage was closed while the query ran", "close a pipeline when its queries are answered")
+    """Return the error of a search whose connection was closed."""
+    return StageError(
+        "the pipeline was closed while a query was running", "wait for running queries before closing it"
+    )
 
 
-def _await_a_word(uri: str, seconds: float, tls: TLS | None = None) -> None:
-    """Wait until the server at ``uri`` has answered a connection, or refused it.
+def _await_response(uri: str, seconds: float, tls: TLS | None = None) -> None:
+    """Wait until the server at ``uri`` has accepted a connection, or refused it.
 
-    pymilvus connects under one lock of the whole process, and so does it close: a server that takes connections and
-    says nothing has to be waited for outside of it, or every other client would wait, too.
+    pymilvus connects and closes under one lock of the whole process. So a server that takes connections but never
+    responds must be waited for outside it, or every other client would wait, too.
 
     Raises:
-        StageError: it has done neither within that time.
+        StageError: the server has done neither within that time.
     """
     grpc = require("grpc", extra=None, wanted_by="milvus_search")
     try:
@@ -292,14 +295,14 @@ def _await_a_word(uri: str, seconds: float, tls: TLS | None = None) -> None:
     with channel:
         channel.subscribe(states.put, try_to_connect=True)
         try:
-            # Also a refusal is for pymilvus to find, which says why.
+            # A refusal is left for pymilvus to find: its error says why.
             while states.get(timeout=deadline.remaining()).name not in ("READY", "TRANSIENT_FAILURE"):
                 pass
         except queue.Empty:
             raise StageError(
                 "the server did not answer in time",
-                "check that it is well, or raise `timeout`",
-                place=str(uri),
+                "check that it is healthy, or increase `timeout`",
+                place=uri,
                 reason_code="unavailable",
             ) from None
         finally:

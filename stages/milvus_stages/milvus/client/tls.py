@@ -1,4 +1,4 @@
-"""TLS to a Milvus server: whom to trust, and who we are, as files."""
+"""TLS to a Milvus server: trusted CAs and client certificates, as files."""
 
 from __future__ import annotations
 
@@ -13,24 +13,29 @@ from milvus_pipeline import StageError
 _PEM: Final = "-----BEGIN"
 
 _MEANINGS: Final = {
-    "certificate has expired": "the server's certificate has expired; renew it there",
+    "certificate has expired": ("the server's certificate has expired", "renew it on the server"),
     "Hostname Verification Check failed": (
-        "the server's certificate is for another name; put that name into `uri`, or into `tls.server_name`"
+        "the server's certificate is for another name",
+        "put that name into `uri`, or into `tls.server_name`",
     ),
     "CERTIFICATE_VERIFY_FAILED": (
-        "the server's certificate is not trusted; put the file of the CA that signed it into `tls.ca`"
+        "the server's certificate is not trusted",
+        "put the file of the CA that signed it into `tls.ca`",
     ),
-    "WRONG_VERSION_NUMBER": "the server does not speak TLS at this port; write http:// in `uri`, or name its TLS port",
+    "WRONG_VERSION_NUMBER": (
+        "the server does not speak TLS at this port",
+        "write http:// in `uri`, or name its TLS port",
+    ),
 }
-"""By what gRPC says of a handshake that failed, the first that is found."""
+"""What went wrong and the next step, by a part of gRPC's message about a failed handshake; the first match counts."""
 
 
 def _path(value: Any) -> Any:
-    """The name of a file as text. The content of one, which may be a private key, is told apart and not repeated."""
+    """The path as a string. The content of a file, which may be a private key, is refused and not repeated."""
     if isinstance(value, Path):
         value = str(value)
     if isinstance(value, str) and (_PEM in value or "\n" in value):
-        raise ValueError("must be the path of a PEM file, not what is in it")
+        raise ValueError("must be the path of a PEM file, not its content")
     return value
 
 
@@ -38,53 +43,53 @@ PemFile = Annotated[str, BeforeValidator(_path), Field(min_length=1)]
 
 
 class TLS(BaseModel):
-    """How a server of ``https://`` is trusted, and how it may trust us. Without it, the public CAs are trusted."""
+    """TLS settings for an ``https://`` server. Without them, the public CAs are trusted."""
 
     model_config = ConfigDict(title="TLS", frozen=True, extra="forbid", hide_input_in_errors=True)
 
     ca: Annotated[
-        PemFile | None, Field(description="PEM file of the CA that the server's certificate is checked against.")
+        PemFile | None, Field(description="PEM file of the CA that the server's certificate is verified with.")
     ] = None
     client_cert: Annotated[
-        PemFile | None, Field(description="PEM file of our certificate (and what signed it), for mutual TLS.")
+        PemFile | None, Field(description="PEM file of the client certificate and its chain, for mutual TLS.")
     ] = None
-    client_key: Annotated[PemFile | None, Field(description="PEM file of its private key, not encrypted.")] = None
+    client_key: Annotated[PemFile | None, Field(description="PEM file of its private key, unencrypted.")] = None
     server_name: Annotated[
         str | None,
-        Field(min_length=1, description="Name in the server's certificate; the host in `uri` by default."),
+        Field(min_length=1, description="Name in the server's certificate; by default the host in `uri`."),
     ] = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if (self.client_cert is None) != (self.client_key is None):
-            lacks = "client_key" if self.client_key is None else "client_cert"
-            raise ValueError(f"{lacks} is missing: a client certificate and its key go together")
+            missing = "client_key" if self.client_key is None else "client_cert"
+            raise ValueError(f"{missing} is missing: a client certificate and its key go together")
         if self.client_cert is not None and self.ca is None:
-            raise ValueError("ca is missing: with a client certificate, name the CA of the server's certificate, too")
+            raise ValueError("ca is missing: a client certificate also requires the CA of the server's certificate")
         if self.ca is None and self.server_name is None:
-            raise ValueError("says nothing; leave it out, or name the `ca` that signed the server's certificate")
+            raise ValueError("is empty; remove it, or name the `ca` that signed the server's certificate")
         return self
 
     def check_files(self) -> None:
-        """Look at the files, of which gRPC would not say what is wrong.
+        """Check the files: gRPC would not say what is wrong with them.
 
         Raises:
-            StageError: one is missing, cannot be read, or is not what it should be.
+            StageError: one is missing, cannot be read, or has the wrong content.
         """
         if self.ca is not None:
-            _readable("ca", self.ca)
+            _check_readable("ca", self.ca)
             try:
                 ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(_expanded(self.ca))
             except (OSError, ValueError):
-                raise StageError(f"tls.ca: {self.ca} holds no certificate in PEM form", "name the CA's file") from None
+                raise StageError(f"{self.ca} holds no PEM certificate", "name the CA's file", place="tls.ca") from None
         if self.client_cert is not None and self.client_key is not None:
-            _readable("client_cert", self.client_cert)
-            _readable("client_key", self.client_key)
+            _check_readable("client_cert", self.client_cert)
+            _check_readable("client_key", self.client_key)
             _check_pair(self.client_cert, self.client_key)
 
     def options(self) -> dict[str, str]:
-        """The arguments of pymilvus's clients that say the same."""
-        # pymilvus takes the CA by another name where it comes with a client's certificate.
+        """Return the corresponding arguments of pymilvus's clients."""
+        # pymilvus expects the CA under another name if there is a client certificate.
         files = {
             "ca_pem_path" if self.client_cert is not None else "server_pem_path": self.ca,
             "client_pem_path": self.client_cert,
@@ -95,7 +100,7 @@ class TLS(BaseModel):
 
 
 def secure_channel(grpc: Any, address: str, tls: TLS | None) -> Any:
-    """A channel as pymilvus makes it for ``https://``; ``grpc`` is the module."""
+    """Return a channel as pymilvus makes it for ``https://``; ``grpc`` is the module."""
     tls = tls or TLS.model_construct()
     names = (tls.ca, tls.client_key, tls.client_cert)
     files = [None if name is None else _expanded(name).read_bytes() for name in names]
@@ -103,24 +108,24 @@ def secure_channel(grpc: Any, address: str, tls: TLS | None) -> Any:
     return grpc.secure_channel(address, grpc.ssl_channel_credentials(*files), options=options)
 
 
-def meaning(error: BaseException) -> str | None:
-    """What went wrong where client and server could not agree on TLS, with the next step; None for other errors."""
-    said = _details(error)
-    return next((means for words, means in _MEANINGS.items() if words in said), None)
+def meaning(error: BaseException) -> tuple[str, str] | None:
+    """Return why client and server could not agree on TLS, with the next step; None for other errors."""
+    details = _details(error)
+    return next((means for words, means in _MEANINGS.items() if words in details), None)
 
 
 def hint(error: BaseException) -> str:
-    """What else to check where the server ended a connection at once; empty for other errors."""
+    """Return what else to check if the server ended a connection at once; empty for other errors."""
     closed = error.__cause__ is not None and "Socket closed" in _details(error)
-    return ", and whether the server wants https:// or a client certificate (`tls`)" if closed else ""
+    return ", and whether the server requires https:// or a client certificate (`tls`)" if closed else ""
 
 
 def _details(error: BaseException) -> str:
-    """What gRPC says of the error or of its cause, which is where pymilvus has it when it connects."""
+    """gRPC's details of the error or of its cause, where pymilvus puts them when it connects."""
     for each in (error.__cause__, error):
         details = getattr(each, "details", None)
-        if callable(details) and isinstance(said := details(), str):
-            return said
+        if callable(details) and isinstance(text := details(), str):
+            return text
     return ""
 
 
@@ -128,23 +133,23 @@ def _expanded(name: str) -> Path:
     return Path(name).expanduser()
 
 
-def _readable(field: str, name: str) -> None:
+def _check_readable(field: str, name: str) -> None:
     try:
         with _expanded(name).open("rb"):
             return
     except FileNotFoundError:
-        problem = f"there is no file {name} (relative paths are taken from {Path.cwd()}); check the path"
+        what, step = f"there is no file {name}", f"check the path; relative paths start at {Path.cwd()}"
     except (OSError, RuntimeError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is no path"
-        problem = f"{name} cannot be read: {reason}; check the path, and who may read it"
-    raise StageError(str(problem), place=f"tls.{field}")
+        what = f"{name} cannot be read: {getattr(error, 'strerror', None) or 'it is not a valid path'}"
+        step = "check the path and its permissions"
+    raise StageError(what, step, place=f"tls.{field}")
 
 
 def _check_pair(certificate: str, key: str) -> None:
     encrypted = False
 
     def password() -> str:
-        nonlocal encrypted  # OpenSSL asks for one only then, and would ask at the terminal
+        nonlocal encrypted  # OpenSSL calls this only for an encrypted key; without it, it would prompt at the terminal
         encrypted = True
         return ""
 
@@ -152,9 +157,9 @@ def _check_pair(certificate: str, key: str) -> None:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(_expanded(certificate), _expanded(key), password)
     except (OSError, ValueError) as error:
         if encrypted:
-            problem = f"{key} is encrypted, and gRPC asks for no password; name a file that only we may read instead"
+            what, step = f"{key} is encrypted, which gRPC does not support", "name an unencrypted file"
         elif getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
-            problem = f"{key} is the key of another certificate than {certificate}; name the two that go together"
+            what, step = f"{key} does not belong to the certificate {certificate}", "name the two that go together"
         else:
-            problem = f"{certificate} and {key} are no certificate and private key in PEM form; check both files"
-        raise StageError(f"tls.client_key: {problem}") from None
+            what, step = f"{certificate} and {key} are not a PEM certificate and private key", "check both files"
+        raise StageError(what, step, place="tls.client_key") from None

@@ -1,0 +1,141 @@
+"""The configuration of a search, which everything below the stage works from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from milvus_pipeline import BreakerSettings, RetrySettings
+from milvus_pipeline.plugin import Stage
+from milvus_stages.milvus import filters
+from milvus_stages.milvus.client.server import check_uri, is_https, is_lite
+from milvus_stages.milvus.client.tls import TLS
+from milvus_stages.milvus.params import find_problem, parse_numbers
+from milvus_stages.privacy.secrets import check_variable, environment
+
+MAX_WINDOW = 16384
+"""Milvus's bound on ``limit + offset``, and on the queries of one call. Milvus Lite has none; we apply it to both."""
+
+
+class SearchSettings(Stage):
+    """The fields of ``milvus_search`` with their checks: a stage without its work, so that helpers need no more."""
+
+    uri: Annotated[
+        str, Field(description="Server (http, https, tcp or unix), or a path that ends in .db for Milvus Lite.")
+    ] = "./milvus.db"
+    token_env: Annotated[
+        str | None,
+        Field(description="Environment variable that holds the token: user:password, or an API key. May be unset."),
+    ] = "MILVUS_TOKEN"  # noqa: S105 - the variable's name
+    tls: Annotated[
+        TLS | None, Field(description="CA, client certificate and name of an https:// server, as files.")
+    ] = None
+    db_name: Annotated[str, Field(description="Database on the server; the default database if empty.")] = ""
+    collection: Annotated[str, Field(min_length=1, description="The collection to search.")]
+    anns_field: Annotated[
+        str | None, Field(description="The vector field to search; by default the collection's only one.")
+    ] = None
+    index_type: Annotated[
+        str, Field(min_length=1, description="Type of the field's index. AUTOINDEX accepts any.")
+    ] = "IVF_FLAT"
+    metric_type: Annotated[
+        Literal["IP", "COSINE", "L2"], Field(description="Metric that the index was built with.")
+    ] = "IP"
+    params: Annotated[
+        dict[str, Any],
+        Field(
+            description="Search parameters of the index, such as nprobe (16 by default for IVF) or ef; radius and "
+            "range_filter for a range search."
+        ),
+    ] = {}
+    limit: Annotated[int, Field(ge=1, le=MAX_WINDOW, description="Hits to retrieve for each query.")] = 10
+    offset: Annotated[int, Field(ge=0, lt=MAX_WINDOW, description="Number of best hits to skip.")] = 0
+    filter: Annotated[
+        str | None, Field(description="Boolean expression that hits must match; {name} is replaced by a value.")
+    ] = None
+    filter_params: Annotated[
+        dict[str, Any], Field(description="Values for the {name} placeholders: strings, numbers, booleans, or lists.")
+    ] = {}
+    partition_names: Annotated[
+        list[str] | None, Field(min_length=1, description="Partitions to search; all by default.")
+    ] = None
+    output_fields: Annotated[
+        list[str] | None,
+        Field(description="Fields to return with a hit; by default all fields of the schema except vectors."),
+    ] = None
+    text_field: Annotated[
+        str | None, Field(description="Field that becomes the hit's text; null for hits without text.")
+    ] = "text"
+    consistency_level: Annotated[
+        Literal["Strong", "Bounded", "Session", "Eventually"] | None,
+        Field(description="How fresh the data must be; by default the collection's own level."),
+    ] = None
+    group_by_field: Annotated[
+        str | None, Field(description="Return one hit per value of this field. Milvus 2.4 or later, or Milvus Lite.")
+    ] = None
+    round_decimal: Annotated[int | None, Field(ge=0, le=6, description="Decimals that scores are rounded to.")] = None
+    load: Annotated[
+        bool, Field(description="Load the collection if it is not in memory; if false, that is an error.")
+    ] = True
+    # gRPC waits a second before it connects again, so the attempts together must last longer.
+    retry: Annotated[RetrySettings, Field(description="How calls that fail for a passing reason are repeated.")] = (
+        RetrySettings(attempts=5, min_wait=0.2, max_wait=2.0)
+    )
+    breaker: Annotated[
+        BreakerSettings | None,
+        Field(
+            description="When to stop calling a server that keeps failing; null for never. Not used for Milvus Lite."
+        ),
+    ] = BreakerSettings(failures=5, wait=2.0)
+
+    @field_validator("uri", mode="before")
+    @classmethod
+    def _accept_path(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, Path) else value
+
+    @field_validator("uri")
+    @classmethod
+    def _check_uri(cls, value: str) -> str:
+        return check_uri(value)
+
+    @field_validator("token_env")
+    @classmethod
+    def _name_not_token(cls, value: str | None) -> str | None:
+        return None if value is None else check_variable(value)
+
+    @field_validator("params")
+    @classmethod
+    def _parse_numbers(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return parse_numbers(value)
+
+    @model_validator(mode="after")
+    def _check_combination(self) -> Self:
+        if self.limit + self.offset > MAX_WINDOW:
+            raise ValueError(
+                f"limit + offset must be at most {MAX_WINDOW}, got {self.limit + self.offset}; Milvus searches no "
+                "further"
+            )
+        if self.is_lite and self.db_name:
+            raise ValueError("db_name: only servers have databases; for Milvus Lite, name another file in `uri`")
+        if self.tls is not None and not is_https(self.uri):
+            raise ValueError("tls: only applies to an https:// server; write https:// in `uri`, or remove `tls`")
+        if problem := find_problem(self.params, self.index_type, self.metric_type):
+            raise ValueError(problem)
+        filters.check(self.filter, self.filter_params)
+        return self
+
+    @property
+    def is_lite(self) -> bool:
+        """Whether the search runs on Milvus Lite."""
+        return is_lite(self.uri)
+
+    @property
+    def where(self) -> str:
+        """Collection and server, for messages."""
+        return f"collection {self.collection!r} at {self.uri}"
+
+    def token(self) -> str:
+        """The token, from the environment; empty if there is none."""
+        return environment(self.token_env) if self.token_env else ""
