@@ -81,7 +81,7 @@ def check_ingest_and_search(uri: str) -> None:
     assert (report.collection, report.rows, report.warnings) == ("papers", 100, ())
     assert seen == [16, 32, 48, 64, 80, 96, 100]
     with pipeline:
-        assert pipeline.stages[1]._opened.index.nlist == 4
+        assert pipeline.stages[1]._opened.state.index.nlist == 4
         [hit, *_] = pipeline.run(Query("T text 42", params={"nprobe": 4})).hits
     assert (hit.id, hit.text, hit.fields) == ("d42", "T text 42", {"year": 1942})
     assert hit.score == pytest.approx(1.0, abs=1e-5)
@@ -228,8 +228,8 @@ def test_dynamic_fields_and_json(uri: str) -> None:
         ({"metric_type": "L2"}, {}, "index.metric_type is IP, but milvus_search has L2"),
         ({"index_type": "HNSW"}, {}, "index.index_type is IVF_FLAT, but milvus_search has HNSW"),
         ({"anns_field": "v"}, {}, "the vector field is 'vector', but milvus_search searches 'v'"),
-        ({"text_field": "body"}, {}, "text_field is 'body', which is not among the fields (id, text, vector, year)"),
-        ({"output_fields": ["x"]}, {}, "output_fields is 'x', which is not among the fields"),
+        ({"text_field": "body"}, {}, "text_field is 'body', which is not one of the fields (id, text, vector, year)"),
+        ({"output_fields": ["x"]}, {}, "output_fields is 'x', which is not one of the fields"),
         ({}, {"fields": [*FIELDS[:3], {**FIELDS[3], "dim": 9}]}, "must have 9 numbers, but the encoder gives 8"),
     ],
 )
@@ -258,11 +258,11 @@ def test_pipelines_that_cannot_ingest(uri: str) -> None:
 
 def test_nothing_stays_open(uri: str) -> None:
     """The encoder is closed and the database released at the end, also after a failure."""
-    from milvus_stages.milvus.client.pool import shared
+    from milvus_stages.milvus.client.pool import connections
 
     pipeline = pipeline_on(uri)
     ingest(pipeline, [record(0)])
     with pytest.raises(IngestError):
         ingest(pipeline, [{}], overwrite=True)
     assert not any(stage.is_open for stage in pipeline.stages)
-    assert not any(uri in key for key in shared._open)
+    assert not any(uri in key for key in connections._entries)

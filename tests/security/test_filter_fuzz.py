@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pymilvus import DataType, MilvusClient
 
 from milvus_pipeline import QueryError
-from milvus_stages.milvus.filters import joined
+from milvus_stages.milvus.filters import join
 
 fixed = settings(derandomize=True, deadline=None, max_examples=100)
 
@@ -118,7 +118,7 @@ def test_a_value_is_one_literal(value: Any, template: str) -> None:
     """Read back, it is equal and of its kind; around it stands what stood in the template, and nothing else."""
     template = template.replace("{v2", "z")
     before = [word for part in template.split("{v}") for word in ["<value>", *read(part)]][1:]
-    found = read(joined([template], {"v": value}))
+    found = read(join([template], {"v": value}))
     for expected in before:
         if expected != "<value>":
             assert found.pop(0) == expected
@@ -142,8 +142,8 @@ def test_a_value_is_one_literal(value: Any, template: str) -> None:
 def test_what_is_joined_stays_in_its_parentheses(one: str, other: str, value: str) -> None:
     """Each expression is refused, or all of it lies in brackets of its own, which nothing in it closes."""
     try:
-        alone = [joined([each], {"v": value}) for each in (one, other)]
-        both = joined([one, other], {"v": value})
+        alone = [join([each], {"v": value}) for each in (one, other)]
+        both = join([one, other], {"v": value})
     except QueryError:
         return
     assert both == f"({alone[0]}) and ({alone[1]})"
@@ -191,9 +191,9 @@ class Text(str):
 
 def test_values_of_classes_of_ones_own() -> None:
     """They count as the number or text that they are, not as they print."""
-    assert joined(["x in {v}"], {"v": [Number(3), Real(0.5), Text("t")]}) == 'x in  [3, 0.5, "t"]'
+    assert join(["x in {v}"], {"v": [Number(3), Real(0.5), Text("t")]}) == 'x in  [3, 0.5, "t"]'
     with pytest.raises(QueryError, match=r"filter_params.v: must be text, a number"):
-        joined(["x == {v}"], {"v": Says.TEXT})
+        join(["x == {v}"], {"v": Says.TEXT})
 
 
 # -- in an engine ----------------------------------------------------------------------------------------------------
@@ -256,14 +256,14 @@ def rows(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_an_engine_finds_the_rows_of_a_value_and_no_other(rows: Rows) -> None:
     """Every stored text and number, alone and in a list, finds exactly the rows that hold it."""
     for row, tag in enumerate(rows.tags):
-        assert rows.found(joined(["tag == {v}"], {"v": tag})) == [row]
-        assert rows.found(joined(["tag == {v}", "tag in {w}"], {"v": tag, "w": [tag, "x"]})) == [row]
-        assert rows.found(joined(["tag == {v}", "id < 0"], {"v": tag})) == []
-    assert rows.found(joined(["tag in {v}"], {"v": rows.tags})) == list(range(len(rows.tags)))
+        assert rows.found(join(["tag == {v}"], {"v": tag})) == [row]
+        assert rows.found(join(["tag == {v}", "tag in {w}"], {"v": tag, "w": [tag, "x"]})) == [row]
+        assert rows.found(join(["tag == {v}", "id < 0"], {"v": tag})) == []
+    assert rows.found(join(["tag in {v}"], {"v": rows.tags})) == list(range(len(rows.tags)))
     for number in INTEGERS:
         holding = [row for row, own in enumerate(rows.numbers) if own == number]
-        assert rows.found(joined(["number in {v}"], {"v": [number]})) == holding
-        assert rows.found(joined(["number == {v}"], {"v": number})) == holding
+        assert rows.found(join(["number in {v}"], {"v": [number]})) == holding
+        assert rows.found(join(["number == {v}"], {"v": number})) == holding
 
 
 @fixed
@@ -271,7 +271,7 @@ def test_an_engine_finds_the_rows_of_a_value_and_no_other(rows: Rows) -> None:
 def test_an_engine_finds_nothing_for_a_text_that_no_row_holds(rows: Rows, value: str) -> None:
     """Whatever the text."""
     holding = [row for row, own in enumerate(rows.tags) if own == value]
-    assert rows.found(joined(["tag == {v}"], {"v": value})) == holding
+    assert rows.found(join(["tag == {v}"], {"v": value})) == holding
 
 
 @fixed
@@ -281,7 +281,7 @@ def test_an_engine_never_finds_more_with_a_second_filter(rows: Rows, one: str, o
     from pymilvus.exceptions import MilvusException
 
     try:
-        together, alone = joined([one, other], {"v": "a"}), [joined([each], {"v": "a"}) for each in (one, other)]
+        together, alone = join([one, other], {"v": "a"}), [join([each], {"v": "a"}) for each in (one, other)]
         found = set(rows.found(together))
     except (QueryError, MilvusException):
         return

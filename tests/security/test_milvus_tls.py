@@ -14,7 +14,6 @@ from cryptography.hazmat.primitives import serialization
 
 from milvus_pipeline import ConfigError, Pipeline, Query, RetrySettings, SearchResult, StageError
 from milvus_stages import MilvusSearch
-from milvus_stages.milvus.client.pool import shared
 from support.specimens import World
 
 from .milvus_front import front, written
@@ -126,7 +125,7 @@ def test_connections_are_shared_by_what_they_trust(
             stage.open()
         connections = [stage._opened.connection for stage in stages if stage._opened is not None]
         assert connections[0] is connections[1] is not connections[2]
-        assert shared.users(connections[0]) == 2
+        assert connections.users(connections[0]) == 2
         for stage in stages:
             stage.close()
 

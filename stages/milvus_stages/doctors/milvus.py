@@ -48,9 +48,7 @@ _LITE_NUMBERS: Final = 50_000_000  # numbers in all vectors; a larger database i
 _CALLS: Final = 50  # that a check makes, about
 _WASTE_ROWS: Final = 20_000  # from which a search of every list deserves a warning
 
-_QUOTED: Final = re.compile(
-    r'(?i:\b(?:iso|interval)\s+)?(?:"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\')', re.DOTALL
-)
+_QUOTED: Final = re.compile(r'(?i:\b(?:iso|interval)\s+)?(?:"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\')', re.DOTALL)
 _NAME: Final = re.compile(r"(?<![\w.{$\[])[A-Za-z_]\w*(?!\w*\s*[(}])")
 _KEYWORDS: Final = frozenset({"and", "or", "not", "in", "like", "is", "null", "true", "false", "exists"})
 

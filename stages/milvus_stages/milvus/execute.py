@@ -124,7 +124,11 @@ class BatchSearch:
     async def _atry(self, request: Request) -> Any:
         deadline = self._call_deadline()
         policy = async_retrying(self._settings.retry, deadline, self._is_retryable, _wait_hint, self._counter(request))
-        return await policy(lambda: adrive(self._attempt(request, deadline), partial(self._ado, request)))
+
+        async def attempt() -> Any:
+            return await adrive(self._attempt(request, deadline), partial(self._ado, request))
+
+        return await policy(attempt)
 
     def _call_deadline(self) -> Deadline:
         """When a search and its repetitions must be done: as given, or else soon, so that no server can hang it.

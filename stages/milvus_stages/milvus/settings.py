@@ -37,9 +37,9 @@ class SearchSettings(Stage):
     anns_field: Annotated[
         str | None, Field(description="The vector field to search; by default the collection's only one.")
     ] = None
-    index_type: Annotated[
-        str, Field(min_length=1, description="Type of the field's index. AUTOINDEX accepts any.")
-    ] = "IVF_FLAT"
+    index_type: Annotated[str, Field(min_length=1, description="Type of the field's index. AUTOINDEX accepts any.")] = (
+        "IVF_FLAT"
+    )
     metric_type: Annotated[
         Literal["IP", "COSINE", "L2"], Field(description="Metric that the index was built with.")
     ] = "IP"

@@ -131,7 +131,7 @@ def test_a_loop_that_ended_leaves_nothing(lite: Engine, proxy: Proxy) -> None:
         for _ in range(3):
             asyncio.run(cut_off(pipeline))
             proxy.heal()
-        assert len(search.state().connection._loops) == 0
+        assert len(search.opened.connection._loops) == 0
         deadline = time.monotonic() + 10
         while proxy.open > before and time.monotonic() < deadline:
             gc.collect()

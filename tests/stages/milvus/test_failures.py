@@ -6,7 +6,6 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -108,7 +107,7 @@ TOO_LARGE = RpcError(EXHAUSTED, "CLIENT: Received message larger than max (70000
 def test_what_failures_mean(error: Exception, transient: bool, reason: str) -> None:
     """By class first, then by status, then by code: the codes 1 and 2 mean many things, and numbers may have names."""
     assert failures.is_transient(error) is transient
-    assert failures.explained(error, "here").reason_code == reason
+    assert failures.explain(error, "here").reason_code == reason
 
 
 @pytest.mark.parametrize(
@@ -145,7 +144,7 @@ def test_an_error_that_is_its_own_cause() -> None:
     error = MilvusException(code=2, message="lost")
     error.__cause__ = error
     assert not failures.is_transient_at_connect(error)
-    assert "cannot be reached (lost)" in str(failures.explained(error, "here"))
+    assert "cannot be reached (lost)" in str(failures.explain(error, "here"))
 
 
 @pytest.mark.parametrize(
@@ -156,12 +155,12 @@ def test_an_error_that_is_its_own_cause() -> None:
             at_connect(grpc.StatusCode.UNAVAILABLE),
             "cannot be reached (Fail connecting to server on host:1)",
         ),
-        (RpcError(grpc.StatusCode.DEADLINE_EXCEEDED), "did not answer in time; check that it is well, or raise"),
+        (RpcError(grpc.StatusCode.DEADLINE_EXCEEDED), "did not answer in time; check that it is healthy, or increase"),
         (RpcError(grpc.StatusCode.UNIMPLEMENTED), "check that `uri` names Milvus's gRPC port"),
-        (TOO_LARGE, "lower `limit` or ask for fewer output_fields"),
-        (RpcError(EXHAUSTED, "slow down"), "wants fewer calls (slow down); call it less often"),
+        (TOO_LARGE, "lower `limit` or request fewer output_fields"),
+        (RpcError(EXHAUSTED, "slow down"), "limits calls (slow down); call it less often"),
         (MilvusException(code=101, message="x"), "set `load: true`"),
-        (MilvusException(code=800, message="database not found"), "there is no such database"),
+        (MilvusException(code=800, message="database not found"), "the database does not exist"),
         (MilvusException(code=800, message="database not found"), "; check `db_name`"),
         (MilvusException(code=100, message="x"), "make it with `milvus-pipeline ingest`"),
         (
@@ -174,7 +173,7 @@ def test_an_error_that_is_its_own_cause() -> None:
 )
 def test_failures_are_explained(error: Exception, said: str) -> None:
     """Each says where, what, and the next step, in one line of bounded length."""
-    explained = failures.explained(error, "collection 'c' at http://host:1", "MILVUS_TOKEN")
+    explained = failures.explain(error, "collection 'c' at http://host:1", "MILVUS_TOKEN")
     assert str(explained).startswith("collection 'c' at http://host:1: ")
     assert said in str(explained)
     assert len(str(explained)) < 420
@@ -184,9 +183,9 @@ def test_failures_are_explained(error: Exception, said: str) -> None:
 
 def test_a_collection_that_a_loading_search_finds_not_loaded() -> None:
     """Who has `load: true` is not told to set it."""
-    words = str(failures.explained(MilvusException(code=101, message="x"), "here", loads=True))
+    words = str(failures.explain(MilvusException(code=101, message="x"), "here", loads=True))
     assert "`load: true`" not in words
-    assert "look at the server's log" in words
+    assert "check the server's log" in words
 
 
 class Troubled:
@@ -216,9 +215,8 @@ class Troubled:
 
 def troubled(stage: MilvusSearch, trouble: Callable[[int, int], Exception | None]) -> Troubled:
     """Put trouble between an open stage and its connection."""
-    state = stage._opened
-    connection = Troubled(state.connection, trouble)
-    stage._opened = replace(state, connection=connection)
+    opened = stage.opened
+    opened.connection = connection = Troubled(opened.connection, trouble)
     return connection
 
 
@@ -239,9 +237,9 @@ def quick(lite: Engine) -> Any:
     """An open pipeline that does not wait long between attempts."""
     stage = lite.stage(retry=RetrySettings(attempts=3, min_wait=0.001, max_wait=0.01))
     pipeline = Pipeline([stage]).open()
-    state = stage._opened
+    connection = stage.opened.connection
     yield pipeline
-    stage._opened = state
+    stage.opened.connection = connection
     pipeline.close()
 
 

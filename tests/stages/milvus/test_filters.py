@@ -10,18 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milvus_pipeline import QueryError
-from milvus_stages.milvus.filters import joined, without_values
+from milvus_stages.milvus.filters import join, without_values
 
 
 def test_nothing_filters() -> None:
     """No expression, or blank ones, make no filter."""
-    assert joined([None, "", "  \n"], {}) == ""
+    assert join([None, "", "  \n"], {}) == ""
 
 
 def test_expressions_are_joined_in_parentheses() -> None:
     """So that an `or` of one cannot reach into the other; a single one stays as it is."""
-    assert joined(["a == 1 or b == 2"], {}) == "a == 1 or b == 2"
-    assert joined(["a == 1 or b == 2", None, "c == 3"], {}) == "(a == 1 or b == 2) and (c == 3)"
+    assert join(["a == 1 or b == 2"], {}) == "a == 1 or b == 2"
+    assert join(["a == 1 or b == 2", None, "c == 3"], {}) == "(a == 1 or b == 2) and (c == 3)"
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_expressions_are_joined_in_parentheses() -> None:
 )
 def test_values_become_literals(value: object, literal: str) -> None:
     """Each kind of value in Milvus's own notation, set off by blanks."""
-    assert joined(["x == {v}"], {"v": value}) == f"x ==  {literal}"
+    assert join(["x == {v}"], {"v": value}) == f"x ==  {literal}"
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_values_become_literals(value: object, literal: str) -> None:
 def test_values_that_no_filter_can_hold(value: object) -> None:
     """They are refused by the name of their place."""
     with pytest.raises(QueryError, match=r"^filter_params\.v"):
-        joined(["x in {v}"], {"v": value})
+        join(["x in {v}"], {"v": value})
 
 
 @pytest.mark.parametrize(
@@ -65,31 +65,31 @@ def test_values_that_no_filter_can_hold(value: object) -> None:
         ("(a]", "']' at character 3 closes nothing"),
         ('t == "open', "the quote at character 6 is never closed"),
         ("t == 'open\\'", "the quote at character 6 is never closed"),
-        ('t == "{v}"', "the placeholder {v} stands inside quotes"),
-        ("t like '%{v}%'", "the placeholder {v} stands inside quotes"),
-        ("t == {w}", "no value for {w}; give it in filter_params"),
-        ("t == {1}", "'{' at character 6 belongs to no placeholder"),
-        ("t == {a b}", "'{' at character 6 belongs to no placeholder"),
+        ('t == "{v}"', "the placeholder {v} is inside quotes"),
+        ("t like '%{v}%'", "the placeholder {v} is inside quotes"),
+        ("t == {w}", "no value for {w}; add it to filter_params"),
+        ("t == {1}", "'{' at character 6 is not part of a placeholder"),
+        ("t == {a b}", "'{' at character 6 is not part of a placeholder"),
     ],
 )
 def test_expressions_that_are_not_whole(expression: str, said: str) -> None:
     """Open brackets and quotes, and placeholders where no value can stand, are refused with their place."""
     with pytest.raises(QueryError) as caught:
-        joined([expression, "year > 0"], {"v": 1})
+        join([expression, "year > 0"], {"v": 1})
     assert said in str(caught.value)
 
 
 def test_brackets_and_quotes_inside_strings_are_text() -> None:
     """Nothing in a string counts as structure."""
     expression = """t == "a) or (b" and u == '"' and v == "\\"(" """
-    assert joined([expression, "c"], {}) == f"({expression.strip()}) and (c)"
+    assert join([expression, "c"], {}) == f"({expression.strip()}) and (c)"
 
 
 def test_values_that_must_have_a_place() -> None:
     """A value without its place is most likely a misspelt name."""
-    with pytest.raises(QueryError, match=r"no filter has a place \{yaer\} for the value 'yaer'; the places are year"):
-        joined(["year > {year}"], {"year": 1, "yaer": 2}, must_use=["yaer"])
-    assert joined(["year > {year}"], {"year": 1, "other": 2}) == "year >  1"
+    with pytest.raises(QueryError, match=r"no filter has a placeholder \{yaer\}; the placeholders are: year"):
+        join(["year > {year}"], {"year": 1, "yaer": 2}, must_use=["yaer"])
+    assert join(["year > {year}"], {"year": 1, "other": 2}) == "year >  1"
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_messages_without_the_values_of_a_filter(message: str, said: str) -> Non
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_a_text_can_never_end_its_literal(text: str) -> None:
     """Whatever the text, it is one string literal, and reads back as itself."""
-    filled = joined(["t == {v}", "year > 0"], {"v": text})
+    filled = join(["t == {v}", "year > 0"], {"v": text})
     assert filled.startswith('(t ==  "')
     assert filled.endswith('") and (year > 0)')
     assert json.loads(filled.removeprefix("(t == ").removesuffix(") and (year > 0)"), strict=False) == text

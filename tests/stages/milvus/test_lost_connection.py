@@ -60,11 +60,11 @@ def test_a_frozen_server_is_not_waited_for_without_end(
     lite: Engine, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without any timeout, a search and the connection of a new event loop share the bound of one call."""
-    for module in ("opening", "connection"):
+    for module in ("execute", "client.server"):
         monkeypatch.setattr(f"milvus_stages.milvus.{module}.CALL_SECONDS", 0.5)
     with Pipeline([MilvusSearch(uri=proxy.url, collection="things")]) as pipeline:
         pipeline.run(lite.query(0))
         proxy.freeze()
         for run in (pipeline.run, lambda query: asyncio.run(pipeline.arun(query))):
-            with pytest.raises(StageError, match="the server did not answer in time; check that it is well"):
+            with pytest.raises(StageError, match="the server did not answer in time; check that it is healthy"):
                 run(lite.query(0))

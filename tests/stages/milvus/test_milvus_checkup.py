@@ -17,7 +17,7 @@ from milvus_pipeline.plugin import CheckContext, Deadline, Finding
 from milvus_stages import MilvusSearch
 from milvus_stages.doctors.sample import SAMPLE
 from milvus_stages.milvus.client.lite import LiteConnection
-from milvus_stages.milvus.client.pool import shared
+from milvus_stages.milvus.client.pool import connections
 from support.proxy import Proxy
 
 ROWS, DIM, NLIST = 1500, 16, 32
@@ -117,7 +117,7 @@ def tree(folder: str) -> dict[str, str]:
 
 def test_a_good_search_has_nothing_wrong_and_is_left_as_it_was(database):
     """Everything is told, the texts are left for others, and no file, no connection and no load state is changed."""
-    before, connections = tree(database), set(shared._open)
+    before, entries = tree(database), set(connections._entries)
     found, context = findings(stage(database, "good", **WHOLE), dim=DIM, dim_of="encode (some model)")
     assert {one.level for one in found.values()} == {"ok"}
     assert set(found) == {
@@ -130,7 +130,7 @@ def test_a_good_search_has_nothing_wrong_and_is_left_as_it_was(database):
     assert "real queries are somewhat harder" in found["recall"].message
     assert (len(context.texts), context.documents) == (SAMPLE, ROWS)
     assert tree(database) == before
-    assert set(shared._open) == connections
+    assert set(connections._entries) == entries
 
 
 def test_what_is_loaded_for_a_check_is_let_go(database):
@@ -148,7 +148,7 @@ def test_what_is_loaded_for_a_check_is_let_go(database):
         assert state("flat") == "NotLoad"
         assert "each process loads it when it opens" in found["memory"].message
         assert context.documents == 60
-        assert shared.users(connection) == 1
+        assert connections.users(connection) == 1
 
 
 def test_a_stage_that_may_not_load_is_told(database):
@@ -206,7 +206,7 @@ def test_the_recall_of_a_filtered_search_is_that_of_the_rows_it_may_find(databas
     found, _ = findings(few)
     assert found["recall"].message.startswith("recall@10 is 1.00")
     found, _ = findings(stage(database, "good", filter="year < {until}", **WHOLE))
-    assert "waits for values of the query" in found["filter"].message
+    assert "needs values from the query" in found["filter"].message
     assert found["recall"].level == "ok"
 
 
@@ -237,7 +237,7 @@ def test_names_of_a_filter_are_looked_up(database):
     assert wrong(stage(database, "good", filter=fine, **WHOLE)) == {}
     assert "filter" not in wrong(stage(database, "good", filter="year > ISO '2025-01-01T00:00:00Z'", **WHOLE))
     told = wrong(stage(database, "good", filter="yaer > 3", **WHOLE))
-    assert told["filter"] == "error: it names 'yaer', which the collection lacks -> did you mean 'year'?"
+    assert told["filter"] == "error: it uses 'yaer', which is not a field of the collection -> did you mean 'year'?"
     assert told["search"].startswith("error: ")
 
 
@@ -246,14 +246,14 @@ def test_empty_texts_and_too_few_rows_are_told(database):
     search = stage(database, "small", index_type="HNSW", metric_type="L2", limit=50)
     told = wrong(search)
     assert told["texts"].startswith("warning: 10 of 30 rows have no text in 'body'")
-    assert told["rows"].startswith("warning: 30, fewer than limit 50 asks for -> lower limit")
+    assert told["rows"].startswith("warning: 30, fewer than limit 50 requests -> lower limit")
     _, context = findings(search)
     assert sorted(set(context.texts)) == ["a text", "another one"]
     told = wrong(stage(database, "blank", **WHOLE))  # which a server cannot count
     assert "of 200 sampled rows have no text in 'body'" in told["texts"]
     assert 100 < int(told["texts"].split()[1]) < 160
     told = wrong(stage(database, "small", index_type="HNSW", metric_type="L2", limit=5, offset=30))
-    assert told["rows"].startswith("error: 30, of which `offset` 30 leaves out all")
+    assert told["rows"].startswith("error: 30, all of which `offset` 30 skips")
 
 
 def test_an_empty_collection_is_an_error(database):
@@ -311,13 +311,13 @@ def test_a_check_that_ran_out_of_time_says_nothing_against_a_file(database, monk
     monkeypatch.setattr(LiteConnection, "search", late)
     told = wrong(stage(database, "good", **WHOLE))
     assert set(told) == {"database"}
-    assert told["database"].startswith("warning: the time given was over before all was looked at -> give the check")
+    assert told["database"].startswith("warning: timed out before everything was checked -> give the check")
 
 
 def test_a_server_that_is_not_there_is_told():
     """In one attempt, with the next step."""
     told = wrong(stage("http://127.0.0.1:1", "good"))
-    assert told["server"].startswith("error: http://127.0.0.1:1: cannot be reached")
+    assert told["server"].startswith("error: http://127.0.0.1:1: the server cannot be reached")
     assert told["server"].endswith("-> check that the server runs and that `uri` is right")
 
 
@@ -337,7 +337,7 @@ def test_a_check_of_a_server_changes_no_load_state(milvus_server):
     """Version, index, rows and recall are told; what is not in memory is told, and stays out of it."""
     from pymilvus import MilvusClient
 
-    connections = set(shared._open)
+    entries = set(connections._entries)
     name = made(milvus_server, "checkup", rows=3000, texts=("a text", ""))
     client = MilvusClient(milvus_server, timeout=60, dedicated=True)
     search = stage(milvus_server, name, params={"nprobe": 1})
@@ -349,7 +349,7 @@ def test_a_check_of_a_server_changes_no_load_state(milvus_server):
     client.load_collection(name, timeout=120)
     found, context = findings(search)
     assert "Milvus v2.3" in found["server"].message
-    assert "none is asked for" in found["token"].message
+    assert "none is required" in found["token"].message
     assert found["index"].message == "IVF_FLAT, IP, nlist 32, nprobe 1; for 3,000 rows 4·√rows = 219 lists are usual"
     assert found["texts"].message.startswith("1,500 of 3,000 rows have no text")
     assert found["recall"].level == "warning"
@@ -359,8 +359,8 @@ def test_a_check_of_a_server_changes_no_load_state(milvus_server):
         far.delay(0.1)
         waited = CheckContext(Deadline.after(3.0))
         (last,) = [one for one in stage(far.url, name).check(waited) if one.level != "ok"]
-    assert (last.level, last.message) == ("warning", "the time given was over before all was looked at")
+    assert (last.level, last.message) == ("warning", "timed out before everything was checked")
     assert client.get_load_state(name)["state"].name == "Loaded"
-    assert set(shared._open) == connections
+    assert set(connections._entries) == entries
     client.drop_collection(name, timeout=60)
     client.close()

@@ -190,7 +190,7 @@ def test_few_hits_are_reported_with_advice(lite: Engine) -> None:
         report = pipeline.run(engine.query(0)).reports[0]
     assert report.details["requested"] == 300
     assert 0 < report.details["returned"] < 300
-    assert f"of 300 hits came back, from 1 of the index's {NLIST} lists; raise params.nprobe" in report.warnings[0]
+    assert f"of 300 hits were found in 1 of the index's {NLIST} lists; raise params.nprobe" in report.warnings[0]
 
 
 def test_no_advice_where_all_lists_are_probed(tmp_path: Path) -> None:
@@ -202,9 +202,7 @@ def test_no_advice_where_all_lists_are_probed(tmp_path: Path) -> None:
     with Pipeline([stage]) as pipeline:
         result = pipeline.run(query)
         assert (len(result), result.warnings) == (2, [])
-        assert (
-            "from 3 of the index's 4 lists" in pipeline.run(Query("q", query.vector, params={"nprobe": 3})).warnings[0]
-        )
+        assert "in 3 of the index's 4 lists" in pipeline.run(Query("q", query.vector, params={"nprobe": 3})).warnings[0]
 
 
 @pytest.mark.parametrize("metric", ["IP", "COSINE", "L2"])
@@ -234,8 +232,8 @@ def test_all_rows_are_no_shortfall(engine: Engine) -> None:
     [
         (None, "put an encode stage before this one"),
         (np.ones(8), "has 8 numbers, but the field 'vector' holds vectors of 16"),
-        ([float("nan")] * 16, "NaN or infinity"),
-        ([1e39] * 16, "NaN or infinity"),
+        ([float("nan")] * 16, "NaN, infinity"),
+        ([1e39] * 16, "NaN, infinity"),
         ("abcdefghijklmnop", "a flat list of numbers"),
         ([[1.0] * 16], "a flat list of numbers"),
         ([[1.0], [1.0, 2.0]], "a flat list of numbers"),
@@ -254,12 +252,12 @@ def test_bad_vector_fails_its_query_alone(engine: Engine, vector: object, said: 
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"params": {"nprob": 3}}, "takes no 'nprob'; did you mean 'nprobe'?"),
-        ({"params": {"nprobe": 0}}, "params.nprobe: must be a whole number from 1 to 65536, is 0"),
+        ({"params": {"nprob": 3}}, "has no parameter 'nprob'; did you mean 'nprobe'?"),
+        ({"params": {"nprobe": 0}}, "params.nprobe: must be an integer from 1 to 65536, got 0"),
         ({"params": {"radius": 0.5, "range_filter": 0.1}}, "range_filter (0.1) must be above radius (0.5)"),
-        ({"filter": 5}, "filter: must be text, is int"),
+        ({"filter": 5}, "filter: must be a string, got int"),
         ({"filter": "year > {y}"}, "no value for {y}"),
-        ({"filter_params": {"y": 1}}, "no filter has a place {y}"),
+        ({"filter_params": {"y": 1}}, "no filter has a placeholder {y}"),
     ],
 )
 def test_bad_parameters_fail_their_query_alone(engine: Engine, fields: dict, said: str) -> None:
@@ -278,7 +276,7 @@ def test_bad_parameters_fail_their_query_alone(engine: Engine, fields: dict, sai
         ({"anns_field": "year"}, "'year' is INT64, but the search needs a FLOAT_VECTOR"),
         ({"metric_type": "L2"}, "metric_type: the index was built with IP, not L2; set `metric_type: IP`"),
         ({"index_type": "HNSW", "params": {}}, "has the index IVF_FLAT, not HNSW; set `index_type: IVF_FLAT`"),
-        ({"partition_names": ["evn"]}, "there is no partition 'evn'; there are _default, even, odd"),
+        ({"partition_names": ["evn"]}, "there is no partition 'evn'; the partitions are _default, even, odd"),
         ({"text_field": "year"}, "text_field: 'year' is INT64, not text"),
         ({"group_by_field": "yeer"}, "group_by_field:"),
     ],
@@ -327,7 +325,7 @@ def test_text_that_is_no_text(engine: Engine) -> None:
     """A dynamic field of numbers as text is an error that names field and type."""
     with Pipeline([engine.stage(text_field="extra")]) as pipeline, pytest.raises(StageError) as caught:
         pipeline.run(engine.query(0))
-    assert "text_field: 'extra' holds a int, not text" in str(caught.value)
+    assert "text_field: 'extra' holds a value of type int, not text" in str(caught.value)
 
 
 def test_scores_are_rounded_here(engine: Engine) -> None:
@@ -340,7 +338,7 @@ def test_scores_are_rounded_here(engine: Engine) -> None:
 def test_stages_share_a_connection(engine: Engine) -> None:
     """Two pipelines of a process search the same place; closing one leaves the other be."""
     first, second = Pipeline([engine.stage()]).open(), Pipeline([engine.stage(limit=3)]).open()
-    assert first.stages[0]._opened.connection is second.stages[0]._opened.connection
+    assert first.stages[0].opened.connection is second.stages[0].opened.connection
     first.close()
     assert len(second.run(engine.query(0))) == 3
     second.close()

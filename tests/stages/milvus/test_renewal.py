@@ -173,7 +173,7 @@ def test_a_collection_that_does_not_fit_any_more(
         code, words = reason(pipeline, run, query())
         assert code == "schema_changed"
         assert said in words
-        assert "is not what it was when the stage was opened" in words
+        assert "has changed since the stage was opened" in words
 
 
 def test_another_index_of_the_same_collection(lite: Engine) -> None:
@@ -219,7 +219,7 @@ def test_a_look_that_came_before_a_change(lite: Engine, monkeypatch: pytest.Monk
     with search(lite) as pipeline:
         stage = pipeline.stages[0]
         monkeypatch.setattr(Connection, "call", held_at_its_end)
-        stage.renewal.begun(stage.state())
+        stage.opened.start_renewal(stage.opened.state)
         admin.make(1, dim=8)
         threading.Timer(0.5, go_on.set).start()
         assert reason(pipeline, lambda pipeline, query: pipeline.run(query), query())[0] == "schema_changed"
@@ -277,7 +277,7 @@ def test_closing_ends_a_look_that_is_under_way(lite: Engine, monkeypatch: pytest
     pipeline = search(lite)
     stage = pipeline.stages[0]
     watched = Watched(monkeypatch)
-    future = stage.renewal.begun(stage.state())
+    future = stage.opened.start_renewal(stage.opened.state)
     pipeline.close()
     watched.go_on.set()
     with pytest.raises(StageError, match="was closed"):

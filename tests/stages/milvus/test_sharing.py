@@ -16,7 +16,7 @@ import pytest
 from milvus_pipeline import Pipeline, RetrySettings, SearchResult, StageError
 from milvus_pipeline.plugin import Context, Deadline
 from milvus_stages import MilvusSearch
-from milvus_stages.milvus.client.pool import shared
+from milvus_stages.milvus.client.pool import connections
 from support.proxy import Proxy
 
 from .conftest import Engine
@@ -64,7 +64,7 @@ def test_a_silent_server_keeps_no_other_pipeline_waiting(silent: Silent, own: En
 
 def test_waiting_for_a_connection_that_others_make_is_bounded(silent: Silent) -> None:
     """Who has less time than the one that connects gives up when it is over, and says what it waited for."""
-    with pytest.raises(StageError, match=r"others have been connecting to it, .* for 0\.\d+ s"):
+    with pytest.raises(StageError, match=r"others have been opening or closing the connection for 0\.\d+ s"):
         Pipeline([MilvusSearch(uri=silent.uri, collection="c", timeout=0.2)]).open()
     assert silent.waiting.is_alive()
 
@@ -72,10 +72,10 @@ def test_waiting_for_a_connection_that_others_make_is_bounded(silent: Silent) ->
 def test_counting_users_waits_for_nobody(silent: Silent, lite: Engine) -> None:
     """The event loop asks for the number of users, so it is there at once whatever others wait for."""
     with Pipeline([lite.stage()]) as pipeline:
-        connection = pipeline.stages[0]._opened.connection
-        with shared._at((silent.uri, "", "", None)) as place:
+        connection = pipeline.stages[0].opened.connection
+        with connections._entry((silent.uri, "", "", None)) as place:
             assert place.lock.locked()
-            assert shared.users(connection) >= 1
+            assert connections.users(connection) >= 1
 
 
 def test_a_failed_opening_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -83,15 +83,15 @@ def test_a_failed_opening_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "old.db").write_bytes(b"SQLite format 3")
     with pytest.raises(StageError):
         MilvusSearch(uri=tmp_path / "old.db", collection="c").open()
-    assert not any("old.db" in key[0] for key in shared._open)
+    assert not any("old.db" in key[0] for key in connections._entries)
 
 
 def test_many_threads_share_one_connection_and_close_it_once(lite: Engine) -> None:
     """Opening and closing from eight threads at once never closes what another still uses."""
     holder = lite.stage()
     holder.open()
-    connection = holder._opened.connection
-    before = shared.users(connection)
+    connection = holder.opened.connection
+    before = connections.users(connection)
     failed: list[BaseException] = []
 
     def use() -> None:
@@ -108,18 +108,18 @@ def test_many_threads_share_one_connection_and_close_it_once(lite: Engine) -> No
     for thread in threads:
         thread.join()
     assert not failed
-    assert shared.users(connection) == before
+    assert connections.users(connection) == before
     holder.close()
 
 
-CLOSED = "the stage was closed while the query ran"
+CLOSED = "the pipeline was closed while a query was running"
 
 
 def test_a_search_that_finds_a_database_closed(own: Engine) -> None:
     """Searches that wait for their turn when it is closed, and those that come later, say so; no task is cancelled."""
     stage = own.stage()
     stage.open()
-    connection = stage._opened.connection
+    connection = stage.opened.connection
     results, contexts = [SearchResult(own.query(0))], [Context(Deadline(), 1) for _ in range(4)]
     go_on = threading.Event()
     connection._worker.submit(go_on.wait)
@@ -153,7 +153,7 @@ async def test_a_search_that_finds_its_server_closed(lite: Engine, proxy: Proxy)
     proxy.freeze()
     running = asyncio.create_task(stage.aprocess(results, contexts[0]))
     await asyncio.sleep(0.1)  # until the call is made; the outcome is the same where it is not
-    stage._opened.connection.close()
+    stage.opened.connection.close()
     await running
     await stage.aprocess(results, contexts[1])
     stage.process(results, contexts[2])

@@ -12,7 +12,7 @@ Key = tuple[str, str, str, TLS | None]
 
 # A Lite database that is being closed must not be opened meanwhile, which the lock of its key prevents; and a silent
 # server delays only its own users.
-connections = Shared[Key, Connection](Connection.close)
+connections = Shared[Key, Connection](lambda connection: connection.close())
 
 
 def connect(uri: str, token: str, db_name: str, timeout: float, tls: TLS | None = None) -> Connection:

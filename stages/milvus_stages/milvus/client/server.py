@@ -29,11 +29,11 @@ MIN_SECONDS = 0.05
 
 LITE_SUFFIX = ".db"
 
-_TOKEN_STEP: Final = "; put the token (user:password, or an API key) in the environment variable that `token_env` names"
+_TOKEN_STEP: Final = "; put the token (user:password, or an API key) in the environment variable that `token_env` names"  # noqa: S105
 _URI_VARIABLE: Final = "MILVUS_URI"
 
 INTERNALS_DIFFER: Final = (AttributeError, TypeError, KeyError, StageError)
-"""What is raised if a pymilvus version has other internals than we know: then we go without, and recover more slowly."""
+"""Raised if a pymilvus version has other internals than we know; without them, we recover more slowly."""
 
 Arguments = dict[str, Any]
 
@@ -270,9 +270,7 @@ def load_state(connection: Connection, collection: str, deadline: Deadline) -> s
 
 def closed_error() -> StageError:
     """Return the error of a search whose connection was closed."""
-    return StageError(
-        "the pipeline was closed while a query was running", "wait for running queries before closing it"
-    )
+    return StageError("the pipeline was closed while a query was running", "wait for running queries before closing it")
 
 
 def _await_response(uri: str, seconds: float, tls: TLS | None = None) -> None:

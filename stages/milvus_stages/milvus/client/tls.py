@@ -121,7 +121,7 @@ def hint(error: BaseException) -> str:
 
 
 def _details(error: BaseException) -> str:
-    """gRPC's details of the error or of its cause, where pymilvus puts them when it connects."""
+    """The gRPC details of the error, or of its cause, where pymilvus keeps them when it connects."""
     for each in (error.__cause__, error):
         details = getattr(each, "details", None)
         if callable(details) and isinstance(text := details(), str):
