@@ -1,4 +1,4 @@
-"""A gRPC front before Milvus Lite: TLS, client certificates and tokens as a Milvus server has them."""
+"""A gRPC proxy in front of Milvus Lite: TLS, client certificates and tokens, as a Milvus server has them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ import trustme
 
 @dataclass
 class Front(grpc.GenericRpcHandler):
-    """Passes calls on to ``target``, and refuses those that do not come with the token, if it has one.
+    """Forwards calls to ``target``, and refuses those without the token, if it has one.
 
-    Its refusal repeats what it was sent, which is the worst that a server can do.
+    Its refusal repeats what the client sent, which is the worst that a server can do.
     """
 
     target: grpc.Channel
     token: str | None = None
     uri: str = ""
     calls: list[tuple[str, str | None]] = field(default_factory=list)
-    """Name and authorization of each call, as they came."""
+    """Name and authorization of each call, in order."""
 
     def service(self, details: Any) -> Any:
         given = next((str(own.value) for own in details.invocation_metadata if own.key == "authorization"), None)
@@ -52,13 +52,13 @@ def front(
     identity: trustme.LeafCert | None = None,
     clients: trustme.CA | None = None,
 ) -> Iterator[Front]:
-    """A front on a free port until the block ends.
+    """Run a front on a free port until the block ends.
 
     Args:
-        target: ``host:port`` of what answers.
-        token: the only one that it takes; any, and none, by default.
-        identity: its certificate; without, it does not speak TLS.
-        clients: who signs the certificates that clients must have; without, they need none.
+        target: ``host:port`` of the server that answers.
+        token: the only one that it accepts; by default it accepts any, and none.
+        identity: its certificate; without one it does not speak TLS.
+        clients: the CA of client certificates; without one clients need none.
     """
     with grpc.insecure_channel(target) as channel:
         made = Front(channel, token)
@@ -81,7 +81,7 @@ def front(
 
 
 def written(certificate: trustme.CA | trustme.LeafCert, folder: Path, name: str) -> dict[str, str]:
-    """The PEM files of a CA (``ca``) or of a certificate and its key (``client_cert``, ``client_key``)."""
+    """Write the PEM files of a CA (``ca``) or of a certificate and its key (``client_cert``, ``client_key``)."""
     paths = {"ca": folder / f"{name}.ca.pem"}
     if isinstance(certificate, trustme.CA):
         certificate.cert_pem.write_to_path(str(paths["ca"]))

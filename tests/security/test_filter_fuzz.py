@@ -1,4 +1,4 @@
-"""A value in a filter is one literal that means itself, and no filter widens what another allows."""
+"""A value in a filter is one literal that means itself, and no filter widens another."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ whole = st.recursive(
 broken = st.lists(st.sampled_from(FRAGMENTS), min_size=1, max_size=4).map(" ".join).filter(str.strip)
 expressions = whole | whole.map("({})".format) | st.tuples(whole, broken).map(" ".join) | broken
 
-# -- a reader of Milvus's literals that shares nothing with what is tested -------------------------------------------
+# -- a reader of Milvus's literals that shares no code with what is tested -------------------------------------------
 
 
 class Literal(NamedTuple):
-    """A text, a number or a truth value, as the engine reads it."""
+    """A string, a number or a boolean, as the engine reads it."""
 
     value: Any
 
 
 def read(expression: str) -> list[Literal | str]:
-    """The literals of an expression, and every other sign or word. ValueError where a string has no end."""
+    """Return the literals of an expression, and every other character or word; ValueError for an unclosed string."""
     found: list[Literal | str] = []
     at = 0
     while at < len(expression):
@@ -79,7 +79,7 @@ def read(expression: str) -> list[Literal | str]:
 
 
 def read_string(expression: str, start: int) -> tuple[str, int]:
-    """The text of the string that begins at ``start``, and the place behind it."""
+    """Return the content of the string that begins at ``start``, and the position after it."""
     text, at = "", start + 1
     while at < len(expression):
         sign = expression[at]
@@ -90,7 +90,7 @@ def read_string(expression: str, start: int) -> tuple[str, int]:
             sign = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\", '"': '"', "'": "'"}[expression[at : at + 1]]
         text += sign
         at += 1
-    raise ValueError("a string without an end")
+    raise ValueError("a string is not closed")
 
 
 def word(text: str) -> Literal | str:
@@ -105,7 +105,7 @@ def word(text: str) -> Literal | str:
 
 
 def same(read_back: Any, value: Any) -> bool:
-    """Equal, and of the same kind: 1 is neither 1.0 nor true."""
+    """Whether both are equal and of the same type: 1 is neither 1.0 nor true."""
     return type(read_back) is type(value) and repr(read_back) == repr(value)
 
 
@@ -115,7 +115,7 @@ def same(read_back: Any, value: Any) -> bool:
 @fixed
 @given(values, st.sampled_from(["x == {v}", "a < 1 or ({v} != b)", "not x in {v} and y == 'q\\'{v2'", "x=={v}or{v}"]))
 def test_a_value_is_one_literal(value: Any, template: str) -> None:
-    """Read back, it is equal and of its kind; around it stands what stood in the template, and nothing else."""
+    """A value reads back as one literal of its type; the rest of the template is unchanged."""
     template = template.replace("{v2", "z")
     before = [word for part in template.split("{v}") for word in ["<value>", *read(part)]][1:]
     found = read(join([template], {"v": value}))
@@ -139,8 +139,8 @@ def test_a_value_is_one_literal(value: Any, template: str) -> None:
 
 @fixed
 @given(expressions, expressions, texts)
-def test_what_is_joined_stays_in_its_parentheses(one: str, other: str, value: str) -> None:
-    """Each expression is refused, or all of it lies in brackets of its own, which nothing in it closes."""
+def test_joined_expressions_stay_in_their_parentheses(one: str, other: str, value: str) -> None:
+    """Each expression is refused, or lies in its own brackets, which nothing in it closes."""
     try:
         alone = [join([each], {"v": value}) for each in (one, other)]
         both = join([one, other], {"v": value})
@@ -157,8 +157,8 @@ def test_what_is_joined_stays_in_its_parentheses(one: str, other: str, value: st
     assert [found[place] for place in closings] == [")", "and", ")"]
 
 
-class Says(Enum):
-    """Members that are texts or numbers, and print as something else."""
+class Choice(Enum):
+    """A member whose value is a string, but which is not one."""
 
     TEXT = "text"
 
@@ -179,7 +179,7 @@ class Real(float):
 
 
 class Text(str):
-    """Prints, and turns into, what widens a filter."""
+    """Prints, and translates to, what widens a filter."""
 
     __slots__ = ()
 
@@ -189,18 +189,18 @@ class Text(str):
     __str__ = __repr__ = Number.__str__
 
 
-def test_values_of_classes_of_ones_own() -> None:
-    """They count as the number or text that they are, not as they print."""
+def test_values_of_subclasses() -> None:
+    """Subclasses of numbers and strings count by their value, not as they print."""
     assert join(["x in {v}"], {"v": [Number(3), Real(0.5), Text("t")]}) == 'x in  [3, 0.5, "t"]'
-    with pytest.raises(QueryError, match=r"filter_params.v: must be text, a number"):
-        join(["x == {v}"], {"v": Says.TEXT})
+    with pytest.raises(QueryError, match=r"filter_params.v: must be a string, a number"):
+        join(["x == {v}"], {"v": Choice.TEXT})
 
 
 # -- in an engine ----------------------------------------------------------------------------------------------------
 
 
 class Rows(NamedTuple):
-    """A collection of nasty values."""
+    """A collection of difficult values."""
 
     client: MilvusClient
     tags: list[str]
@@ -211,13 +211,13 @@ class Rows(NamedTuple):
         return sorted(row["id"] for row in rows)
 
 
-# Not -2**63, which the server cannot read, and says so.
+# Without -2**63, which the server refuses.
 INTEGERS = [0, 1, -1, 7, 2**31, -(2**31) - 1, 2**53 + 1, 2**63 - 1, -(2**63) + 1]
 
 
 @pytest.fixture(scope="session", params=["lite", pytest.param("server", marks=pytest.mark.server)])
 def rows(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rows]:
-    """Milvus Lite, then a server, with a row for each injection, for each sign, and for some mixtures of them."""
+    """Milvus Lite, then a server, with a row for each injection, each special character, and some mixtures."""
     if request.param == "lite":
         uri = str(tmp_path_factory.mktemp("rows") / "rows.db")
     else:
@@ -242,7 +242,7 @@ def rows(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     client.insert("rows", data, timeout=60)
     client.flush("rows", timeout=60)
     client.load_collection("rows", timeout=60)
-    # All of it is there from now on, so that no other query has to wait for that.
+    # After this, all rows are visible, so that other queries need not wait.
     assert len(client.query("rows", filter="id >= 0", consistency_level="Strong", timeout=60)) == len(tags)
     yield Rows(client, tags, integers)
     client.drop_collection("rows", timeout=60)
@@ -254,7 +254,7 @@ def rows(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_an_engine_finds_the_rows_of_a_value_and_no_other(rows: Rows) -> None:
-    """Every stored text and number, alone and in a list, finds exactly the rows that hold it."""
+    """Every stored string and number, alone and in a list, finds exactly the rows that hold it."""
     for row, tag in enumerate(rows.tags):
         assert rows.found(join(["tag == {v}"], {"v": tag})) == [row]
         assert rows.found(join(["tag == {v}", "tag in {w}"], {"v": tag, "w": [tag, "x"]})) == [row]
@@ -269,7 +269,7 @@ def test_an_engine_finds_the_rows_of_a_value_and_no_other(rows: Rows) -> None:
 @fixed
 @given(value=texts)
 def test_an_engine_finds_nothing_for_a_text_that_no_row_holds(rows: Rows, value: str) -> None:
-    """Whatever the text."""
+    """No string finds a row with another tag."""
     holding = [row for row, own in enumerate(rows.tags) if own == value]
     assert rows.found(join(["tag == {v}"], {"v": value})) == holding
 
@@ -277,7 +277,7 @@ def test_an_engine_finds_nothing_for_a_text_that_no_row_holds(rows: Rows, value:
 @fixed
 @given(one=expressions, other=expressions)
 def test_an_engine_never_finds_more_with_a_second_filter(rows: Rows, one: str, other: str) -> None:
-    """What two filters find together, each of them finds alone, for all that the engine can read."""
+    """Rows that match two filters together match each of them alone, for everything that the engine can read."""
     from pymilvus.exceptions import MilvusException
 
     try:
