@@ -1,4 +1,4 @@
-"""Composable search pipelines for Milvus: retrieve, rerank, truncate.
+"""Declarative search pipelines for Milvus: encode, retrieve, rerank, truncate.
 
 This module is the public face for users of pipelines; ``milvus_pipeline.plugin`` is that for authors of stages. What is
 in neither is private. Importing it loads none of torch, transformers, pymilvus and httpx: a stage imports what it needs
