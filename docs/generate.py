@@ -6,6 +6,7 @@ Both pages hold nothing written by hand. ``tests/docs/test_generated_pages.py`` 
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib
 import inspect
 import json
@@ -14,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from pydantic import BaseModel
 
 from milvus_pipeline.cli.stages import describe_fields, describe_stage
 from milvus_pipeline.plugin import Reranker, Stage, registry
@@ -181,7 +184,8 @@ def _entry(face: ModuleType, name: str) -> list[str]:
     text = _docstring(value, source, name)
     lines = [f"### {name}", ""]
     if inspect.isclass(value):
-        lines += ["```python", f"class {name}{_bases_text(value)}", "```", "", _markdown(text.split("\n\n")[0])]
+        code = [f"class {name}{_bases_text(value)}", *_constructor(value)]
+        lines += ["```python", *code, "```", "", _markdown(text.split("\n\n")[0])]
         attributes = _attributes(value)
         if attributes:
             lines += ["", *(f"- `{key}`: {_inline(meaning)}" for key, meaning in attributes.items())]
@@ -201,6 +205,30 @@ def _entry(face: ModuleType, name: str) -> list[str]:
     else:
         lines += [_markdown(text.split("\n\n")[0])]
     return lines
+
+
+def _constructor(cls: type) -> list[str]:
+    """Return the call that makes an object, if the class is not a base class to derive from."""
+    node = next((node for node in _node(cls).body if getattr(node, "name", "") == "__init__"), None)
+    if isinstance(node, ast.FunctionDef):
+        return [_signature(cls.__name__, node).removesuffix(" -> None")]
+    arguments: list[str] = []
+    if dataclasses.is_dataclass(cls):
+        for field in dataclasses.fields(cls):
+            default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+            arguments += [_argument(field.name, default, field.default_factory is field.default)] * field.init
+    elif issubclass(cls, BaseModel) and not issubclass(cls, Stage):
+        for name, info in cls.model_fields.items():
+            default = None if info.is_required() else info.get_default(call_default_factory=True, validated_data={})
+            arguments.append(_argument(name, default, info.is_required()))
+    return [f"{cls.__name__}({', '.join(arguments)})"] if arguments else []
+
+
+def _argument(name: str, default: Any, required: bool) -> str:
+    if required:
+        return name
+    plain = default is None or isinstance(default, bool | int | float | str | tuple | list | dict)
+    return f"{name}={default!r}" if plain else f"{name}=..."
 
 
 def _source_of(face: ModuleType, name: str) -> ModuleType:
