@@ -24,7 +24,7 @@ SEARCH = " - {type: milvus_search, collection: c, text_field: t}\n"
             "stages:\n - {type: truncat}\n",
             "stages[0].type: no stage is named 'truncat'; did you mean 'truncate'? (line 2)",
         ),
-        ("", "the file is empty; it needs at least a list of `stages`"),
+        ("", "is empty; it needs at least a list of `stages`"),
         ("- a\n", "must be a mapping with a list of `stages`, got a list"),
         ("stages: [", "is not valid YAML: "),
         (

@@ -1,4 +1,4 @@
-"""Configuration: the same pipeline from YAML and from Python, and every mistake said with its place."""
+"""Configuration: the same pipeline from YAML and from Python, and every mistake reported with its place."""
 
 import textwrap
 
@@ -20,15 +20,15 @@ stages:
 """
 
 
-def said(text: str, origin: str = "configs/x.yaml") -> str:
-    """What is said of a bad configuration."""
+def message_of(text: str, origin: str = "configs/x.yaml") -> str:
+    """Return the error message of a bad configuration."""
     with pytest.raises(ConfigError) as caught:
         parse_config(textwrap.dedent(text), origin)
     return str(caught.value)
 
 
 def test_yaml_and_python_build_equal_pipelines():
-    """Keys are the constructor's arguments, one to one."""
+    """YAML keys are the constructor's arguments, one to one."""
     built = Pipeline([ListedSearch(), WordOverlap(weight=2.0, top_k=3, on_error="skip")], name="words", timeout=2.5)
     read = Pipeline.from_yaml(GOOD)
     assert read == built
@@ -36,7 +36,7 @@ def test_yaml_and_python_build_equal_pipelines():
 
 
 def test_yaml_is_read_from_a_file_and_written_back(tmp_path):
-    """`to_yaml` and `from_yaml` are inverse to each other, through a file too."""
+    """`to_yaml` and `from_yaml` are inverse, also through a file."""
     path = tmp_path / "words.yaml"
     Pipeline.from_yaml(GOOD).to_yaml(path)
     assert Pipeline.from_yaml(path) == Pipeline.from_yaml(str(path)) == Pipeline.from_yaml(GOOD)
@@ -44,13 +44,13 @@ def test_yaml_is_read_from_a_file_and_written_back(tmp_path):
 
 
 def test_plain_data_builds_the_same_pipeline():
-    """A mapping, as a backend keeps it in its own settings, is as good as YAML."""
+    """A mapping gives the same pipeline as YAML."""
     pipeline = Pipeline.from_yaml(GOOD)
     assert Pipeline.from_config(pipeline.to_config()) == pipeline
 
 
-def test_collection_section_survives_the_way_through_yaml():
-    """The schema that ingest needs is part of the pipeline's configuration."""
+def test_the_collection_section_survives_yaml():
+    """The collection section is written to YAML and read back."""
     fields = [
         {"name": "id", "dtype": "INT64", "is_primary": True},
         {"name": "vector", "dtype": "FLOAT_VECTOR", "dim": 8},
@@ -65,23 +65,23 @@ def test_collection_section_survives_the_way_through_yaml():
 
 
 @given(st.text(alphabet=st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), max_size=30))
-def test_any_text_survives_the_way_through_yaml(text):
-    """Dollar signs, quotes, colons and the like come back as they were."""
+def test_any_text_survives_yaml(text):
+    """Dollar signs, quotes, colons and the like are written and read back unchanged."""
     assert parse_yaml(to_yaml({"name": text}), environ={}).data == {"name": text}
 
 
 # -- environment -------------------------------------------------------------------------------------------------
 
 
-def test_variables_are_put_in():
-    """${VAR} takes the environment's value, ${VAR:-default} a default where it is unset or empty."""
+def test_variables_are_substituted():
+    """${VAR} gives the environment's value, ${VAR:-default} the default if it is unset or empty."""
     text = "a: ${HOST}:${PORT:-19530}\nb: ${EMPTY:-x}\nc: ${EMPTY}\nd: $${HOST} costs $5\ne: ${NONE:-}\nf: ${U:-http://h:1/}"
     data = parse_yaml(text, environ={"HOST": "db", "EMPTY": ""}).data
     assert data == {"a": "db:19530", "b": "x", "c": "", "d": "${HOST} costs $5", "e": "", "f": "http://h:1/"}
 
 
 def test_a_number_from_the_environment_is_a_number_in_a_stage(monkeypatch):
-    """A variable is text; a field that wants a number takes it as one."""
+    """A variable is a string, and a field of numbers converts it."""
     monkeypatch.setenv("TOP_K", "3")
     config = parse_config("stages: [{type: listed_search}, {type: word_overlap, top_k: '${TOP_K}'}]")
     assert config.stages[1].top_k == 3
@@ -89,41 +89,41 @@ def test_a_number_from_the_environment_is_a_number_in_a_stage(monkeypatch):
 
 @given(st.text(max_size=40))
 def test_a_value_never_changes_the_document(value):
-    """Whatever a variable holds, it stays one text at its place."""
+    """A variable's value stays one string at its place, whatever is in it."""
     assert parse_yaml("a: ${V}\nb: 1", environ={"V": value}).data == {"a": value, "b": 1}
 
 
 def test_a_missing_variable_is_named():
-    """An unset variable without default is an error that names it, its place and its line."""
-    assert said("name: x\nstages:\n  - {type: listed_search, name: '${NO_SUCH_NAME}'}") == (
+    """An unset variable without a default is an error with its name, place and line."""
+    assert message_of("name: x\nstages:\n  - {type: listed_search, name: '${NO_SUCH_NAME}'}") == (
         "configs/x.yaml: stages[0].name: the environment variable NO_SUCH_NAME is not set; set it, or give a default: "
         "${NO_SUCH_NAME:-value} (line 3)"
     )
 
 
 def test_every_missing_variable_is_named_among_the_other_mistakes():
-    """Nothing hides behind a variable that is not set, and no mistake is made up for its sake."""
+    """Unset variables are reported together with other mistakes, and cause no further ones."""
     text = """
     stages:
       - {type: listed_search, name: "${NO_SUCH_A}"}
       - {type: word_overlap, top_k: "${NO_SUCH_B}", weihgt: 2}
     """
-    first, second, third = said(text).splitlines()
+    first, second, third = message_of(text).splitlines()
     assert "stages[0].name: the environment variable NO_SUCH_A is not set" in first
     assert {"NO_SUCH_B is not set" in line for line in (second, third)} == {True, False}
     assert "unknown key; did you mean 'weight'?" in second + third
 
 
-def test_a_variable_in_a_flow_mapping_wants_quotes():
-    """YAML takes the braces of a bare ${X} for a mapping; the message says what to do."""
-    assert "within { } and [ ], put ${VARIABLE} in quotes (line 1, column 27)" in said(
+def test_a_variable_in_a_flow_mapping_needs_quotes():
+    """YAML reads the braces of a bare ${X} as a mapping, and the message suggests quotes."""
+    assert "(line 1, column 27); within { } and [ ], put ${VARIABLE} in quotes" in message_of(
         "stages: [{type: x, name: ${X}}]"
     )
 
 
 def test_a_malformed_variable_is_refused():
-    """What looks like a variable and is none is a mistake, not a text."""
-    assert "what is in ${…} is not the name of a variable; write ${NAME} or ${NAME:-default} (line 1)" in said(
+    """Text in ${…} that is not a variable's name is a mistake."""
+    assert "the text in ${…} is not the name of a variable; write ${NAME} or ${NAME:-default} (line 1)" in message_of(
         "name: ${1x}"
     )
 
@@ -131,30 +131,30 @@ def test_a_malformed_variable_is_refused():
 # -- mistakes ----------------------------------------------------------------------------------------------------
 
 
-def test_a_misspelt_key_is_answered_with_the_nearest():
-    """The message has file, place, the key and what was probably meant."""
+def test_a_misspelled_key_gets_a_suggestion():
+    """The message has file, place, key, line and what was probably meant."""
     text = """
     stages:
       - type: listed_search
       - type: word_overlap
         top_q: 3
     """
-    assert said(text) == "configs/x.yaml: stages[1].top_q: unknown key; did you mean 'top_k'? (line 5)"
+    assert message_of(text) == "configs/x.yaml: stages[1].top_q: unknown key; did you mean 'top_k'? (line 5)"
 
 
-def test_a_misspelt_key_at_the_top_is_answered_too():
-    """The top level is checked like a stage."""
-    assert said(GOOD + "nmae: y\n") == "configs/x.yaml: nmae: unknown key; did you mean 'name'? (line 7)"
+def test_a_misspelled_top_level_key_gets_a_suggestion():
+    """The top level is checked as a stage is."""
+    assert message_of(GOOD + "nmae: y\n") == "configs/x.yaml: nmae: unknown key; did you mean 'name'? (line 7)"
 
 
-def test_a_key_that_resembles_nothing_lists_what_there_is():
-    """Where no name is near, all are shown."""
+def test_a_key_that_resembles_none_lists_all():
+    """If no name is close, all are listed."""
     text = "stages: [{type: listed_search, zzz: 1}]"
-    assert "unknown key; known are documents, name, on_error, timeout (line 1)" in said(text)
+    assert "unknown key; known are documents, name, on_error, timeout (line 1)" in message_of(text)
 
 
 @pytest.mark.parametrize(
-    ("fields", "says"),
+    ("fields", "expected"),
     [
         ("top_k: many", "stages[1].top_k: must be a whole number, got a string"),
         ("top_k: 0", "stages[1].top_k: must be at least 1, got 0"),
@@ -167,14 +167,14 @@ def test_a_key_that_resembles_nothing_lists_what_there_is():
         ("top_k: 1, top_n: 1", "stages[1].top_n: unknown key; did you mean 'top_k'?"),
     ],
 )
-def test_a_wrong_value_says_what_it_must_be(fields, says):
-    """Every value is checked, with the bound, and the value or its kind, in the message."""
+def test_a_wrong_value_is_reported_with_its_bound(fields, expected):
+    """The message for a wrong value has the bound, and the value or its kind."""
     text = f"stages: [{{type: listed_search}}, {{type: word_overlap, {fields}}}]"
-    assert said(text) == f"configs/x.yaml: {says} (line 1)"
+    assert message_of(text) == f"configs/x.yaml: {expected} (line 1)"
 
 
-def test_python_says_the_same_as_yaml():
-    """A constructor checks its arguments like a file's, and raises the same kind of error."""
+def test_python_reports_the_same_as_yaml():
+    """A constructor checks its arguments as a file's, and raises the same kind of error."""
     with pytest.raises(ConfigError) as caught:
         WordOverlap(top_k=0, wieght=2)
     assert str(caught.value).splitlines() == [
@@ -183,15 +183,15 @@ def test_python_says_the_same_as_yaml():
     ]
 
 
-def test_every_mistake_is_shown_at_once():
-    """A file with three mistakes takes one round, not three."""
+def test_all_mistakes_are_reported_at_once():
+    """One error has all mistakes of a file."""
     text = """
     nam: x
     stages:
       - {type: listed_serch}
       - {type: word_overlap, top_k: 0}
     """
-    assert said(text).splitlines() == [
+    assert message_of(text).splitlines() == [
         "configs/x.yaml: nam: unknown key; did you mean 'name'? (line 2)",
         "configs/x.yaml: stages[0].type: no stage is named 'listed_serch'; did you mean 'listed_search'? (line 4)",
         "configs/x.yaml: stages[1].top_k: must be at least 1, got 0 (line 5)",
@@ -199,10 +199,10 @@ def test_every_mistake_is_shown_at_once():
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "expected"),
     [
-        ("", "the file is empty; it needs at least a list of `stages`"),
-        ("# nothing\n", "the file is empty; it needs at least a list of `stages`"),
+        ("", "is empty; it needs at least a list of `stages`"),
+        ("# nothing\n", "is empty; it needs at least a list of `stages`"),
         ("- a\n", "must be a mapping with a list of `stages`, got a list"),
         ("a text", "must be a mapping with a list of `stages`, got a string"),
         ("name: x", "stages: is missing, and has no default (line 1)"),
@@ -212,33 +212,33 @@ def test_every_mistake_is_shown_at_once():
         ("stages: [{top_k: 1}]", "stages[0]: has no `type`, the name of its stage; `milvus-pipeline stages` lists"),
         ("stages: [{typ: bge}]", "stages[0]: has no `type`, the name of its stage; did you mean 'type' by 'typ'?"),
         ("stages: [{type: 3}]", "stages[0].type: must be the name of a stage, got 3 (line 1)"),
-        ("name: x\nname: y", "name: the key stands twice; remove one (line 2)"),
+        ("name: x\nname: y", "name: duplicate key; remove one of them (line 2)"),
         ("stages: [", "is not valid YAML"),
         ("a: b: c", "is not valid YAML: mapping values are not allowed here (line 1, column 5)"),
-        ("a: !!python/object/apply:os.system [ls]", "a: begins with `!`, which makes it a tag to YAML; put it in"),
-        ("a: !!python/name:os.system x", "a: begins with `!`, which makes it a tag to YAML; put it in quotes (line 1)"),
+        ("a: !!python/object/apply:os.system [ls]", "a: begins with `!`, which makes it a tag in YAML; put it in"),
+        ("a: !!python/name:os.system x", "a: begins with `!`, which makes it a tag in YAML; put it in quotes (line 1)"),
         ("a: &x [*x]", "is not valid YAML"),
         ("? [a]\n: 1", "a key must be a plain word"),
         ("a: \x01", "is not valid YAML: unacceptable character"),
         ("a: 2024-13-45", "is not valid YAML: month must be in 1..12"),
     ],
 )
-def test_what_is_no_pipeline_is_said_to_be_none(text, says):
-    """Empty files, other shapes, foreign tags and broken YAML each get a message of their own."""
-    message = said(text)
+def test_a_text_that_is_not_a_pipeline(text, expected):
+    """Empty files, other shapes, foreign tags and broken YAML each have their own message."""
+    message = message_of(text)
     assert message.startswith("configs/x.yaml: ")
-    assert says in message
+    assert expected in message
 
 
-def test_a_document_of_aliases_does_not_eat_the_memory():
-    """Aliases that multiply are cut off by their number."""
+def test_a_document_of_aliases_is_refused():
+    """Aliases that multiply are refused by their number."""
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
-    assert "has more than 100000 values" in said("\n".join(lines))
+    assert "has more than 100000 values" in message_of("\n".join(lines))
 
 
 def test_anchors_and_merge_keys_work():
-    """Stages may share what they have in common."""
+    """Stages may share fields by an anchor and a merge key."""
     text = """
     stages:
       - &search {type: listed_search, name: one}
@@ -248,16 +248,16 @@ def test_anchors_and_merge_keys_work():
 
 
 def test_the_chain_is_checked_when_a_file_is_read():
-    """A reranker before the retrieval is an error of the file."""
+    """A reranker before the retrieval is an error when the file is read."""
     text = "stages: [{type: word_overlap}, {type: listed_search}]"
-    assert said(text) == (
+    assert message_of(text) == (
         "configs/x.yaml: stages[0]: word_overlap needs 'hits', which stages[1] (listed_search) gives only later; "
         "move that stage before this one (line 1)"
     )
 
 
 @pytest.mark.parametrize(
-    ("collection", "says"),
+    ("collection", "expected"),
     [
         ("{feilds: []}", "collection.feilds: unknown key; did you mean 'fields'?"),
         (
@@ -287,33 +287,33 @@ def test_the_chain_is_checked_when_a_file_is_read():
         ),
     ],
 )
-def test_mistakes_in_the_collection_are_said_with_their_place(collection, says):
-    """The collection's schema is checked before a server hears of it."""
-    message = said(f"stages: [{{type: listed_search}}]\ncollection: {collection}")
+def test_mistakes_in_the_collection_have_a_place(collection, expected):
+    """The collection's schema is checked when the file is read."""
+    message = message_of(f"stages: [{{type: listed_search}}]\ncollection: {collection}")
     assert message.startswith("configs/x.yaml: collection")
-    assert says in message
+    assert expected in message
     assert "(line 2)" in message
 
 
-@pytest.mark.parametrize(("make", "says"), [(None, "no such file"), (b"\xff\xfe", "is not UTF-8 text")])
-def test_a_file_that_cannot_be_read_is_named(tmp_path, make, says):
-    """A missing or foreign file is an error that names it."""
+@pytest.mark.parametrize(("make", "expected"), [(None, "no such file"), (b"\xff\xfe", "is not UTF-8 text")])
+def test_a_file_that_cannot_be_read_is_named(tmp_path, make, expected):
+    """A missing file or one that is not text is an error with its name."""
     path = tmp_path / "x.yaml"
     if make is not None:
         path.write_bytes(make)
-    with pytest.raises(ConfigError, match=says) as caught:
+    with pytest.raises(ConfigError, match=expected) as caught:
         Pipeline.from_yaml(path)
     assert str(path) in str(caught.value)
 
 
-def test_a_folder_is_no_configuration(tmp_path):
-    """A folder in place of a file is said to be one."""
+def test_a_folder_is_not_a_configuration(tmp_path):
+    """A folder in place of a file is reported as such."""
     with pytest.raises(ConfigError, match="is a folder; give the name of the YAML file in it"):
         Pipeline.from_yaml(tmp_path)
 
 
 def test_the_json_schema_knows_every_stage():
-    """Editors can complete and check a file: a good one fits the schema, a misspelt one does not."""
+    """A good file fits the schema, and a misspelled one does not, so that editors can check it."""
     import jsonschema
     import yaml
 

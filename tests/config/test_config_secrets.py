@@ -1,4 +1,4 @@
-"""A key that stands at a wrong place of a configuration is in no message, and in nothing behind one."""
+"""A secret at a wrong place of a configuration is in no message, and in no cause of one."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ KEY = "sk-FAKE-abcdef1234567890"
 
 
 def problem(fields: str) -> str:
-    """What is said of a hosted stage with these fields; nothing that a traceback prints has the key."""
+    """Return the error message of a hosted stage with these fields; no traceback contains the secret."""
     text = "stages:\n  - type: cohere\n" + "".join(f"    {line}\n" for line in fields.splitlines())
-    return said(text).removeprefix("x.yaml: ").removeprefix("stages[0]")
+    return message_of(text).removeprefix("x.yaml: ").removeprefix("stages[0]")
 
 
-def said(text: str) -> str:
+def message_of(text: str) -> str:
     with pytest.raises(ConfigError) as caught:
         parse_config(text, "x.yaml")
     printed = "".join(traceback.format_exception(caught.value))
@@ -30,7 +30,7 @@ def said(text: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("fields", "says"),
+    ("fields", "expected"),
     [
         (f"headers: 'Authorization: Bearer {KEY}'", ".headers: must be a mapping of keys to values, got a string"),
         (f"headers: ['Authorization: Bearer {KEY}']", ".headers: must be a mapping of keys to values, got a list"),
@@ -47,50 +47,50 @@ def said(text: str) -> str:
         (f"on_error: {KEY}", ".on_error: must be 'raise', 'skip' or {fallback: STAGE}, got a string"),
         (f"{KEY}: 1", ".…: unknown key; known are api_key_env, "),
         (f"retry: {{{KEY}: 1}}", ".retry.…: unknown key; known are "),
-        (f"model: ${{{KEY}}}", ".model: what is in ${…} is not the name of a variable"),
-        (f"model: !{KEY} x", ".model: begins with `!`, which makes it a tag to YAML; put it in quotes"),
-        (f"{KEY}: 1\n{KEY}: 2", ".…: the key stands twice; remove one"),
-        (f"type2: x\ntype: [{KEY}]", ".type: the key stands twice; remove one"),
+        (f"model: ${{{KEY}}}", ".model: the text in ${…} is not the name of a variable"),
+        (f"model: !{KEY} x", ".model: begins with `!`, which makes it a tag in YAML; put it in quotes"),
+        (f"{KEY}: 1\n{KEY}: 2", ".…: duplicate key; remove one of them"),
+        (f"type2: x\ntype: [{KEY}]", ".type: duplicate key; remove one of them"),
     ],
 )
-def test_a_value_of_a_wrong_kind_is_told_by_its_kind(fields, says):
-    """With its place and its line, but not itself; nor is a key that looks like none."""
+def test_a_value_of_a_wrong_kind_is_reported_by_its_kind(fields, expected):
+    """A wrong value is reported with place, line and kind; neither it nor a key that may be a secret is shown."""
     message = problem(fields)
-    assert message.startswith(says)
+    assert message.startswith(expected)
     assert message.endswith(tuple(f" (line {number})" for number in (3, 4)))
 
 
 @pytest.mark.parametrize(
-    ("fields", "says"),
+    ("fields", "expected"),
     [
         (f"headers: {{Authorization: Bearer: {KEY}}}", "expected ',' or '}', but got ':' (line 3, column 36)"),
         (f'headers:\n  Authorization: "Bearer {KEY}\n  x: 1', "found unexpected end of stream (line 6, column 1)"),
-        (f"headers: {{X: ${{{KEY}}}}}", "put ${VARIABLE} in quotes (line 3, column 19)"),
+        (f"headers: {{X: ${{{KEY}}}}}", "(line 3, column 19); within { } and [ ], put ${VARIABLE} in quotes"),
         (f"model: *{KEY}", "found undefined alias '…' (line 3, column 12)"),
         (f"model: !!{KEY} x", "begins with `!`"),
         (f"model: [{KEY}", "expected ',' or ']', but got '<stream end>' (line 4, column 1)"),
     ],
 )
-def test_what_is_no_yaml_is_told_by_its_place(fields, says):
-    """The parser's problem with line and column; the line itself, which it would repeat, is nowhere."""
-    assert says in problem(fields)
+def test_invalid_yaml_is_reported_by_its_place(fields, expected):
+    """Invalid YAML is reported with line and column, but without the line itself."""
+    assert expected in problem(fields)
 
 
-def test_nothing_is_behind_an_error_of_the_parser():
-    """Its own exception holds the document."""
+def test_an_error_of_the_parser_has_no_cause():
+    """The parser's exception contains the document, so it is not kept as a cause."""
     with pytest.raises(ConfigError) as caught:
         parse_config(f"a: [{KEY}")
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
 
 
-def test_a_type_that_is_no_text_is_told_by_its_kind():
-    """As are the other fields of a stage."""
-    assert said(f"stages: [{{type: [{KEY}]}}]").endswith("must be the name of a stage, got a list (line 1)")
+def test_a_type_of_a_wrong_kind_is_reported_by_its_kind():
+    """A stage type that is not a string is reported by its kind."""
+    assert message_of(f"stages: [{{type: [{KEY}]}}]").endswith("must be the name of a stage, got a list (line 1)")
 
 
-def test_a_file_that_is_no_text_is_told_without_it(tmp_path):
-    """Nothing of its bytes is behind the error."""
+def test_a_file_that_is_not_text_has_no_cause(tmp_path):
+    """The error about a file that is not UTF-8 keeps none of its bytes."""
     path = tmp_path / "x.yaml"
     path.write_bytes(KEY.encode() + b"\xff")
     with pytest.raises(ConfigError, match="is not UTF-8 text") as caught:
@@ -98,15 +98,15 @@ def test_a_file_that_is_no_text_is_told_without_it(tmp_path):
     assert caught.value.__cause__ is None
 
 
-def test_plain_data_is_told_like_a_file():
-    """A mapping that a backend keeps has the same mistakes in it."""
+def test_plain_data_is_checked_like_a_file():
+    """Errors in a mapping contain no secret either."""
     with pytest.raises(ConfigError) as caught:
         Pipeline.from_config({"stages": [{"type": "cohere", "headers": KEY, KEY: 1}]})
     assert KEY not in "".join(traceback.format_exception(caught.value))
 
 
-def test_what_looks_like_a_key_is_shown():
-    """Names of fields and of headers; no long ones, and none with many digits."""
+def test_only_what_looks_like_a_key_is_shown():
+    """Messages show names of fields and headers, but no long ones and none with many digits."""
     for name in ("top_k", "x", "bm25_k1", "INT64", "X-Trace-Id", "max_tokens_per_doc", "_x"):
         assert looks_like_a_key(name)
         assert dotted((name, 1)) == f"{name}[1]"
@@ -116,7 +116,7 @@ def test_what_looks_like_a_key_is_shown():
 
 
 def test_kinds_have_names():
-    """Numbers of few digits and truth values are told as they are."""
+    """kind_of names kinds, and shows short numbers and booleans."""
     values = ["x", [1], (1,), {}, None, 7, 2.5, True, 123456789, 0.123456789, {1}]
     kinds = "a string, a list, a list, a mapping, nothing, 7, 2.5, True, a number, a number, a set"
     assert ", ".join(map(kind_of, values)) == kinds
@@ -124,8 +124,8 @@ def test_kinds_have_names():
 
 @pytest.mark.parametrize("field", ["attempts", "min_wait", "max_wait"])
 @pytest.mark.parametrize("value", [True, False])
-def test_a_truth_value_is_no_number_of_attempts(field, value):
-    """In YAML and in Python."""
+def test_a_boolean_is_not_a_number(field, value):
+    """A boolean in place of a number is refused, in YAML and in Python."""
     assert problem(f"retry: {{{field}: {str(value).lower()}}}").startswith(
         f".retry.{field}: must not be {value}".lower()
     )

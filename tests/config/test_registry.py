@@ -1,4 +1,4 @@
-"""The registry: stages by decorator and by entry point, names that clash, names that are near."""
+"""The registry: stages by decorator and by entry point, clashes and suggestions."""
 
 import sys
 from importlib.metadata import EntryPoint
@@ -15,14 +15,14 @@ BUILT_IN = {"bge", "cross_encoder", "encode", "late_interaction", "milvus_search
 
 
 def test_the_stages_of_the_project_are_registered_by_entry_points():
-    """The built-in stages come the way that any third party's do."""
+    """The built-in stages are found as those of any other package."""
     assert set(registry.names()) >= BUILT_IN
     for name in BUILT_IN:
         assert registry.get(name).type == name
 
 
 def test_a_decorated_class_is_found():
-    """`@register` sets the type and makes the name known."""
+    """`@register` sets the type and the name."""
     own = Registry(group="no.such.group")
 
     @own.register("mine")
@@ -34,8 +34,8 @@ def test_a_decorated_class_is_found():
     assert own.names() == ["mine"]
 
 
-def test_a_name_is_given_once():
-    """A second class under a name is an error that names both."""
+def test_a_name_is_taken_once():
+    """A second class with a name is an error that names both."""
     own = Registry(group="no.such.group")
 
     @own.register("mine")
@@ -58,8 +58,8 @@ def test_a_built_in_name_cannot_be_taken():
             pass
 
 
-def test_defining_a_class_again_is_no_clash():
-    """A notebook cell may be run twice."""
+def test_defining_a_class_again_is_not_a_clash():
+    """A notebook cell may be run twice, and defines the same class again."""
     own = Registry(group="no.such.group")
 
     def cell():
@@ -76,36 +76,36 @@ def test_defining_a_class_again_is_no_clash():
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("name", "expected"),
     [
         ("truncat", "did you mean 'truncate'?"),
         ("Milvus-Search", "did you mean 'milvus_search'?"),
         ("zz", "known are bge"),
     ],
 )
-def test_an_unknown_name_gets_a_suggestion(name, says):
-    """A near miss is answered with the nearest name, another with all."""
+def test_an_unknown_name_gets_a_suggestion(name, expected):
+    """A near miss gets the nearest name, any other all names."""
     with pytest.raises(ConfigError) as caught:
         registry.get(name)
     assert str(caught.value).startswith(f"no stage is named {name!r}; ")
-    assert says in str(caught.value)
+    assert expected in str(caught.value)
 
 
 def own_points(monkeypatch, *points: EntryPoint) -> Registry:
-    """A registry that sees these entry points."""
+    """Return a registry that sees these entry points."""
     monkeypatch.setattr(sys.modules["milvus_pipeline.config.registry"], "entry_points", lambda group: points)
     return Registry()
 
 
 def test_two_packages_cannot_claim_one_name(monkeypatch):
-    """Two entry points of a name are an error that names both, whichever stage is asked for."""
+    """Two entry points with one name are an error that names both, whichever stage is looked up."""
     own = own_points(monkeypatch, EntryPoint("x", "a:A", "g"), EntryPoint("x", "b:B", "g"))
     with pytest.raises(ConfigError, match=r"'x' is claimed by a:A .* and by b:B .*; uninstall one"):
         own.get("y")
 
 
 @pytest.mark.parametrize(
-    ("value", "says"),
+    ("value", "expected"),
     [
         ("no_such_module:A", "cannot be imported: ModuleNotFoundError"),
         ("support.fake_stages.basic:NoSuchClass", "cannot be imported: AttributeError"),
@@ -116,17 +116,17 @@ def test_two_packages_cannot_claim_one_name(monkeypatch):
         ),
     ],
 )
-def test_a_broken_entry_point_is_named(monkeypatch, value, says):
-    """What is wrong with a plugin is said with the plugin's name."""
+def test_a_broken_entry_point_is_named(monkeypatch, value, expected):
+    """A broken plugin is reported with its name."""
     assert "support.fake_stages.basic" in sys.modules
     own = own_points(monkeypatch, EntryPoint("broken", value, "g"))
     assert own.names() == ["broken"]
-    with pytest.raises(ConfigError, match=f"the stage 'broken' of {value}.*{says}"):
+    with pytest.raises(ConfigError, match=f"the stage 'broken' of {value}.*{expected}"):
         own.get("broken")
 
 
 def test_an_entry_point_and_a_decorator_may_agree(monkeypatch):
-    """A plugin that does both registers one class once."""
+    """A plugin may use both an entry point and the decorator for one class."""
     own = own_points(monkeypatch, EntryPoint("listed_search", "support.fake_stages.basic:ListedSearch", "g"))
     assert own.register("listed_search")(ListedSearch) is ListedSearch
     assert own.get("listed_search") is ListedSearch

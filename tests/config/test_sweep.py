@@ -1,4 +1,4 @@
-"""Sweeps: which variants a configuration describes, what they are called, and what is said of wrong ones."""
+"""Sweeps: which variants a configuration describes, their names, and errors in a sweep."""
 
 import textwrap
 
@@ -38,17 +38,17 @@ sweep:
 
 
 def read(text, base=FRUIT):
-    """The pipeline with this sweep, written below ``sweep:``."""
+    """Return the pipeline with this sweep, written below ``sweep:``."""
     return Pipeline.from_yaml(base + textwrap.indent(textwrap.dedent(text).strip("\n"), "  "))
 
 
 def variants(text, base=FRUIT):
-    """The variants of the sweep by name."""
+    """Return the variants of the sweep by name."""
     return variants_of(read(text, base))
 
 
-def said(text, base=FRUIT):
-    """What is said of a wrong sweep, line by line."""
+def errors_of(text, base=FRUIT):
+    """Return the lines of the error about a wrong sweep."""
     with pytest.raises(ConfigError) as caught:
         parse_config(base + textwrap.indent(textwrap.dedent(text).strip("\n"), "  "), "fruit.yaml")
     return str(caught.value).splitlines()
@@ -58,7 +58,7 @@ def said(text, base=FRUIT):
 
 
 def test_all_combinations_are_made():
-    """Each is the pipeline with the values at their places; the last place varies fastest."""
+    """Every combination is made, and the last place varies fastest."""
     made = variants("word_overlap.weight: [1, 4]\nword_overlap.top_k: [1, 2, 3]")
     fields = [
         (each.pipeline.stage("word_overlap").weight, each.pipeline.stage("word_overlap").top_k)
@@ -72,21 +72,21 @@ def test_all_combinations_are_made():
     )
 
 
-def test_what_is_equal_in_several_variants_is_one_object():
-    """A model behind a stage is loaded once, however many variants have the stage."""
+def test_equal_stages_of_several_variants_are_one_object():
+    """Equal stages are one object, so that a model is loaded once."""
     made = list(variants("word_overlap.top_k: [1, 2]\nfirst_only: [{type: first_only}, null]").values())
     assert len({id(each.pipeline.stages[0]) for each in made}) == 1
     assert len({id(each.pipeline.stages[1]) for each in made}) == 2
 
 
-def test_the_pipeline_as_it_stands_comes_first_where_the_grid_has_it():
-    """It is the baseline; nothing that the grid has not is added."""
+def test_the_pipeline_itself_comes_first_if_the_grid_has_it():
+    """The pipeline itself is the baseline if the grid has it, and is not added otherwise."""
     assert list(variants("word_overlap.top_k: [1, 2, 3]")) == ["top_k=3", "top_k=1", "top_k=2"]
     assert list(variants("word_overlap.top_k: [1, 2]")) == ["top_k=1", "top_k=2"]
 
 
 def test_whole_stages_keep_the_name_of_the_one_they_replace():
-    """What refers to the stage by its name, as a threshold does, and the places within it go on to work."""
+    """A stage that replaces another takes its name, unless it has its own."""
     made = variants(
         """
         rerank: [{type: word_overlap, weight: 3, name: words}, {type: given_scores, scores: [1, 2, 3, 4]}]
@@ -108,8 +108,8 @@ def test_whole_stages_keep_the_name_of_the_one_they_replace():
     }
 
 
-def test_a_stage_left_out_makes_one_variant_of_all_that_differ_only_within_it():
-    """`rerank.top_k` says nothing where there is no reranker."""
+def test_places_within_a_stage_that_is_left_out_do_not_apply():
+    """Combinations that differ only in a stage that is left out are one variant."""
     made = variants("word_overlap: [{type: word_overlap}, null]\nword_overlap.top_k: [1, 2]")
     assert list(made) == ["word_overlap=word_overlap top_k=1", "word_overlap=word_overlap top_k=2", "word_overlap=none"]
     assert [stage.name for stage in made["word_overlap=none"].pipeline.stages] == ["listed_search", "first_only"]
@@ -117,7 +117,7 @@ def test_a_stage_left_out_makes_one_variant_of_all_that_differ_only_within_it():
 
 
 def test_a_field_applies_to_the_stages_that_have_it():
-    """Of the stages put in, those without the field are made once, without it."""
+    """A place does not apply to stages without its field, which are made once."""
     made = variants("word_overlap: [{type: word_overlap}, {type: first_only, name: cut}]\nword_overlap.weight: [1, 2]")
     assert list(made) == [
         "word_overlap=word_overlap weight=1",
@@ -126,13 +126,13 @@ def test_a_field_applies_to_the_stages_that_have_it():
     ]
 
 
-def test_values_that_stand_twice_are_one_variant():
-    """Nothing is measured twice."""
+def test_duplicate_values_are_one_variant():
+    """Equal values give one variant."""
     assert list(variants("word_overlap.top_k: [1, 1, 3, 3.0]")) == ["top_k=3", "top_k=1"]
 
 
 def test_a_place_within_a_mapping_or_settings_keeps_the_rest_of_them():
-    """Only the key that is named changes."""
+    """A key within a mapping or settings changes nothing else in it."""
     base = HOSTED.replace("attempts: 5", "attempts: 5, max_wait: 7")
     made = variants("rerank.retry.attempts: [1, 2]", base)
     assert [each.pipeline.stage("rerank").retry.attempts for each in made.values()] == [1, 2]
@@ -143,8 +143,8 @@ def test_a_place_within_a_mapping_or_settings_keeps_the_rest_of_them():
     assert made["nprobe=8 limit=5"].pipeline.stage("milvus_search").params == {"nprobe": 8, "radius": 0.2}
 
 
-def test_a_key_of_a_mapping_of_settings_is_any_word():
-    """The keys of a mapping are not those of the settings that its values may be."""
+def test_a_key_of_a_mapping_may_be_any_word():
+    """A mapping takes any key, also if its values may be settings with known keys."""
     base = (
         "name: x\nstages:\n - {type: listed_search}\n - {type: tei, base_url: 'http://h', headers: {X-A: a}}\nsweep:\n"
     )
@@ -154,8 +154,8 @@ def test_a_key_of_a_mapping_of_settings_is_any_word():
     assert list(made) == ["X-Mode=fast", "X-Mode=good"]
 
 
-def test_a_key_goes_into_a_mapping_that_is_swept_itself():
-    """The mapping is put in first, wherever its place stands."""
+def test_a_key_is_put_into_a_mapping_that_is_swept():
+    """A mapping is put in before keys within it, in any order of places."""
     base = "name: x\nstages:\n - {type: milvus_search, collection: c}\nsweep:\n"
     made = variants("milvus_search.params.nprobe: [8]\nmilvus_search.params: [{radius: 0.2}]", base)
     (only,) = made.values()
@@ -163,7 +163,7 @@ def test_a_key_goes_into_a_mapping_that_is_swept_itself():
 
 
 def test_a_fallback_has_places_by_its_own_name():
-    """Its fields vary, another stage stands in, or it is left out: then its own failure's way is gone on."""
+    """A fallback may be varied, replaced, or left out; then its own on_error takes its place."""
     made = variants("word_overlap.top_k: [1, 2]", HOSTED)
     assert [each.pipeline.stage("rerank").fallback.top_k for each in made.values()] == [2, 1]
     made = variants(
@@ -176,7 +176,7 @@ def test_a_fallback_has_places_by_its_own_name():
 
 
 def test_on_error_takes_fallbacks_as_data():
-    """A fallback may be tried against none; places within the one that is gone do not apply."""
+    """Places within a fallback do not apply if on_error replaces it."""
     made = variants(
         "rerank.on_error: [skip, {fallback: {type: given_scores, scores: [1]}}]\nword_overlap.top_k: [1, 2]", HOSTED
     )
@@ -186,7 +186,7 @@ def test_on_error_takes_fallbacks_as_data():
 
 
 def test_python_takes_stages_as_values():
-    """The sweep of a pipeline made in Python may hold stages, and is written to YAML as data."""
+    """A sweep in Python may contain stages, and is written to YAML as data."""
     stages = [ListedSearch(), WordOverlap(name="rerank", on_error=Fallback(GivenScores(scores=(1,))))]
     pipeline = Pipeline(stages, sweep={"rerank": [WordOverlap(weight=3), GivenScores(scores=(4,), name="own"), None]})
     made = variants_of(pipeline)
@@ -204,7 +204,7 @@ def test_python_takes_stages_as_values():
     st.lists(st.sampled_from([0.5, 1, 2]), min_size=1, max_size=4),
 )
 def test_variants_are_the_distinct_pipelines_of_the_grid(top_ks, kinds, weights):
-    """As many as there are different pipelines in the product of all values, none of them twice, each with a name."""
+    """The variants are the different pipelines in the product of all values, each once."""
     sweep = {
         "word_overlap.top_k": top_ks,
         "word_overlap": [kind and {"type": kind} for kind in kinds],
@@ -252,13 +252,13 @@ def test_variants_are_the_distinct_pipelines_of_the_grid(top_ks, kinds, weights)
         ),
     ],
 )
-def test_names_are_short_and_tell_variants_apart(sweep, names):
-    """Of a place as much as is needed, of a stage its type or its own name, and what it differs in."""
+def test_names_are_short_and_unique(sweep, names):
+    """A name has the end of each place that is unique, and of a stage its name or type and what is different."""
     assert list(variants(sweep)) == names
 
 
-def test_systems_of_several_pipelines_are_led_by_their_names():
-    """Variants of two files may vary the same."""
+def test_systems_of_several_pipelines_begin_with_its_name():
+    """Variants of several pipelines have the pipeline's name in front."""
     swept, plain = read("word_overlap.top_k: [1, 2]"), Pipeline([ListedSearch()], name="plain")
     assert list(systems_of({"fruit": swept, "plain": plain})) == ["fruit top_k=1", "fruit top_k=2", "plain"]
     assert list(systems_of({"fruit": swept})) == ["top_k=1", "top_k=2"]
@@ -345,19 +345,19 @@ def test_systems_of_several_pipelines_are_led_by_their_names():
         ),
     ],
 )
-def test_a_wrong_sweep_is_told_with_place_and_line(sweep, message):
-    """Reading the configuration says it, before anything is opened."""
-    lines = said(sweep)
+def test_a_wrong_sweep_is_reported_with_place_and_line(sweep, message):
+    """A wrong sweep is an error when the configuration is read."""
+    lines = errors_of(sweep)
     assert len(lines) == 1
     assert lines[0].startswith("fruit.yaml: ")
     assert lines[0].removeprefix("fruit.yaml: ") == message
 
 
-def test_every_problem_is_told_once():
-    """Also where a value is in many combinations, and where several places are wrong."""
-    lines = said("word_overlap.top_k: [0, 1, -1]\nword_overlap.weight: [1, 2, heavy]\nnone.x: [1]")
-    assert len(lines) == 1  # of places that do not exist there is nothing to combine
-    lines = said("word_overlap.top_k: [0, 1, -1]\nword_overlap.weight: [1, 2, heavy]")
+def test_every_problem_is_reported_once():
+    """A wrong value is reported once, however many combinations have it."""
+    lines = errors_of("word_overlap.top_k: [0, 1, -1]\nword_overlap.weight: [1, 2, heavy]\nnone.x: [1]")
+    assert len(lines) == 1  # a place that does not exist is reported first
+    lines = errors_of("word_overlap.top_k: [0, 1, -1]\nword_overlap.weight: [1, 2, heavy]")
     assert [line.partition(": ")[2].partition(":")[0] for line in lines] == [
         "sweep.word_overlap.top_k[0]",
         "sweep.word_overlap.top_k[2]",
@@ -365,22 +365,22 @@ def test_every_problem_is_told_once():
     ]
 
 
-def test_a_settings_key_that_is_wrong_is_told():
-    """Keys of settings are known, so a near miss is found."""
-    (line,) = said("rerank.retry.atempts: [1]", HOSTED)
+def test_a_wrong_key_of_settings_is_reported():
+    """A wrong key or value within settings is reported with a suggestion."""
+    (line,) = errors_of("rerank.retry.atempts: [1]", HOSTED)
     assert line == "fruit.yaml: sweep.rerank.retry.atempts: unknown key; did you mean 'attempts'? (line 12)"
-    (line,) = said("rerank.retry.attempts: [0]", HOSTED)
+    (line,) = errors_of("rerank.retry.attempts: [0]", HOSTED)
     assert line == "fruit.yaml: sweep.rerank.retry.attempts: must be at least 1, got 0 (line 12)"
 
 
-def test_what_is_wrong_with_the_stages_is_told_first():
-    """A sweep over stages that are wrong themselves has nothing to say."""
-    (line,) = said("word_overlap.nothing: [1]", FRUIT.replace("top_k: 3", "top_k: 0"))
+def test_problems_of_the_stages_come_first():
+    """A sweep is not checked if the stages themselves are wrong."""
+    (line,) = errors_of("word_overlap.nothing: [1]", FRUIT.replace("top_k: 3", "top_k: 0"))
     assert "stages[1].top_k: must be at least 1" in line
 
 
 def test_a_sweep_made_in_python_is_checked_when_its_variants_are_made():
-    """With every problem, before anything is opened."""
+    """variants_of raises ConfigError with the problems of a sweep made in Python."""
     with pytest.raises(ConfigError) as caught:
         variants_of(Pipeline([ListedSearch()], name="fruit", sweep={"listed_search.x": [1], "other": [None]}))
     assert str(caught.value) == "fruit: sweep.other: no stage has this name; known are listed_search"
@@ -395,8 +395,8 @@ def test_a_sweep_made_in_python_is_checked_when_its_variants_are_made():
 # -- in a configuration --------------------------------------------------------------------------------------------
 
 
-def test_the_sweep_survives_the_way_through_yaml_and_run_ignores_it():
-    """It is part of the configuration, and changes nothing of what the pipeline does."""
+def test_the_sweep_survives_yaml_and_run_ignores_it():
+    """A sweep is written and read back, and does not change what the pipeline does."""
     pipeline = read("word_overlap.top_k: [1, 2]\nfirst_only: [null, {type: first_only, name: cut}]")
     again = Pipeline.from_yaml(pipeline.to_yaml())
     assert again == pipeline
@@ -417,6 +417,6 @@ def test_the_sweep_survives_the_way_through_yaml_and_run_ignores_it():
     ],
 )
 def test_the_json_schema_describes_sweeps(sweep, fits):
-    """An editor completes the stages in a sweep, and marks what is no list and no stage."""
+    """The schema accepts lists of values or stages in a sweep, and nothing else."""
     data = parse_yaml(f"stages: [{{type: milvus_search, collection: c}}]\nsweep:\n  {sweep}").data
     assert jsonschema.Draft202012Validator(json_schema()).is_valid(data) == fits

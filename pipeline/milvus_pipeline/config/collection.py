@@ -14,7 +14,7 @@ class _Section(BaseModel):
 
 
 class FieldSpec(_Section):
-    """One field of the collection, in pymilvus's words."""
+    """One field of the collection, in pymilvus's terms."""
 
     name: Annotated[str, Field(min_length=1, description="The field's name.")]
     dtype: Annotated[DType, Field(description="Its Milvus data type.")]
@@ -24,16 +24,16 @@ class FieldSpec(_Section):
     dim: Annotated[
         int | None, Field(ge=1, le=32768, description="Dimension of a vector; the encoder's by default.")
     ] = None
-    nullable: Annotated[bool, Field(description="Rows may lack it (Milvus 2.5 and later).")] = False
+    nullable: Annotated[bool, Field(description="Rows may be without it (Milvus 2.5 and later).")] = False
     source: Annotated[
         str | list[str] | None,
-        Field(description="Key of the record that fills it, or several, joined by a blank; its own name by default."),
+        Field(description="Key of the record that fills it, or several, joined by blanks; its own name by default."),
     ] = None
 
     @model_validator(mode="after")
     def _fits_its_type(self) -> FieldSpec:
         if self.is_primary and self.dtype not in ("INT64", "VARCHAR"):
-            raise ValueError(f"the primary key must be INT64 or VARCHAR, is {self.dtype}")
+            raise ValueError(f"the primary key must be INT64 or VARCHAR, got {self.dtype}")
         if self.auto_id and not self.is_primary:
             raise ValueError("auto_id belongs to the primary key only")
         if self.max_length is not None and self.dtype != "VARCHAR":
@@ -48,7 +48,7 @@ class IndexSpec(_Section):
 
     index_type: Annotated[
         Literal["FLAT", "IVF_FLAT", "IVF_SQ8", "IVF_PQ", "HNSW", "AUTOINDEX", "DISKANN", "SCANN"],
-        Field(description="Kind of index. Milvus Lite takes an unknown one without a word, so it is checked here."),
+        Field(description="Kind of index. Milvus Lite accepts unknown ones silently, so it is checked here."),
     ] = "IVF_FLAT"
     metric_type: Annotated[Literal["IP", "COSINE", "L2"], Field(description="How vectors are compared.")] = "IP"
     params: Annotated[
@@ -66,11 +66,11 @@ class IndexSpec(_Section):
 
 
 class CollectionSpec(_Section):
-    """Schema and index of a collection. Which collection, and on which server, the ``milvus_search`` stage says."""
+    """Schema and index of a collection. Its name and its server are those of the ``milvus_search`` stage."""
 
     fields: Annotated[list[FieldSpec], Field(min_length=2, description="The schema.")]
     index: Annotated[IndexSpec, Field(description="The index over the vector field.")] = IndexSpec()
-    enable_dynamic_field: Annotated[bool, Field(description="Keep keys of a record that the schema lacks.")] = False
+    enable_dynamic_field: Annotated[bool, Field(description="Keep keys of a record outside the schema.")] = False
     description: Annotated[str, Field(description="Stored with the collection.")] = ""
     batch_size: Annotated[int, Field(ge=1, description="Records encoded and inserted at a time.")] = 256
 
@@ -82,10 +82,10 @@ class CollectionSpec(_Section):
                 raise ValueError(f"two fields are named {name!r}")
         keys = [field.name for field in self.fields if field.is_primary]
         if len(keys) != 1:
-            raise ValueError(f"exactly one field must have is_primary: true; {keys or 'none'} have")
+            raise ValueError(f"exactly one field must have is_primary: true, got {', '.join(keys) or 'none'}")
         vectors = [field.name for field in self.fields if field.dtype == "FLOAT_VECTOR"]
         if len(vectors) != 1:
-            raise ValueError(f"exactly one field must be a FLOAT_VECTOR; {vectors or 'none'} are")
+            raise ValueError(f"exactly one field must be a FLOAT_VECTOR, got {', '.join(vectors) or 'none'}")
         return self
 
     @property
@@ -99,5 +99,5 @@ class CollectionSpec(_Section):
         return next(field for field in self.fields if field.dtype == "FLOAT_VECTOR")
 
     def config(self) -> dict[str, Any]:
-        """The section as plain data, without what is at its default."""
+        """Return the section as plain data, without fields at their default."""
         return self.model_dump(mode="json", exclude_defaults=True)

@@ -1,4 +1,4 @@
-"""A pipeline's configuration as data: parsed from YAML or a mapping, checked, and written back."""
+"""A pipeline's configuration as data: read from YAML or a mapping, checked, and written back."""
 
 from __future__ import annotations
 
@@ -44,21 +44,21 @@ class PipelineConfig(BaseModel):
 
 
 def read_config(path: str | Path) -> PipelineConfig:
-    """The configuration in a YAML file, its stages built and their chain checked.
+    """Read the configuration in a YAML file, build its stages, and check how they fit together.
 
     Raises:
-        ConfigError: whatever is wrong with it, every problem on a line of its own with file, place and line.
+        ConfigError: with every problem, each on its own line of the message with file, place and line.
     """
     return build(read_yaml(path))
 
 
 def parse_config(text: str, origin: str = "<yaml>") -> PipelineConfig:
-    """``read_config`` for a text."""
+    """Do what ``read_config`` does for a string."""
     return build(parse_yaml(text, origin))
 
 
 def from_mapping(data: Mapping[str, Any], origin: str = "<config>") -> PipelineConfig:
-    """``read_config`` for plain data."""
+    """Do what ``read_config`` does for plain data."""
     return build(Source(dict(data), origin))
 
 
@@ -78,10 +78,10 @@ def build(source: Source, stage_types: Registry = registry) -> PipelineConfig:
             stages.append(built)
         else:
             problems.extend(built)
-    # What is wrong with a value that is missing is only that it is missing.
+    # A variable without a value is one problem, whatever else is wrong with the place it is in.
     unset = {problem.path for problem in source.problems}
     problems = [*source.problems, *(problem for problem in problems if problem.path not in unset)]
-    # Whether stages fit together can be said only of stages that are right by themselves.
+    # Whether stages fit together can be checked only if each of them is right.
     problems = problems or check_names(stages) + check_chain(stages)
     if not problems and config is not None and config.sweep is not None:
         _, problems = expand(stages, config.sweep, stage_types.get)
@@ -98,7 +98,7 @@ def to_data(
     collection: CollectionSpec | None,
     sweep: Mapping[str, list[Any]] | None,
 ) -> dict[str, Any]:
-    """The configuration as plain data, without what is at its default."""
+    """Return the configuration as plain data, without fields at their default."""
     data: dict[str, Any] = {"name": name}
     if timeout is not None:
         data["timeout"] = timeout
@@ -111,12 +111,12 @@ def to_data(
 
 
 def to_yaml(data: Mapping[str, Any]) -> str:
-    """Plain data as YAML that ``parse_config`` reads back to the same."""
+    """Return plain data as YAML that ``parse_config`` reads back to the same."""
     return yaml.dump(_escaped(data), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes the rarer line breaks as escapes, which only double quotes have: as they are, they are read as blanks."""
+    """Writes rare line breaks as escapes in double quotes; unescaped they would be read as blanks."""
 
     def represent_str(self, text: str) -> yaml.ScalarNode:
         style = '"' if any(sign in text for sign in "\x85\u2028\u2029") else None
@@ -127,7 +127,7 @@ _Dumper.add_representer(str, _Dumper.represent_str)
 
 
 def _escaped(data: Any) -> Any:
-    """``$`` doubled in every text, so that reading it back finds no variable in it."""
+    """Return the data with ``$`` doubled in every string, so that reading it back finds no variable."""
     if isinstance(data, str):
         return data.replace("$", "$$")
     if isinstance(data, Mapping):
@@ -138,7 +138,7 @@ def _escaped(data: Any) -> Any:
 
 
 def json_schema(stage_types: Registry = registry) -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of a configuration file, with every registered stage, for editors."""
+    """Return the JSON Schema (draft 2020-12) of a configuration file, with every registered stage, for editors."""
     schema = PipelineConfig.model_json_schema()
     definitions = schema.setdefault("$defs", {})
     stages = []
@@ -158,7 +158,7 @@ def json_schema(stage_types: Registry = registry) -> dict[str, Any]:
     _add_whole_stages(schema["properties"]["sweep"], stages)
     definitions["fallback"] = {
         "type": "object",
-        "properties": {"fallback": {"description": "The stage that stands in.", "oneOf": stages}},
+        "properties": {"fallback": {"description": "The stage that replaces it.", "oneOf": stages}},
         "required": ["fallback"],
         "additionalProperties": False,
     }
@@ -174,22 +174,22 @@ _VARIABLE = {"type": "string", "pattern": r"\$\{", "description": "A value from 
 
 
 def _or_variable(value: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a value, or ``${VAR}`` in its place where a number or a truth value is wanted."""
+    """Return the schema of a value that allows ``${VAR}`` in place of a number or a boolean."""
     kinds = {part.get("type") for part in (value, *value.get("anyOf", []))}
     if not kinds & {"integer", "number", "boolean"} or "string" in kinds:
         return value
-    said: dict[str, Any] = {key: value[key] for key in ("title", "description", "default") if key in value}
-    alternatives = value.get("anyOf") or [{key: part for key, part in value.items() if key not in said}]
-    return {**said, "anyOf": [*alternatives, _VARIABLE]}
+    about: dict[str, Any] = {key: value[key] for key in ("title", "description", "default") if key in value}
+    alternatives = value.get("anyOf") or [{key: part for key, part in value.items() if key not in about}]
+    return {**about, "anyOf": [*alternatives, _VARIABLE]}
 
 
 def _add_fallback(on_error: dict[str, Any]) -> None:
-    """A stage in the place of "raise" and "skip", which the schema of a single stage cannot name."""
+    """Allow a stage next to "raise" and "skip", which the schema of a single stage cannot refer to."""
     on_error["anyOf"] = [{"enum": on_error.pop("enum")}, {"$ref": "#/$defs/fallback"}]
 
 
 def _add_whole_stages(sweep: dict[str, Any], stages: list[dict[str, Any]]) -> None:
-    """What a place without a dot takes: whole stages. Only names with dots in them are not told from fields so."""
+    """Allow only whole stages at a place without a dot; a name with dots in it is taken for a field."""
     described = next(part for part in sweep["anyOf"] if part.get("type") == "object")
     described["patternProperties"] = {
         r"^[^.]+$": {"type": "array", "items": {"oneOf": [*stages, {"type": "null"}]}, "minItems": 1}
@@ -197,7 +197,7 @@ def _add_whole_stages(sweep: dict[str, Any], stages: list[dict[str, Any]]) -> No
 
 
 def _add_aliases(schema: dict[str, Any], cls: type[Stage]) -> None:
-    """Properties for the other names of fields, which pydantic's own schema leaves out."""
+    """Add properties for the aliases of fields, which pydantic's own schema leaves out."""
     for name, field in cls.model_fields.items():
         if isinstance(field.validation_alias, AliasChoices):
             for alias in field.validation_alias.choices:

@@ -1,6 +1,6 @@
-"""Reading a YAML file so that every value keeps its line, and environment variables are put in safely.
+"""Reads a YAML file so that every value keeps its line and environment variables are substituted safely.
 
-Variables are substituted in scalars after parsing, so a value can never change the structure of the document.
+Variables are substituted in scalars after parsing, so that a value can never change the structure of the document.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from milvus_pipeline.problems import kind_of
 from milvus_pipeline.text import short_repr
 
 MAX_NODES = 100_000
-"""Nodes a document may have with its aliases expanded; bounds the 'billion laughs' family of documents."""
+"""Nodes that a document may have with its aliases expanded; a bound for the 'billion laughs' family of documents."""
 
 MAX_DEPTH = 64
-"""Levels that values may be nested, with aliases expanded; so the depth of the call stack is not in a file's hands."""
+"""Levels that values may be nested, with aliases expanded, so that a file cannot exhaust the call stack."""
 
 MAX_CHARACTERS = 1_000_000
-"""Length of a document; what is as long takes some seconds to read."""
+"""Length of a document. One of this length takes some seconds to read."""
 
 _LONGEST_SCALAR = 100
 """Characters of a number or date. Long ones take time that grows with the square of their length."""
 
 _STRING, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
-# A lone `=` or `<<` is a sign of old YAML to the parser, and a text to whoever wrote it.
+# A lone `=` or `<<` has a meaning in old YAML, which the parser keeps; users mean a string.
 _TEXTS = (_STRING, _MERGE, "tag:yaml.org,2002:value")
 _PLAIN = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "timestamp"))
 
 _QUOTE = re.compile(r"(['\"])(.*?)\1")
 _SIGN = re.compile(r".{0,8}|<[a-z ]+>")
-"""What a message of the parser may quote: signs and ends, no texts."""
+"""What a message of the parser may quote: punctuation and short pieces, no texts."""
 
 _VARIABLE = re.compile(r"\$\$|\$\{(?P<body>[^}]*)\}")
 _NAME = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>.*))?", re.DOTALL)
@@ -48,7 +48,7 @@ KeyPath: TypeAlias = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Source:
-    """The data of a YAML document, where it came from, on which line each value stands, and which have no value."""
+    """The data of a YAML document, its origin, the line of each value, and the variables without a value."""
 
     data: Any
     origin: str
@@ -56,14 +56,14 @@ class Source:
     problems: Sequence[Problem] = ()
 
     def line(self, problem: Problem) -> int:
-        """The line of a problem, or of the nearest value round it; 0 where that is not known."""
-        place = problem.path
-        while place and place not in self.lines:
-            place = place[:-1]
-        return self.lines.get(place, 0)
+        """Return the line of a problem, or of the nearest value around it; 0 if that is unknown."""
+        path = problem.path
+        while path and path not in self.lines:
+            path = path[:-1]
+        return self.lines.get(path, 0)
 
     def error(self, problems: list[Problem]) -> ConfigError:
-        """All problems as one exception, in the order of their lines."""
+        """Return all problems as one exception, each with its line."""
         located = (problem._replace(line=self.line(problem)) for problem in problems)
         return ConfigError(problems=located, place=self.origin)
 
@@ -72,28 +72,27 @@ def read_yaml(path: str | Path, environ: Mapping[str, str] | None = None) -> Sou
     """Read and parse a file; see ``parse_yaml``.
 
     Raises:
-        ConfigError: also where the file cannot be read.
+        ConfigError: also if the file cannot be read.
     """
     try:
         with Path(path).open(encoding="utf-8") as file:
             text = file.read(MAX_CHARACTERS + 1)
     except FileNotFoundError:
-        raise ConfigError(
-            "no such file", f"check the path, which is taken from {Path.cwd()}", place=str(path)
-        ) from None
+        step = f"check the path, which is relative to {Path.cwd()}"
+        raise ConfigError("no such file", step, place=str(path)) from None
     except IsADirectoryError:
         raise ConfigError("is a folder", "give the name of the YAML file in it", place=str(path)) from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"is not UTF-8 text ({error.reason} at byte {error.start})", place=str(path)) from None
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", place=str(path)) from error
-    except ValueError:  # NUL, or what no file system can spell
-        raise ConfigError("is no path", "give the name of a YAML file", place=str(short_repr(str(path)))) from None
+    except ValueError:  # a NUL, or characters that no file system has
+        raise ConfigError("is not a path", "give the name of a YAML file", place=short_repr(str(path))) from None
     return parse_yaml(text, str(path), environ)
 
 
 def parse_yaml(text: str, origin: str = "<yaml>", environ: Mapping[str, str] | None = None) -> Source:
-    """Parse one YAML document with ``${VAR}`` and ``${VAR:-default}`` put in; ``$$`` stands for a single ``$``.
+    """Parse one YAML document, with ``${VAR}`` and ``${VAR:-default}`` substituted; ``$$`` is a single ``$``.
 
     Args:
         text: the document.
@@ -101,59 +100,57 @@ def parse_yaml(text: str, origin: str = "<yaml>", environ: Mapping[str, str] | N
         environ: the variables; the process environment by default.
 
     Returns:
-        The data; a variable without value is left as it stands, and is among the ``problems``.
+        The data. A variable without a value is left as it is, and is among the ``problems``.
 
     Raises:
-        ConfigError: not YAML, not a mapping, a key twice, or too much of anything.
+        ConfigError: it is not YAML, not a mapping, has a key twice, or too much of anything.
     """
     if len(text) > MAX_CHARACTERS:
-        raise ConfigError(
-            f"has more than {MAX_CHARACTERS} characters, so it is most likely another file", place=str(origin)
-        )
+        raise ConfigError(f"has more than {MAX_CHARACTERS} characters", "is this the right file?", place=origin)
     loader = None
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
-            raise ConfigError("the file is empty", "it needs at least a list of `stages`", place=str(origin))
+            raise ConfigError("is empty", "it needs at least a list of `stages`", place=origin)
         reader = _Reader(loader, origin, os.environ if environ is None else environ)
         data = reader.read(node, ())
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        problem = f"{_unquoted(str(error.problem or error.context))}{_flow_hint(text, mark)}{place}"
-        # Without its cause, which repeats the line: a key may stand in it.
-        raise ConfigError(f"is not valid YAML: {problem}", place=str(origin)) from None
+        at = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        what = f"is not valid YAML: {_without_quotes(str(error.problem or error.context))}{at}"
+        # Without its cause, which repeats the line: a key may be in it.
+        raise ConfigError(what, _flow_hint(text, mark), place=origin) from None
     except ConfigError:
         raise
     except (yaml.YAMLError, OverflowError, RecursionError, ValueError) as error:
         problem = next(iter(str(error).splitlines()), type(error).__name__)
         if isinstance(error, OverflowError) or "chr()" in problem:
-            problem = "an escape with \\U, in double quotes, names no character"
-        raise ConfigError(f"is not valid YAML: {_unquoted(problem)}", place=str(origin)) from None
+            problem = "an escape with \\U, in double quotes, is not a character"
+        raise ConfigError(f"is not valid YAML: {_without_quotes(problem)}", place=origin) from None
     finally:
         if loader is not None:
             loader.dispose()
     if not isinstance(data, dict):
-        raise ConfigError(f"must be a mapping with a list of `stages`, got {kind_of(data)}", place=str(origin))
+        raise ConfigError(f"must be a mapping with a list of `stages`, got {kind_of(data)}", place=origin)
     return Source(data, origin, reader.lines, reader.problems)
 
 
 def _flow_hint(text: str, mark: yaml.Mark | None) -> str:
-    """``{uri: ${X}}`` is a mapping in a mapping to YAML; say what was meant."""
+    """Return the next step for ``{uri: ${X}}``, which YAML reads as a mapping in a mapping."""
     lines = text.splitlines()
     if mark is None or mark.line >= len(lines) or "${" not in lines[mark.line]:
         return ""
-    return "; within { } and [ ], put ${VARIABLE} in quotes"
+    return "within { } and [ ], put ${VARIABLE} in quotes"
 
 
-def _unquoted(problem: str) -> str:
-    """What the parser says, without what it quotes from the document."""
+def _without_quotes(problem: str) -> str:
+    """Return the parser's message without what it quotes from the document."""
     return _QUOTE.sub(lambda match: match[0] if _SIGN.fullmatch(match[2]) else "'…'", problem)
 
 
 class _Loader(yaml.SafeLoader):
-    """Makes nodes of a text, not too many and not too deep; constructs nothing by itself."""
+    """Makes nodes of a text, not too many and not too deep. Constructs no values."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -164,21 +161,18 @@ class _Loader(yaml.SafeLoader):
         self.depth += 1
         if self.count > MAX_NODES or self.depth > MAX_DEPTH:
             problem = f"has more than {MAX_NODES} values" if self.count > MAX_NODES else _TOO_DEEP
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=self._place())
+            mark: yaml.Mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
-
-    def _place(self) -> yaml.Mark:
-        mark: yaml.Mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-        return mark
 
 
 _TOO_DEEP = f"its values are nested more than {MAX_DEPTH} deep"
 
 
 class _Reader:
-    """Turns nodes into plain data; remembers lines."""
+    """Turns nodes into plain data, and records their lines."""
 
     def __init__(self, loader: yaml.SafeLoader, origin: str, environ: Mapping[str, str]) -> None:
         self.loader = loader
@@ -188,73 +182,73 @@ class _Reader:
         self.problems: list[Problem] = []
         self.left = MAX_NODES
 
-    def read(self, node: yaml.Node, place: KeyPath) -> Any:
-        self._count(len(place))
-        self.lines.setdefault(place, node.start_mark.line + 1)
+    def read(self, node: yaml.Node, path: KeyPath) -> Any:
+        self._count(len(path))
+        self.lines.setdefault(path, node.start_mark.line + 1)
         if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
-            return self._mapping(node, place)
+            return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
-            return [self.read(item, (*place, index)) for index, item in enumerate(node.value)]
+            return [self.read(item, (*path, index)) for index, item in enumerate(node.value)]
         if isinstance(node, yaml.ScalarNode) and node.tag in _TEXTS:
-            return self._substituted(node.value, place)
-        # The constructors take for granted that a value is what its tag says, which a tag in the file need not be.
+            return self._substitute(node.value, path)
+        # The constructors rely on the value matching its tag, but a tag in the file may be wrong.
         if not isinstance(node, yaml.ScalarNode) or node.tag not in _PLAIN or node.tag != self._resolved(node):
-            raise self._wrong(place, "begins with `!`, which makes it a tag to YAML; put it in quotes")
+            raise self._error(path, "begins with `!`, which makes it a tag in YAML", "put it in quotes")
         if len(node.value) > _LONGEST_SCALAR:
-            raise self._wrong(place, f"is a number of more than {_LONGEST_SCALAR} characters; put it in quotes")
+            raise self._error(path, f"is a number of more than {_LONGEST_SCALAR} characters", "put it in quotes")
         return self.loader.construct_object(node, deep=True)
 
     def _count(self, depth: int) -> None:
         self.left -= 1
         if self.left < 0:
-            raise ConfigError(f"has more than {MAX_NODES} values with its aliases expanded", place=str(self.origin))
+            raise ConfigError(f"has more than {MAX_NODES} values with its aliases expanded", place=self.origin)
         if depth > MAX_DEPTH:
-            raise ConfigError(f"is not valid YAML: {_TOO_DEEP}, with its aliases expanded", place=str(self.origin))
+            raise ConfigError(f"is not valid YAML: {_TOO_DEEP}, with its aliases expanded", place=self.origin)
 
     def _resolved(self, node: yaml.ScalarNode) -> Any:
-        """The tag of the same value without a tag and quotes."""
+        """Return the tag that the same value has without a tag and quotes."""
         return self.loader.resolve(yaml.ScalarNode, node.value, (True, False))  # type: ignore[no-untyped-call]
 
-    def _mapping(self, node: yaml.MappingNode, place: KeyPath) -> dict[str, Any]:
+    def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
         data: dict[str, Any] = {}
-        for name, (line, value) in self._members(node, place, len(place)).items():
-            self.lines[(*place, name)] = line
-            data[name] = self.read(value, (*place, name))
+        for name, (line, value) in self._members(node, path, len(path)).items():
+            self.lines[(*path, name)] = line
+            data[name] = self.read(value, (*path, name))
         return data
 
-    def _members(self, node: yaml.MappingNode, place: KeyPath, depth: int) -> dict[str, tuple[int, yaml.Node]]:
-        """Line and node by key: what a mapping merges in, under its own."""
+    def _members(self, node: yaml.MappingNode, path: KeyPath, depth: int) -> dict[str, tuple[int, yaml.Node]]:
+        """Return line and node by key: the mapping's own, and those it merges in that it does not have itself."""
         merged: dict[str, tuple[int, yaml.Node]] = {}
         own: dict[str, tuple[int, yaml.Node]] = {}
         for key, value in node.value:
             self._count(depth)
             if key.tag == _MERGE:
-                # Of several, an earlier one goes before a later one.
+                # Of several, an earlier one has precedence.
                 for each in reversed(value.value) if isinstance(value, yaml.SequenceNode) else [value]:
                     if not isinstance(each, yaml.MappingNode):
-                        raise self._wrong(place, "`<<` takes a mapping, or a list of mappings")
-                    merged |= self._members(each, place, depth + 1)
+                        raise self._error(path, "`<<` takes a mapping, or a list of mappings")
+                    merged |= self._members(each, path, depth + 1)
                 continue
-            name, line = self._key(key, place)
+            name, line = self._key(key, path)
             if name in own:
-                self.lines[(*place, name)] = line
-                raise self._wrong((*place, name), "the key stands twice; remove one")
+                self.lines[(*path, name)] = line
+                raise self._error((*path, name), "duplicate key", "remove one of them")
             own[name] = (line, value)
         return merged | own
 
-    def _key(self, node: yaml.Node, place: KeyPath) -> tuple[str, int]:
+    def _key(self, node: yaml.Node, path: KeyPath) -> tuple[str, int]:
         if not isinstance(node, yaml.ScalarNode) or node.tag not in (*_TEXTS, *_PLAIN):
-            raise self._wrong(place, "a key must be a plain word")
+            raise self._error(path, "a key must be a plain word")
         return str(node.value), node.start_mark.line + 1
 
-    def _substituted(self, text: str, place: KeyPath) -> str:
+    def _substitute(self, text: str, path: KeyPath) -> str:
         def value(match: re.Match[str]) -> str:
             if match.group() == "$$":
                 return "$"
             parts = _NAME.fullmatch(match["body"])
             if parts is None:
-                text = "what is in ${…} is not the name of a variable"
-                self.problems.append(Problem(place, text, "write ${NAME} or ${NAME:-default}"))
+                what = "the text in ${…} is not the name of a variable"
+                self.problems.append(Problem(path, what, "write ${NAME} or ${NAME:-default}"))
                 return match.group()
             given = self.environ.get(parts["name"])
             # As in a shell, `:-` also replaces a variable that is set but empty.
@@ -262,14 +256,14 @@ class _Reader:
                 return given or parts["default"]
             if given is None:
                 name = parts["name"]
-                text = f"the environment variable {name} is not set"
-                self.problems.append(Problem(place, text, f"set it, or give a default: ${{{name}:-value}}"))
+                what = f"the environment variable {name} is not set"
+                self.problems.append(Problem(path, what, f"set it, or give a default: ${{{name}:-value}}"))
                 return match.group()
             return given
 
-        # What is behind the last brace has no variable, and would be searched for its end again and again.
+        # There is no variable behind the last brace, and searching there again and again would be slow.
         end = text.rfind("}") + 1
         return _VARIABLE.sub(value, text[:end]) + text[end:].replace("$$", "$")
 
-    def _wrong(self, place: KeyPath, message: str) -> ConfigError:
-        return Source(None, self.origin, self.lines).error([Problem(place, message)])
+    def _error(self, path: KeyPath, what: str, next_step: str = "") -> ConfigError:
+        return Source(None, self.origin, self.lines).error([Problem(path, what, next_step)])
