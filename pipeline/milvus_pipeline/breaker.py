@@ -1,4 +1,4 @@
-"""The circuit breaker: a server that fails again and again is left alone for a while, and costs its callers nothing."""
+"""The circuit breaker: a server that keeps failing is not called for a while, so it costs its callers no time."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from milvus_pipeline.retry import Settings
 from milvus_pipeline.shared import Shared
 
 FAIR_SECONDS: Final = 0.25
-"""A shorter time limit that runs out says that the caller was in a hurry, and nothing of the server."""
+"""A timeout shorter than this says that the caller was in a hurry, and nothing about the server."""
 
 Counts = Callable[[Exception], bool | None]
-"""What an error says of the server: True that it fails, False that it is alive, None nothing."""
+"""What an error says about the server: True that it fails, False that it is alive, None nothing."""
 
 
 class BreakerSettings(Settings):
-    """When a server that fails again and again is left alone, and for how long.
+    """When a circuit opens, and for how long.
 
-    After so many failures in a row, over so many seconds, calls fail at once, without being made. When ``wait`` has
-    passed, one call is let through: its success ends this, its failure begins the wait anew.
+    After ``failures`` in a row, spread over at least ``over`` seconds, calls fail at once, without being made. After
+    ``wait`` seconds one trial call is let through: its success closes the circuit, its failure starts the wait again.
     """
 
     failures: Annotated[int, Field(ge=1, le=10_000, description="Failures in a row after which calls are refused.")] = 5
@@ -35,8 +35,8 @@ class BreakerSettings(Settings):
         Field(
             ge=0,
             allow_inf_nan=False,
-            description="Seconds that the failures are spread over, at least: a connection that is lost once ends all "
-            "calls under way at once, and the next ones find the server alive.",
+            description="Seconds that the failures are spread over, at least: one lost connection ends all calls that "
+            "are running, and the next ones find the server alive.",
         ),
     ] = 0.5
     wait: Annotated[
@@ -45,16 +45,16 @@ class BreakerSettings(Settings):
 
 
 class Breaker:
-    """Counts the failures of one server, for all threads and event loops of the process; ``breaker_for`` gives it.
+    """Counts the failures of one server, for all threads and event loops of the process; see ``breaker_for``.
 
-    No lock is held while a call runs. A trial call that has no outcome within ``wait`` keeps its right to one, and
-    another is let through beside it: a call that never ends cannot keep the others out for ever.
+    No lock is held while a call runs. If a trial call has no outcome within ``wait``, another is let through beside it,
+    so that a call that never ends cannot keep the circuit open for ever.
 
     Args:
         name: of the server, for messages; without a key.
         failures: in a row, after which calls are refused.
-        wait: seconds until one is let through.
-        over: seconds from the first of the failures to the last, at least.
+        wait: seconds until a trial call.
+        over: least seconds from the first of the failures to the last.
     """
 
     def __init__(self, name: str, failures: int = 5, wait: float = 10.0, over: float = 0.5) -> None:
@@ -67,7 +67,7 @@ class Breaker:
 
     @contextmanager
     def crossing_fork(self) -> Iterator[None]:
-        """Round a fork of the process: its child, which has seen no failure, starts with a closed circuit."""
+        """Return a context for a fork: the child, which has seen no failure, starts with a closed circuit."""
         parent = os.getpid()
         with self._lock:
             yield
@@ -84,11 +84,11 @@ class Breaker:
 
     @property
     def is_open(self) -> bool:
-        """Whether calls are refused, but for a trial call that is due."""
+        """Whether calls are refused, except a trial call that is due."""
         return self._next_trial is not None
 
     def check(self) -> None:
-        """Raise where a call would be refused now, without making one.
+        """Raise if a call would be refused now, without making one.
 
         Raises:
             CircuitOpenError: see ``guarding``.
@@ -98,15 +98,15 @@ class Breaker:
 
     @contextmanager
     def guarding(self, counts: Counts) -> Iterator[None]:
-        """Round a call, blocking or awaited.
+        """Return a context for a call, blocking or awaited.
 
         Args:
-            counts: whether an error of the call means that the server fails. An error of which it says False, and an
-                end without one, mean that the server is alive. Of None, of a cancellation and of Ctrl-C nothing
-                follows, and if it was the trial call, the next call is one.
+            counts: whether an error of the call means that the server fails. If it returns False, or there is no error,
+                the server is alive. None, a cancellation and Ctrl-C have no effect; if that was the trial call, the
+                next call is one.
 
         Raises:
-            CircuitOpenError: the server failed again and again, and the call was not made.
+            CircuitOpenError: the circuit is open, and the call was not made.
         """
         period, trial = self._begin()
         try:
@@ -120,7 +120,7 @@ class Breaker:
         self._end(period, trial, False)
 
     def _begin(self) -> tuple[object, float | None]:
-        """The period that a call belongs to, and when the trial after it is due, if it is one itself."""
+        """The period of a call; and if it is a trial, when the next one is due."""
         with self._lock:
             now = time.monotonic()
             self._refuse(now)
@@ -131,7 +131,7 @@ class Breaker:
     def _end(self, period: object, trial: float | None, failed: bool | None, error: Exception | None = None) -> None:
         with self._lock:
             if period is not self._period:
-                return  # begun before it opened or closed last: that is news no more
+                return  # the call began before the circuit last opened or closed: outdated
             if failed is None:
                 if trial is not None and trial == self._next_trial:
                     self._next_trial = time.monotonic()
@@ -152,16 +152,17 @@ class Breaker:
         if self._next_trial is None or now >= self._next_trial:
             return
         left = self._next_trial - now
-        times = "its last call" if self._count == 1 else f"its last {self._count} calls in a row"
+        failures = "1 failure" if self._count == 1 else f"{self._count} consecutive failures"
         raise CircuitOpenError(
-            f"{self.name} is not called, since {times} failed (the last: {self._last})",
-            (f"it is tried again in {left:.1f} s; check that the service is well, and come again then"),
+            f"circuit open after {failures} (last: {self._last})",
+            f"next attempt in {left:.1f} s; check the service's health",
+            place=self.name,
             retry_after=left,
         )
 
 
 def _kind(error: Exception | None) -> str:
-    """The kind of an error in a word or two; never what it says."""
+    """The kind of an error in a word or two; never its message."""
     kind = error.reason_code if isinstance(error, PipelineError) else type(error).__name__
     status = getattr(error, "status", None)
     return f"{kind}, status {status}" if isinstance(status, int) else kind
@@ -171,7 +172,7 @@ _breakers: Shared[tuple[tuple[str, ...], BreakerSettings], Breaker] = Shared(at_
 
 
 def breaker_for(key: tuple[str, ...], name: str, settings: BreakerSettings) -> Breaker:
-    """The breaker of an endpoint: one in the process for all callers with these settings, for as long as it runs.
+    """Return the breaker of an endpoint: one in the process for all callers with these settings, while it runs.
 
     Args:
         key: what identifies the endpoint; not a secret.

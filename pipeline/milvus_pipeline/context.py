@@ -1,4 +1,4 @@
-"""What a stage is told about the run it is part of, and where it leaves what it has to say."""
+"""What a stage gets with a batch: its deadline, and the place for what it reports."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any, Final, NamedTuple
 
 from milvus_pipeline.errors import DeadlineError, ReasonCode
 
-_MARGIN: Final = 0.05  # seconds, at most, by which work is ended before its deadline
+_MARGIN: Final = 0.05  # seconds, at most, by which work ends before its deadline
 
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """A point in time after which no work may go on.
+    """A point in time by which work must end.
 
     Args:
         at: the time in seconds of ``time.monotonic``; None for never.
-        budget: the seconds that were given, for messages; those until ``at`` by default.
+        budget: the seconds from the start, for messages; by default those until ``at``.
     """
 
     at: float | None = None
@@ -32,25 +32,25 @@ class Deadline:
 
     @classmethod
     def after(cls, seconds: float | None) -> Deadline:
-        """The deadline that lies ``seconds`` ahead; None for one that never comes."""
+        """Return the deadline in ``seconds``; None for one that never comes."""
         return cls() if seconds is None else cls(time.monotonic() + seconds, seconds)
 
     def sooner(self, seconds: float | None) -> Deadline:
-        """The earlier of this deadline and one ``seconds`` ahead."""
+        """Return the earlier of this deadline and one in ``seconds``."""
         other = Deadline.after(seconds)
         if self.at is None:
             return other
         return self if other.at is None or self.at <= other.at else other
 
     def before(self) -> Deadline:
-        """A little before this deadline: by then work is ended that shall leave time to keep what is done of it."""
+        """Return a deadline a little earlier, for work that must leave time to keep its results."""
         left = self.remaining()
         if self.at is None or left is None:
             return self
         return Deadline(self.at - min(_MARGIN, left / 10), self.budget)
 
     def remaining(self, at_most: float | None = None) -> float | None:
-        """Seconds left, never below 0, at most ``at_most``; None where neither bounds it."""
+        """Return the seconds left, from 0 to ``at_most``; None if neither limits them."""
         if self.at is None:
             return at_most
         left = max(0.0, self.at - time.monotonic())
@@ -58,11 +58,11 @@ class Deadline:
 
     @property
     def expired(self) -> bool:
-        """True once the time has come."""
+        """Whether the time is over."""
         return self.at is not None and time.monotonic() >= self.at
 
     def check(self) -> None:
-        """Raise DeadlineError if the time has come."""
+        """Raise DeadlineError if the time is over."""
         if self.expired:
             raise self.error()
 
@@ -74,20 +74,34 @@ class Deadline:
 
 
 def time_limit(deadline: Deadline) -> AbstractAsyncContextManager[Any]:
-    """Ends what is awaited within it at the deadline, with TimeoutError."""
+    """Return a context that ends what is awaited in it at the deadline, with TimeoutError."""
     left = deadline.remaining()
     return nullcontext() if left is None else asyncio.timeout(left)
 
 
 class Shortfall(NamedTuple):
-    """Why a stage did only part of its work, in words and in code."""
+    """Why a stage did only part of its work, in words and as a code."""
 
     reason: str
     code: ReasonCode
 
 
 class Context:
-    """What a stage is told about the run it is part of, and where it leaves what it wants to report.
+    """What a stage gets with a batch: the deadline, and the place for its warnings, figures and failures.
+
+    A stage that calls a server for each query::
+
+        def process(self, results, context):
+            for position, result in enumerate(results):
+                try:
+                    reply = self._client.ask(result.query.text, timeout=context.deadline.remaining())
+                except ClientError as error:
+                    context.fail(position, StageError("the server refused the query", str(error)))
+                    continue
+                if reply.truncated:
+                    context.warn("the server cut the query to 512 tokens", position)
+                context.note(position, usage={"requests": 1})
+            return results
 
     Args:
         deadline: when the stage has to be done; pass ``deadline.remaining()`` to every network call.
@@ -107,38 +121,38 @@ class Context:
 
     @property
     def cancelled(self) -> bool:
-        """True once nobody waits for the stage any more: the call was cancelled, or given up at its deadline."""
+        """Whether nobody waits for the stage any more: the call was cancelled, or abandoned at its deadline."""
         return self._cancelled or (self._parent is not None and self._parent.cancelled)
 
     def cancel(self) -> None:
-        """Say that nobody waits for the stage any more. What has no thread of its own is ended by the event loop."""
+        """Mark that nobody waits for the stage any more, and call the callbacks of ``on_cancel``."""
         self._cancelled = True
-        for told in list(self._on_cancel):
-            told()
+        for callback in list(self._on_cancel):
+            callback()
 
     @contextmanager
-    def on_cancel(self, told: Callable[[], None]) -> Iterator[None]:
-        """Have ``told`` called if nobody waits for the stage any more while the block runs: to end waits, say.
+    def on_cancel(self, callback: Callable[[], None]) -> Iterator[None]:
+        """Call ``callback`` if the stage is cancelled while the block runs, for example to end a wait.
 
-        It is called by the thread that cancels, and perhaps twice; it must not block, nor raise.
+        The thread that cancels calls it, perhaps twice; it must not block or raise.
         """
         chain = [self]
         while (parent := chain[-1]._parent) is not None:
             chain.append(parent)
         for context in chain:
-            context._on_cancel.append(told)
+            context._on_cancel.append(callback)
         try:
             if self.cancelled:
-                told()
+                callback()
             yield
         finally:
             for context in chain:
-                context._on_cancel.remove(told)
+                context._on_cancel.remove(callback)
 
     def check(self) -> None:
-        """Raise DeadlineError where there is no sense in going on. Long work in a thread asks between its steps."""
+        """Raise DeadlineError if the result is not needed any more. Long work in a thread calls this now and then."""
         if self.cancelled:
-            raise DeadlineError("the call was given up, so the rest of its work was not done")
+            raise DeadlineError("the call was cancelled, so the rest of its work was not done")
         self.deadline.check()
 
     def warn(self, message: str, position: int | None = None) -> None:
@@ -150,35 +164,35 @@ class Context:
     def note(self, position: int | None = None, /, **details: Any) -> None:
         """Add plain-data figures to the report of the query at ``position``, or of every query.
 
-        Two of them are known to everyone, and each maps words to numbers. ``usage`` is what the query cost at a
+        Two of them have a meaning everywhere, and each maps words to numbers. ``usage`` is what the query cost at a
         service, in the provider's own words, whether it was answered or not:
-        ``note(position, usage={"requests": 3, "search_units": 3})``. ``planned`` is what a dry run finds that it
-        would cost: ``note(position, planned={"requests": 3, "documents": 250, "tokens": 61_000})``. The last word on
-        a figure replaces those before it, so say the whole of it.
+        ``note(position, usage={"requests": 3, "search_units": 3})``. ``planned`` is what a dry run expects it to cost:
+        ``note(position, planned={"requests": 3, "documents": 250, "tokens": 61_000})``. A figure replaces the one
+        noted before, so note totals.
         """
         for own in self.details if position is None else (self.details[position],):
             own.update(details)
 
     def fail(self, position: int, error: Exception) -> None:
-        """Mark one query of the batch as failed in this stage; the others go on. The first error counts."""
+        """Mark one query of the batch as failed in this stage; the others go on. The first error of a query counts."""
         self.failures.setdefault(position, error)
 
     def partial(self, position: int, reason: str, code: ReasonCode = "deadline") -> None:
-        """Say that the stage did only part of its work for one query, whose result is kept. The first reason counts.
+        """Report that the stage did only part of its work for one query, whose result is kept; the first reason counts.
 
         Args:
             position: of the query in the batch.
-            reason: what was not done, and why, in words: "12 of 40 documents were not scored in the time given".
-            code: the same for programs.
+            reason: what was not done, and why: "12 of 40 documents were not scored in the time given".
+            code: the same, for programs.
         """
         if self.partials[position] is None:
             self.partials[position] = Shortfall(reason, code)
 
     def part(self, positions: Sequence[int]) -> Context:
-        """A context for some queries of the batch; failures and partial results are brought back by ``merge``.
+        """Return a context for some queries of the batch; ``merge`` brings back failures and partial results.
 
-        Warnings and details are those of this context itself: what a request cost must be told, too, where an
-        exception or a cancellation keeps the rest from being merged.
+        Warnings and details go to this context directly: what a request cost must be reported even if an exception or
+        a cancellation prevents the merge.
         """
         part = Context(self.deadline, len(positions))
         part.warnings = [self.warnings[position] for position in positions]
@@ -187,7 +201,7 @@ class Context:
         return part
 
     def merge(self, part: Context, positions: Sequence[int]) -> None:
-        """Take over the failures and the partial results of the ``part`` that was made for these positions."""
+        """Take over failures and partial results of the ``part`` for these positions."""
         for inner, error in part.failures.items():
             self.fail(positions[inner], error)
         for inner, shortfall in enumerate(part.partials):

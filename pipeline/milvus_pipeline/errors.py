@@ -1,7 +1,22 @@
 """The exceptions of the framework.
 
-Every message says where, what and the next step. None of ours carries a key or the text of a document; of a foreign
-exception only the first line is told, and not even that where it repeats a document.
+Their tree::
+
+    PipelineError                   what, next_step, place, reason_code
+    ├── ConfigError                 (ValueError) a pipeline, stage or file is wrong; has all problems
+    ├── QueryError                  (ValueError) one query cannot be run
+    ├── InputError                  a file of queries or results cannot be used
+    │   └── ResumeError             a job cannot be resumed (milvus_pipeline.jobs)
+    ├── OutputError                 a result cannot be written in this format (milvus_pipeline.files)
+    ├── StoppedError                a job was stopped (milvus_pipeline.jobs)
+    ├── IngestError                 records cannot be written into a collection
+    └── StageError                  a stage cannot be opened, or failed
+        ├── DeadlineError           (TimeoutError) it took longer than its timeout
+        ├── CircuitOpenError        a server was not called, since it kept failing
+        └── ServiceError            a service refused, failed or did not answer; has status and request id
+
+A message says where, what, and what to do. It never contains a key or the text of a document; of a foreign exception
+it contains the first line, unless that repeats a document.
 """
 
 from __future__ import annotations
@@ -27,37 +42,29 @@ ReasonCode = Literal[
     "config",
     "error",
 ]
-"""Why a stage did not do all of its work, for programs; ``docs/reliability.md`` tells what each stands for.
+"""Why a stage did not do all of its work, for programs; see ``docs/reliability.md``.
 
-deadline: the time given is used up; unavailable: a server cannot be reached, lost the connection, or answers that it is
-in trouble; circuit_open: it was not asked, since it failed again and again a moment ago; rate_limited: it wants to be
-asked less often; unauthorized: it refuses the credentials; refused: it refuses the request for good; bad_reply: what it
-answered cannot be read; too_large: the request or the answer is over a limit; not_found: the collection is gone;
-not_loaded: it is not in memory; schema_changed: it is no longer the collection that the stage was opened for;
-no_score: a threshold had no score to cut on; query: the query cannot be run; config: the configuration is wrong;
-error: anything else.
+deadline: the time is over; unavailable: a server cannot be reached, lost the connection, or reports trouble;
+circuit_open: it was not called, since it kept failing; rate_limited: it asks for fewer requests; unauthorized: it
+refuses the credentials; refused: it refuses the request for good; bad_reply: its reply cannot be read; too_large: the
+request or the reply is over a limit; not_found: the collection is gone; not_loaded: it is not in memory;
+schema_changed: it is not the collection any more that the stage was opened for; no_score: a threshold had no score to
+cut on; query: the query cannot be run; config: the configuration is wrong; error: anything else.
 """
 
 REASON_CODES: Final[frozenset[str]] = frozenset(get_args(ReasonCode))
 
 
 class PipelineError(Exception):
-    """Base of everything this framework raises on purpose.
+    """Base class of all exceptions that this framework raises on purpose.
 
-    The parts are kept apart, so that code can add a place or read the next step without parsing a message; ``str``
-    renders them as ``place: what; next step``.
+    Its parts are kept apart; ``str`` renders them as ``place: what; next step``.
 
     Args:
         what: what is wrong.
-        next_step: what the reader can do about it; empty if there is nothing more to say.
+        next_step: what the reader can do about it; may be empty.
         place: where it is wrong: a file and line, a stage of a pipeline, a field.
-        reason_code: the kind of fault; by default that of the class.
-
-    Attributes:
-        what: as above.
-        next_step: as above.
-        place: as above.
-        reason_code: the kind of fault, for programs.
+        reason_code: the kind of fault, for programs; by default that of the class.
     """
 
     reason_code: ReasonCode = "error"
@@ -73,7 +80,7 @@ class PipelineError(Exception):
             self.reason_code = reason_code
 
     def at(self, place: str) -> Self:
-        """This error, with ``place`` in front of the place it has."""
+        """Put ``place`` in front of the place it has, and return this error."""
         self.place = f"{place}: {self.place}" if self.place else place
         return self
 
@@ -86,7 +93,7 @@ class PipelineError(Exception):
         message = f"{self.place}: {what}" if self.place else what
         return f"{message}; {next_step}" if next_step else message
 
-    def __reduce__(self) -> tuple[Any, ...]:  # the default would lose keyword arguments on the way between processes
+    def __reduce__(self) -> tuple[Any, ...]:  # by default, keyword arguments would not survive pickling
         return _restored, (type(self), self.args, self.__dict__)
 
 
@@ -181,30 +188,30 @@ class ConfigError(PipelineError, ValueError):
 
 
 class QueryError(PipelineError, ValueError):
-    """One query cannot be run as it is (empty text, a vector with NaN, a wrong dimension)."""
+    """One query cannot be run (empty text, a vector with NaN, a wrong dimension)."""
 
     reason_code: ReasonCode = "query"
 
 
 class InputError(PipelineError):
-    """What was named as input or output cannot be used: a file that cannot be read, a job that cannot go on."""
+    """An input or output cannot be used: a file cannot be read, a job cannot be resumed."""
 
 
 class StageError(PipelineError):
-    """A stage could not be opened or failed on its input; ``__cause__`` holds the first cause."""
+    """A stage could not be opened, or failed; ``__cause__`` is the original exception."""
 
 
 class DeadlineError(StageError, TimeoutError):
-    """The time given to a query was used up."""
+    """A query, or a stage of it, took longer than its timeout."""
 
     reason_code: ReasonCode = "deadline"
 
 
 class CircuitOpenError(StageError):
-    """A server was not asked, since it failed again and again a moment ago.
+    """A server was not called, since it kept failing a moment ago.
 
     Attributes:
-        retry_after: seconds until it is tried again.
+        retry_after: seconds until the next attempt.
     """
 
     reason_code: ReasonCode = "circuit_open"
@@ -215,20 +222,20 @@ class CircuitOpenError(StageError):
 
 
 class ServiceError(StageError):
-    """A service that a stage calls refused a request, answered wrongly, or did not answer.
+    """A service that a stage calls refused a request, replied wrongly, or did not reply.
 
-    Where a stage fails in a pipeline, this is the ``__cause__`` of the error that says so.
+    If a stage fails in a pipeline, this is the ``__cause__`` of its error.
 
     Attributes:
-        status: HTTP status of the reply; None where there was none.
-        code: the service's own word for the error.
-        detail: what the service said, without keys and texts of the request; empty where it said nothing.
-        request_id: by which the service knows the request.
-        retry_after: seconds that the service asked to be left alone.
+        status: HTTP status of the reply; None without a reply.
+        code: the service's own code of the error.
+        detail: what the service says, without keys and texts of the request; may be empty.
+        request_id: the service's id of the request.
+        retry_after: seconds that the service asks to wait.
         retryable: whether the same request may succeed later.
-        attempts: how often it was tried, the last included.
+        attempts: number of attempts.
         waited: seconds of the last wait between attempts.
-        given_up: why it was not tried again, though it may succeed later.
+        given_up: why there was no other attempt, though it might have succeeded.
     """
 
     def __init__(
@@ -268,7 +275,7 @@ class ServiceError(StageError):
 
 
 def _reason_of(status: int | None, retryable: bool) -> ReasonCode:
-    """What kind of fault a reply with this HTTP status is, or the lack of a reply (None)."""
+    """The kind of fault of a reply with this HTTP status, or of a missing reply (None)."""
     known: dict[int, ReasonCode] = {401: "unauthorized", 403: "unauthorized", 413: "too_large", 429: "rate_limited"}
     if status is not None and status in known:
         return known[status]

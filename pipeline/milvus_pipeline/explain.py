@@ -1,4 +1,4 @@
-"""How the documents of one query moved through the stages: the ranking after each of them, side by side."""
+"""How the documents of one query move through the stages: the ranking after each of them, side by side."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _BEGINNING = 160  # characters
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """The documents of one query as they stood after one stage, best first.
+    """The documents of one query after one stage, best first.
 
     Args:
         stage: its name.
         type: its registered type.
-        documents: ids of the hits, as texts.
-        scores: what this stage, or what stood in for it, gave each of them; None where it gave none.
-        seconds: wall time of the stage, fallback included: the query's share of what its batch took.
-        status: what the stage did: "ok", "partial", "skipped" or "failed".
-        reason: why it is not "ok", in words.
+        documents: ids of the hits, as strings.
+        scores: the scores that this stage or its fallback gave them; None if it gave none.
+        seconds: the query's share of the wall time of its batch in the stage, fallback included.
+        status: of the stage: "ok", "partial", "skipped" or "failed".
+        reason: why it is not "ok", as a message.
         stood_in: name of the fallback that did the work of a skipped stage.
-        measures: of this ranking, by ir-measures name, where judgements are at hand.
+        measures: of this ranking, by ir-measures name; empty without judgements.
     """
 
     stage: str
@@ -42,11 +42,11 @@ class Ranking:
 
     @property
     def places(self) -> dict[str, int]:
-        """Place of each document, from 1."""
+        """The place of each document, from 1."""
         return {document: place for place, document in enumerate(self.documents, 1)}
 
     def place(self, document: str) -> int | None:
-        """The document's place, from 1; None where it is not in the ranking."""
+        """Return the document's place, from 1; None if it is not in the ranking."""
         return self.documents.index(document) + 1 if document in self.documents else None
 
 
@@ -59,16 +59,16 @@ class Standing(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Movement:
-    """One query's rankings, stage by stage, from the first that gave hits.
+    """One query's rankings, stage by stage, from the first stage with hits.
 
     Args:
         system: name of the pipeline, or of the variant of it.
         query_id: the query's.
         query: its text.
         rankings: in the order of the stages.
-        beginnings: the first words of each document that is in a ranking.
-        judged: grade of every judged document, also of those that no stage found; None where there are no judgements.
-        before: the stages before the first that gave hits; their rankings are empty.
+        beginnings: the first words of each document in a ranking.
+        judged: grade of every judged document, found or not; None without judgements.
+        before: the stages before the first with hits; their rankings are empty.
     """
 
     system: str
@@ -81,16 +81,13 @@ class Movement:
 
     @property
     def documents(self) -> tuple[str, ...]:
-        """Every document of a ranking: the last ranking in its order, then what each stage before it cut, latest first.
-
-        So the order is that of a list that the reader would see if nothing had been cut.
-        """
+        """Every document of a ranking: the last ranking in its order, then what each stage cut, the last first."""
         latest_first = (document for ranking in reversed(self.rankings) for document in ranking.documents)
         return tuple(dict.fromkeys(latest_first))
 
     @property
     def missed(self) -> tuple[str, ...]:
-        """Documents judged relevant that no stage found, the most relevant first."""
+        """Relevant documents that no stage found, the most relevant first."""
         found = {document for ranking in self.rankings for document in ranking.documents}
         judged = self.judged or {}
         missed = (document for document, grade in judged.items() if grade > 0 and document not in found)
@@ -105,7 +102,7 @@ class Movement:
         return found
 
     def cut_by(self, document: str) -> str | None:
-        """Name of the stage that the document did not come through; None where it is in the last ranking."""
+        """Return the name of the stage that cut the document; None if it is in the last ranking."""
         last = max((place for place, ranking in enumerate(self.rankings) if document in ranking.documents), default=-1)
         return self.rankings[last + 1].stage if last + 1 < len(self.rankings) else None
 
@@ -117,13 +114,13 @@ def movement(
     judged: Mapping[str, int] | None = None,
     measures: Sequence[Mapping[str, float]] = (),
 ) -> Movement:
-    """The movement that the results of one query show.
+    """Return the movement of one query's documents.
 
     Args:
         system: name of the pipeline.
         after: the query's result after each stage, in the order of the stages.
         judged: grade by document id.
-        measures: of the ranking after each stage; as many as ``after``, or none.
+        measures: of the ranking after each stage; empty without judgements.
     """
     before: list[Ranking] = []
     rankings: list[Ranking] = []
@@ -133,7 +130,7 @@ def movement(
         reports = result.reports[known:]
         known = len(result.reports)
         if not reports:
-            break  # the query had failed, and came to no stage
+            break  # the query failed before this stage
         ranking = _ranking(result, reports, measures[number] if measures else {})
         if result.hits or rankings:
             rankings.append(ranking)
@@ -145,7 +142,7 @@ def movement(
 
 
 def _ranking(result: SearchResult, reports: Sequence[StageReport], measures: Mapping[str, float]) -> Ranking:
-    """The hits after a stage. ``reports`` has the stage's own, then those of its fallbacks."""
+    """The ranking after a stage. ``reports`` has the stage's own, then those of its fallbacks."""
     own, worked = reports[0], reports[-1]
     return Ranking(
         stage=own.stage,
@@ -167,16 +164,16 @@ def explain(
     timeout: float | None = None,
     judged: Mapping[str, int] | None = None,
 ) -> Movement:
-    """Answer one query, and show how each document moved through the stages.
+    """Answer one query, and return how its documents moved through the stages.
 
     Args:
-        pipeline: is opened where it is not, and stays open.
+        pipeline: it is opened if necessary, and stays open.
         query: its text, or a Query.
         timeout: seconds that it may take; the pipeline's own by default.
         judged: grade by document id.
 
     Raises:
-        QueryError: the query itself is bad.
+        QueryError: the query itself is wrong.
         StageError: a stage failed whose ``on_error`` is "raise".
     """
     seconds = resolve_timeout(timeout, pipeline.timeout)

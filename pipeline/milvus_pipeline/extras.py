@@ -1,4 +1,4 @@
-"""Optional dependencies: import them when a stage opens, and name the install command when they are missing."""
+"""Optional dependencies: imported when a stage opens; a missing one is reported with its install command."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ def require(module: str, *, extra: str | None, wanted_by: str) -> Any:
 
     Args:
         module: its full name.
-        extra: the extra of this distribution that brings it; None where every installation has it.
-        wanted_by: who needs it, to lead the message.
+        extra: the extra of this distribution that installs it; None if every installation has it.
+        wanted_by: what needs it, for the message.
 
     Raises:
-        StageError: the module is not installed; the message is the exact pip command.
+        StageError: the module is not installed; the message has the exact pip command.
     """
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing != module.partition(".")[0]:
-            raise  # installed, but something that it needs itself is not: that is another fault
+            raise  # it is installed, but a dependency of it is not: another fault
         wanted = DISTRIBUTION if extra is None else f"{DISTRIBUTION}[{extra}]"
         raise StageError(
             f"{wanted_by} needs the package {error.name!r}, which is not installed",

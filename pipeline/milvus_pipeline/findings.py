@@ -1,4 +1,4 @@
-"""What a check of a pipeline finds, what its stages tell each other meanwhile, and the doctors that examine them."""
+"""The findings of a check, the facts that stages share in it, and the doctors that examine the stages."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ DOCTORS: Final = "milvus_pipeline.doctors"
 
 Level = Literal["ok", "warning", "error"]
 
-_ADVICE: Final = "see what the message says, and check this stage's fields"
+_ADVICE: Final = "check the fields of this stage"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that a check looked at.
+    """One result of a check.
 
     Args:
-        level: "ok", "warning" (queries run, but maybe not as well as they could), or "error" (the stage fails).
-        topic: what was looked at, in a word or two, such as "dimension".
+        level: "ok", "warning" (queries run, but perhaps not as well as they could), or "error" (the stage fails).
+        topic: what was checked, in a word or two, such as "dimension".
         message: what was found.
-        next_step: what to do about it; empty where all is well.
-        stage: name of the stage; filled by the pipeline.
+        next_step: what to do about it; empty if all is well.
+        stage: name of the stage; the pipeline fills it.
 
     Raises:
-        ValueError: there is no such level, or one of the others is no text.
+        ValueError: there is no such level, or another argument is not a string.
     """
 
     level: Level
@@ -46,35 +46,35 @@ class Finding:
 
     def __post_init__(self) -> None:
         if self.level not in get_args(Level):
-            raise ValueError(f"level: must be one of {', '.join(get_args(Level))}, is {short_repr(self.level)}")
+            raise ValueError(f"level: must be one of {', '.join(get_args(Level))}, got {short_repr(self.level)}")
         for name in ("topic", "message", "next_step", "stage"):
             if not isinstance(getattr(self, name), str):
-                raise ValueError(f"{name}: must be a text, is {type(getattr(self, name)).__name__}")
+                raise ValueError(f"{name}: must be a string, got {type(getattr(self, name)).__name__}")
 
     @classmethod
     def ok(cls, topic: str, message: str) -> Self:
-        """That all is well."""
+        """Return the finding that all is well."""
         return cls("ok", topic, message)
 
     @classmethod
     def warning(cls, topic: str, message: str, next_step: str) -> Self:
-        """That queries run, but maybe not as well as they could."""
+        """Return the finding that queries run, but perhaps not as well as they could."""
         return cls("warning", topic, message, next_step)
 
     @classmethod
     def error(cls, topic: str, message: str, next_step: str) -> Self:
-        """That queries fail."""
+        """Return the finding that queries fail."""
         return cls("error", topic, message, next_step)
 
     @classmethod
     def of(cls, error: BaseException, topic: str, level: Level = "error", next_step: str = _ADVICE) -> Self:
-        """The finding that an exception makes.
+        """Return the finding of an exception.
 
         Args:
-            error: what and next step of one of ours are taken over, its place is not: a finding has its own.
-            topic: what was looked at.
+            error: one of ours gives its ``what`` and ``next_step``, but not its place: a finding has its own.
+            topic: what was checked.
             level: how bad it is.
-            next_step: taken if the exception names none.
+            next_step: used if the exception has none.
         """
         if isinstance(error, PipelineError):
             what, own_step = error.parts()
@@ -82,7 +82,7 @@ class Finding:
         return cls(level, topic, error_text(error), next_step)
 
     def to_dict(self) -> dict[str, str]:
-        """The finding as plain data."""
+        """Return the finding as plain data."""
         return {
             "stage": self.stage,
             "level": self.level,
@@ -94,19 +94,19 @@ class Finding:
 
 @dataclass
 class CheckContext:
-    """What a stage may do in a check, and the facts that stages leave for those behind them.
+    """What a stage may do in a check, and the facts that stages share with those behind them.
 
     Args:
         deadline: when the stage's check has to be done; pass ``deadline.remaining()`` to every call of a server.
-        send: requests that may be paid for are allowed.
+        send: requests that may cost something are allowed.
 
     Attributes:
-        dim: length of the vectors that the encoder gives; None where no stage encodes.
+        dim: length of the encoder's vectors; None if no stage encodes.
         dim_of: the encoder's name and model, for messages.
-        texts: a sample of the texts that the collection holds.
-        documents: how many it holds in all.
-        hits: how many hits a query brings to the stage, at most; None where that cannot be known beforehand.
-        hits_of: the stage and the field that say so.
+        texts: a sample of the texts in the collection.
+        documents: number of documents in the collection.
+        hits: the most hits that a query brings to the stage; None if that is unknown.
+        hits_of: the stage and the field that limit them.
     """
 
     deadline: Deadline
@@ -128,8 +128,8 @@ _doctors: dict[type, Doctor] = {}
 def doctor(stage: type) -> Callable[[Examination], Examination]:
     """Decorator: register a function as the doctor of a class of stages and of its subclasses.
 
-    The function takes the stage and a ``CheckContext`` and gives findings. Its module is imported only for a check, if
-    an entry point of the group ``milvus_pipeline.doctors`` names it; a stage does not import what examines it.
+    The function takes the stage and a ``CheckContext`` and returns or yields findings. Put its module into an entry
+    point of the group ``milvus_pipeline.doctors``: it is then imported only for a check, and not by the stage.
 
     Args:
         stage: the class.
@@ -143,7 +143,7 @@ def doctor(stage: type) -> Callable[[Examination], Examination]:
 
 
 def doctor_of(stage: type) -> Doctor | None:
-    """The doctor of the class or of its nearest base that has one."""
+    """Return the doctor of the class or of its nearest base that has one."""
     _load_doctors()
     return next((_doctors[base] for base in stage.__mro__ if base in _doctors), None)
 
@@ -158,10 +158,10 @@ def _load_doctors() -> None:
 
 
 def share_text(count: int, sampled: int, documents: int) -> str:
-    """``12 of 200 sampled documents (6 %, about 1,200 in all)``.
+    """Return ``12 of 200 sampled documents (6 %, about 1,200 in all)``.
 
     Args:
-        count: documents of the sample that are meant.
+        count: number of documents of the sample.
         sampled: size of the sample, at least 1.
         documents: size of the collection; 0 if unknown.
     """

@@ -1,4 +1,4 @@
-"""What authors of stages build on; users of pipelines find theirs in ``milvus_pipeline``.
+"""The public face for authors of stages; that for users of pipelines is ``milvus_pipeline``.
 
 A stage subclasses ``Stage`` or ``Reranker``, gets a ``Context`` with its ``Deadline``, and is registered by an entry
 point of the group ``milvus_pipeline.stages`` or by ``register``.

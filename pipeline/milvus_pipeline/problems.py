@@ -1,7 +1,7 @@
-"""Validation problems in one voice, whether they come from Python, from YAML or from pydantic.
+"""Validation problems in the same words, whether they come from Python, from YAML or from pydantic.
 
-What stands at a wrong place may be a secret. So of a value of the wrong kind only the kind is told, and of a key only
-what looks like one.
+A value in the wrong place may be a secret. So a message has only the kind of a value of the wrong kind, and of a key
+only what looks like one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LONGEST_WORD = 20
 
 
 def kind_of(value: object) -> str:
-    """``a string``, ``a list``: what a value is, without the value. Truth values and short numbers are told."""
+    """Return ``a string``, ``a list``: the kind of a value; true, false and short numbers as they are."""
     if isinstance(value, bool | int | float) and len(repr(value)) <= _LONGEST_NUMBER:
         return repr(value)
     kinds = {str: "a string", list: "a list", tuple: "a list", dict: "a mapping", type(None): "nothing"}
@@ -52,7 +52,7 @@ def problems_of(error: ValidationError, model: type[BaseModel]) -> list[Problem]
 
 
 def _without_echoes(details: list[ErrorDetails]) -> list[ErrorDetails]:
-    """One problem a place: a union reports each of its members, the first of which is enough."""
+    """One problem for each place: a union reports each of its members, and the first is enough."""
     seen: set[tuple[str | int, ...]] = set()
     kept = []
     for detail in details:
@@ -64,7 +64,7 @@ def _without_echoes(details: list[ErrorDetails]) -> list[ErrorDetails]:
 
 
 def _place(detail: ErrorDetails) -> tuple[str | int, ...]:
-    # pydantic names the member of a union in the path ("limit.int"); readers of a config know only the keys.
+    # pydantic adds the member of a union to the path ("limit.int"); readers of a config know only the keys.
     location = detail["loc"]
     if len(location) > 1 and str(location[-1]) in {"int", "float", "str", "bool", "none"}:
         location = location[:-1]
@@ -81,7 +81,7 @@ def _problems(detail: ErrorDetails, model: type[BaseModel]) -> list[Problem]:
 
 
 def _parts(detail: ErrorDetails, path: tuple[str | int, ...], model: type[BaseModel]) -> tuple[str, str]:
-    """What is wrong by pydantic's code for it, and what to do."""
+    """What is wrong, by pydantic's code for it, and what to do."""
     kind = detail["type"]
     context: dict[str, Any] = detail.get("ctx", {})
     value = detail["input"]
@@ -109,7 +109,7 @@ def _parts(detail: ErrorDetails, path: tuple[str | int, ...], model: type[BaseMo
 
 
 def word_of(value: object) -> str:
-    """A value that is one of a few words, or was meant to be; else its kind."""
+    """Return a value that looks like one of a few known words; else its kind."""
     short = isinstance(value, str) and len(value) <= _LONGEST_WORD and value.isidentifier() and looks_like_a_key(value)
     return short_repr(value) if short else kind_of(value)
 
@@ -138,7 +138,7 @@ def _literals(context: dict[str, Any]) -> list[str]:
 
 
 def known_keys(model: type[BaseModel], path: tuple[str | int, ...] = ()) -> set[str]:
-    """The keys that ``model`` takes at ``path``; empty where the path leads out of what is known."""
+    """Return the keys that ``model`` takes at ``path``; empty if the path leads out of the model."""
     current: Any = model
     for part in path:
         if isinstance(part, int):
@@ -153,7 +153,7 @@ def known_keys(model: type[BaseModel], path: tuple[str | int, ...] = ()) -> set[
 
 
 def takes_bool(annotation: Any) -> bool:
-    """Whether a field so annotated has a place for true and false, itself or in a part of it."""
+    """Whether a field with this annotation accepts true and false, itself or in a part of it."""
     if annotation is bool or annotation is Any:
         return True
     parts = getattr(annotation, "__args__", ())
@@ -161,7 +161,7 @@ def takes_bool(annotation: Any) -> bool:
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The pydantic model inside an annotation such as ``list[Model] | None``."""
+    """Return the pydantic model inside an annotation such as ``list[Model] | None``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     for inner in getattr(annotation, "__args__", ()):

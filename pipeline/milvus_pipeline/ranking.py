@@ -1,4 +1,4 @@
-"""What a ranking is made of: texts and scores that are checked, and their order."""
+"""Checks of the texts and scores of a ranking, and its order."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from milvus_pipeline.text import short_repr
 
 
 def warn_of_missing_texts(hits: Sequence[Hit], position: int, context: Context) -> None:
-    """Say in a query's report how many of its hits cannot be scored."""
+    """Warn in a query's report of hits that cannot be scored."""
     if missing := sum(hit.text is None for hit in hits):
         context.warn(f"{missing} of {len(hits)} hits have no text; ranked last, without a score", position)
 
 
 def falling(pair: tuple[object, float | None]) -> tuple[bool, float]:
-    """Sort key: by falling score, unscored last. The sort is stable, so ties keep their order."""
+    """Sort key for (anything, score): the highest score first, unscored last. The sort keeps the order of ties."""
     score = pair[1]
     return (True, 0.0) if score is None else (False, -score)
 
 
 def checked_scores(scores: Iterable[float | None], count: int) -> list[float | None]:
-    """The scores as Python floats.
+    """Return the scores as Python floats.
 
     Raises:
         StageError: not ``count`` of them, or one is not a finite number.
@@ -42,19 +42,19 @@ def checked_scores(scores: Iterable[float | None], count: int) -> list[float | N
 
 
 def checked_call(query: str, documents: Iterable[str], top_k: int | None) -> list[str]:
-    """The documents that a reranker was called with. QueryError where an argument is not what it should be."""
+    """Return the documents of a reranker's call. QueryError if an argument is wrong."""
     if not isinstance(query, str):
-        raise QueryError(f"the query must be a string, is {type(query).__name__}")
+        raise QueryError(f"the query must be a string, got {type(query).__name__}")
     if not query.strip():
         raise QueryError("the query is empty", "pass the question to rank the documents for")
     if isinstance(documents, str):
-        raise QueryError("documents must be a list of strings, is one string", "put it in a list")
+        raise QueryError("documents must be a list of strings, got one string", "put it in a list")
     if not isinstance(documents, Iterable):
-        raise QueryError(f"documents must be a list of strings, is {type(documents).__name__}")
+        raise QueryError(f"documents must be a list of strings, got {type(documents).__name__}")
     documents = list(documents)
     for index, document in enumerate(documents):
         if not isinstance(document, str):
-            raise QueryError(f"documents[{index}] must be a string, is {type(document).__name__}")
+            raise QueryError(f"documents[{index}] must be a string, got {type(document).__name__}")
     if top_k is not None and (type(top_k) is not int or top_k < 1):
-        raise QueryError(f"top_k must be a whole number of at least 1, is {short_repr(top_k)}")
+        raise QueryError(f"top_k must be a whole number of at least 1, got {short_repr(top_k)}")
     return documents

@@ -1,7 +1,7 @@
-"""The records that flow through a pipeline: Query in, SearchResult with its Hits and StageReports out.
+"""The records that flow through a pipeline: queries in, results with hits and stage reports out.
 
-They are slotted, frozen dataclasses rather than pydantic models: a batch makes thousands of them. A stage never
-changes a record; it returns new ones, so that the input of a failed stage is still whole.
+They are slotted, frozen dataclasses rather than pydantic models, as a batch makes thousands of them. A stage never
+changes a record; it returns new ones, so that the input of a failed stage is still intact.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     Vector: TypeAlias = Sequence[float] | npt.NDArray[np.float32]
 
 _RUN_DETAILS = frozenset({"usage", "cached"})
-"""Details of a stage's report that depend on what was asked before, not on the query alone."""
+"""Details of a stage's report that depend on earlier queries, too."""
 
 Status = Literal["ok", "partial", "degraded", "failed"]
 """ok: every stage did its work; partial: a stage did part of it, since its time ran out or a score was missing;
-degraded: a stage failed, and was skipped or stood in for; failed: the query has no usable result, see
-``SearchResult.error``. Of several the last in this order counts."""
+degraded: a stage failed, and was skipped or replaced by its fallback; failed: the query has no usable result, see
+``SearchResult.error``. The worst of several counts."""
 
 StageStatus = Literal["ok", "partial", "skipped", "failed"]
 
 
 class Reason(NamedTuple):
-    """Why a result is not what the pipeline would have made of it: which stage, in code and in words."""
+    """Why a result is incomplete: the stage, a code for programs, and a message."""
 
     stage: str
     code: ReasonCode
@@ -43,12 +43,11 @@ class Query:
     """One question to a pipeline.
 
     Args:
-        text: what is asked. May be empty only where ``vector`` is given and no stage reads the text.
-        vector: the query's embedding, ``(dim,)`` floats. An ``encode`` stage fills it where it is missing and
-            leaves it alone where it is given.
+        text: the question. May be empty only if ``vector`` is given and no stage reads the text.
+        vector: the query's embedding, ``(dim,)`` floats. An ``encode`` stage fills it unless it is given.
         id: the caller's name for the query; written to outputs.
-        filter: a Milvus boolean expression for this query alone; joined by ``and`` to the stage's own.
-        filter_params: values for the ``{name}`` places of the filters; override the stage's.
+        filter: a Milvus boolean expression for this query alone; combined with the stage's own by ``and``.
+        filter_params: values for the ``{name}`` placeholders of the filters; override the stage's.
         params: search parameters for this query alone, such as ``{"nprobe": 64}``; override the stage's.
     """
 
@@ -60,7 +59,7 @@ class Query:
     params: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def with_vector(self, vector: Vector) -> Query:
-        """A copy that carries this embedding."""
+        """Return a copy with this embedding."""
         return replace(self, vector=vector)
 
 
@@ -70,11 +69,11 @@ class Hit:
 
     Args:
         id: the primary key in the collection.
-        text: the document's text, or None where the retrieval stage was told to bring none.
-        score: the latest score the hit was given; ``scored_by`` names the stage that gave it.
+        text: the document's text; None if the retrieval stage does not fetch it.
+        score: the latest score; ``scored_by`` names the stage that gave it.
         fields: the other output fields of the collection.
-        scores: every score the hit was given, by stage name, in the order of the stages. Their scales differ
-            (inner product, logit, probability), so compare within one stage only.
+        scores: all scores by stage name, in the order of the stages. Their scales differ (inner product, logit,
+            probability), so compare within one stage only.
         ranks: the hit's place, from 1, after each stage that ranked it.
     """
 
@@ -87,22 +86,22 @@ class Hit:
 
     @property
     def scored_by(self) -> str | None:
-        """Name of the stage that gave ``score``; None for a hit that no stage has scored."""
+        """Name of the stage that gave ``score``; None if no stage has scored the hit."""
         return next(reversed(self.scores), None)
 
     def ranked(self, stage: str, score: float | None, rank: int) -> Hit:
-        """A copy with this stage's score and rank added; a score of None leaves ``score`` and ``scores`` alone."""
+        """Return a copy with this stage's score and rank; a score of None changes only the ranks."""
         ranks = {**self.ranks, stage: rank}
         if score is None:
             return Hit(self.id, self.text, self.score, self.fields, self.scores, ranks)
         return Hit(self.id, self.text, score, self.fields, {**self.scores, stage: score}, ranks)
 
     def with_text(self, text: str) -> Hit:
-        """A copy with another text."""
+        """Return a copy with another text."""
         return Hit(self.id, text, self.score, self.fields, self.scores, self.ranks)
 
     def to_dict(self) -> dict[str, Any]:
-        """The hit as plain data, in the shape of the JSONL output."""
+        """Return the hit as plain data, as in the JSONL output."""
         return {
             "id": self.id,
             "score": self.score,
@@ -120,19 +119,18 @@ class StageReport:
     Args:
         stage: the stage's name in the pipeline.
         type: its registered type.
-        seconds: wall time of the stage, for the whole batch that the query was part of.
+        seconds: wall time of the stage for the query's whole batch.
         hits_in: number of hits before the stage.
         hits_out: number of hits after it.
-        status: "ok", "partial" (it did part of its work), "skipped" (it failed, and the pipeline went on without it,
+        status: "ok", "partial" (it did part of its work), "skipped" (it failed, and the pipeline went on without it
             or with its fallback) or "failed".
-        reason: why it is not "ok", in words.
-        reason_code: the same for programs.
-        fallback_for: name of the failed stage that this one stood in for.
-        error: the exception that says so. Where a service failed, its ``__cause__`` is the ServiceError, with status,
-            code and request id.
-        warnings: what the reader of the result should know.
-        details: figures of the stage's own, such as the tokens that a truncation cut; ``usage`` and ``planned``
-            among them.
+        reason: why it is not "ok", as a message.
+        reason_code: the same, for programs.
+        fallback_for: name of the failed stage that this one replaced.
+        error: the exception, if the stage failed. If a service failed, its ``__cause__`` is the ServiceError, with
+            status, code and request id.
+        warnings: what a reader of the result should know.
+        details: the stage's own figures, such as the tokens that a truncation cut; with ``usage`` and ``planned``.
         batch_size: number of queries that shared ``seconds``.
     """
 
@@ -157,24 +155,24 @@ class StageReport:
 
     @property
     def usage(self) -> Mapping[str, int | float]:
-        """What the query cost at the stage's service, in the provider's own words; empty where it cost nothing."""
+        """What the query cost at the stage's service, in the provider's own words; empty if nothing."""
         return _figures(self.details.get("usage"))
 
     @property
     def planned(self) -> Mapping[str, int | float]:
-        """What a dry run found that the stage would send: ``requests``, ``documents``, ``tokens``; else empty.
+        """What the stage would send, by a dry run: ``requests``, ``documents``, ``tokens``; else empty.
 
-        Tokens are an estimate: the service counts with a tokenizer of its own, which is not at hand, and may count
-        the query once for every document. Its price list and ``usage`` after a real run tell the truth.
+        Tokens are an estimate: the service counts with its own tokenizer, and may count the query once for each
+        document. ``usage`` after a real run is exact.
         """
         return _figures(self.details.get("planned"))
 
     def to_dict(self, *, figures: bool = True) -> dict[str, Any]:
-        """The report as plain data, in the shape of the JSONL output.
+        """Return the report as plain data, as in the JSONL output.
 
         Args:
-            figures: with what differs from run to run though the work was the same: ``seconds``, ``batch_size``, and
-                of the details ``usage`` and ``cached``.
+            figures: include what differs between runs of the same work: ``seconds``, ``batch_size``, and the details
+                ``usage`` and ``cached``.
         """
         data: dict[str, Any] = {
             "stage": self.stage,
@@ -198,9 +196,9 @@ class StageReport:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """A query with the hits found for it, best first, and a report of every stage that it went through.
+    """A query with its hits, best first, and a report of every stage that it went through.
 
-    Two results are equal when query, hits, status and reports are; timings do not count.
+    Two results are equal if query, hits, status and reports are; timings do not count.
     """
 
     query: Query
@@ -213,7 +211,7 @@ class SearchResult:
         return len(self.hits)
 
     def __bool__(self) -> bool:
-        """True unless the query failed; a result without hits is still a result."""
+        """Whether the query succeeded; a result without hits is true."""
         return self.status != "failed"
 
     def __iter__(self) -> Iterator[Hit]:
@@ -221,56 +219,56 @@ class SearchResult:
 
     @property
     def texts(self) -> list[str]:
-        """The texts of the hits, best first; hits without text are left out."""
+        """The texts of the hits, best first, without hits that have no text."""
         return [hit.text for hit in self.hits if hit.text is not None]
 
     @property
     def degraded(self) -> bool:
-        """True where the result lacks a stage's work, or part of it: status is partial, degraded or failed."""
+        """Whether the work of a stage is missing, or part of it: status is partial, degraded or failed."""
         return self.status != "ok"
 
     @property
     def reasons(self) -> list[Reason]:
-        """Why the status is not "ok", stage by stage in the order they ran; empty where it is."""
-        told = [
+        """Why the status is not "ok", in the order the stages ran; empty if it is."""
+        reasons = [
             Reason(report.stage, report.reason_code or "error", report.reason or "no reason was given")
             for report in self.reports
             if report.status != "ok"
         ]
         if self.error is not None and all(report.status != "failed" for report in self.reports):
-            told.append(Reason("", self.error.reason_code, str(self.error)))  # it never came to a stage
-        return told
+            reasons.append(Reason("", self.error.reason_code, str(self.error)))  # it failed before the first stage
+        return reasons
 
     @property
     def warnings(self) -> list[str]:
-        """The warnings of all stages, each led by its stage's name."""
+        """The warnings of all stages, each with its stage's name in front."""
         return [f"{report.stage}: {warning}" for report in self.reports for warning in report.warnings]
 
     @property
     def usage(self) -> dict[str, Mapping[str, int | float]]:
-        """What the query cost, by stage: ``{"cohere": {"requests": 1, "search_units": 1}}``; also where it failed."""
+        """What the query cost, by stage, even if it failed: ``{"cohere": {"requests": 1, "search_units": 1}}``."""
         return {report.stage: report.usage for report in self.reports if report.usage}
 
     def report(self, stage: str) -> StageReport:
-        """The report of the named stage. KeyError where no such stage ran."""
+        """Return the report of the named stage. KeyError if no such stage ran."""
         for report in self.reports:
             if report.stage == stage:
                 return report
-        raise KeyError(f"no stage named {stage!r} reported; there are {[report.stage for report in self.reports]}")
+        raise KeyError(f"no report of a stage {stage!r}; there are {[report.stage for report in self.reports]}")
 
     def with_hits(self, hits: Sequence[Hit]) -> SearchResult:
-        """A copy with other hits."""
+        """Return a copy with other hits."""
         return SearchResult(self.query, list(hits), self.status, self.reports, self.error)
 
     def with_query(self, query: Query) -> SearchResult:
-        """A copy with another query (one that was given its vector, say)."""
+        """Return a copy with another query, for example one that got its vector."""
         return SearchResult(query, self.hits, self.status, self.reports, self.error)
 
     def to_dict(self, *, figures: bool = True) -> dict[str, Any]:
-        """The result as plain data: a line of the JSONL output.
+        """Return the result as plain data: a line of the JSONL output.
 
         Args:
-            figures: with what differs from run to run though the work was the same; see ``StageReport.to_dict``.
+            figures: include what differs between runs of the same work; see ``StageReport.to_dict``.
         """
         data: dict[str, Any] = {
             "query": {"id": self.query.id, "text": self.query.text},
@@ -300,13 +298,13 @@ class RerankJob(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RerankResult:
-    """One document as a reranker called on its own returns it.
+    """One document of a reranker that is called without a pipeline.
 
-    Same members and same print as the PyMilvus model library's class of this name.
+    It has the members and the repr of the PyMilvus model library's class of this name.
 
     Args:
         text: the document.
-        score: its relevance; None where the reranker gave none.
+        score: its relevance; None if the reranker left it unscored.
         index: its position, from 0, in the list that was passed.
     """
 
@@ -315,16 +313,16 @@ class RerankResult:
     index: int
 
     def to_dict(self) -> dict[str, Any]:
-        """The members as a dict."""
+        """Return the members as a dict."""
         return {"text": self.text, "score": self.score, "index": self.index}
 
 
-def _figures(noted: object) -> dict[str, int | float]:
-    """The finite numbers of what a stage noted. A plugin may have noted anything, and a sum must not trip over it."""
-    if not isinstance(noted, Mapping):
+def _figures(value: object) -> dict[str, int | float]:
+    """The finite numbers of a detail, which a plugin may have set to anything."""
+    if not isinstance(value, Mapping):
         return {}
     return {
         str(word): number
-        for word, number in noted.items()
+        for word, number in value.items()
         if isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number)
     }

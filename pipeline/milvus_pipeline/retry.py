@@ -1,7 +1,7 @@
-"""The one retry policy: how often a failed call is tried again, and how long to wait before it is.
+"""The retry policy: how often a failed call is repeated, and how long to wait before that.
 
-Which errors are worth another attempt the caller says; this module knows no client library. For services on HTTP it
-knows which statuses pass by themselves, and how a reply asks for a wait.
+The caller says which errors are worth another attempt; this module knows no client library. For HTTP services it knows
+which statuses pass by themselves, and how a reply asks for a wait.
 """
 
 from __future__ import annotations
@@ -19,27 +19,26 @@ import tenacity
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from milvus_pipeline.context import Deadline
-from milvus_pipeline.errors import CircuitOpenError
+from milvus_pipeline.errors import CircuitOpenError, ConfigError
 
 Retryable = Callable[[BaseException], bool]
-"""Tells whether another attempt may succeed where this error ended one."""
+"""Whether another attempt may succeed after this error."""
 
 WaitHint = Callable[[BaseException], float | None]
-"""The seconds that a service asked to be left alone (``Retry-After``); None where it asked for nothing."""
-
+"""The seconds that a service asks to wait (``Retry-After``); None if it does not ask."""
 
 OnWait = Callable[[BaseException, float], None]
-"""Told of each wait before it begins: the error that ended the attempt, and the seconds."""
+"""Called before each wait: with the error that ended the attempt, and the seconds."""
 
 PASSING_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504, 529})
-"""HTTP statuses of failures that pass by themselves. A request that is refused with another is refused again."""
+"""HTTP statuses of failures that pass by themselves. A request refused with another status is refused again."""
 
 _CROWD: Final = 0.1
-"""Those whom a service sent away together shall not come back together: a wait asked for is longer by up to this."""
+"""A wait that a service asks for is longer by up to this share, so that its clients do not come back all at once."""
 
 
 class Settings(BaseModel):
-    """Numbers that a field of a stage is made of."""
+    """Base of the settings in a field of a stage."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,15 +47,15 @@ class Settings(BaseModel):
     def _true_is_no_number(cls, value: Any) -> Any:
         # pydantic takes `attempts: true` for 1.
         if isinstance(value, bool):
-            raise ValueError(f"must not be {str(value).lower()}")
+            raise ConfigError(f"must not be {str(value).lower()}")
         return value
 
 
 class RetrySettings(Settings):
-    """How calls that fail for a passing reason are repeated: exponential backoff with jitter.
+    """How calls that fail for a passing reason are repeated: with exponential backoff and jitter.
 
-    Before the attempt n + 1 a random time between half of and all of ``min_wait * 2**(n - 1)`` passes, at most
-    ``max_wait``. No wait goes on past the deadline of the query.
+    The wait before attempt n + 1 is random between half of and all of ``min_wait * 2**(n - 1)``, at most ``max_wait``.
+    No wait outlasts the deadline of the query.
     """
 
     attempts: Annotated[int, Field(ge=1, le=100, description="Attempts in all; 1 for no repetition.")] = 3
@@ -75,20 +74,20 @@ class RetrySettings(Settings):
     @model_validator(mode="after")
     def _in_order(self) -> Self:
         if self.max_wait < self.min_wait:
-            raise ValueError(f"max_wait ({self.max_wait:g}) must be at least min_wait ({self.min_wait:g})")
+            raise ConfigError(f"max_wait ({self.max_wait:g}) must be at least min_wait ({self.min_wait:g})")
         return self
 
 
 def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
-    """The seconds that a reply asks to be left alone: by ``retry-after-ms``, else by ``Retry-After``.
+    """Return the seconds that a reply asks to wait: by ``retry-after-ms``, else by ``Retry-After``.
 
     Args:
         headers: of the reply; looked up by lower-case names.
-        now: the time in seconds since 1970, by which a date is turned into seconds.
+        now: the time in seconds since 1970, from which a date counts; the current time by default.
 
     Returns:
-        At least 0; None where the reply does not ask, or not in a way that can be read (RFC 9110, section 10.2.3,
-        with fractions of a second allowed).
+        At least 0; None if the reply does not ask, or not in a valid format (RFC 9110, section 10.2.3, and also
+        fractions of a second).
     """
     milliseconds = _seconds(headers.get("retry-after-ms"))
     if milliseconds is not None:
@@ -99,14 +98,14 @@ def retry_after(headers: Mapping[str, str], now: float | None = None) -> float |
         return seconds
     try:
         date = parsedate_to_datetime(given)
-        date = date if date.tzinfo else date.replace(tzinfo=UTC)  # dates of HTTP are in UTC, said or not
+        date = date if date.tzinfo else date.replace(tzinfo=UTC)  # HTTP dates are in UTC, with or without a zone
         return max(0.0, date.timestamp() - (time.time() if now is None else now))
     except (ValueError, TypeError, OverflowError, OSError):
         return None
 
 
 def _seconds(text: str | None) -> float | None:
-    # `float` reads more: 1e3, 1_0, nan, the digits of other scripts.
+    # `float` also reads 1e3, 1_0, nan, and digits of other scripts.
     if text is None or not re.fullmatch(r"[0-9]+(?:\.[0-9]+)?", text.strip()):
         return None
     value = float(text)
@@ -120,18 +119,18 @@ def retrying(
     wait_hint: WaitHint | None = None,
     on_wait: OnWait | None = None,
 ) -> tenacity.Retrying:
-    """The policy for blocking calls: ``retrying(...)(function, *arguments)``.
+    """Return the policy for blocking calls: ``retrying(...)(function, *arguments)``.
 
     Args:
         settings: attempts and waits.
-        deadline: of the query; an attempt that would begin after it is not made.
-        retryable: whether an error is worth another attempt. A CircuitOpenError is no attempt: of those there may be as
-            many as there are attempts.
-        wait_hint: the wait that a service asked for; it replaces the backoff where it is longer.
-        on_wait: told of each wait.
+        deadline: of the query; no attempt begins after it.
+        retryable: whether an error is worth another attempt. A CircuitOpenError does not count as an attempt; as many
+            of them are allowed as there are attempts.
+        wait_hint: the wait that a service asked for; it replaces a shorter backoff.
+        on_wait: called before each wait.
 
     Returns:
-        A callable that runs a function under the policy. The last attempt's own exception is raised.
+        A callable that runs a function under the policy, and raises the exception of the last attempt.
     """
     return tenacity.Retrying(**_policy(settings, deadline, retryable, wait_hint, on_wait))
 
@@ -143,7 +142,7 @@ def async_retrying(
     wait_hint: WaitHint | None = None,
     on_wait: OnWait | None = None,
 ) -> tenacity.AsyncRetrying:
-    """The same for coroutine functions, whose waits do not block the event loop."""
+    """Return the policy for coroutine functions; its waits do not block the event loop."""
     return tenacity.AsyncRetrying(**_policy(settings, deadline, retryable, wait_hint, on_wait))
 
 
@@ -163,7 +162,7 @@ def _policy(
         backoff = random.uniform(ceiling / 2, ceiling)  # noqa: S311 - spreads load, hides nothing
         asked = hint(state)
         if asked > settings.max_wait:
-            return asked  # too long: `stop` ends it
+            return asked  # too long: `stop` ends the attempts
         return max(backoff, min(settings.max_wait, asked * random.uniform(1, 1 + _CROWD)))  # noqa: S311
 
     refused = 0
@@ -172,21 +171,21 @@ def _policy(
         nonlocal refused
         refused = int(isinstance(_error(state), CircuitOpenError)) + (refused if state.attempt_number > 1 else 0)
         left = deadline.remaining()
-        # Refusals are counted by themselves: they take nothing from the attempts that are really made.
+        # Refusals count separately: they do not use up attempts.
         return (
             max(refused, state.attempt_number - refused) >= settings.attempts
             or state.upcoming_sleep > settings.max_wait
             or (left is not None and state.upcoming_sleep >= left)
         )
 
-    def told(state: tenacity.RetryCallState) -> None:
+    def before_sleep(state: tenacity.RetryCallState) -> None:
         error = _error(state)
         if on_wait and error:
             on_wait(error, state.upcoming_sleep)
 
     # Exception, not BaseException: neither Ctrl-C nor the cancellation of a task is ever swallowed.
     retry = tenacity.retry_if_exception(lambda error: isinstance(error, Exception) and retryable(error))
-    return {"stop": stop, "wait": wait, "retry": retry, "reraise": True, "before_sleep": told}
+    return {"stop": stop, "wait": wait, "retry": retry, "reraise": True, "before_sleep": before_sleep}
 
 
 def _error(state: tenacity.RetryCallState) -> BaseException | None:

@@ -1,7 +1,7 @@
-"""The contract of a stage: what a plugin author reads first.
+"""The contract of a stage: what an author of a plugin reads first.
 
-A stage *is* its configuration: a frozen pydantic model, checked the same from Python and from YAML. What it opens
-(clients, models) is private state, made in ``setup`` and let go in ``teardown``.
+A stage *is* its configuration: a frozen pydantic model, validated the same from Python and from YAML. What it opens
+(clients, models) is private state, made in ``setup`` and released in ``teardown``.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
@@ -36,14 +37,14 @@ from milvus_pipeline.records import SearchResult
 
 @dataclass(frozen=True)
 class Fallback:
-    """What stands in for a stage that failed: ``on_error=Fallback(BGE())``, or in YAML ``on_error: {fallback: {...}}``.
+    """A replacement for a stage that failed: ``on_error=Fallback(BGE())``; in YAML ``on_error: {fallback: {...}}``.
 
-    The fallback gets the hits as they were before the stage that failed, the queries that failed alone, and what is
-    left of their time; the ``timeout`` of the stage before it is what leaves it some. Its own ``on_error`` says what
-    its own failure does, so that a chain of them ends in "raise" or "skip". It opens with the pipeline.
+    The fallback gets only the queries that failed, with the hits they had before, and what is left of their time; so
+    give the stage before it a ``timeout``. The fallback's own ``on_error`` says what its own failure does: a chain of
+    fallbacks ends in "raise" or "skip". It opens with the pipeline.
 
     Args:
-        stage: the one that stands in.
+        stage: the replacement.
     """
 
     stage: Stage
@@ -51,9 +52,7 @@ class Fallback:
 
 def _checked_on_error(value: Any) -> str | Fallback:
     if isinstance(value, Mapping) and set(value) == {"fallback"}:
-        if not isinstance(value["fallback"], Stage):
-            raise ConfigError(f"must be a stage, got {kind_of(value['fallback'])}", place="fallback")
-        return Fallback(value["fallback"])
+        value = Fallback(value["fallback"])
     if isinstance(value, Fallback):
         if not isinstance(value.stage, Stage):
             raise ConfigError(f"must be a stage, got {kind_of(value.stage)}", place="fallback")
@@ -68,7 +67,7 @@ def _on_error_as_data(value: str | Fallback) -> Any:
     return {"fallback": value.stage.config()} if isinstance(value, Fallback) else value
 
 
-if TYPE_CHECKING:  # what may be written; a stage has it as one of the first two
+if TYPE_CHECKING:  # what a caller may write; a mapping becomes a Fallback
     OnError = Literal["raise", "skip"] | Fallback | Mapping[Literal["fallback"], "Stage"]
 else:
     OnError = Annotated[
@@ -80,19 +79,33 @@ else:
 
 
 class Stage(BaseModel):
-    """One step of a pipeline. Subclass it, set ``type``, and write ``process``.
+    """One step of a pipeline.
 
-    A pipeline opens and closes its stages. A stage that is used without one is a context manager, too: ``with`` and
-    ``async with`` open and close it.
+    Subclass it, register it under a type, and write ``process``::
+
+        @register("year_filter")
+        class YearFilter(Stage):
+            needs = frozenset({"hits"})
+            instant = True
+
+            since: int = Field(ge=1900, description="The oldest year that is kept.")
+
+            def process(self, results, context):
+                return [result.with_hits([hit for hit in result if hit.fields["year"] >= self.since])
+                        for result in results]
+
+    Its fields are its arguments and its keys in YAML: ``{type: year_filter, since: 2020}``. A pipeline opens and closes
+    its stages. Without a pipeline, ``with`` and ``async with`` do.
+
+    A stage is pickled and copied deeply by its configuration: the copy is closed.
 
     Class attributes:
-        type: the registered name, as YAML says it.
-        needs: what the results must carry when they come in: of "query_text", "vector", "hits", "text" (of hits), and
+        type: the registered name, as in YAML.
+        needs: what the incoming results must have: of "query_text", "vector", "hits", "text" (of hits), and
             "score:NAME" for the score of an earlier stage.
-        gives: what they carry afterwards in addition.
-        instant: the work takes no time to speak of (no server, no model), so it is done even when the time given to
-            the query is used up.
-        dry_run_opens: ``dry_run`` needs what ``setup`` opens. Where it does not, a dry run leaves the stage closed.
+        gives: what they have afterwards in addition.
+        instant: the work takes no time to speak of (no server, no model), so it is done even after the deadline.
+        dry_run_opens: ``dry_run`` needs what ``setup`` opens. Otherwise a dry run leaves the stage closed.
     """
 
     model_config = ConfigDict(
@@ -100,8 +113,8 @@ class Stage(BaseModel):
         extra="forbid",
         validate_default=True,
         protected_namespaces=(),
-        hide_input_in_errors=True,  # what stands where a key was meant may be the secret itself
-        use_attribute_docstrings=True,  # a text below a field is its description, as in the plugin of the README
+        hide_input_in_errors=True,  # a value in the wrong place may be a secret
+        use_attribute_docstrings=True,  # a docstring below a field is its description
     )
 
     type: ClassVar[str] = ""
@@ -126,7 +139,7 @@ class Stage(BaseModel):
     _users: int = PrivateAttr(default=0)
     _opening: Deadline = PrivateAttr(default=Deadline())
 
-    if not TYPE_CHECKING:  # type checkers shall see the fields as keyword arguments, not **fields
+    if not TYPE_CHECKING:  # type checkers must see the fields as keyword arguments, not **fields
 
         def __init__(self, **fields: Any) -> None:
             try:
@@ -144,63 +157,71 @@ class Stage(BaseModel):
     def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
         # pydantic takes `limit: true` for 1.
         if isinstance(value, bool) and not takes_bool(cls.model_fields[str(info.field_name)].annotation):
-            raise ValueError(f"must not be {str(value).lower()}")
+            raise ConfigError(f"must not be {str(value).lower()}")
         return value
 
     def __eq__(self, other: object) -> bool:
-        """Equal when class and configuration are; whether they are open does not count."""
+        """Stages are equal if class and configuration are; whether they are open does not count."""
         return type(self) is type(other) and isinstance(other, Stage) and self.model_dump() == other.model_dump()
 
     def __hash__(self) -> int:
         return hash((type(self), self.name))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (type(self), {name: getattr(self, name) for name in self.model_fields_set})
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        restored, arguments = self.__reduce__()
+        copy: Self = restored(*deepcopy(arguments, memo))
+        return copy
+
     @property
     def fallback(self) -> Stage | None:
-        """The stage that stands in where this one fails."""
+        """The stage that replaces this one if it fails."""
         return self.on_error.stage if isinstance(self.on_error, Fallback) else None
 
     def family(self) -> list[Stage]:
-        """This stage, its fallback, the fallback's fallback, and so on."""
+        """Return this stage, its fallback, the fallback's fallback, and so on."""
         return [self, *(self.fallback.family() if self.fallback else ())]
 
     def config(self) -> dict[str, Any]:
-        """The configuration as plain data: ``type`` and every field that is not at its default."""
+        """Return the configuration as plain data: ``type``, and every field that differs from its default."""
         data = self.model_dump(mode="json", exclude_defaults=True)
         if data.get("name") == self.type:
             del data["name"]
         return {"type": self.type, **data}
 
     def requires(self) -> frozenset[str]:
-        """What this instance needs; ``needs`` unless its fields say otherwise."""
+        """Return what this instance needs; ``needs`` unless its fields change it."""
         return self.needs
 
     def provides(self) -> frozenset[str]:
-        """What this instance gives; ``gives`` unless its fields say otherwise."""
+        """Return what this instance gives; ``gives`` unless its fields change it."""
         return self.gives
 
     @classmethod
     def about(cls) -> dict[str, str]:
-        """What ``milvus-pipeline stages`` says of the class beside its fields: ``{"address": "https://..."}``."""
+        """Return what ``milvus-pipeline stages`` shows of the class beside its fields: ``{"address": "https://..."}``."""
         return {}
 
-    # -- life ---------------------------------------------------------------------------------------------------
+    # -- opening and closing ------------------------------------------------------------------------------------
 
     def setup(self) -> None:
-        """Open what the stage works with. Heavy imports belong here. Runs once however many pipelines share it.
+        """Open what the stage works with. Heavy imports belong here. Runs once even if several pipelines share it.
 
-        Calls to a server have to be done by ``opening``; loading a model is work, and may take its time.
+        Calls of a server must end by ``opening``; loading a model may take longer.
         """
 
     def teardown(self) -> None:
-        """Let go of what ``setup`` opened."""
+        """Release what ``setup`` opened."""
 
     @property
     def opening(self) -> Deadline:
-        """When the servers that ``setup`` calls must have answered."""
+        """The deadline for calls of servers in ``setup``."""
         return self._opening
 
     def open(self, timeout: float | None = None) -> None:
-        """Open the stage, or count one more user where it is open. Every ``open`` wants its ``close``.
+        """Open the stage, or count one more user if it is open. Each ``open`` needs its ``close``.
 
         Args:
             timeout: seconds that servers have to answer; the stage's own ``timeout`` only shortens it.
@@ -212,7 +233,7 @@ class Stage(BaseModel):
             self._users += 1
 
     def close(self) -> None:
-        """Give the stage back; the last user's ``close`` tears it down. Without effect on a closed stage."""
+        """Give the stage back; the last user's ``close`` calls ``teardown``. Does nothing if the stage is closed."""
         with self._lock:
             if self._users == 0:
                 return
@@ -221,7 +242,7 @@ class Stage(BaseModel):
                 self.teardown()
 
     def release(self) -> bool:
-        """Give the stage back where others still use it, which takes no time; False where ``close`` is due."""
+        """Give the stage back if others still use it, which takes no time; else return False: ``close`` it."""
         with self._lock:
             if self._users > 1:
                 self._users -= 1
@@ -256,23 +277,24 @@ class Stage(BaseModel):
         return self._users > 0
 
     def check(self, context: CheckContext) -> Iterable[Finding]:
-        """What can be verified cheaply and without side effects, before a first query: see ``Pipeline.check``.
+        """Verify what can be verified before a first query, cheaply and without side effects: see ``Pipeline.check``.
 
-        Nothing is loaded, changed or paid for, and the stage may be closed. What can be compared with other stages
-        (a dimension, say) is left in the context for those behind this one. Exceptions are reported
-        as error findings. By default the class's ``doctor`` is asked, if there is one.
+        Nothing is loaded, changed or paid for, and the stage may be closed. Facts that later stages can be compared
+        with (such as a dimension) are put into the context. Exceptions are reported as error findings. By default the
+        class's ``doctor`` does it, if there is one.
         """
         examine = doctor_of(type(self))
         return examine(self, context) if examine is not None else ()
 
     def identity(self) -> Mapping[str, Any]:
-        """What the open stage works with, beyond its configuration: what two runs have to share to be comparable.
+        """Return what the open stage works with, beyond its configuration.
 
-        The revision of a model, say, or schema and row count of a collection: plain data, short, without anything
-        secret. Job manifests record it, and a job is resumed only where it is still the same.
+        For example the revision of a model, or schema and row count of a collection: plain data, short, without
+        secrets. Two runs that differ in it cannot be compared: job manifests record it, and a job is resumed only if it
+        is still the same.
 
         Raises:
-            StageError: it could not be found out.
+            StageError: it could not be determined.
         """
         return {}
 
@@ -282,11 +304,11 @@ class Stage(BaseModel):
         """Do the stage's work on a batch.
 
         Args:
-            results: the results so far, one a query; never empty, none failed.
-            context: deadline in; warnings, details and failures of single queries out.
+            results: the results so far, one for each query; never empty, none failed.
+            context: brings the deadline; takes warnings, details, and failures of single queries.
 
         Returns:
-            As many results in the same order.
+            One result for each query, in the same order.
 
         Raises:
             Exception: the whole batch failed. For one bad query, call ``context.fail`` and return its result as is.
@@ -294,13 +316,18 @@ class Stage(BaseModel):
         raise NotImplementedError(f"{type(self).__name__} must define process()")
 
     async def aprocess(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
-        """``process`` for an event loop; runs it in a thread unless a stage knows better."""
+        """``process`` for an event loop; by default it runs in a thread."""
         return await asyncio.to_thread(self.process, results, context)
 
     def dry_run(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
-        """What a dry run does in place of ``process``; ``process`` itself unless a stage knows better.
+        """Do what a dry run does instead of ``process``; by default ``process`` itself.
 
-        Retrieval runs truly, since what it finds is what would be sent. A stage that sends to a service that is paid
-        for, or works on what such a stage gives, overrides this. Arguments and outcome are those of ``process``.
+        Retrieval runs as usual, since the texts it finds are those that would be sent. A stage that sends to a paid
+        service, or that works on what such a stage gives, overrides this. Arguments and result are those of
+        ``process``.
         """
         return self.process(results, context)
+
+
+def _restored(cls: type[Stage], fields: dict[str, Any]) -> Stage:
+    return cls(**fields)

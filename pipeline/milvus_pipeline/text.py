@@ -1,4 +1,4 @@
-"""What is told, in words: ``was skipped``, ``225 queries``, usage as ``12 requests, 1 retry, 48,210 total tokens``."""
+"""Numbers, counts, values and errors as text for messages and tables."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from typing import Final
 from milvus_pipeline.errors import PipelineError
 
 STATUS_WORDS: Final[Mapping[str, str]] = {"skipped": "was skipped", "partial": "did part of its work"}
-"""What a stage did that lacks in a result."""
+"""What a stage did, by the status of its report."""
 
 _FIRST = ("requests", "retries")
-"""What every service has comes before its own words."""
+"""The words that every service has come before its own."""
 
 
 def figures_text(figures: Mapping[str, int | float]) -> str:
-    """The figures that are not 0, on one line; the first of them where all are."""
+    """Return the figures that are not 0, as ``12 requests, 1 retry, 48,210 total tokens``; all if all are 0."""
     words = sorted(figures, key=lambda word: _FIRST.index(word) if word in _FIRST else len(_FIRST))
-    return ", ".join(_said(figures[word], word) for word in words if figures[word] or not any(figures.values()))
+    return ", ".join(_figure_text(figures[word], word) for word in words if figures[word] or not any(figures.values()))
 
 
 def number_text(number: int | float) -> str:
-    """The number with its thousands apart, and no more decimals than a reader has use for."""
+    """Return the number with thousands separators, and no more decimals than a reader needs."""
     if number == int(number):
         return f"{int(number):,}"
     return f"{number:,.2f}" if abs(number) >= 1 else f"{number:.3g}"
 
 
 def count_text(number: int, noun: str) -> str:
-    """``1 query``, ``225 queries``."""
+    """Return ``1 query``, ``225 queries``."""
     if number == 1:
         return f"1 {noun}"
     plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
@@ -79,7 +79,7 @@ def p_value_text(p_value: float) -> str:
     return f"p = {p_value:.3f}" if p_value < 0.1 else f"p = {round(p_value, 2):g}"
 
 
-def _said(number: int | float, word: str) -> str:
+def _figure_text(number: int | float, word: str) -> str:
     return f"{number_text(number)} {(_singular(word) if number == 1 else word).replace('_', ' ')}"
 
 
@@ -90,13 +90,13 @@ def _singular(word: str) -> str:
 
 
 _BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-"""They turn the order of what follows, by which a text can pass for another (Unicode TR36, 2.3)."""
+"""They reverse the order of the text behind them, so that it can pass for another (Unicode TR36, 2.3)."""
 
 
 def printable(text: str) -> str:
-    """The text with a replacement sign for every control character: input shall not steer the terminal.
+    """Return the text with every control character replaced, so that input cannot control the terminal.
 
-    Other invisible signs stay, as scripts and emoji need them: the joiners of Persian words and of families, say.
+    Other invisible characters stay, as scripts and emoji need them, for example the joiners of Persian words.
     """
     return "".join(sign if sign.isprintable() or _is_format(sign) else "\ufffd" for sign in text)
 
@@ -123,13 +123,16 @@ def cut_text(text: str, cells: int) -> str:
 
 
 def short_repr(value: object, limit: int = 60) -> str:
-    """``repr(value)`` for a message, cut to ``limit`` characters."""
-    text = repr(value)
+    """Return ``repr(value)`` for a message, cut to ``limit`` characters."""
+    return _cut(repr(value), limit)
+
+
+def _cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def error_parts(error: BaseException) -> tuple[str, str]:
-    """Return what an exception says, with its place, and its next step, which a foreign one has not."""
+    """Return what an exception says, with its place, and its next step (empty for a foreign one)."""
     if not isinstance(error, PipelineError):
         return error_text(error), ""
     what, next_step = error.parts()
@@ -137,14 +140,12 @@ def error_parts(error: BaseException) -> tuple[str, str]:
 
 
 def error_text(error: BaseException, limit: int = 300) -> str:
-    """What an exception says, for a message of ours.
+    """Return the message of an exception, for a message of ours.
 
-    Our own messages are taken whole. A foreign one is named by its class and cut to its first line and
-    ``limit`` characters, because libraries like to echo their whole input.
+    Our own are returned as they are. A foreign one gets its class in front, and is cut to its first line and ``limit``
+    characters, because libraries like to repeat their whole input.
     """
     if isinstance(error, PipelineError):
         return str(error)
     lines = str(error).strip().splitlines()
-    text = lines[0] if lines else ""
-    text = text if len(text) <= limit else text[: limit - 1] + "…"
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"{type(error).__name__}: {_cut(lines[0], limit)}" if lines else type(error).__name__

@@ -371,10 +371,10 @@ def test_an_awaited_call_equals_a_blocking_one(reranker):
     [
         ("", ["a"], "the query is empty"),
         ("  ", ["a"], "the query is empty"),
-        (3, ["a"], "the query must be a string, is int"),
-        ("a", "one text", "documents must be a list of strings, is one string"),
-        ("a", ["b", 7], r"documents\[1\] must be a string, is int"),
-        ("a", [None], r"documents\[0\] must be a string, is NoneType"),
+        (3, ["a"], "the query must be a string, got int"),
+        ("a", "one text", "documents must be a list of strings, got one string"),
+        ("a", ["b", 7], r"documents\[1\] must be a string, got int"),
+        ("a", [None], r"documents\[0\] must be a string, got NoneType"),
     ],
 )
 def test_a_reranker_refuses_what_it_cannot_read(reranker, query, documents, says):

@@ -88,8 +88,8 @@ def test_failures_in_a_row_open_it_and_the_message_says_what_is_to_be_known(cloc
     with pytest.raises(CircuitOpenError) as caught:
         guard.check()
     assert str(caught.value) == (
-        "POST http://server/rerank is not called, since its last 2 calls in a row failed (the last: unavailable, "
-        "status 503); it is tried again in 6.0 s; check that the service is well, and come again then"
+        "POST http://server/rerank: circuit open after 2 consecutive failures (last: unavailable, status 503); "
+        "next attempt in 6.0 s; check the service's health"
     )
     assert caught.value.retry_after == pytest.approx(6.0)
     assert caught.value.reason_code == "circuit_open"

@@ -75,7 +75,7 @@ def test_report_is_found_by_the_name_of_its_stage():
     """`report` names what there is when it is asked for what there is not."""
     result = SearchResult(Query("a"), reports=[StageReport("search", "milvus_search", 0.25, 0, 1)])
     assert result.report("search").seconds == 0.25
-    with pytest.raises(KeyError, match="no stage named 'rerank'"):
+    with pytest.raises(KeyError, match="no report of a stage 'rerank'"):
         result.report("rerank")
 
 

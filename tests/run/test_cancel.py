@@ -95,7 +95,7 @@ def test_a_context_is_checked_by_deadline_and_cancellation():
     assert (whole.cancelled, part.cancelled, inner.cancelled) == (False, False, True)
     whole.cancel()
     assert part.cancelled
-    with pytest.raises(DeadlineError, match="given up"):
+    with pytest.raises(DeadlineError, match="was cancelled"):
         part.check()
 
 

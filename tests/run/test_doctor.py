@@ -77,7 +77,7 @@ def test_each_stage_has_its_own_time_and_a_failure_is_a_finding():
         (None, "TypeError: 'NoneType' object is not iterable"),
         (["text"], "TypeError: a str is not a Finding"),
         ((Finding(level, "topic", "message") for level in ["fatal"]), "ValueError: level: must be one of ok"),
-        ((Finding("ok", "topic", message) for message in [None]), "ValueError: message: must be a text, is None"),
+        ((Finding("ok", "topic", message) for message in [None]), "ValueError: message: must be a string, got None"),
         (ValueError("cannot read 'a document of a patient'"), "ValueError, whose message repeats a document"),
     ],
 )

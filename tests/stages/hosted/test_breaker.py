@@ -53,8 +53,8 @@ def test_a_dead_service_costs_its_callers_nothing(way):
         assert error.reason_code == "circuit_open"
         assert 0 < error.retry_after <= 10
         assert str(error).startswith(
-            f"POST {server.url}/v2/rerank (rerank-v4.0-fast) is not called, since its last 5 calls in a row failed "
-            "(the last: unavailable, status 503); it is tried again in "
+            f"POST {server.url}/v2/rerank (rerank-v4.0-fast): circuit open after 5 consecutive failures "
+            "(last: unavailable, status 503); next attempt in "
         )
         assert server.key not in str(error)
 

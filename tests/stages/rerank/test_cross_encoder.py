@@ -226,7 +226,7 @@ def test_very_long_documents_are_scored(bert):
     ("query", "documents", "message"),
     [
         ("  ", ["plum"], "query is empty"),
-        ("plum", ["sky", None], r"documents\[1\] must be a string, is NoneType"),
+        ("plum", ["sky", None], r"documents\[1\] must be a string, got NoneType"),
         ("plum", "sky", "must be a list"),
         (7, ["sky"], "query must be a string"),
     ],
