@@ -1,11 +1,12 @@
-"""What a reranker on HTTP is made of; the public face for plugins that are one.
+"""What authors of hosted rerankers build on.
 
-Subclass ``HostedReranker``, name the endpoint and the key, and write ``payload``.
+Subclass ``HostedReranker``, name the endpoint and the variable of the key, and write ``payload``.
 """
 
 from milvus_stages.hosted.plan import Limits, estimated_tokens
-from milvus_stages.hosted.replies import BadReply, Received, Reply, counted, listed, members
-from milvus_stages.hosted.reranker import BaseURL, HostedReranker, HostedRetry
+from milvus_stages.hosted.replies import BadReply, Received, Reply, get_member, read_figures, read_scores
+from milvus_stages.hosted.reranker import HostedReranker
+from milvus_stages.hosted.service import BaseURL, HostedRetry, HostedService
 from milvus_stages.privacy.secrets import FromEnv
 
 __all__ = [
@@ -14,11 +15,12 @@ __all__ = [
     "FromEnv",
     "HostedReranker",
     "HostedRetry",
+    "HostedService",
     "Limits",
     "Received",
     "Reply",
-    "counted",
     "estimated_tokens",
-    "listed",
-    "members",
+    "get_member",
+    "read_figures",
+    "read_scores",
 ]

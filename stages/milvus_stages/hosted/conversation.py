@@ -1,105 +1,91 @@
-"""One query at a service: its requests, their attempts, and what comes of them.
-
-What is said to a service and what follows from its answer is written once, as a generator; a blocking driver sends, an
-event loop's driver awaits.
-"""
+"""The requests for one query of a reranker, what their replies say, and which requests follow from them."""
 
 from __future__ import annotations
 
-import threading
-from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, NamedTuple, cast
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Protocol
 
-from milvus_pipeline import CircuitOpenError, DeadlineError, RetrySettings, ServiceError
-from milvus_pipeline.plugin import Breaker, Context, Deadline, RerankJob
-from milvus_stages.hosted.limits import Bell
-from milvus_stages.hosted.plan import Part, Plan, sendable
-from milvus_stages.hosted.replies import Reply, counted
-from milvus_stages.privacy.redaction import Private
+from milvus_pipeline import PipelineError, ServiceError, StageError
+from milvus_pipeline.plugin import Context, Deadline, RerankJob
+from milvus_stages.hosted.plan import Limits, Part, Plan, sendable
+from milvus_stages.hosted.replies import (
+    BadReply,
+    Received,
+    Reply,
+    bad_reply_error,
+    check_scores,
+    read_figures,
+    read_json,
+)
+from milvus_stages.hosted.send import Call, KeyRefusal, Request, Sender, Steps
+from milvus_stages.privacy.redaction import Private, chain_is_clean
 
-if TYPE_CHECKING:
-    from milvus_stages.hosted.reranker import HostedReranker, HostedRetry
+_MOST_WARNINGS: Final = 10
+"""Warnings of one reply that are passed on."""
 
-
-_OUR_WORDS: Final = ("requests", "retries")
-
-
-class KeyRefusal:
-    """That the service refuses the key of a batch, so that what has not begun need not be sent."""
-
-    def __init__(self) -> None:
-        self._error: ServiceError | None = None
-
-    def note(self, error: ServiceError) -> None:
-        """Take notice where the error says so. A 403 does not: firewalls answer so to a single text."""
-        if error.status == 401 and self._error is None:
-            self._error = error
-
-    def check(self) -> None:
-        """Raise the error that another request ended in, for one that is not sent."""
-        if (error := self._error) is not None:
-            raise ServiceError(
-                f"{error} (so was another request of the batch answered",
-                "this one was not sent)",
-                status=error.status,
-                code=error.code,
-                detail=error.detail,
-                request_id=error.request_id,
-            )
+_LEFT_OUT: Final = "(left out: the text repeats a text or a key of the request)"
+_OUR_FIGURES: Final = ("requests", "retries")
 
 
-class Work:
-    """One query's requests, and what came of them.
+class Scorer(Protocol):
+    """What a conversation needs of a reranker; see ``HostedReranker``."""
+
+    @property
+    def type(self) -> str:
+        """Name of the stage's type."""
+
+    @property
+    def takes_top_n(self) -> bool:
+        """Whether fewer scores than documents can be asked for."""
+
+    @property
+    def may_return_more(self) -> bool:
+        """Whether more scores than were asked for may come."""
+
+    def payload(self, query: str, texts: list[str], top_n: int) -> Mapping[str, Any]:
+        """Return the body of a request."""
+
+    def parse(self, data: Any, headers: Mapping[str, str]) -> Reply:
+        """Read a reply."""
+
+    def limits(self) -> Limits:
+        """Return what fits in one request."""
+
+    def too_large(self, error: ServiceError) -> bool:
+        """Return whether a request was refused for its size."""
+
+
+class Work(Call):
+    """One query, its requests, and the scores so far.
 
     Args:
         job: the query with its texts.
         plan: its requests.
-        key_refusal: what all queries of the batch share.
+        secrets: what no message may repeat, besides the texts.
+        key_refusal: shared by all queries of the batch.
     """
 
-    def __init__(self, job: RerankJob, plan: Plan, key_refusal: KeyRefusal) -> None:
+    def __init__(self, job: RerankJob, plan: Plan, secrets: Iterable[str], key_refusal: KeyRefusal) -> None:
+        super().__init__(Private(secrets, lambda: (job.query, *job.texts)), key_refusal)
         self.job = job
         self.plan = plan
-        self.key_refusal = key_refusal
         self.query = sendable(job.query)
         self.scores: list[float | None] = [None] * len(job.texts)
-        self.error: Exception | None = None
-        self._usage: Counter[str] = Counter()
         self._warnings: list[str] = []
         self._too_large: list[ServiceError] = []
-        self._late: DeadlineError | None = None
         self._answered = 0
-        self._lock = threading.Lock()
-        self.bell = Bell()
-        self._private: Private | None = None
 
-    def private(self, secrets: tuple[str, ...]) -> Private:
-        """What no message may repeat: these secrets, and the texts of the query."""
-        if self._private is None:
-            self._private = Private(secrets, self.texts)
-        return self._private
-
-    def texts(self) -> Iterator[str]:
-        """Everything that no message may repeat."""
-        yield self.job.query
-        yield from self.job.texts
-
-    def count(self, **figures: float) -> None:
-        """Add to the usage."""
-        with self._lock:
-            self._usage.update(figures)
-
-    def take(self, part: Part, scores: Mapping[int, float], reply: Reply, warnings: Iterable[str]) -> None:
-        """Keep what a reply said."""
-        usage = counted(reply.usage, *reply.usage) if isinstance(reply.usage, Mapping) else {}
-        self.count(**{word: figure for word, figure in usage.items() if word not in _OUR_WORDS})
-        with self._lock:
+    def add(self, part: Part, scores: Mapping[int, float], reply: Reply) -> None:
+        """Take over the scores, usage and warnings of a reply."""
+        usage = read_figures(reply.usage, *reply.usage) if isinstance(reply.usage, Mapping) else {}
+        self.count(**{word: figure for word, figure in usage.items() if word not in _OUR_FIGURES})
+        warnings = [text for text in reply.warnings if isinstance(text, str) and text.strip()][:_MOST_WARNINGS]
+        with self.lock:
             self._answered += len(part.places)
             for index, score in scores.items():
                 self.scores[part.places[index]] = score
-            self._warnings += warnings
+            self._warnings += [self.private.clean(text) or _LEFT_OUT for text in warnings]
 
     @property
     def has_scores(self) -> bool:
@@ -107,28 +93,17 @@ class Work:
         return any(score is not None for score in self.scores)
 
     def leave_out(self, error: ServiceError) -> None:
-        """Note a document that the service does not take, though it is alone in its request."""
-        with self._lock:
+        """Record a document that is too large for the service even alone in its request."""
+        with self.lock:
             self._too_large.append(error)
 
-    def fail(self, error: Exception) -> None:
-        """Mark the query as failed, and end its waits; the first error counts."""
-        with self._lock:
-            self.error = self.error or error
-        self.bell.ring()
-
-    def late(self, error: DeadlineError) -> None:
-        """Note that a request has no time left. The others go on: what they bring is kept, see ``report``."""
-        with self._lock:
-            self._late = self._late or error
-
     def report(self, context: Context, position: int) -> None:
-        """Leave failure, warnings and usage where the result carries them."""
+        """Put failure, warnings and usage into the report of the query."""
         if not self.has_scores:
-            if self._late is not None:
-                self.fail(self._late)
+            if self.late is not None:
+                self.fail(self.late)
             elif self._too_large:
-                self.fail(self._too_large[-1])  # it is not the documents: the query, say, is too long
+                self.fail(self._too_large[-1])  # it is not the documents: the query may be too long
         self.plan.report(context, position, ranked=self.error is None)
         for warning in self._warnings:
             context.warn(warning, position)
@@ -136,64 +111,45 @@ class Work:
             context.fail(position, self.error)
         else:
             self._report_unscored(context, position)
-        if self._usage:
-            context.note(position, usage=dict(self._usage))
+        if self.usage:
+            context.note(position, usage=dict(self.usage))
 
     def _report_unscored(self, context: Context, position: int) -> None:
-        """Tell of the documents that were sent, or were to be, and have no score for it."""
+        """Report the documents that were planned to be sent, and have no score."""
         total = len(self.job.texts)
         if count := len(self._too_large):
             context.warn(
-                f"{count} of {total} documents are larger than the service takes; ranked last, without a score",
+                f"{count} of {total} documents are larger than the service accepts; ranked last, without a score",
                 position,
             )
             context.note(position, documents_too_large=count)
-        if self._late is not None:
+        if self.late is not None:
             count = self.plan.figures["documents"] - self._answered - count
             context.partial(
                 position,
-                f"{count} of {total} documents were not scored in the time given ({context.deadline.budget:g} s); "
-                "ranked last, without a score; raise `timeout`, or ask for less",
+                f"{count} of {total} documents were not scored within {context.deadline.budget:g} s; "
+                "ranked last, without a score; increase `timeout` or request fewer results",
             )
             context.note(position, documents_late=count)
 
 
-class Request(NamedTuple):
-    """What a driver is asked to send, and the attempts at it that it makes."""
-
-    part: Part
-    tries: Tries
-
-
-Conversation = Generator[Request, None, None]
-
-
-def conversation(
-    service: HostedReranker, work: Work, part: Part, deadline: Deadline, breaker: Breaker | None
-) -> Conversation:
-    """Yields requests; is resumed when one has been answered, or thrown the error that it ended in.
+def conversation(scorer: Scorer, sender: Sender, work: Work, part: Part, deadline: Deadline) -> Steps:
+    """Yield the steps that score a part of a query's documents; an error is kept with the query.
 
     A request that the service finds too large is halved. A single document that is too large is left out. If it is the
-    first to be refused and nothing has been scored, the smallest is tried: where that is too large as well, so are the
-    others, which need not be tried one by one. Most likely it is the query that is too long. Any other error ends the
-    conversation, and is kept with the query.
+    first to be refused and nothing has been scored, the smallest is tried next: if that is too large as well, so are
+    the others, which need not be tried one by one. Most likely the query is too long. Any other error ends the
+    conversation.
     """
     pending = [part]
     probe: Part | None = None
-    with _kept(work, deadline):
+    with work.kept_error(deadline):
         while pending:
             current = pending.pop()
-            tries = Tries(work, cast("HostedRetry", service.retry), deadline, breaker)
             try:
-                yield Request(current, tries)
-            except DeadlineError as late:
-                raise tries.instead_of(late) from None
-            except CircuitOpenError as error:
-                raise error from tries.last
+                yield from sender.deliver(work, _request(scorer, sender, work, current), deadline)
             except ServiceError as error:
-                work.key_refusal.note(error)
-                tries.told(error)
-                if service.limits().listwise or not service.too_large(error):
+                if scorer.limits().listwise or not scorer.too_large(error):
                     raise
                 if len(current.places) > 1:
                     pending.extend(reversed(current.halves()))
@@ -208,7 +164,7 @@ def conversation(
 
 
 def _smallest_first(pending: list[Part]) -> Part:
-    """Take the smallest document out of the pending requests, and put it before them in one of its own."""
+    """Move the smallest of the pending documents into a request that comes first, and return that request."""
     position = min(range(len(pending)), key=lambda at: min(pending[at].sizes))
     part = pending[position]
     alone, rest = part.without(part.places[part.sizes.index(min(part.sizes))])
@@ -217,102 +173,57 @@ def _smallest_first(pending: list[Part]) -> Part:
     return alone
 
 
-class Stopped(Exception):  # noqa: N818 - no fault of its own
-    """A request is not sent, since its query has failed already."""
+def _request(scorer: Scorer, sender: Sender, work: Work, part: Part) -> Request:
+    return Request(
+        part.tokens,
+        lambda: _body(scorer, work, part),
+        lambda received: work.add(part, *_read(scorer, sender.endpoint, work.private, part, received)),
+    )
 
 
-@contextmanager
-def _kept(work: Work, deadline: Deadline) -> Iterator[None]:
-    """Keep the error of a conversation with its query, so that the others go on; time that is up says so."""
+def _body(scorer: Scorer, work: Work, part: Part) -> bytes:
+    payload = _payload(scorer, work, part)
+    # Not escaped: limits are counted in the bytes of the text.
     try:
-        yield
-    except Stopped:
-        pass
+        text = json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return text.encode("utf-8", "replace")
+    except (TypeError, ValueError, RecursionError) as error:
+        kind = type(error).__name__
+    # Raised here, without a context, which may hold a text.
+    raise StageError(
+        f"the request cannot be written as JSON ({kind})",
+        "check the options, which may hold strings, finite numbers, lists and mappings",
+        place=scorer.type,
+    )
+
+
+def _payload(scorer: Scorer, work: Work, part: Part) -> Mapping[str, Any]:
+    """Return the provider's body. Its failure is kept as the cause, unless that repeats a text or a key."""
+    try:
+        return scorer.payload(work.query, part.texts(work.job), part.top_k)
+    except PipelineError:
+        raise
     except Exception as error:
-        if isinstance(error, ServiceError) and deadline.expired:
-            up = "" if error.given_up else f"; the time given ({deadline.budget:g} s) is used up"
-            late = DeadlineError(f"{error}{up}")
-            late.__cause__ = error
-            error = late
-        if isinstance(error, DeadlineError):
-            work.late(error)
-        else:
-            work.fail(error)
+        kind = type(scorer).__name__
+        failure = StageError(f"{kind}.payload failed ({type(error).__name__})", place=scorer.type)
+        if chain_is_clean(error, work.private):
+            failure.__cause__ = error
+    raise failure
 
 
-class Tries:
-    """The attempts at one request.
-
-    Attributes:
-        attempts: how many were made.
-        last: what the last but one ended in, if there was one.
-
-    Args:
-        work: the query that it is of.
-        settings: the policy.
-        deadline: of the query.
-        breaker: of the endpoint, if there is one.
-    """
-
-    def __init__(self, work: Work, settings: RetrySettings, deadline: Deadline, breaker: Breaker | None) -> None:
-        self._work = work
-        self._settings = settings
-        self._deadline = deadline
-        self._breaker = breaker
-        self.attempts = 0
-        self.last: ServiceError | None = None
-        self._waits = [0.0]
-
-    def begin(self, wait: float) -> None:
-        """Count an attempt, now that it is made.
-
-        Args:
-            wait: seconds that it waited for its turn.
-        """
-        self._waits[self.attempts] += wait
-        self.attempts += 1
-
-    def sent(self) -> None:
-        """Count what the service has seen of it."""
-        self._work.count(requests=1, **({"retries": 1} if self.attempts > 1 else {}))
-
-    def passing(self, error: BaseException) -> bool:
-        """Whether another attempt makes sense: not for a query of which another request has failed for good.
-
-        A service that is left alone is waited for only where nobody waits for the query.
-        """
-        if self._work.error is not None or self._shut_out:
-            return False
-        return isinstance(error, CircuitOpenError) or (isinstance(error, ServiceError) and error.retryable)
-
-    @property
-    def _shut_out(self) -> bool:
-        return self._breaker is not None and self._breaker.is_open and self._deadline.at is not None
-
-    def waits(self, error: BaseException, seconds: float) -> None:
-        """Keep the wait that follows an attempt, and what the attempt ended in."""
-        if isinstance(error, ServiceError):
-            self._waits.append(seconds)
-            self.last = error
-        else:  # an attempt that was not made
-            self._waits[-1] += seconds
-
-    def told(self, error: ServiceError) -> ServiceError:
-        """The last attempt's error, with what went before it, and why there is no other."""
-        error.attempts, error.waited = self.attempts, self._waits[self.attempts - 1]
-        wanted = error.retryable and self._work.error is None and not error.given_up
-        if wanted and self.attempts < self._settings.attempts:
-            if self._shut_out:
-                error.given_up = "the service fails again and again, and is left alone for a while"
-            elif (error.retry_after or 0.0) > self._settings.max_wait:
-                error.given_up = f"that is longer than retry.max_wait ({self._settings.max_wait:g} s)"
-            elif self._deadline.budget is not None and not self._deadline.expired:
-                error.given_up = f"the wait would outlast the time given ({self._deadline.budget:g} s)"
-        return error
-
-    def instead_of(self, late: DeadlineError) -> Exception:
-        """What ended the attempt before, if there was one: more to the point than that there is no time for another."""
-        if self.last is None:
-            return late
-        self.last.given_up = str(late)
-        return self.told(self.last)
+def _read(
+    scorer: Scorer, endpoint: str, private: Private, part: Part, received: Received
+) -> tuple[dict[int, float], Reply]:
+    """Return the checked scores of a reply, by position in the request, and the reply."""
+    try:
+        reply = scorer.parse(read_json(received), received.headers)
+        wanted = part.top_k if scorer.takes_top_n else len(part.places)
+        return check_scores(reply.scores, len(part.places), wanted, more=scorer.may_return_more), reply
+    except PipelineError:
+        raise
+    except BadReply as error:
+        bad = BadReply(private.clean(str(error)) or _LEFT_OUT, cut_short=error.cut_short)
+    except Exception as error:  # a plugin's parse that trusted the reply
+        bad = BadReply(f"the reply is not what was expected ({type(error).__name__})")
+    # Raised here, without a cause and a context, which may hold the reply itself.
+    raise bad_reply_error(bad, scorer.type, endpoint, received.status)

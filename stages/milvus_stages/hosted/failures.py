@@ -1,4 +1,4 @@
-"""Failures: what an error of a service says, without what must not be repeated."""
+"""The error for a refused request: its status, code, request id and next step."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ import html
 import json
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from milvus_pipeline import ServiceError
 from milvus_pipeline.plugin import retry_after
-from milvus_stages.hosted.replies import Received, members
+from milvus_stages.hosted.replies import Received, get_member
+from milvus_stages.hosted.service import HostedService
 from milvus_stages.privacy.redaction import Private
 
-if TYPE_CHECKING:
-    from milvus_stages.hosted.reranker import HostedReranker
-
 _READ: Final = 3000
-"""Bytes of a body that is not JSON, of which a text is taken."""
+"""Bytes of a body that are read if it is not JSON."""
 
 _LONGEST_WAIT: Final = 9_999_999.0
 """Seconds, some months. A number with more digits is not a wait, and may be anything."""
@@ -38,17 +36,14 @@ _NEXT: Final = {
 }
 
 
-def refused(
-    received: Received, service: HostedReranker, request: str, private: Private, key_names: tuple[str, ...]
-) -> ServiceError:
-    """The error for a reply whose status is none of success.
+def refusal_error(received: Received, service: HostedService, request: str, private: Private) -> ServiceError:
+    """Return the error for a reply whose status is not one of success.
 
     Args:
         received: the reply.
-        service: the stage that asked.
+        service: the stage that sent the request.
         request: method and URL.
         private: what the message must not repeat.
-        key_names: environment variables that the key was looked for in.
     """
     data = _data(received)
     code, request_id = private.token(_code(data)), private.token(_request_id(received.headers, data))
@@ -63,7 +58,7 @@ def refused(
         what += f", and asks for a wait of {_wait_text(wait)}"
     error = ServiceError(
         what,
-        _next_step(received.status, service, private.has_secrets, key_names),
+        _next_step(received.status, service, private.has_secrets),
         place=service.type,
         status=received.status,
         code=code,
@@ -83,10 +78,11 @@ def _wait_text(seconds: float) -> str:
     return f"{seconds:.3g} s" if seconds < 100 else f"{seconds:,.0f} s"
 
 
-def _next_step(status: int, service: HostedReranker, key_sent: bool, key_names: tuple[str, ...]) -> str:
+def _next_step(status: int, service: HostedService, key_sent: bool) -> str:
     if 300 <= status < 400:
-        return "redirects are not followed; set base_url to the address that the service has now"
+        return "redirects are not followed; set base_url to the service's new address"
     if status in (401, 403):
+        key_names = service.key_variables
         if not key_names and not key_sent:
             return "no key was sent; name the environment variable that holds it in api_key_env"
         key = f"the API key in {' or '.join(key_names)}" if key_names else "the secret in headers"
@@ -96,8 +92,8 @@ def _next_step(status: int, service: HostedReranker, key_sent: bool, key_names: 
     if step := _NEXT.get(status):
         return step
     if status >= 500 or status == 408:
-        return "the service is not well; try again later"
-    return "check the model, the options and the texts against what the service takes"
+        return "the service fails; try again later"
+    return "check the model, the options and the texts against what the service accepts"
 
 
 def _data(received: Received) -> Any:
@@ -108,15 +104,22 @@ def _data(received: Received) -> Any:
 
 
 def _text(received: Received, data: Any) -> str:
-    """What the service says, from the shapes that services of this kind use."""
-    error = members(data, "error")
-    detail = members(data, "detail")
-    for candidate in (error, members(error, "message"), members(data, "message"), detail, members(detail, "message")):
+    """Return the service's text, from the shapes that such services use."""
+    error = get_member(data, "error")
+    detail = get_member(data, "detail")
+    for candidate in (
+        error,
+        get_member(error, "message"),
+        get_member(data, "message"),
+        detail,
+        get_member(detail, "message"),
+    ):
         if isinstance(candidate, str) and candidate.strip():
             return candidate
-    complaints = detail if isinstance(detail, list) else members(data, "errors")
+    detail = get_member(data, "detail")
+    complaints = detail if isinstance(detail, list) else get_member(data, "errors")
     if isinstance(complaints, list):
-        # Only place and message: the entry's `input` is the document that was complained of.
+        # Only place and message: the entry's `input` is the rejected document.
         return "; ".join(filter(None, map(_complaint, complaints[:3])))
     if isinstance(data, str):
         return data
@@ -124,11 +127,11 @@ def _text(received: Received, data: Any) -> str:
 
 
 def _complaint(entry: Any) -> str:
-    place = members(entry, "loc") or members(entry, "field")
-    said = members(entry, "msg") or members(entry, "message")
+    place = get_member(entry, "loc") or get_member(entry, "field")
+    text = get_member(entry, "msg") or get_member(entry, "message")
     if isinstance(place, list):
         place = ".".join(map(str, place))
-    return ": ".join(part for part in (place, said) if isinstance(part, str) and part)
+    return ": ".join(part for part in (place, text) if isinstance(part, str) and part)
 
 
 def _raw_text(received: Received) -> str:
@@ -151,7 +154,7 @@ def _code(data: Any) -> str | None:
         ("type",),
     )
     for place in places:
-        if isinstance(found := members(data, *place), str) and found.strip():
+        if isinstance(found := get_member(data, *place), str) and found.strip():
             return found
     return None
 
@@ -161,6 +164,6 @@ def _request_id(headers: Mapping[str, str], data: Any) -> str | None:
         if found := headers.get(name):
             return found
     for name in _ID_MEMBERS:
-        if isinstance(found := members(data, name), str) and found.strip():
+        if isinstance(found := get_member(data, name), str) and found.strip():
             return found
     return None

@@ -1,7 +1,7 @@
-"""What keeps a reranker from asking too much of its service: slots, a limit of rate, and what ends waits for it.
+"""The limits of what a stage asks of its service: concurrent requests, and requests and tokens per minute.
 
-All are shared by the threads of blocking callers and by the tasks of any number of event loops, which neither
-``threading`` nor ``asyncio`` has a semaphore or an event for. Slots and rate end waits by a deadline.
+They are shared by the threads of blocking callers and by the tasks of any number of event loops, for which neither
+``threading`` nor ``asyncio`` has a semaphore or an event.
 """
 
 from __future__ import annotations
@@ -10,54 +10,43 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Generator
 from concurrent.futures import Future
-from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import Final, NamedTuple
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
 
 from milvus_pipeline import DeadlineError
 from milvus_pipeline.plugin import Deadline
 
 _WINDOW: Final = 61.0
-"""Seconds. Services count over a minute, from when they see a request, which is a little after it was begun here."""
+"""Seconds. Services count over a minute from when they receive a request, a little after it starts here."""
 
 
 class Slots:
-    """At most ``count`` holders at a time; who waits is served in order."""
+    """At most ``count`` holders at a time; the one that has waited longest is next."""
 
     def __init__(self, count: int) -> None:
         self._lock = threading.Lock()
         self._free = count
         self._waiting: deque[Future[None]] = deque()
 
-    @contextmanager
-    def held(self, deadline: Deadline) -> Iterator[None]:
-        """Hold a slot.
+    def take(self, deadline: Deadline) -> Generator[Future[None], Any, None]:
+        """Take a slot. Yields a future to wait for if none is free, whose TimeoutError is to be thrown in.
 
         Raises:
-            DeadlineError: none came free in time.
+            DeadlineError: no slot came free in time.
         """
         ticket = self._ticket()
-        with self._awaited(ticket, deadline):
-            if not ticket.done():
-                ticket.result(deadline.remaining())
+        if ticket.done():
+            return
         try:
-            yield
-        finally:
-            self._release()
-
-    @asynccontextmanager
-    async def aheld(self, deadline: Deadline) -> AsyncIterator[None]:
-        """``held`` for a task."""
-        ticket = self._ticket()
-        with self._awaited(ticket, deadline):
-            if not ticket.done():
-                async with asyncio.timeout(deadline.remaining()):
-                    await asyncio.wrap_future(ticket)
-        try:
-            yield
-        finally:
-            self._release()
+            yield ticket
+        except BaseException as error:
+            if not ticket.cancel():
+                self.give_back()  # the slot came at the last moment
+            if isinstance(error, TimeoutError):
+                raise _no_slot(deadline) from None
+            raise
 
     def _ticket(self) -> Future[None]:
         ticket: Future[None] = Future()
@@ -69,19 +58,8 @@ class Slots:
                 self._waiting.append(ticket)
         return ticket
 
-    @contextmanager
-    def _awaited(self, ticket: Future[None], deadline: Deadline) -> Iterator[None]:
-        """Give the place up where the wait for it ends otherwise, and say so where that is by the time."""
-        try:
-            yield
-        except BaseException as error:
-            if not ticket.cancel():
-                self._release()  # the slot came at the last moment
-            if isinstance(error, TimeoutError):
-                raise _no_slot(deadline) from None
-            raise
-
-    def _release(self) -> None:
+    def give_back(self) -> None:
+        """Give a slot back."""
         with self._lock:
             while self._waiting:
                 ticket = self._waiting.popleft()
@@ -93,16 +71,13 @@ class Slots:
 
 def _no_slot(deadline: Deadline) -> DeadlineError:
     return DeadlineError(
-        (
-            f"no request could be begun in the time given ({deadline.budget:g} s), since "
-            "`max_concurrency` others were under way or had the next turns"
-        ),
-        "raise it, raise `timeout`, or ask for less",
+        f"no request could start within {deadline.budget:g} s, because `max_concurrency` others were in flight or next",
+        "increase `max_concurrency` or `timeout`, or request fewer results",
     )
 
 
 class Bell:
-    """Ends waits, of threads and of tasks of any event loop; who waits after it was rung does not wait."""
+    """Ends the waits of threads and of tasks of any event loop; after it has rung, nothing waits."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -110,7 +85,7 @@ class Bell:
         self._tasks: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
 
     def ring(self) -> None:
-        """End all waits, those to come too."""
+        """End all waits, now and from now on."""
         with self._lock:
             self._rung.set()
             tasks = list(self._tasks)
@@ -119,7 +94,7 @@ class Bell:
                 loop.call_soon_threadsafe(rung.set)
 
     def wait(self, seconds: float) -> None:
-        """Wait so long, or until it rings."""
+        """Wait for these seconds, or until it rings."""
         self._rung.wait(seconds)
 
     async def asleep(self, seconds: float) -> None:
@@ -153,14 +128,14 @@ class Booking(NamedTuple):
 
 
 class Rate:
-    """At most so many requests, and so many estimated tokens, in any 60 seconds.
+    """A maximum of requests, and of estimated tokens, in any 60 seconds.
 
-    Requests are booked in the order they come, each for the first moment at which the limits allow it. A request of
-    more tokens than the limit has the minute to itself.
+    Requests are booked in the order they come, each for the first moment that the limits allow. A request of more
+    tokens than the limit has the minute to itself.
 
     Args:
-        requests: in 60 seconds; None for any number.
-        tokens: in 60 seconds; None for any number.
+        requests: in 60 seconds; None for no limit.
+        tokens: in 60 seconds; None for no limit.
     """
 
     def __init__(self, requests: int | None, tokens: int | None) -> None:
@@ -171,21 +146,16 @@ class Rate:
         self._booked_tokens = 0
 
     def forget(self) -> None:
-        """Begin anew, after a fork: the lock may be held by a thread of the parent's."""
+        """Start afresh after a fork: a thread of the parent may hold the lock."""
         self._lock = threading.Lock()
         self._booked.clear()
         self._booked_tokens = 0
 
-    def check(self, tokens: int, deadline: Deadline) -> None:
-        """Raise as ``book`` would, and book nothing: what cannot be in time need not wait for a slot first."""
-        with self._lock:
-            self._turn(tokens, deadline)
-
     def book(self, tokens: int, deadline: Deadline) -> Booking:
-        """Book a request, which is to be sent after the booking's wait, or given back.
+        """Book a request, which must be sent after the booking's wait, or given back.
 
         Raises:
-            DeadlineError: its turn comes only after the deadline. Nothing is booked.
+            DeadlineError: its turn comes after the deadline. Nothing is booked.
         """
         with self._lock:
             booking = self._turn(tokens, deadline)
@@ -195,15 +165,15 @@ class Rate:
         return booking
 
     def give_back(self, booking: Booking) -> None:
-        """Take back the booking of a request that was not sent."""
-        with self._lock, suppress(ValueError):  # it is past
+        """Cancel the booking of a request that was not sent."""
+        with self._lock, suppress(ValueError):  # it is long past
             self._booked.remove(booking)
             self._booked_tokens -= booking.tokens
 
     def _turn(self, tokens: int, deadline: Deadline) -> Booking:
-        """The first turn that is free."""
+        """Return the first turn that is free."""
         now = time.monotonic()
-        # Only what is past by now is forgotten: a turn to come may be given back, and then counts no more.
+        # Only past turns are dropped: a turn to come may be given back, and then no longer counts.
         while self._booked and self._booked[0].at <= now - _WINDOW:
             self._booked_tokens -= self._booked.popleft().tokens
         start = max(now, self._booked[-1].at) if self._booked else now
@@ -216,11 +186,9 @@ class Rate:
         left = deadline.remaining()
         if start > now and left is not None and start - now >= left:
             raise DeadlineError(
-                (
-                    f"the limit of rate ({self}) lets the next request begin in {start - now:.1f} s, "
-                    f"after the time given ({deadline.budget:g} s) is used up"
-                ),
-                "raise `timeout`, or the limit if your plan allows it",
+                f"the rate limit ({self}) allows the next request in {start - now:.1f} s, "
+                f"after the time limit of {deadline.budget:g} s",
+                "increase `timeout`, or the rate limit if your plan allows it",
             )
         return Booking(start, tokens, start - now)
 
@@ -231,4 +199,4 @@ class Rate:
 
     def __str__(self) -> str:
         limits = ((self._requests, "requests"), (self._tokens, "tokens"))
-        return " and ".join(f"{limit:,} {noun} a minute" for limit, noun in limits if limit is not None)
+        return " and ".join(f"{limit:,} {noun} per minute" for limit, noun in limits if limit is not None)

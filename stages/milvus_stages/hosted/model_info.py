@@ -1,28 +1,26 @@
-"""What a server of one's own says of the model that it serves."""
+"""What a self-hosted server reports about its model."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from milvus_pipeline import StageError
 from milvus_pipeline.plugin import Deadline, require
-from milvus_stages.hosted.http.quiet import stand_before_loggers, unlogged
+from milvus_stages.hosted.http.quiet import install_log_filter, unlogged
 from milvus_stages.hosted.http.transport import certificates
-
-if TYPE_CHECKING:
-    from milvus_stages.hosted.reranker import HostedReranker
+from milvus_stages.hosted.service import HostedService
 
 _SECONDS: Final = 5.0
 _MOST_BYTES: Final = 64 * 2**10
 _MOST_CHARACTERS: Final = 300
 
 
-def served(stage: HostedReranker, path: str, names: Sequence[str]) -> dict[str, str]:
-    """Texts of the JSON object that a GET beside the stage's endpoint is answered with, as far as it has them.
+def fetch_model_info(stage: HostedService, path: str, names: Sequence[str]) -> dict[str, str]:
+    """Return strings of the JSON object that a GET beside the stage's endpoint returns, as far as it has them.
 
-    Not to be told within 5 seconds is no failure: then there are none. The key goes along, since such servers want it
+    No answer within 5 seconds is not an error; the result is empty then. The key is sent, since such servers require it
     for all paths.
 
     Args:
@@ -32,8 +30,8 @@ def served(stage: HostedReranker, path: str, names: Sequence[str]) -> dict[str, 
     """
     try:
         url, headers, secrets = stage.prepared()
-        seconds = stage.opening.remaining(at_most=_SECONDS) or _SECONDS  # long after it was opened, too
-        data = _got(url.removesuffix(stage.path) + path, headers, stage.type, seconds)
+        seconds = stage.opening.remaining(at_most=_SECONDS) or _SECONDS  # it may be long over
+        data = _get_object(url.removesuffix(stage.path) + path, headers, stage.type, seconds)
     except StageError:
         return {}
     found = {name: data[name] for name in names if isinstance(data.get(name), str)}
@@ -44,10 +42,10 @@ def served(stage: HostedReranker, path: str, names: Sequence[str]) -> dict[str, 
     }
 
 
-def _got(url: str, headers: Mapping[str, str], service: str, seconds: float) -> dict[str, Any]:
-    """The object at the address; empty where there is none. It is waited for so long."""
+def _get_object(url: str, headers: Mapping[str, str], service: str, seconds: float) -> dict[str, Any]:
+    """Return the object at the address; empty if there is none within ``seconds``."""
     httpx = require("httpx", extra=None, wanted_by=service)
-    stand_before_loggers()
+    install_log_filter()
     deadline, body = Deadline.after(seconds), b""
     try:
         with (

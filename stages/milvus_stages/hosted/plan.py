@@ -1,4 +1,4 @@
-"""The request planner: which documents of a query go into which request."""
+"""The request planner: assigns the documents of a query to requests."""
 
 from __future__ import annotations
 
@@ -12,21 +12,24 @@ from milvus_pipeline import StageError
 from milvus_pipeline.plugin import Context, RerankJob, short_repr
 
 BYTES_PER_TOKEN: Final = 3
-"""Bytes of UTF-8 that count as a token. English has about four, Chinese and Japanese about three: an estimate that is
-rather too high, since a request that is too large is refused as a whole."""
+"""Bytes of UTF-8 per estimated token. English has about four, Chinese and Japanese about three. The estimate is on the
+high side, since a request that is too large is refused as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a service takes in one request.
+    """What a service accepts in one request.
 
     Args:
-        documents: number of documents, at most; None for any number.
-        tokens: estimated tokens, at most; None for any number. A single document is sent however long it is.
-        document_tokens: the service cuts a document at so many tokens, so that what is longer counts no more.
-        query_repeats: the service counts the query once for each document, not once a request.
-        document_extra: estimated tokens that are sent with each document (a question about it, say).
-        listwise: the documents of a request see each other, so that scores of two requests cannot be compared.
+        documents: maximum number of documents; None for no limit.
+        tokens: maximum of estimated tokens; None for no limit. A single document is sent whatever its length.
+        document_tokens: length at which the service truncates a document; longer documents count as this long.
+        query_repeats: the service counts the query once per document, not once per request.
+        document_extra: estimated tokens that are sent with each document, such as a question about it.
+        listwise: the model sees all documents of a request, so that scores of two requests cannot be compared.
+
+    Raises:
+        ValueError: a limit is not an integer of at least 1.
     """
 
     documents: int | None = None
@@ -37,11 +40,11 @@ class Limits:
     listwise: bool = False
 
     def __post_init__(self) -> None:
-        """Raise ValueError where a limit is no whole number of at least 1."""
+        """Check the limits."""
         for name in ("documents", "tokens", "document_tokens"):
             value = getattr(self, name)
             if value is not None and (type(value) is not int or value < 1):
-                raise ValueError(f"{name} must be a whole number of at least 1, or None, is {short_repr(value)}")
+                raise ValueError(f"{name} must be an integer of at least 1 or None, got {short_repr(value)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +53,8 @@ class Part:
 
     Args:
         places: positions of the documents among the texts of the job.
-        sizes: estimated tokens of each, with what is sent with it.
-        once: estimated tokens that are sent once a request.
+        sizes: estimated tokens of each, including what is sent with it.
+        once: estimated tokens that are sent once per request.
         top_k: how many of the best are wanted; at least 1, at most the number of documents.
     """
 
@@ -62,20 +65,20 @@ class Part:
 
     @property
     def tokens(self) -> int:
-        """Estimated tokens of the request."""
+        """The estimated tokens of the request."""
         return self.once + sum(self.sizes)
 
     def texts(self, job: RerankJob) -> list[str]:
-        """The documents, as they are sent."""
+        """Return the documents as they are sent."""
         return [sendable(job.texts[place]) for place in self.places]
 
     def halves(self) -> tuple[Part, Part]:
-        """Two requests in place of this one, which has at least two documents."""
+        """Split this request, which has at least two documents, into two."""
         middle = len(self.places) // 2
         return self._part(range(middle)), self._part(range(middle, len(self.places)))
 
     def without(self, place: int) -> tuple[Part, Part | None]:
-        """One of its documents, and the others, if there are any."""
+        """Return a request of one of its documents, and one of the others, if there are any."""
         at = self.places.index(place)
         rest = [other for other in range(len(self.places)) if other != at]
         return self._part([at]), self._part(rest) if rest else None
@@ -90,9 +93,9 @@ class Plan:
     """The requests for one query.
 
     Args:
-        parts: none where every document is blank; the first documents are in the first.
-        blank: number of documents that are left out, having nothing but white space.
-        warnings: what the reader of the result should know, however the requests end.
+        parts: empty if every document is blank; the first documents are in the first part.
+        blank: number of documents that are left out because they are only white space.
+        warnings: for the reader of the result, however the requests end.
     """
 
     parts: tuple[Part, ...]
@@ -101,7 +104,7 @@ class Plan:
 
     @property
     def figures(self) -> dict[str, int]:
-        """Requests, documents and estimated tokens."""
+        """The numbers of requests, documents and estimated tokens."""
         return {
             "requests": len(self.parts),
             "documents": sum(len(part.places) for part in self.parts),
@@ -109,19 +112,19 @@ class Plan:
         }
 
     def report(self, context: Context, position: int, *, ranked: bool = True) -> None:
-        """Leave the warnings, and what they are about, where the result carries them.
+        """Put the warnings and their figures into the report of a query.
 
         Args:
             context: of the batch.
             position: of the query in it.
-            ranked: the documents were put into an order; what is told of that order holds only then.
+            ranked: the documents were ranked; a warning about the order applies only then.
         """
         self._warn(context, position, ranked=ranked)
         if self.blank:
             context.note(position, documents_blank=self.blank)
 
     def note(self, context: Context, position: int) -> None:
-        """Leave the warnings, and the figures of a dry run, where the result carries them."""
+        """Put the warnings and the figures of a dry run into the report of a query."""
         self._warn(context, position, ranked=True)
         context.note(position, planned=self.figures)
 
@@ -134,10 +137,10 @@ class Plan:
 
 
 def plan(job: RerankJob, limits: Limits, service: str) -> Plan:
-    """Leave out blank documents, and split the others into requests within the limits.
+    """Assign the documents that are not blank to requests within the limits.
 
     Raises:
-        StageError: the list would have to be split, but the model is listwise.
+        StageError: the list is too long for a listwise model.
     """
     places = [place for place, text in enumerate(job.texts) if text.strip()]
     blank = len(job.texts) - len(places)
@@ -156,26 +159,24 @@ def plan(job: RerankJob, limits: Limits, service: str) -> Plan:
 
 
 def _listwise_check(count: int, tokens: int, limits: Limits, service: str) -> list[str]:
-    """The warning that a list is long for one request; StageError where it cannot be sent at all."""
+    """Return a warning if the list is long for one request; raise StageError if it cannot be sent."""
     if limits.documents is not None and count > limits.documents:
         raise StageError(
-            (
-                f"{service} ranks the documents of a request against each other, so {count} of them "
-                f"cannot be split into requests of {limits.documents}"
-            ),
-            "retrieve fewer (`limit`), or take a model that scores pairs",
+            f"{service} ranks the documents of a request against each other, so {count} of them "
+            f"cannot be split into requests of {limits.documents}",
+            "retrieve fewer (`limit`), or use a model that scores pairs",
             reason_code="too_large",
         )
     if limits.tokens is not None and tokens > limits.tokens:
         return [
-            f"about {tokens:,} tokens in one request, where {service} reads {limits.tokens:,}; not split, since scores "
+            f"about {tokens:,} tokens in one request, but {service} reads {limits.tokens:,}; not split, since scores "
             "of two requests cannot be compared; retrieve fewer, or shorten the documents"
         ]
     return []
 
 
 def _groups(places: Sequence[int], sizes: dict[int, int], limits: Limits, once: int) -> list[list[int]]:
-    """Neighbours in as few groups as the limits allow, as even in number as can be where only documents are limited."""
+    """Group neighbours into as few groups as the limits allow, evenly if only the number of documents is limited."""
     if not places:
         return []
     requests = math.ceil(len(places) / (limits.documents or len(places)))
@@ -203,12 +204,12 @@ def _size(text: str, query: int, limits: Limits) -> int:
 
 
 def estimated_tokens(text: str) -> int:
-    """About how many tokens a text has, by its length in UTF-8; at least 1."""
+    """Return about how many tokens a text has, by its length in UTF-8; at least 1."""
     return max(1, math.ceil(len(text.encode("utf-8", "surrogatepass")) / BYTES_PER_TOKEN))
 
 
 def sendable(text: str) -> str:
-    """The text with halves of surrogate pairs, which UTF-8 cannot carry, replaced by U+FFFD."""
+    """Replace unpaired surrogates, which UTF-8 cannot encode, by U+FFFD."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Replies: what a service answered, read without trust."""
+"""The replies of a service, read without trust."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _RESULTS: Final = ("results", "data")
 _SCORES: Final = ("relevance_score", "score")
 
 _MOST_COUNTED: Final = 2**53
-"""No service counts further; above it, sums in floating point are no longer exact."""
+"""The largest usage figure that is believed; above it, sums in floating point are not exact."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Received:
     Args:
         status: of HTTP.
         headers: looked up by lower-case names.
-        content: the body, as it came.
+        content: the body.
     """
 
     status: int
@@ -33,12 +33,12 @@ class Received:
     content: bytes
 
 
-class BadReply(Exception):  # noqa: N818 - a service's fault, told as a ServiceError once it is known whose
-    """A reply that cannot be what the service means.
+class BadReply(Exception):  # noqa: N818 - raised to users as a ServiceError
+    """A reply that is wrong.
 
     Args:
-        message: what is wrong with it, without any text of the service's.
-        cut_short: the reply seems to end before its end, so that the next may be whole.
+        message: what is wrong with it, without any text of the service.
+        cut_short: the reply seems to be incomplete, so that a retry may help.
     """
 
     def __init__(self, message: str, *, cut_short: bool = False) -> None:
@@ -48,12 +48,12 @@ class BadReply(Exception):  # noqa: N818 - a service's fault, told as a ServiceE
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a service said about the documents of one request.
+    """What a service returned for the documents of one request.
 
     Args:
-        scores: pairs of a document's position in the request, from 0, and its score; in any order, not checked yet.
-        usage: what the service counted, in its own words (``total_tokens``, ``search_units``).
-        warnings: what the service wants to be known.
+        scores: pairs of a document's position in the request, from 0, and its score; in any order, unchecked.
+        usage: figures by the service's own names (``total_tokens``, ``search_units``).
+        warnings: texts for the user.
     """
 
     scores: Sequence[tuple[Any, Any]]
@@ -62,7 +62,7 @@ class Reply:
 
 
 def read_json(received: Received) -> Any:
-    """The body as data.
+    """Return the body as data.
 
     Raises:
         BadReply: it is not JSON.
@@ -70,30 +70,30 @@ def read_json(received: Received) -> Any:
     try:
         return json.loads(received.content)
     except (ValueError, RecursionError):
-        # No cause is kept: that error carries the whole body.
+        # Not kept as the cause: the error carries the whole body.
         pass
     text = received.content.strip()
     if not text:
         raise BadReply("the reply is empty", cut_short=True)
     if text[:1] in b"[{":
-        raise BadReply("the reply is not JSON, or not the whole of it", cut_short=True)
-    kind = "an HTML page" if text[:1] == b"<" else "no JSON"
+        raise BadReply("the reply is incomplete or invalid JSON", cut_short=True)
+    kind = "an HTML page" if text[:1] == b"<" else "not JSON"
     raise BadReply(f"the reply is {kind}; check base_url")
 
 
-def listed(
+def read_scores(
     data: Any, items: Sequence[str] = _RESULTS, scores: Sequence[str] = _SCORES, index: str = "index"
 ) -> list[tuple[Any, Any]]:
-    """The pairs of index and score in a reply that lists one object a document.
+    """Return the pairs of index and score in a reply that lists one object per document.
 
     Args:
-        data: the reply: the list itself, or an object that has it.
-        items: names that the list may go by; the first that is there counts.
-        scores: names that a score may go by.
+        data: the reply: the list itself, or an object that contains it.
+        items: names that the list may have; the first that exists counts.
+        scores: names that a score may have.
         index: the name of a document's position.
 
     Raises:
-        BadReply: there is no such list, or an entry lacks a member.
+        BadReply: there is no such list, or a member of an entry is missing.
     """
     if isinstance(data, dict):
         name = next((name for name in items if name in data), None)
@@ -101,31 +101,31 @@ def listed(
             raise BadReply(f"the reply has no {_either(items)}")
         data = data[name]
     if not isinstance(data, list):
-        raise BadReply(f"the reply has no list of results, but {_kind(data)}")
+        raise BadReply(f"the reply has {_kind(data)} instead of a list of results")
     return [_pair(item, place, scores, index) for place, item in enumerate(data)]
 
 
 def _pair(item: Any, place: int, scores: Sequence[str], index: str) -> tuple[Any, Any]:
     if not isinstance(item, dict):
-        raise BadReply(f"result {place} is not an object, but {_kind(item)}")
+        raise BadReply(f"result {place} must be an object, got {_kind(item)}")
     score = next((name for name in scores if name in item), None)
     if index not in item or score is None:
         raise BadReply(f"result {place} has no {index if index not in item else _either(scores)}")
     return item[index], item[score]
 
 
-def checked(pairs: Sequence[tuple[Any, Any]], count: int, wanted: int, *, more: bool = False) -> dict[int, float]:
-    """The scores by position.
+def check_scores(pairs: Sequence[tuple[Any, Any]], count: int, wanted: int, *, more: bool = False) -> dict[int, float]:
+    """Return the scores by position.
 
     Args:
-        pairs: as they were read.
+        pairs: as read from the reply.
         count: number of documents in the request.
         wanted: number of scores that were asked for.
-        more: a service may give more than it was asked for.
+        more: the service may return more than that.
 
     Raises:
-        BadReply: a position is not a whole number, out of range or repeated, a score is not a finite number, or there
-            are not as many as were asked for.
+        BadReply: a position is not a whole number, out of range or repeated, a score is not a finite number, or the
+            number of scores is wrong.
     """
     found: dict[int, float] = {}
     for index, score in pairs:
@@ -140,13 +140,13 @@ def checked(pairs: Sequence[tuple[Any, Any]], count: int, wanted: int, *, more: 
 
 
 def _number(index: Any) -> str:
-    """A number as it is; of all else the kind, since it may be a text of the request."""
+    """Return a number as it is, and only the type of anything else, since it may be a text of the request."""
     return short_repr(index) if isinstance(index, int | float) else f"number {_kind(index)}"
 
 
 def _finite(score: Any, index: int) -> float:
     if type(score) not in (int, float):
-        raise BadReply(f"the score of document {index} is not a number, but {_kind(score)}")
+        raise BadReply(f"the score of document {index} must be a number, got {_kind(score)}")
     try:
         value = float(score)
     except OverflowError:
@@ -156,12 +156,12 @@ def _finite(score: Any, index: int) -> float:
     return value
 
 
-def counted(usage: Any, *words: str) -> dict[str, float]:
-    """The figures among the members of a reply's usage; what is missing or no number is left out.
+def read_figures(usage: Any, *words: str) -> dict[str, float]:
+    """Return those members of a reply's usage that are figures.
 
     Args:
-        usage: the object, or whatever stands in its place.
-        words: the members to take.
+        usage: the object, or anything else, which has no figures.
+        words: the names of the members.
     """
     if not isinstance(usage, Mapping):
         return {}
@@ -173,18 +173,18 @@ def _is_figure(value: Any) -> TypeGuard[float]:
     return type(value) in (int, float) and 0 <= value <= _MOST_COUNTED  # NaN is not
 
 
-def members(data: Any, *path: str) -> Any:
-    """What lies at the end of a path of member names; None where it ends before."""
+def get_member(data: Any, *path: str) -> Any:
+    """Return the value at the end of a path of member names, or None if there is none."""
     for name in path:
         data = data.get(name) if isinstance(data, Mapping) else None
     return data
 
 
 def bad_reply_error(error: BadReply, service: str, request: str, status: int) -> ServiceError:
-    """The error that a bad reply with a status of success ends in."""
+    """Return the error for a bad reply with a status of success."""
     return ServiceError(
         f"{request} answered wrongly: {error}",
-        place=str(service),
+        place=service,
         status=status,
         retryable=error.cut_short,
         reason_code="bad_reply",

@@ -1,110 +1,221 @@
-"""The requests of a batch: sent within the limits, and repeated where that may help.
+"""Requests to a service: sent within its limits, and repeated if that may help. Nothing here knows of reranking.
 
-The drivers of the conversation that each part of a query is (see ``work``): one blocks, one awaits.
+What happens to a request is written once, as a generator of steps: a blocking driver does them, and the driver of an
+event loop awaits them.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import threading
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, Final, cast
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 from weakref import WeakSet
 
+<<<<<<< HEAD
 from milvus_pipeline import BreakerSettings, CircuitOpenError, PipelineError, ServiceError, StageError
 from milvus_pipeline.plugin import Deadline, adrive, async_retrying, breaker_for, drive, in_threads, retrying
 from milvus_stages.hosted.conversation import Request, Stopped, Tries, Work, conversation
 from milvus_stages.hosted.failures import refused
+=======
+from milvus_pipeline import BreakerSettings, CircuitOpenError, DeadlineError, ServiceError, StageError
+from milvus_pipeline.plugin import Breaker, Deadline, adriven, breaker_for, driven, in_threads, retrying
+from milvus_stages.hosted.failures import refusal_error
+>>>>>>> 3b53ad1 (hosted: put HostedService below HostedReranker, and what happens to a request into one generator)
 from milvus_stages.hosted.http.clients import closed_error
 from milvus_stages.hosted.http.transport import Transport, Unanswered, Unsent
-from milvus_stages.hosted.limits import Booking, Rate, Slots
-from milvus_stages.hosted.plan import Part
-from milvus_stages.hosted.replies import BadReply, Received, bad_reply_error, checked, read_json
-from milvus_stages.privacy.redaction import chain_is_clean
-
-_MOST_WARNINGS: Final = 10
-"""Warnings of one reply that are told."""
+from milvus_stages.hosted.limits import Bell, Booking, Rate, Slots
+from milvus_stages.hosted.replies import Received
+from milvus_stages.hosted.service import HostedRetry, HostedService
+from milvus_stages.privacy.redaction import Private
 
 _IN_TROUBLE: Final = frozenset({500, 502, 503, 504, 529})
-"""HTTP statuses by which a service says that it fails; any other is an answer."""
-
-_LEFT_OUT: Final = "(left out: the text repeats a text or a key of the request)"
-
-if TYPE_CHECKING:
-    from milvus_stages.hosted.reranker import HostedReranker, HostedRetry
+"""HTTP statuses that mean that a service fails; any other is an answer."""
 
 
-class Exchange:
+class KeyRefusal:
+    """Remembers that the service refused the key, so that the rest of a batch need not be sent."""
+
+    def __init__(self) -> None:
+        self._error: ServiceError | None = None
+
+    def note(self, error: ServiceError) -> None:
+        """Remember the error if it refuses the key. A 403 does not: firewalls send it because of a single text."""
+        if error.status == 401 and self._error is None:
+            self._error = error
+
+    def check(self) -> None:
+        """Raise the remembered error for a request that has not been sent."""
+        if (error := self._error) is not None:
+            raise ServiceError(
+                f"{error.what} (to another request of the batch; this one was not sent)",
+                error.next_step,
+                place=error.place,
+                status=error.status,
+                code=error.code,
+                detail=error.detail,
+                request_id=error.request_id,
+            )
+
+
+class Stopped(Exception):  # noqa: N818 - not an error
+    """A request is not sent, because its query has already failed."""
+
+
+class Call:
+    """The requests for one query: what ended them, what they cost, and their waits.
+
+    Args:
+        private: what no message may repeat.
+        key_refusal: shared by all queries of a batch.
+
+    Attributes:
+        error: the first error that ended a request for good.
+        late: the first error of a request that had no time left. The other requests go on.
+        bell: ends the waits of all requests.
+    """
+
+    def __init__(self, private: Private, key_refusal: KeyRefusal) -> None:
+        self.private = private
+        self.key_refusal = key_refusal
+        self.error: Exception | None = None
+        self.late: DeadlineError | None = None
+        self.bell = Bell()
+        self.usage: Counter[str] = Counter()
+        self.lock = threading.Lock()
+
+    def count(self, **figures: float) -> None:
+        """Add to the usage."""
+        with self.lock:
+            self.usage.update(figures)
+
+    def fail(self, error: Exception) -> None:
+        """Mark the query as failed, and end its waits; the first error counts."""
+        with self.lock:
+            self.error = self.error or error
+        self.bell.ring()
+
+    @contextmanager
+    def kept_error(self, deadline: Deadline) -> Iterator[None]:
+        """Keep an error of the block with the query, so that other queries go on; note if the time is up."""
+        try:
+            yield
+        except Stopped:
+            pass
+        except Exception as error:
+            if isinstance(error, ServiceError) and deadline.expired:
+                what = f"timed out after {deadline.budget:g} s; last attempt: {error.what}"
+                late = DeadlineError(what, error.next_step, place=error.place)
+                late.__cause__ = error
+                error = late
+            if isinstance(error, DeadlineError):
+                with self.lock:
+                    self.late = self.late or error
+            else:
+                self.fail(error)
+
+
+class Request(NamedTuple):
+    """A request to send.
+
+    Args:
+        tokens: estimated size.
+        write: returns the body. Called for each attempt.
+        read: reads a reply with a status of success; raises ServiceError if it is wrong.
+    """
+
+    tokens: int
+    write: Callable[[], bytes]
+    read: Callable[[Received], None]
+
+
+class Post(NamedTuple):
+    """The step that sends a body and waits for the reply, with the time it has and the setting that bounds it."""
+
+    body: bytes
+    seconds: float
+    setting: str
+
+
+Step: TypeAlias = Post | Future[None] | float
+"""Send a request, wait for a slot, or sleep for some seconds."""
+
+Steps: TypeAlias = Generator[Step, Any, None]
+Task: TypeAlias = tuple[Call, Steps]
+
+
+class Sender:
     """An open connection to a service, for blocking callers and for event loops.
 
     Args:
-        service: the provider's stage, whose settings hold.
-        transport: to its URL; closed with this object.
-        secrets: what no message may repeat.
-        key_names: environment variables that the key was looked for in.
+        service: the stage whose settings apply.
     """
 
-    def __init__(
-        self, service: HostedReranker, transport: Transport, *, secrets: tuple[str, ...], key_names: tuple[str, ...]
-    ) -> None:
+    def __init__(self, service: HostedService) -> None:
+        url, headers, self.secrets = service.prepared()
         self._service = service
-        self._transport = transport
-        self._secrets = secrets
-        self._key_names = key_names
+        self._transport = Transport(url, headers, service.type)
         self._retry = cast("HostedRetry", service.retry)
         self._slots = Slots(service.max_concurrency)
         self._rate = Rate(service.requests_per_minute, service.tokens_per_minute)
-        # Without the key: one that is refused, or has had too much, is answered, and an answer is no failure.
-        named = f"{transport.request} ({service.model})" if service.model else transport.request
+        # Not by key: a key that is refused or has used up its quota gets an answer, and an answer is not a failure.
+        endpoint = self._transport.request
+        name = f"{endpoint} ({service.model})" if service.model else endpoint
         settings = cast("BreakerSettings | None", service.breaker)
-        self._breaker = breaker_for((transport.request, service.model or ""), named, settings) if settings else None
+        self._breaker = breaker_for((endpoint, service.model or ""), name, settings) if settings else None
         self._lock = threading.Lock()
-        self._works: set[Work] = set()
-        self._ended = False
-        _exchanges.add(self)
+        self._calls: set[Call] = set()
+        self._closed = False
+        _senders.add(self)
+
+    @property
+    def endpoint(self) -> str:
+        """The method and URL, for messages."""
+        return self._transport.request
 
     def forget(self) -> None:
-        """Begin anew, after a fork: connections and calls are the parent's, locks may be held by threads of its own."""
+        """Start afresh after a fork: connections and calls are the parent's, whose threads may hold locks."""
         self._slots = Slots(self._service.max_concurrency)
         self._rate.forget()
         self._lock = threading.Lock()
-        self._works = set()
+        self._calls = set()
         self._transport.forget()
 
     def close(self) -> None:
-        """End all waits, and let go of the connections."""
+        """End all waits, and close the connections."""
         with self._lock:
-            self._ended = True
-            works = list(self._works)
-        for work in works:
-            work.bell.ring()
+            self._closed = True
+            calls = list(self._calls)
+        for call in calls:
+            call.bell.ring()
         self._transport.close()
 
     async def aclose_here(self) -> None:
-        """Let go of what was opened for this event loop alone."""
+        """Close the connections of this event loop."""
         await self._transport.aclose_here()
 
-    # -- blocking -----------------------------------------------------------------------------------------------
+    # -- drivers ------------------------------------------------------------------------------------------------
 
-    def run(self, works: Sequence[Work], deadline: Deadline) -> None:
-        """Send the requests of all queries; what becomes of each stands in it."""
-        with self._known(works):
-            waiting = deque(_in_turn(works))
-            if len(waiting) == 1:
-                self._converse(*waiting[0], deadline)
+    def run(self, tasks: Sequence[Task], deadline: Deadline) -> None:
+        """Do the steps of all tasks, ``max_concurrency`` tasks at a time; each call keeps its own errors."""
+        with self._registered(call for call, _ in tasks):
+            if len(tasks) == 1:
+                self._drive(*tasks[0], deadline)
                 return
+            waiting = deque(tasks)
 
             def work_off() -> None:
-                while task := _next(waiting):
-                    self._converse(*task, deadline)
+                while (task := _pop(waiting)) is not None:
+                    self._drive(*task, deadline)
 
-            count = min(len(waiting), self._service.max_concurrency)
+            count = min(len(tasks), self._service.max_concurrency)
             in_threads(work_off, count, self._service.name, waiting.clear)  # what has not begun is not sent
 
+<<<<<<< HEAD
     def _converse(self, work: Work, part: Part, deadline: Deadline) -> None:
         def attempt(current: Part, tries: Tries) -> None:
             self._check(work, deadline)
@@ -130,189 +241,251 @@ class Exchange:
     # -- event loops --------------------------------------------------------------------------------------------
 
     async def arun(self, works: Sequence[Work], deadline: Deadline) -> None:
+=======
+    async def arun(self, tasks: Sequence[Task], deadline: Deadline) -> None:
+>>>>>>> 3b53ad1 (hosted: put HostedService below HostedReranker, and what happens to a request into one generator)
         """``run`` for an event loop; cancelling it ends the requests."""
-        tasks = _in_turn(works)
-        with self._known(works):
+        with self._registered(call for call, _ in tasks):
             if len(tasks) == 1:
-                await self._aconverse(*tasks[0], deadline)
+                await self._adrive(*tasks[0], deadline)
                 return
             async with asyncio.TaskGroup() as group:
                 for task in tasks:
-                    group.create_task(self._aconverse(*task, deadline))
+                    group.create_task(self._adrive(*task, deadline))
 
-    async def _aconverse(self, work: Work, part: Part, deadline: Deadline) -> None:
-        async def attempt(current: Part, tries: Tries) -> None:
-            self._check(work, deadline)
-            self._rate.check(current.tokens, deadline)
-            async with self._slots.aheld(deadline):
-                self._check(work, deadline)
-                body = self._body(work, current)
-                with self._booked(current, deadline, tries) as booking:
-                    await work.bell.asleep(booking.wait)
-                    self._check(work, deadline)
-                    with self._guarded():
-                        tries.begin(booking.wait)
-                        received = self._accepted(work, await self._transport.asend(body, *self._seconds(deadline)))
-            self._take(work, current, received)
+    def _drive(self, call: Call, steps: Steps, deadline: Deadline) -> None:
+        def do(step: Step) -> Any:
+            if isinstance(step, Post):
+                return self._transport.send(*step)
+            if isinstance(step, Future):
+                return step.result(deadline.remaining())
+            return call.bell.wait(step)
 
-        async def send(request: Request) -> None:
-            tries = request.tries
-            policy = async_retrying(self._retry, deadline, tries.passing, self._asked_wait, tries.waits)
-            await policy.copy(sleep=work.bell.asleep)(attempt, *request)
+        with closing(steps):
+            driven(steps, do)
 
+<<<<<<< HEAD
         await adrive(conversation(self._service, work, part, deadline, self._breaker), send)
+=======
+    async def _adrive(self, call: Call, steps: Steps, deadline: Deadline) -> None:
+        async def do(step: Step) -> Any:
+            if isinstance(step, Post):
+                return await self._transport.asend(*step)
+            if isinstance(step, Future):
+                async with asyncio.timeout(deadline.remaining()):
+                    return await asyncio.wrap_future(step)
+            return await call.bell.asleep(step)
+>>>>>>> 3b53ad1 (hosted: put HostedService below HostedReranker, and what happens to a request into one generator)
 
-    # -- what both share ----------------------------------------------------------------------------------------
+        with closing(steps):
+            await adriven(steps, do)
 
     @contextmanager
-    def _known(self, works: Sequence[Work]) -> Iterator[None]:
-        """``close`` knows the queries that are under way; they have failed where the call is given up."""
+    def _registered(self, calls: Iterable[Call]) -> Iterator[None]:
+        """Let ``close`` end the waits of these calls; they fail if the block is interrupted."""
+        calls = set(calls)
         with self._lock:
-            self._works.update(works)
+            self._calls |= calls
         try:
             yield
         except BaseException:
-            for work in works:
-                work.fail(StageError("the call was given up"))
+            for call in calls:
+                call.fail(StageError("the call was given up"))
             raise
         finally:
             with self._lock:
-                self._works.difference_update(works)
+                self._calls -= calls
 
-    def _check(self, work: Work, deadline: Deadline) -> None:
-        """Raise where there is no sense in sending any more."""
-        if work.error is not None:
+    # -- steps --------------------------------------------------------------------------------------------------
+
+    def deliver(self, call: Call, request: Request, deadline: Deadline) -> Steps:
+        """Yield the steps of one request, its repetitions included.
+
+        Raises:
+            ServiceError: what the last attempt ended in.
+            DeadlineError: no attempt could be made in time.
+            CircuitOpenError: no attempt was made.
+        """
+        attempts = Attempts(call, self._retry, deadline, self._breaker)
+        policy = retrying(self._retry, deadline, attempts.worth_another, self._requested_wait, attempts.note_wait)
+        pauses: list[float] = []
+        try:
+            for attempt in policy.copy(sleep=pauses.append):
+                if pauses:
+                    yield pauses.pop()
+                with attempt:
+                    received = yield from self._attempt(call, request, attempts, deadline)
+                    request.read(received)
+        except DeadlineError as late:
+            raise attempts.instead_of(late) from None
+        except CircuitOpenError as error:
+            raise error from attempts.last
+        except ServiceError as error:
+            call.key_refusal.note(error)
+            attempts.complete(error)
+            raise
+
+    def _attempt(
+        self, call: Call, request: Request, attempts: Attempts, deadline: Deadline
+    ) -> Generator[Step, Any, Received]:
+        self._check(call, deadline)
+        yield from self._slots.take(deadline)
+        try:
+            body = request.write()
+            with self._booked(request.tokens, deadline, attempts) as booking:
+                if booking.wait:
+                    yield booking.wait
+                self._check(call, deadline)
+                with self._guarded():
+                    attempts.begin(booking.wait)
+                    received: Received = yield Post(body, *self._time_limit(deadline))
+                    if not 200 <= received.status < 300:
+                        raise refusal_error(received, self._service, self.endpoint, call.private)
+        finally:
+            self._slots.give_back()
+        return received
+
+    def _check(self, call: Call, deadline: Deadline) -> None:
+        """Raise if there is no point in sending any more."""
+        if call.error is not None:
             raise Stopped
-        if self._ended:
+        if self._closed:
             raise closed_error()
-        work.key_refusal.check()
+        call.key_refusal.check()
         deadline.check()
         if self._breaker is not None:
             self._breaker.check()
 
     def _guarded(self) -> AbstractContextManager[None]:
-        """Round the sending of a request: what it ends in is counted for the endpoint."""
-        return nullcontext() if self._breaker is None else self._breaker.guarding(_blamed)
+        """Count the outcome of the block for the endpoint's breaker."""
+        return nullcontext() if self._breaker is None else self._breaker.guarding(_is_blamed)
 
     @contextmanager
-    def _booked(self, part: Part, deadline: Deadline, tries: Tries) -> Iterator[Booking]:
-        """A turn for a request, given back if it is not sent after all; else the request is counted."""
-        booking, sent = self._rate.book(part.tokens, deadline), tries.attempts
+    def _booked(self, tokens: int, deadline: Deadline, attempts: Attempts) -> Iterator[Booking]:
+        """Hold a turn of the rate limit, given back if nothing is sent; otherwise the request is counted."""
+        booking, before = self._rate.book(tokens, deadline), attempts.count
+        sent = True
         try:
             yield booking
-        except Unsent:
-            self._rate.give_back(booking)
+        except BaseException as error:
+            sent = attempts.count > before and not isinstance(error, Unsent)
             raise
-        except BaseException:
-            if tries.attempts == sent:
-                self._rate.give_back(booking)
+        finally:
+            if sent:
+                attempts.count_usage()
             else:
-                tries.sent()
-            raise
-        tries.sent()
+                self._rate.give_back(booking)
 
-    def _asked_wait(self, error: BaseException) -> float | None:
+    def _requested_wait(self, error: BaseException) -> float | None:
         if isinstance(error, CircuitOpenError):
             return min(error.retry_after, self._retry.max_wait)
         return error.retry_after if isinstance(error, ServiceError) else None
 
-    def _seconds(self, deadline: Deadline) -> tuple[float, str]:
-        """The time that an attempt has, and the setting that bounds it."""
+    def _time_limit(self, deadline: Deadline) -> tuple[float, str]:
+        """Return the seconds that an attempt has, and the setting that bounds them."""
         left = deadline.remaining()
         if left is None or left >= self._service.request_timeout:
             return self._service.request_timeout, "request_timeout"
         return max(left, 0.001), "`timeout`"
 
-    def _body(self, work: Work, part: Part) -> bytes:
-        payload = self._payload(work, part)
-        # Not escaped: the bytes that limits are counted in are those of the text.
-        try:
-            text = json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-            return text.encode("utf-8", "replace")
-        except (TypeError, ValueError, RecursionError) as error:
-            kind = type(error).__name__
-        raise StageError(
-            f"the request cannot be written as JSON ({kind})",
-            "check the options, which may hold texts, finite numbers, lists and mappings",
-            place=str(self._service.type),
-        )
 
-    def _accepted(self, work: Work, received: Received) -> Received:
-        """A reply with a status of success; else the error that it stands for is raised."""
-        if not 200 <= received.status < 300:
-            private = work.private(self._secrets)
-            raise refused(received, self._service, self._transport.request, private, self._key_names)
-        return received
+class Attempts:
+    """The attempts at one request.
 
-    def _take(self, work: Work, part: Part, received: Received) -> None:
-        """Read a reply, check it, and keep what it says."""
-        service, request = self._service, self._transport.request
-        private = work.private(self._secrets)
-        bad: BadReply | None = None
-        try:
-            reply = service.parse(read_json(received), received.headers)
-            wanted = part.top_k if service.takes_top_n else len(part.places)
-            scores = checked(reply.scores, len(part.places), wanted, more=service.may_return_more)
-        except PipelineError:
-            raise
-        except BadReply as error:
-            bad = error
-        except Exception as error:  # a plugin's parse that trusted the reply
-            bad = BadReply(f"the reply is not what was expected ({type(error).__name__})")
-        if bad is not None:
-            # Raised here, without a cause and a context, which may carry the reply itself.
-            told = BadReply(private.clean(str(bad)) or _LEFT_OUT, cut_short=bad.cut_short)
-            raise bad_reply_error(told, service.type, request, received.status)
-        warnings = [text for text in reply.warnings if isinstance(text, str) and text.strip()][:_MOST_WARNINGS]
-        work.take(part, scores, reply, [private.clean(text) or _LEFT_OUT for text in warnings])
+    Attributes:
+        count: how many were made.
+        last: the error of the last attempt that was followed by another one.
 
-    def _payload(self, work: Work, part: Part) -> Mapping[str, Any]:
-        """What the provider wants sent.
+    Args:
+        call: that the request belongs to.
+        settings: the retry policy.
+        deadline: of the query.
+        breaker: of the endpoint, if there is one.
+    """
 
-        Raises:
-            StageError: it failed to say so. The failure is the cause, unless that repeats a text or a key.
+    def __init__(self, call: Call, settings: HostedRetry, deadline: Deadline, breaker: Breaker | None) -> None:
+        self._call = call
+        self._settings = settings
+        self._deadline = deadline
+        self._breaker = breaker
+        self.count = 0
+        self.last: ServiceError | None = None
+        self._waits = [0.0]
+
+    def begin(self, wait: float) -> None:
+        """Count an attempt that is about to be made, after ``wait`` seconds for its turn."""
+        self._waits[self.count] += wait
+        self.count += 1
+
+    def count_usage(self) -> None:
+        """Count the request that the service has received."""
+        self._call.count(requests=1, **({"retries": 1} if self.count > 1 else {}))
+
+    def worth_another(self, error: BaseException) -> bool:
+        """Return whether another attempt makes sense: not for a query of which another request failed for good.
+
+        An open circuit is waited for only if the query has no deadline.
         """
-        try:
-            return self._service.payload(work.query, part.texts(work.job), part.top_k)
-        except PipelineError:
-            raise
-        except Exception as error:
-            kind = type(self._service).__name__
-            failure = StageError(f"{kind}.payload failed ({type(error).__name__})", place=str(self._service.type))
-            if chain_is_clean(error, work.private(self._secrets)):
-                failure.__cause__ = error
-        raise failure
+        if self._call.error is not None or self._shut_out:
+            return False
+        return isinstance(error, CircuitOpenError) or (isinstance(error, ServiceError) and error.retryable)
+
+    @property
+    def _shut_out(self) -> bool:
+        return self._breaker is not None and self._breaker.is_open and self._deadline.at is not None
+
+    def note_wait(self, error: BaseException, seconds: float) -> None:
+        """Record the wait after an attempt, and the error that the attempt ended in."""
+        if isinstance(error, ServiceError):
+            self._waits.append(seconds)
+            self.last = error
+        else:  # no attempt was made
+            self._waits[-1] += seconds
+
+    def complete(self, error: ServiceError) -> ServiceError:
+        """Add to the last attempt's error how many there were, and why there was no other."""
+        error.attempts, error.waited = self.count, self._waits[self.count - 1]
+        wanted = error.retryable and self._call.error is None and not error.given_up
+        if wanted and self.count < self._settings.attempts:
+            if self._shut_out:
+                error.given_up = "the service keeps failing, so that calls to it have stopped for a while"
+            elif (error.retry_after or 0.0) > self._settings.max_wait:
+                error.given_up = f"that is longer than retry.max_wait ({self._settings.max_wait:g} s)"
+            elif self._deadline.budget is not None and not self._deadline.expired:
+                error.given_up = f"the wait would exceed the time limit of {self._deadline.budget:g} s"
+        return error
+
+    def instead_of(self, late: DeadlineError) -> Exception:
+        """Return the error of the attempt before, if there was one, since it says more than ``late``."""
+        if self.last is None:
+            return late
+        self.last.given_up = str(late)
+        return self.complete(self.last)
 
 
-_exchanges: WeakSet[Exchange] = WeakSet()
+_senders: WeakSet[Sender] = WeakSet()
 
 
 def _forget_all() -> None:
-    for exchange in list(_exchanges):
-        exchange.forget()
+    for sender in list(_senders):
+        sender.forget()
 
 
 if hasattr(os, "register_at_fork"):
-    # A server that forks its workers with the pipeline open would have them read each other's replies.
+    # Workers of a server that forks with the pipeline open would read each other's replies.
     os.register_at_fork(after_in_child=_forget_all)
 
 
-def _next(waiting: deque[tuple[Work, Part]]) -> tuple[Work, Part] | None:
-    """The next task; None where none is left, which only taking it can tell among several threads."""
+def _pop(waiting: deque[Task]) -> Task | None:
+    """Return the next task, or None if there is none left; several threads may ask at once."""
     try:
         return waiting.popleft()
     except IndexError:
         return None
 
 
-def _in_turn(works: Sequence[Work]) -> list[tuple[Work, Part]]:
-    """All requests: the first of each query, then the second ones. What time leaves out are the worst candidates."""
-    tasks = [(turn, work, part) for work in works for turn, part in enumerate(work.plan.parts)]
-    return [(work, part) for _, work, part in sorted(tasks, key=lambda task: task[0])]
-
-
-def _blamed(error: Exception) -> bool | None:
-    """What a failed request says of the service, see ``Breaker.guarding``."""
+def _is_blamed(error: Exception) -> bool | None:
+    """Return what a failed request says about the service, see ``Breaker.guarding``."""
     if isinstance(error, Unanswered):
         return error.blamed
     if not isinstance(error, ServiceError):

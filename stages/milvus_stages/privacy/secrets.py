@@ -1,4 +1,4 @@
-"""Secrets: taken from the environment, and kept out of configurations."""
+"""Secrets are read from the environment, and kept out of configurations."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _SECRET_IN_URL: Final = re.compile(r"://[^/?#\s]*@|[?&][^=&]*(key|token|secret|p
 
 
 def check_variable(name: str) -> str:
-    """The name of an environment variable.
+    """Return the name of an environment variable.
 
     Raises:
-        ValueError: it cannot be one. The message does not say what it is instead: most likely the secret itself.
+        ValueError: it is invalid. The message does not repeat it: most likely it is the secret itself.
     """
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name, re.ASCII):
         raise ValueError(
@@ -38,7 +38,7 @@ VariableName = Annotated[str, AfterValidator(check_variable)]
 
 
 class FromEnv(BaseModel):
-    """A value that is taken from an environment variable when the stage opens: ``{env: NAME}``."""
+    """A value to be read from an environment variable when the stage opens: ``{env: NAME}``."""
 
     model_config = ConfigDict(
         title="A value from the environment", frozen=True, extra="forbid", hide_input_in_errors=True
@@ -48,49 +48,46 @@ class FromEnv(BaseModel):
 
 
 def names_a_secret(name: str) -> bool:
-    """Whether what goes by this name (``api-key``, ``Authorization``) is most likely a secret."""
+    """Return whether a value of this name (``api-key``, ``Authorization``) is most likely a secret."""
     return _SECRET_NAME.search(name) is not None
 
 
 def secret_from(names: Sequence[str], purpose: str, *, words: bool = False) -> str:
-    """The value of the first of these environment variables that is set, without blanks around it.
+    """Return the value of the first of these environment variables that is set, without blanks around it.
 
     Args:
         names: at least one.
-        purpose: what it is for, to lead the message.
-        words: it may hold blanks inside (``Bearer ...``).
+        purpose: what it is for, as the place of an error.
+        words: it may contain blanks (``Bearer ...``).
 
     Raises:
-        StageError: none is set, or the value cannot be sent in a header of HTTP. The message does not hold it.
+        StageError: none is set, or the value cannot be sent in an HTTP header. The message does not repeat the value.
     """
     name = next(filter(environment, names), None)
     if name is None:
         empty = [name for name in names if name in os.environ]
         state = f"{empty[0]} is empty" if empty else f"{' or '.join(names)} is not set"
-        message = f"{purpose}: the environment variable {state}; set it before the stage opens"
-        raise StageError(message, reason_code="config")
+        what = f"the environment variable {state}"
+        raise StageError(what, "set it before the stage opens", place=purpose, reason_code="config")
     value = environment(name)
     if not re.fullmatch(r"[ -~]+" if words else r"[!-~]+", value):
         raise StageError(
-            (
-                f"the value of the environment variable {name} holds blanks, line breaks or "
-                "characters that are not ASCII, so it cannot be what is meant"
-            ),
+            f"the value of the environment variable {name} contains blanks, line breaks or non-ASCII characters",
             "copy it again",
-            place=str(purpose),
+            place=purpose,
             reason_code="config",
         )
     return value
 
 
-# -- plain data that a user writes for others to read ----------------------------------------------------------------
+# -- arguments that are passed on to others ---------------------------------------------------------------
 
 
 def plain_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of arguments that are plain data, in which ``{env: NAME}`` stands for secrets, on any level.
+    """Return a copy of arguments that are plain data, in which ``{env: NAME}`` stands for a secret, on any level.
 
     Raises:
-        ValueError: one is no plain data, or a secret itself. The message says where it stands and does not repeat it.
+        ValueError: a value is not plain data, or is a secret. The message says where it is and does not repeat it.
     """
     return {name: _plain(value, name, _secret(name)) for name, value in arguments.items()}
 
@@ -98,15 +95,15 @@ def plain_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def resolved_arguments(
     arguments: Mapping[str, Any], place: str, needed_by: str
 ) -> tuple[dict[str, Any], frozenset[str]]:
-    """What ``plain_arguments`` gave with the values of environment variables in it, and those values.
+    """Return the result of ``plain_arguments`` with the values of environment variables in it, and those values.
 
     Args:
         arguments: plain data.
-        place: the field that holds them, to lead the message.
-        needed_by: who needs the values, to end the message: ``the server``.
+        place: the field that holds them, for messages.
+        needed_by: what needs the values, for messages: ``the server``.
 
     Raises:
-        StageError: a variable is not set, or blank.
+        StageError: a variable is not set or blank.
     """
     secrets: set[str] = set()
     resolved = {name: _resolved(value, f"{place}.{name}", needed_by, secrets) for name, value in arguments.items()}
@@ -114,12 +111,12 @@ def resolved_arguments(
 
 
 def environment(name: str) -> str:
-    """The value of an environment variable without blanks around it; empty where it is not set."""
+    """Return the value of an environment variable without blanks around it; empty if it is not set."""
     return os.environ.get(name, "").strip()
 
 
 def _plain(value: Any, place: str, secret: str | None) -> Any:
-    """A copy of a value; ``secret`` is the name that makes it a secret, None where none does."""
+    """Copy a value; ``secret`` is the name that makes it a secret, if there is one."""
     if isinstance(value, FromEnv):
         return {"env": value.env}
     if isinstance(value, Mapping) and set(value) == {"env"}:
@@ -132,25 +129,24 @@ def _plain(value: Any, place: str, secret: str | None) -> Any:
             raise ValueError(f"{place}: env {error}") from None
     if isinstance(value, Mapping):
         if not all(isinstance(name, str) for name in value):
-            raise ValueError(f"{place}: the keys of a mapping must be text")
+            raise ValueError(f"{place}: the keys of a mapping must be strings")
         return {name: _plain(own, f"{place}.{name}", _secret(name) or secret) for name, own in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(own, f"{place}[{number}]", secret) for number, own in enumerate(value)]
     if value is None or isinstance(value, bool):
         return value
     if not isinstance(value, str | int | float) or (isinstance(value, float) and not math.isfinite(value)):
-        raise ValueError(f"{place}: must be plain data (text, finite numbers, true or false, lists, mappings)")
-    counted = not isinstance(value, str) and secret is not None and "tokens" in secret.lower()
-    if (secret is not None and not counted) or (isinstance(value, str) and _SECRET_IN_URL.search(value)):
+        raise ValueError(f"{place}: must be plain data (strings, finite numbers, true or false, lists, mappings)")
+    is_count = not isinstance(value, str) and secret is not None and "tokens" in secret.lower()
+    if (secret is not None and not is_count) or (isinstance(value, str) and _SECRET_IN_URL.search(value)):
         raise ValueError(
-            f"{place}: looks like a secret, which is not written here; put it into an environment variable and write "
-            "{env: NAME} instead"
+            f"{place}: looks like a secret; put it into an environment variable and write {{env: NAME}} instead"
         )
     return value
 
 
 def _secret(name: str) -> str | None:
-    """The name, where what goes by it is most likely a secret."""
+    """Return the name if its value is most likely a secret."""
     return name if names_a_secret(_HARMLESS.sub("", name)) else None
 
 
@@ -159,9 +155,9 @@ def _resolved(value: Any, place: str, needed_by: str, secrets: set[str]) -> Any:
         given = environment(value["env"])
         if not given:
             raise StageError(
-                f"the environment variable {value['env']} is not set, or blank",
+                f"the environment variable {value['env']} is not set or blank",
                 f"set it to the value that {needed_by} needs",
-                place=str(place),
+                place=place,
             )
         secrets.add(given)
         return given

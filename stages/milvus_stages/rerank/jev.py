@@ -8,17 +8,17 @@ from typing import Annotated, Any, ClassVar, Final
 from pydantic import Field
 
 from milvus_pipeline import ServiceError
-from milvus_stages.hosted import BadReply, HostedReranker, Limits, Reply, counted, estimated_tokens, members
+from milvus_stages.hosted import BadReply, HostedReranker, Limits, Reply, estimated_tokens, get_member, read_figures
 
 _FRAME_TOKENS: Final = 25
-"""What the names of a question's members come to, by the same rule."""
+"""Estimated tokens of the names in a question."""
 
 
 class Jev(HostedReranker):
     """Scores with Jev, which answers yes-or-no questions: the probability, from 0 to 1, that a document is relevant.
 
-    One question a document, several in a request; the answers do not depend on each other. Models: ``jev-latest``, a
-    name that moves, or a version such as ``jev-1.13.0``.
+    Each document is one question of a request; answers do not depend on each other. Models: ``jev-latest``, a name that
+    moves, or a version such as ``jev-1.13.0``.
     """
 
     type: ClassVar[str] = "jev"
@@ -28,17 +28,17 @@ class Jev(HostedReranker):
     takes_top_n: ClassVar[bool] = False
 
     model: Annotated[str, Field(min_length=1, description="The service's name of the model.")] = "jev-latest"
-    question: Annotated[str, Field(min_length=1, description="What is asked of each document.")] = (
+    question: Annotated[str, Field(min_length=1, description="The question about each document.")] = (
         "Is the document relevant to the query?"
     )
 
     def limits(self) -> Limits:
-        """64K tokens a request are stated, less a margin of ours; as many questions as a published client puts."""
+        """Return the documented 64K tokens less a margin, and as many questions as a published client sends."""
         question = estimated_tokens(self.question) + _FRAME_TOKENS
         return Limits(documents=30, tokens=60_000, query_repeats=False, document_extra=question)
 
     def payload(self, query: str, texts: list[str], top_n: int) -> Mapping[str, Any]:
-        """The document stands in its question, so that no other question sees it."""
+        """Return the body; each document is in its own question, so that no other question sees it."""
         return {
             "model": self.model,
             "state": {"query": query},
@@ -49,19 +49,19 @@ class Jev(HostedReranker):
         }
 
     def parse(self, data: Any, headers: Mapping[str, str]) -> Reply:
-        """The answers are an object by name of the question, in any order."""
-        answers = members(data, "answers")
+        """Read the answers, an object by name of the question, in any order."""
+        answers = get_member(data, "answers")
         if not isinstance(answers, Mapping):
             raise BadReply("the reply has no object 'answers'")
-        usage = counted(members(data, "usage"), "input_tokens", "output_tokens")
-        return Reply([_scored(name, answer) for name, answer in answers.items()], usage)
+        usage = read_figures(get_member(data, "usage"), "input_tokens", "output_tokens")
+        return Reply([_score_of(name, answer) for name, answer in answers.items()], usage)
 
     def too_large(self, error: ServiceError) -> bool:
-        """Nothing is cut: what is too long is refused."""
+        """Return whether the request was too long; the service does not truncate."""
         return super().too_large(error) or (error.status == 400 and error.code == "max_tokens_exceeded")
 
 
-def _scored(name: str, answer: Any) -> tuple[int, Any]:
+def _score_of(name: str, answer: Any) -> tuple[int, Any]:
     number = name.removeprefix("d")
     if not (number.isascii() and number.isdigit()) or name != f"d{int(number)}":
         raise BadReply("an answer has a name that no question had")

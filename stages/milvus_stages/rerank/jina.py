@@ -8,10 +8,10 @@ from typing import Annotated, Any, ClassVar, Final
 from pydantic import Field
 
 from milvus_pipeline import ServiceError
-from milvus_stages.hosted import HostedReranker, Limits, Reply, counted, listed, members
+from milvus_stages.hosted import HostedReranker, Limits, Reply, get_member, read_figures, read_scores
 
-# Names of models that read each document by itself. Any other is taken for listwise: a list of such a model that was
-# split would be ranked wrongly, and nobody would see it; one that need not be whole is right all the same.
+# Names of models that score each document separately. Any other counts as listwise: splitting a list of such a model
+# would rank it wrongly without an error, while not splitting one is always correct.
 _PAIRS: Final = ("jina-reranker-v1", "jina-reranker-v2", "jina-reranker-m0", "jina-colbert")
 _LISTWISE_TOKENS: Final = 131_000
 
@@ -21,8 +21,8 @@ class Jina(HostedReranker):
 
     Models: ``jina-reranker-v3.5``, ``jina-reranker-v3``, ``jina-reranker-m0``, ``jina-reranker-v2-base-multilingual``,
     ``jina-reranker-v1-base-en``, ``jina-reranker-v1-turbo-en``, ``jina-reranker-v1-tiny-en``, ``jina-colbert-v2``,
-    ``jina-colbert-v1-en``. Those of version 3 are listwise: the documents of a request see each other, so a list is
-    never split. So is a model whose name is none of these held to be.
+    ``jina-colbert-v1-en``. Those of version 3 are listwise: the model sees all documents of a request, so a list
+    is never split. A model with any other name counts as listwise, too.
     """
 
     type: ClassVar[str] = "jina"
@@ -33,25 +33,25 @@ class Jina(HostedReranker):
     model: Annotated[str, Field(min_length=1, description="The service's name of the model.")] = "jina-reranker-v3.5"
     max_concurrency: Annotated[
         int,
-        Field(ge=1, le=1024, description="Requests of this stage under way at the same time; a free key has five."),
+        Field(ge=1, le=1024, description="Maximum number of requests in flight at the same time; a free key has five."),
     ] = 5
     max_doc_length: Annotated[
         int | None,
-        Field(ge=1, le=8192, description="Tokens of a document that are read, with version 3 and later."),
+        Field(ge=1, le=8192, description="Tokens of a document that version 3 and later read."),
     ] = None
     truncation: Annotated[
-        bool | None, Field(description="Cut what is too long, with versions 1 and 2; the service's choice by default.")
+        bool | None, Field(description="Cut what is too long, with versions 1 and 2; the service's default if unset.")
     ] = None
 
     def limits(self) -> Limits:
-        """No number of documents is stated; what version 3 reads bounds the tokens of a list."""
+        """Return the tokens of a list that version 3 reads; no number of documents is documented."""
         if any(name in self.model for name in _PAIRS):
             return Limits()
         cut = self.max_doc_length or (2048 if self.model.endswith("jina-reranker-v3") else 8192)
         return Limits(tokens=_LISTWISE_TOKENS, document_tokens=cut, query_repeats=False, listwise=True)
 
     def payload(self, query: str, texts: list[str], top_n: int) -> Mapping[str, Any]:
-        """Echoes are the default of the service, so that they have to be declined."""
+        """Return the body; the service echoes the documents unless told not to."""
         body: dict[str, Any] = {
             "model": self.model,
             "query": query,
@@ -63,9 +63,11 @@ class Jina(HostedReranker):
         return body | {name: value for name, value in options.items() if value is not None}
 
     def parse(self, data: Any, headers: Mapping[str, str]) -> Reply:
-        """``document`` comes in four shapes, and is not read."""
-        return Reply(listed(data, ["results"], ["relevance_score"]), counted(members(data, "usage"), "total_tokens"))
+        """Read the scores; ``document`` comes in four shapes, and is ignored."""
+        return Reply(
+            read_scores(data, ["results"], ["relevance_score"]), read_figures(get_member(data, "usage"), "total_tokens")
+        )
 
     def too_large(self, error: ServiceError) -> bool:
-        """A document that a model of pairs does not read is refused with all the others, unless it is to be cut."""
+        """Return whether a document was too long for a pairwise model, which then refuses the whole request."""
         return super().too_large(error) or (error.status == 400 and error.code == "INPUT_TOKEN_LIMIT_EXCEEDED")

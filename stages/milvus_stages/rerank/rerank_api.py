@@ -1,4 +1,4 @@
-"""Servers with the rerank endpoint that vLLM, Infinity, LiteLLM and their kind share."""
+"""Servers with the rerank endpoint that vLLM, Infinity, LiteLLM and others share."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from pydantic import BeforeValidator, Field, PrivateAttr
 from milvus_stages.hosted import BaseURL, HostedReranker, Limits
 from milvus_stages.privacy.secrets import plain_arguments, resolved_arguments
 
-_OWN: Final = {
+_RESERVED: Final = {
     "query": "is the query's text",
-    "documents": "are the texts of the hits",
+    "documents": "is the list of texts of the hits",
     "top_n": "follows from the stage's `top_k`",
     "model": "is set by the stage's `model`",
 }
-"""What the stage writes into a request, and whence."""
+"""Members that the stage sets itself, and where they come from."""
 
 
-def _checked_options(options: Any) -> Any:
-    # No message repeats a value, which may be a key.
+def _check_options(options: Any) -> Any:
+    # No message repeats a value, which may be a secret.
     if not isinstance(options, Mapping):
         raise ValueError("must be a mapping of names to values")
     for name in options:
         if not isinstance(name, str) or not name.strip():
-            raise ValueError("the names must be text")
-        if name in _OWN:
-            raise ValueError(f"{name}: cannot be set here, since it {_OWN[name]}")
+            raise ValueError("the names must be non-empty strings")
+        if name in _RESERVED:
+            raise ValueError(f"{name}: cannot be set here, since it {_RESERVED[name]}")
     return plain_arguments(options)
 
 
 class RerankAPI(HostedReranker):
-    """Scores with any server that has a ``/rerank`` of the usual shape; the range is that of its model.
+    """Scores with any server that has the usual ``/rerank`` endpoint; the range is that of its model.
 
     ``base_url`` ends before ``/rerank``: ``http://localhost:8000`` for vLLM, ``http://localhost:7997`` for Infinity,
-    with ``/v1`` where the server has it. A key is sent only if ``api_key_env`` names its variable. Replies are read
-    tolerantly: the list under ``results`` or ``data``, scores under ``relevance_score`` or ``score``.
+    with ``/v1`` if the server has it. A key is sent only if ``api_key_env`` names its variable. Replies may have the
+    list under ``results`` or ``data``, and scores under ``relevance_score`` or ``score``.
 
-    Secrets are not written into ``options``: ``{env: NAME}`` in the place of a value, on any level, stands for the
-    environment variable NAME, which is read when the stage opens.
+    ``options`` must not contain secrets: write ``{env: NAME}`` instead of a value, on any level, to take it from the
+    environment variable NAME when the stage opens.
     """
 
     type: ClassVar[str] = "rerank_api"
@@ -48,34 +48,34 @@ class RerankAPI(HostedReranker):
     base_url: Annotated[BaseURL, Field(description="Address of the server, such as http://localhost:8000.")]
     options: Annotated[
         dict[str, Any],
-        BeforeValidator(_checked_options),
+        BeforeValidator(_check_options),
         Field(
-            description="More members for the request, such as truncate_prompt_tokens: -1 for vLLM; {env: NAME} takes "
+            description="More members of the request, such as truncate_prompt_tokens: -1 for vLLM; {env: NAME} takes "
             "a value from the environment."
         ),
     ] = {}
     listwise: Annotated[
-        bool, Field(description="The documents of a request see each other, so that a list must not be split.")
+        bool, Field(description="The model sees all documents of a request, so that a list must not be split.")
     ] = False
 
     _resolved: dict[str, Any] | None = PrivateAttr(default=None)
 
     def read_secrets(self) -> frozenset[str]:
-        """Those of ``options``."""
+        """Read the secrets of ``options``."""
         self._resolved, secrets = resolved_arguments(self.options, "options", "the server")
         return secrets
 
     def teardown(self) -> None:
-        """Let go of connections, and of what was read from the environment."""
+        """Close connections, and forget what was read from the environment."""
         super().teardown()
         self._resolved = None
 
     def limits(self) -> Limits:
-        """At most 1,000 documents at a time, a number of ours: Infinity takes 2,048, others state none."""
+        """Return 1,000 documents, which we chose: Infinity accepts 2,048, others document no limit."""
         return Limits(listwise=True) if self.listwise else Limits(documents=1000)
 
     def payload(self, query: str, texts: list[str], top_n: int) -> Mapping[str, Any]:
-        """``top_n`` always, since some servers insist on it; no echo is asked for, and none is read."""
+        """Return the body, always with ``top_n``, since some servers require it."""
         body: dict[str, Any] = {"query": query, "documents": texts, "top_n": top_n}
         if self.model is not None:
             body["model"] = self.model

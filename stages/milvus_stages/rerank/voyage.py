@@ -8,13 +8,13 @@ from typing import Annotated, Any, ClassVar, Final
 from pydantic import Field
 
 from milvus_pipeline import ServiceError
-from milvus_stages.hosted import HostedReranker, Limits, Reply, counted, listed, members
+from milvus_stages.hosted import HostedReranker, Limits, Reply, get_member, read_figures, read_scores
 
 _ATLAS: Final = "https://ai.mongodb.com"
 _ATLAS_KEY: Final = "al-"
 
-# By model: estimated tokens of a query with one document, and of a whole request. The query counts once for each
-# document. Names are looked up from the longest, and what is not known has the limits of the newest.
+# By model: maximum tokens of the query with one document, and of a request, in which the query counts once for each
+# document. The longest matching name applies; an unknown model has the limits of the newest.
 _TOKENS: Final = {
     "rerank-3": (32_000, 600_000),
     "rerank-2.5": (32_000, 600_000),
@@ -27,7 +27,7 @@ _NEWEST: Final = (32_000, 600_000)
 
 
 class Voyage(HostedReranker):
-    """Scores with Voyage AI's rerank API; from 0 to 1 in all that is published, though no range is stated.
+    """Scores with Voyage AI's rerank API; from 0 to 1 in all published examples, though no range is documented.
 
     Models: ``rerank-3``, ``rerank-3-lite``, ``rerank-2.5``, ``rerank-2.5-lite``, ``rerank-2``, ``rerank-2-lite``,
     ``rerank-1``, ``rerank-lite-1``. Keys of MongoDB Atlas (``al-...``) are sent to the address that takes them.
@@ -40,21 +40,21 @@ class Voyage(HostedReranker):
 
     model: Annotated[str, Field(min_length=1, description="The service's name of the model.")] = "rerank-2.5"
     truncation: Annotated[
-        bool, Field(description="Cut what is longer than the model reads; else the service refuses it.")
+        bool, Field(description="Cut what is longer than the model reads; otherwise the service refuses it.")
     ] = True
 
     def address(self, key: str | None) -> str | None:
-        """By the kind of key."""
+        """Return the address by the kind of key."""
         return _ATLAS if (key or "").startswith(_ATLAS_KEY) else self.default_url
 
     def limits(self) -> Limits:
-        """The tokens of a whole request are bounded even where each document is cut."""
+        """Return the limits of the model; a request's tokens are limited even if each document is truncated."""
         names = sorted(_TOKENS, key=len, reverse=True)
         pair, request = next((_TOKENS[name] for name in names if self.model.startswith(name)), _NEWEST)
         return Limits(documents=1000, tokens=request, document_tokens=pair if self.truncation else None)
 
     def payload(self, query: str, texts: list[str], top_n: int) -> Mapping[str, Any]:
-        """The service refuses what it does not know, ``top_n`` among it."""
+        """Return the body; the service refuses unknown members, such as ``top_n``."""
         return {
             "model": self.model,
             "query": query,
@@ -64,10 +64,10 @@ class Voyage(HostedReranker):
         }
 
     def parse(self, data: Any, headers: Mapping[str, str]) -> Reply:
-        """The list stands under ``data``."""
-        usage = counted(members(data, "usage"), "total_tokens")
-        return Reply(listed(data, ["data"], ["relevance_score"]), usage)
+        """Read the list under ``data``."""
+        usage = read_figures(get_member(data, "usage"), "total_tokens")
+        return Reply(read_scores(data, ["data"], ["relevance_score"]), usage)
 
     def too_large(self, error: ServiceError) -> bool:
-        """With ``truncation`` only the total can be too high, if it was estimated too low; the text alone says so."""
+        """Return whether the total was too high, which only the text of a 400 reports."""
         return super().too_large(error) or (self.truncation and error.status == 400 and "tokens" in error.detail)

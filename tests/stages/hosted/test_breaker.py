@@ -150,7 +150,9 @@ def test_who_has_a_deadline_does_not_wait_where_its_own_attempt_was_the_last_str
         error = scored(way, server, [JOB], 30, breaker=SOON, retry=retry).error()
         assert len(server.requests) == 2
     assert (error.status, error.attempts) == (503, 2)
-    assert str(error).endswith("not tried again: the service fails again and again, and is left alone for a while")
+    assert str(error).endswith(
+        "not tried again: the service keeps failing, so that calls to it have stopped for a while"
+    )
 
 
 @both_ways

@@ -174,7 +174,7 @@ def test_a_reply_that_unpacks_to_too_much_is_refused(way):
     )
     cut = Reply(200, plain.body[:-9], {"content-encoding": "gzip"})
     with StandIn("vllm") as server:
-        for reply, says in ((layers, "compressed in a way"), (single, "larger than 64 MiB"), (cut, "not whole")):
+        for reply, says in ((layers, "compressed in a way"), (single, "larger than 64 MiB"), (cut, "incomplete")):
             server.always(reply)
             assert says in str(asked(way, server).failures[0])
         server.always(plain)

@@ -331,6 +331,6 @@ def test_an_answer_that_is_not_http_is_not_repeated(way, answer):
     with not_http(answer.format(text).encode()) as url, StandIn("cohere") as server:
         outcome = ask(way, server, [DOCUMENT], base_url=url)
     error = outcome.error()
-    assert "the connection broke (RemoteProtocolError); check that the service is well" in str(error)
+    assert "the connection broke (RemoteProtocolError); check the service" in str(error)
     assert_unsaid(said(error), KEY, 8)
     assert_unsaid(said(error), DOCUMENT, 14)

@@ -115,7 +115,7 @@ def test_limits_that_make_no_sense_are_named():
     """Before anything is sent, and for the whole batch, as they are those of every query."""
     reranker = Trusting(base_url="http://127.0.0.1:9", fault="limits")
     reranker.open()
-    with pytest.raises(StageError, match=r"trusting: Trusting\.limits: documents must be a whole number of at least 1"):
+    with pytest.raises(StageError, match=r"trusting: Trusting\.limits: documents must be an integer of at least 1"):
         batch(reranker, [JOB])
     reranker.close()
 

@@ -109,14 +109,18 @@ def test_what_was_answered_before_the_deadline_is_kept(way, concurrency, expecte
     with StandIn("cohere") as server:
         hang = late(HANGS)
         server.always(lambda request, normal: hang(request, normal) if "hang" in request.body["query"] else normal)
-        results = ran(way, server, [stage(server, max_concurrency=concurrency)], queries, timeout=0.4)
+        results = ran(way, server, [stage(server, max_concurrency=concurrency)], queries, timeout=2.0)
     assert time.monotonic() - began < HANGS - 10
     assert [result.status for result in results] == expected
     for query, result in zip(queries, results, strict=True):
         if result.status == "ok":
             assert [hit.id for hit in result] == [index for index, _ in ranking(query, TEXTS)]
         else:
+<<<<<<< HEAD
             assert "0.4 s" in str(result.error)
+=======
+            assert "2 s" in str(result.error)
+>>>>>>> 3b53ad1 (hosted: put HostedService below HostedReranker, and what happens to a request into one generator)
             assert isinstance(result.error.__cause__, DeadlineError)
     assert results[2].usage == {"cohere": {"requests": 1}}
 
@@ -231,6 +235,6 @@ def test_a_call_on_its_own_raises_the_services_error():
         with pytest.raises(ServiceError, match=r"answered 404 .*; check model"):
             reranker(QUERY, TEXTS)
         server.always(late(HANGS))
-        with pytest.raises(DeadlineError, match=r"the time given \(0.3 s\) is used up"):
+        with pytest.raises(DeadlineError, match=r"timed out after 0.3 s; last attempt: POST .*: no complete reply"):
             reranker(QUERY, TEXTS)
         reranker.close()

@@ -9,7 +9,7 @@ import pytest
 
 from milvus_pipeline import ConfigError, Pipeline, StageError
 from milvus_stages import TEI, Cohere, Jev, Jina, Mixedbread, RerankAPI, Voyage
-from milvus_stages.hosted.reranker import joined
+from milvus_stages.hosted.service import join_url
 from support.fake_stages.basic import ListedSearch
 from support.hosted_calls import QUERY, QUICK, TEXTS
 from support.standins import StandIn
@@ -99,7 +99,7 @@ def test_a_value_that_cannot_be_a_key_is_refused(way, value, monkeypatch):
     monkeypatch.setenv("COHERE_API_KEY", value)
     with StandIn("cohere") as server:
         reranker = Cohere(base_url=server.url)
-        with pytest.raises(StageError, match="COHERE_API_KEY holds blanks, line breaks or characters") as caught:
+        with pytest.raises(StageError, match="COHERE_API_KEY contains blanks, line breaks") as caught:
             opened(reranker, way)
         with pytest.raises(StageError) as again, Pipeline([ListedSearch(), reranker]):
             pass
@@ -137,18 +137,18 @@ def test_a_literal_secret_in_a_header_is_refused(name):
 @pytest.mark.parametrize(
     ("headers", "message"),
     [
-        ({"x y": "1"}, "a name must be letters, digits and dashes"),
-        ({"x:": "1"}, "a name must be letters, digits and dashes"),
-        ({"": "1"}, "a name must be letters, digits and dashes"),
+        ({"x y": "1"}, "a name must consist of letters, digits and dashes"),
+        ({"x:": "1"}, "a name must consist of letters, digits and dashes"),
+        ({"": "1"}, "a name must consist of letters, digits and dashes"),
         ({"Content-Type": "text/plain"}, "Content-Type is written by the transport"),
         ({"host": "example.com"}, "host is written by the transport"),
-        ({"x": "line\nbreak"}, "x: must be a text of printable ASCII"),
-        ({"x": "é"}, "x: must be a text of printable ASCII"),
-        ({"x": " 1"}, "x: must be a text of printable ASCII"),
-        ({"x": 1}, "x: must be a text of printable ASCII"),
-        ({"x": {"env": "NAME", "default": "1"}}, "x: must be a text, or {env: NAME}"),
+        ({"x": "line\nbreak"}, "x: must be printable ASCII"),
+        ({"x": "é"}, "x: must be printable ASCII"),
+        ({"x": " 1"}, "x: must be printable ASCII"),
+        ({"x": 1}, "x: must be printable ASCII"),
+        ({"x": {"env": "NAME", "default": "1"}}, "x: must be a string, or {env: NAME}"),
         ({"x": {"env": PRIVATE}}, "must be the name of an environment variable"),
-        ({"x": {}}, "x: must be a text, or {env: NAME}"),
+        ({"x": {}}, "x: must be a string, or {env: NAME}"),
     ],
 )
 def test_headers_are_checked(headers, message):
@@ -197,7 +197,7 @@ def test_what_is_shown_of_a_stage_holds_names_only(monkeypatch):
     reranker.open()
     pipeline = Pipeline([ListedSearch(), reranker])
     shown = [repr(reranker), str(reranker), repr(reranker.config()), pipeline.to_yaml(), repr(vars(reranker))]
-    shown += [repr(reranker._exchange), repr(vars(reranker._exchange)["_transport"])]
+    shown += [repr(reranker._sender), repr(vars(reranker._sender)["_transport"])]
     reranker.close()
     assert PRIVATE not in "".join(shown)
     assert "env: MY_KEY" in pipeline.to_yaml()
@@ -252,7 +252,7 @@ def test_a_server_of_ones_own_must_be_named():
 )
 def test_addresses_are_joined(base, path, expected):
     """The path goes behind the base, as far as the base does not end in it already."""
-    assert joined(base, path) == expected
+    assert join_url(base, path) == expected
 
 
 def test_keys_of_atlas_go_to_atlas(monkeypatch):
@@ -263,7 +263,7 @@ def test_keys_of_atlas_go_to_atlas(monkeypatch):
     for key, host in (("al-12345678", "https://ai.mongodb.com"), ("pa-al-12345678", "https://api.voyageai.com")):
         monkeypatch.setenv("VOYAGE_API_KEY", key)
         voyage.open()
-        assert voyage._exchange._transport.request == f"POST {host}/v1/rerank"
+        assert voyage._sender._transport.request == f"POST {host}/v1/rerank"
         voyage.close()
     with StandIn("voyage") as server:
         monkeypatch.setenv("VOYAGE_API_KEY", "al-12345678")

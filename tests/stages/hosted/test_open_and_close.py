@@ -137,7 +137,11 @@ def test_closing_ends_what_waits(way, where):
             outcome = called.result(HANGS)
         assert len(server.requests) <= 2
     assert time.monotonic() - began < HANGS - 10
-    closed = [error for error in outcome.failures.values() if "the stage was closed while the query ran" in str(error)]
+    closed = [
+        error
+        for error in outcome.failures.values()
+        if "the pipeline was closed while a query was running" in str(error)
+    ]
     assert len(closed) == (2 if where == "between attempts" else 1)
     assert not any(isinstance(error, ServiceError) for error in closed)
 

@@ -31,7 +31,7 @@ PRIVATE = "sk-live-Zq81hT0kLm42"
 )
 def test_a_secret_in_options_is_refused_unseen(options, place):
     """On any level, by its name; the message says where it stands, and what to write."""
-    advice = f"options: {place}: looks like a secret, .* write {{env: NAME}} instead"
+    advice = f"options: {place}: looks like a secret; .* write {{env: NAME}} instead"
     with pytest.raises(ConfigError, match=advice) as caught:
         RerankAPI(base_url="http://127.0.0.1:9", options=options)
     assert PRIVATE not in "".join(traceback.format_exception(caught.value))
@@ -48,8 +48,8 @@ def test_what_the_stage_writes_is_no_option(name):
     ("options", "says"),
     [
         (["a"], "must be a mapping"),
-        ({1: "a"}, "the names must be text"),
-        ({"": "a"}, "the names must be text"),
+        ({1: "a"}, "the names must be non-empty strings"),
+        ({"": "a"}, "the names must be non-empty strings"),
         ({"a": object()}, "a: must be plain data"),
         ({"a": float("nan")}, "a: must be plain data"),
         ({"a": {"env": 3}}, "a: env must be the name of an environment variable"),
@@ -98,7 +98,7 @@ def test_a_secret_that_is_missing_is_told(value, monkeypatch):
         monkeypatch.setenv("MY_KEY", value)
     with StandIn("vllm") as server:
         stage = RerankAPI(base_url=server.url, options={"extra": {"key": {"env": "MY_KEY"}}})
-        with pytest.raises(StageError, match=r"options.extra.key: the environment variable MY_KEY is not set, or blan"):
+        with pytest.raises(StageError, match=r"options.extra.key: the environment variable MY_KEY is not set or blan"):
             stage.open()
         assert not stage.is_open
         assert server.connections == 0
@@ -191,7 +191,7 @@ class ByKey(Own):
     [
         (TEI, "TEI: base_url: is missing, and has no default"),
         (RerankAPI, "RerankAPI: base_url: is missing, and has no default"),
-        (Own, "Own: base_url: is not set, and the service has no public address; give that of your server"),
+        (Own, "Own: base_url: is not set, and the service has no public address; give the address of your server"),
     ],
 )
 def test_an_address_that_is_nowhere_public_must_be_given(make, says):

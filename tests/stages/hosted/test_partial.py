@@ -30,7 +30,7 @@ def test_what_was_scored_in_time_is_kept(way):
             result = asyncio.run(pipeline.arun(QUERY)) if way == "async" else pipeline.run(QUERY)
     report = result.report("cohere")
     assert (result.status, report.status, report.reason_code) == ("partial", "partial", "deadline")
-    assert report.reason.startswith("6 of 9 documents were not scored in the time given (1 s); ranked last")
+    assert report.reason.startswith("6 of 9 documents were not scored within 1 s; ranked last")
     assert report.details["documents_late"] == 6
     assert report.warnings == ("1 of 9 documents are blank; ranked last, without a score",)
     best = sorted((0, 1), key=lambda place: -relevance(QUERY, MANY[place]))

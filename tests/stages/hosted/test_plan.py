@@ -94,7 +94,7 @@ def test_a_listwise_list_is_refused_or_flagged_and_never_split():
     long = plan(job, Limits(documents=9, tokens=5, query_repeats=False, listwise=True), "service (model-x)")
     assert [len(part.places) for part in long.parts] == [9]
     assert long.blank == 1
-    assert "about 10 tokens in one request, where service (model-x) reads 5; not split" in long.warnings[0]
+    assert "about 10 tokens in one request, but service (model-x) reads 5; not split" in long.warnings[0]
     assert plan(job, Limits(documents=9, tokens=10, query_repeats=False, listwise=True), "s").warnings == ()
 
 

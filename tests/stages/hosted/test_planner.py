@@ -160,7 +160,7 @@ def test_a_single_document_that_is_too_large_is_left_unscored(way):
     with StandIn("tei", max_bytes=500) as server:
         outcome = ask(way, server, texts)
     assert outcome.scores[0] == [None if text.startswith("long") else relevance(QUERY, text) for text in texts]
-    assert outcome.warnings == ["1 of 5 documents are larger than the service takes; ranked last, without a score"]
+    assert outcome.warnings == ["1 of 5 documents are larger than the service accepts; ranked last, without a score"]
     assert outcome.details["documents_too_large"] == 1
     assert outcome.failures == {}
 

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milvus_pipeline.plugin import RerankJob
-from milvus_stages.hosted import BadReply, Received, counted, listed, members
+from milvus_stages.hosted import BadReply, Received, get_member, read_figures, read_scores
 from milvus_stages.hosted.http import transport
-from milvus_stages.hosted.replies import checked, read_json
+from milvus_stages.hosted.replies import check_scores, read_json
 from support import standins
 from support.hosted_calls import QUERY, TEXTS, ask, both_ways, each_provider, opened, order, stage
 from support.standins import StandIn, chunked, ranking, relevance, variants, wrong
@@ -77,7 +77,7 @@ def test_a_page_in_place_of_a_reply_names_the_address(way):
         server.always(wrong("cohere")["html"])
         assert "answered wrongly: the reply is an HTML page; check base_url" in str(ask(way, server).error())
         server.always(standins.Reply(200, b"hello"))
-        assert "answered wrongly: the reply is no JSON; check base_url" in str(ask(way, server).error())
+        assert "answered wrongly: the reply is not JSON; check base_url" in str(ask(way, server).error())
 
 
 @both_ways
@@ -135,7 +135,7 @@ def test_a_compressed_reply_is_read_or_refused(way):
         assert None not in ask(way, server).scores[0]
         server.always(lambda request, normal: normal.but(body=normal.content, headers=coded))
         error = ask(way, server).error()
-    assert "the reply is compressed, and broken" in str(error)
+    assert "the reply is compressed and corrupt" in str(error)
     assert error.attempts == 3
 
 
@@ -180,7 +180,7 @@ VALUES = st.recursive(
 def test_whatever_the_data_it_is_a_ranking_or_refused(data, count):
     """Any JSON: scores for positions that were sent, as many as were asked for, all finite; or `BadReply`."""
     try:
-        found = checked(listed(data), count, count)
+        found = check_scores(read_scores(data), count, count)
     except BadReply:
         return
     assert sorted(found) == list(range(count))
@@ -199,19 +199,24 @@ def test_whatever_the_body_it_is_data_or_refused(content):
 def test_the_tolerant_reader_takes_the_shapes_that_services_share():
     """The list itself or under two names, scores under two names, and nothing else is looked at."""
     rows = [{"index": 1, "score": 0.5, "document": {"text": "x"}}, {"index": 0, "relevance_score": 2}]
-    assert listed(rows) == listed({"data": rows}) == listed({"results": rows, "data": None}) == [(1, 0.5), (0, 2)]
+    assert (
+        read_scores(rows)
+        == read_scores({"data": rows})
+        == read_scores({"results": rows, "data": None})
+        == [(1, 0.5), (0, 2)]
+    )
     with pytest.raises(BadReply, match="the reply has no 'results' or 'data'"):
-        listed({"rows": rows})
+        read_scores({"rows": rows})
     with pytest.raises(BadReply, match="result 1 has no index"):
-        listed([rows[0], {"score": 1}])
+        read_scores([rows[0], {"score": 1}])
 
 
 def test_figures_are_counted_tolerantly():
     """Words that are missing or no figure are left out; what is no object has none."""
-    assert counted({"a": 1, "b": 2.5, "c": "3", "d": 10**400, "e": True}, "a", "b", "c", "d", "e", "f") == {
+    assert read_figures({"a": 1, "b": 2.5, "c": "3", "d": 10**400, "e": True}, "a", "b", "c", "d", "e", "f") == {
         "a": 1,
         "b": 2.5,
     }
-    assert counted(None, "a") == counted([1], "a") == counted("a", "a") == {}
-    assert members({"a": {"b": 1}}, "a", "b") == 1
-    assert members({"a": [1]}, "a", "b") is None
+    assert read_figures(None, "a") == read_figures([1], "a") == read_figures("a", "a") == {}
+    assert get_member({"a": {"b": 1}}, "a", "b") == 1
+    assert get_member({"a": [1]}, "a", "b") is None

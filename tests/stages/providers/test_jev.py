@@ -79,7 +79,7 @@ def test_a_single_document_that_overflows_is_left_unscored(serve, way):
     assert answer.error is None
     assert answer.order == [*(index for index, _ in ranking(QUERY, TEXTS)), len(TEXTS)]
     assert answer.scores[len(TEXTS)] is None
-    assert answer.warnings == ["1 of 8 documents are larger than the service takes; ranked last, without a score"]
+    assert answer.warnings == ["1 of 8 documents are larger than the service accepts; ranked last, without a score"]
 
 
 def test_usage_has_the_services_words(serve, way):

@@ -142,7 +142,7 @@ def test_a_document_too_long_for_a_model_of_pairs_is_left_unscored(serve, way):
     assert answer.error is None
     assert answer.order == [*(index for index, _ in ranking(QUERY, TEXTS)), len(TEXTS)]
     assert answer.scores[len(TEXTS)] is None
-    assert answer.warnings == ["1 of 8 documents are larger than the service takes; ranked last, without a score"]
+    assert answer.warnings == ["1 of 8 documents are larger than the service accepts; ranked last, without a score"]
     assert ask(stage_for(server, model=PAIRWISE, truncation=True), way, texts=texts).warnings == []
 
 

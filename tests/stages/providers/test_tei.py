@@ -92,7 +92,7 @@ def test_a_text_that_the_server_does_not_take_is_left_unscored(serve, way):
     assert answer.order == [*(index for index, _ in ranking(QUERY, TEXTS)), len(TEXTS)]
     assert answer.scores[len(TEXTS)] is None
     assert answer.warnings == [
-        "1 of 8 documents are larger than the service takes; ranked last, without a score",
+        "1 of 8 documents are larger than the service accepts; ranked last, without a score",
     ]
     assert answer.details["documents_too_large"] == 1
     assert ask(stage_for(server), way, texts=texts).warnings == []

@@ -1,8 +1,8 @@
-"""httpx clients, lent to one request at a time.
+"""httpx clients, each lent to one request at a time.
 
-A client has one connection: at every request the pool of httpx looks, for each of its connections, at all of them,
-which for some dozens takes longer than all else together. And a client whose request did not come to its end is not
-used again: where a task is cancelled at the wrong moment, its pool takes the connection for busy for ever.
+Each client has one connection: httpx's pool compares all connections with each other at every request, which for
+dozens of them takes longer than everything else together. A client whose request did not finish is not used again: if a
+task is cancelled at the wrong moment, the pool considers the connection busy for ever.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     import httpx
 
 KEPT_SECONDS: Final = 60.0
-"""An idle connection is kept so long, so that a backend with a query now and then need not connect for each."""
+"""Seconds that an idle connection is kept, so that a backend with few queries need not reconnect for each."""
 
 
 def closed_error() -> StageError:
-    """That a request found its transport closed."""
-    return StageError("the stage was closed while the query ran", "close a pipeline when its queries are answered")
+    """Return the error of a request that found its transport closed."""
+    return StageError("the pipeline was closed while a query was running", "wait for running queries before closing it")
 
 
 class _Idle(NamedTuple):
@@ -40,8 +40,8 @@ class Clients:
     """Clients for blocking callers.
 
     Args:
-        make: makes one.
-        tls: whether their connections are encrypted.
+        make: makes a client.
+        tls: whether the connections are encrypted.
     """
 
     def __init__(self, make: Callable[[], httpx.Client], *, tls: bool) -> None:
@@ -50,18 +50,18 @@ class Clients:
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew, without closing anything: after a fork the connections are the parent's."""
+        """Start afresh after a fork without closing anything: the connections are the parent's."""
         self._lock = threading.Lock()
         self._closed = False
         self._idle: deque[_Idle] = deque()
 
     @contextmanager
-    def lent(self) -> Iterator[tuple[httpx.Client, SeverableLine]]:
-        """A client that nobody else uses; the one that was used last, whose connection is likeliest to stand."""
+    def lend(self) -> Iterator[tuple[httpx.Client, SeverableLine]]:
+        """Lend an unused client: the one that was used last, whose connection is most likely still open."""
         with self._lock:
             if self._closed:
                 raise closed_error()
-            found, stale = _taken(self._idle)
+            found, stale = _take_idle(self._idle)
         client, line = (found.client, found.line) if found else (self._make(), SeverableLine(tls=self._tls))
         try:
             for old in stale:
@@ -77,7 +77,7 @@ class Clients:
             client.close()
 
     def close(self) -> None:
-        """Close the idle clients now, and those in use when they come back."""
+        """Close the idle clients now, and those in use when they are returned."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, deque()
@@ -95,11 +95,11 @@ _AnyIdle = TypeVar("_AnyIdle", _Idle, _AsyncIdle)
 
 
 class AsyncClients:
-    """Clients for the tasks of any number of event loops; each stays with its event loop.
+    """Clients for the tasks of any number of event loops; a client belongs to one event loop.
 
     Args:
-        make: makes one.
-        tls: whether their connections are encrypted.
+        make: makes a client.
+        tls: whether the connections are encrypted.
     """
 
     def __init__(self, make: Callable[[], httpx.AsyncClient], *, tls: bool) -> None:
@@ -108,28 +108,28 @@ class AsyncClients:
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew, without closing anything: after a fork the connections are the parent's."""
+        """Start afresh after a fork without closing anything: the connections are the parent's."""
         self._lock = threading.Lock()
         self._closed = False
         self._idle: dict[asyncio.AbstractEventLoop, deque[_AsyncIdle]] = {}
         self._ends: dict[asyncio.AbstractEventLoop, AsyncGenerator[None, None]] = {}
 
     @asynccontextmanager
-    async def lent(self) -> AsyncIterator[tuple[httpx.AsyncClient, Line]]:
-        """A client of this event loop that no other task uses; the one that was used last."""
+    async def lend(self) -> AsyncIterator[tuple[httpx.AsyncClient, Line]]:
+        """Lend an unused client of this event loop: the one that was used last."""
         loop = asyncio.get_running_loop()
         with self._lock:
             if self._closed:
                 raise closed_error()
             for ended in [each for each in self._ends if each.is_closed()]:
                 del self._ends[ended]
-                self._idle.pop(ended, None)  # its clients can be neither used nor closed any more
+                self._idle.pop(ended, None)  # its clients can no longer be used or closed
             if new := loop not in self._ends:
                 self._ends[loop] = self._end_of_loop()
             idle = self._idle.setdefault(loop, deque())
-            found, stale = _taken(idle)
+            found, stale = _take_idle(idle)
         if stale:
-            _begin_to_close(loop, stale)  # not waited for: who is cancelled meanwhile would lose them
+            _begin_to_close(loop, stale)  # not awaited: a cancellation meanwhile would lose them
         client, line = (found.client, found.line) if found else (self._make(), Line(tls=self._tls))
         try:
             if new:
@@ -139,27 +139,27 @@ class AsyncClients:
             await client.aclose()
             raise
         with self._lock:
-            # Another queue where this loop's clients were closed meanwhile.
+            # Another queue if this loop's clients were closed meanwhile.
             if kept := self._idle.get(loop) is idle:
                 idle.append(_AsyncIdle(client, line, time.monotonic()))
         if not kept:
             await client.aclose()
 
     async def _end_of_loop(self) -> AsyncGenerator[None, None]:
-        """Closes the clients of an event loop that ends, which first ends the generators that were begun on it."""
+        """Close the clients of an event loop when it ends: it closes the generators that were started in it."""
         try:
             yield
         finally:
             await self.aclose_here()
 
     async def aclose_here(self) -> None:
-        """Close the clients of this event loop. Who is lent one next gets another."""
+        """Close the clients of this event loop. Later requests get new ones."""
         with self._lock:
             idle = self._idle.pop(asyncio.get_running_loop(), deque())
         await _aclose(idle)
 
     def close(self) -> None:
-        """Have the idle clients closed by their event loops, and those in use when they come back."""
+        """Let event loops close their idle clients, and those in use when they are returned."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, {}
@@ -168,8 +168,8 @@ class AsyncClients:
                 loop.call_soon_threadsafe(_begin_to_close, loop, clients)
 
 
-def _taken(idle: deque[_AnyIdle]) -> tuple[_AnyIdle | None, list[_AnyIdle]]:
-    """Take the one that was used last out of those that are idle, and all that have been so for too long."""
+def _take_idle(idle: deque[_AnyIdle]) -> tuple[_AnyIdle | None, list[_AnyIdle]]:
+    """Remove and return the idle client that was used last, and all that have been idle for too long."""
     found = idle.pop() if idle else None
     before = time.monotonic() - KEPT_SECONDS
     stale = []
@@ -179,7 +179,7 @@ def _taken(idle: deque[_AnyIdle]) -> tuple[_AnyIdle | None, list[_AnyIdle]]:
 
 
 _closing: set[asyncio.Task[None]] = set()
-"""An event loop itself holds its tasks only weakly."""
+"""Event loops hold their tasks only weakly."""
 
 
 def _begin_to_close(loop: asyncio.AbstractEventLoop, clients: Iterable[_AsyncIdle]) -> None:

@@ -1,4 +1,4 @@
-"""Keeps what a service repeats out of the logs of the libraries that talk to it."""
+"""Keeps a service's words out of the logs of the HTTP libraries."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ _ours: ContextVar[bool] = ContextVar("_ours", default=False)
 
 class _NotOurs(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the record is of somebody else's request."""
+        """Return whether the record belongs to a request that is not ours."""
         return not _ours.get()
 
 
 _not_ours: Final = _NotOurs()
 
 
-def stand_before_loggers() -> None:
-    """Make ``unlogged`` work, which it does from then on; doing it again changes nothing."""
+def install_log_filter() -> None:
+    """Install the filter that ``unlogged`` uses; installing it again changes nothing."""
     for name in _LOGGERS:
         logging.getLogger(name).addFilter(_not_ours)
 
 
 @contextmanager
 def unlogged() -> Iterator[None]:
-    """Keep httpx and httpcore from logging what this thread or task does; what others do is logged as before.
+    """Keep httpx and httpcore from logging what this thread or task does; others are logged as usual.
 
-    Reason phrases and headers of replies are a service's own words, and may repeat a key or a text.
+    A service chooses the reason phrases and headers of its replies, and may repeat a key or a text in them.
     """
     token = _ours.set(True)
     try:

@@ -1,7 +1,6 @@
-"""The two transports: one request over HTTP, for a blocking caller and for an event loop.
+"""One request over HTTP, for a blocking caller and for an event loop.
 
-Neither repeats anything: retries have one owner, and these are not it. Redirects are not followed, since httpx would
-turn a POST into a GET.
+Nothing is retried here. Redirects are not followed, since httpx would turn a POST into a GET.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from milvus_pipeline import ServiceError, StageError
 from milvus_pipeline.plugin import FAIR_SECONDS, require
 from milvus_stages.hosted.http.clients import KEPT_SECONDS, AsyncClients, Clients
-from milvus_stages.hosted.http.quiet import stand_before_loggers, unlogged
+from milvus_stages.hosted.http.quiet import install_log_filter, unlogged
 from milvus_stages.hosted.http.watchdog import Line, SeverableLine, Watchdog
 from milvus_stages.hosted.replies import Received
 
@@ -27,43 +26,43 @@ if TYPE_CHECKING:
 USER_AGENT: Final = "milvus-search-pipeline"
 
 _CONNECT_SECONDS: Final = 10.0
-"""A connection must stand within this time, however long a reply may take."""
+"""Seconds to connect, at most, however long a reply may take."""
 
 _MOST_BYTES: Final = 64 * 2**20
-"""No reply of a reranker is larger, unless something is wrong with it."""
+"""A larger reply is an error."""
 
 
-class Unanswered(ServiceError):  # noqa: N818 - says what became of the request
-    """No reply came, or not the whole of it.
+class Unanswered(ServiceError):  # noqa: N818 - names what became of the request
+    """No complete reply came.
 
     Attributes:
-        blamed: whether that is the service's failure; None where it says nothing of the service.
+        blamed: whether that counts as the service's failure; None if it says nothing about the service.
     """
 
     blamed: bool | None = True
 
 
 class Unsent(Unanswered):
-    """No connection was made, so that the service has seen nothing of the request."""
+    """No connection was made, so that the service has not seen the request."""
 
 
 class Transport:
     """Sends request bodies to one URL.
 
     Args:
-        url: where to.
-        headers: of every request; may hold the key, so they are shown nowhere.
-        service: the stage's type, to lead messages.
+        url: the endpoint.
+        headers: of every request; may hold the key, so they are never shown.
+        service: the stage's type, for messages.
     """
 
     def __init__(self, url: str, headers: Mapping[str, str], service: str) -> None:
         self._httpx = require("httpx", extra=None, wanted_by=service)
-        stand_before_loggers()
+        install_log_filter()
         self.request = f"POST {url}"
         self._url = url
         self._service = service
         options: dict[str, Any] = {
-            # Not compressed: what a reply comes to could not be bounded before it is in memory.
+            # Not compressed: the size of a compressed reply is not known before it is in memory.
             "headers": {
                 "content-type": "application/json",
                 "accept": "application/json",
@@ -74,21 +73,19 @@ class Transport:
             "follow_redirects": False,
         }
         fault = self._fault(options)
-        if fault is not None:  # raised here, where the fault is no context: its text may hold a proxy's password
+        if fault is not None:  # raised here, without a context, whose text may hold a proxy's password
             raise StageError(
                 f"no client can be made for {url} ({fault})",
-                (
-                    "check base_url, the proxies that the environment names (HTTP_PROXY, HTTPS_PROXY, "
-                    "ALL_PROXY), and SSL_CERT_FILE and SSL_CERT_DIR"
-                ),
-                place=str(service),
+                "check base_url, the proxies that the environment names (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY), and "
+                "SSL_CERT_FILE and SSL_CERT_DIR",
+                place=service,
             )
         self._clients = Clients(lambda: self._httpx.Client(**options), tls=url.startswith("https:"))
         self._async_clients = AsyncClients(lambda: self._httpx.AsyncClient(**options), tls=url.startswith("https:"))
         self._watchdog = Watchdog(service)
 
     def _fault(self, options: dict[str, Any]) -> str | None:
-        """Complete the options, and try them; the kind of error that they end in, if any."""
+        """Complete the options and try them; return the kind of error that they cause, if any."""
         try:
             options["verify"] = certificates()
             with self._httpx.Client(**options) as client:
@@ -100,32 +97,32 @@ class Transport:
     # -- requests -----------------------------------------------------------------------------------------------
 
     def send(self, body: bytes, seconds: float, setting: str) -> Received:
-        """Send a request, and wait for its reply at most ``seconds``.
+        """Send a request, and return its reply.
 
         Args:
             body: of the request.
-            seconds: from now.
-            setting: what to raise for more time.
+            seconds: that the request may take.
+            setting: the setting to increase for more time.
 
         Raises:
-            Unsent: there is no connection.
-            Unanswered: no reply came, or not the whole of it.
+            Unsent: no connection could be made.
+            Unanswered: no complete reply came.
             ServiceError: the reply cannot be read.
         """
         try:
-            with unlogged(), self._clients.lent() as (client, line):
-                return self._exchanged(client, line, body, seconds)
+            with unlogged(), self._clients.lend() as (client, line):
+                return self._exchange(client, line, body, seconds)
         except self._failures as error:
-            failure = self._told(error, seconds, setting)
+            failure = self._failure(error, seconds, setting)
         raise failure
 
-    def _exchanged(self, client: httpx.Client, line: SeverableLine, body: bytes, seconds: float) -> Received:
-        asked = self._asked(body, seconds)
+    def _exchange(self, client: httpx.Client, line: SeverableLine, body: bytes, seconds: float) -> Received:
+        options = self._request_options(body, seconds)
         try:
-            # httpx bounds each read, of which a reply may take any number.
+            # httpx limits the time of each read, of which a reply may take any number.
             with (
                 self._watchdog.over(seconds, line.sever),
-                client.stream("POST", self._url, **asked, extensions={"trace": line.trace}) as reply,
+                client.stream("POST", self._url, **options, extensions={"trace": line.trace}) as reply,
             ):
                 content = bytearray()
                 for piece in reply.iter_raw():
@@ -134,95 +131,96 @@ class Transport:
         except Exception:
             if not line.cut:
                 raise
-        if line.cut:  # which can look like the end of a body, too
+        if line.cut:  # which can also look like the end of a body
             raise self._late(line)
-        return self._received(reply, content)
+        return self._read(reply, content)
 
     async def asend(self, body: bytes, seconds: float, setting: str) -> Received:
         """``send`` for a task; cancelling it ends the request."""
         try:
             with unlogged():
-                async with self._async_clients.lent() as (client, line):
+                async with self._async_clients.lend() as (client, line):
                     try:
                         async with asyncio.timeout(seconds):
-                            return await self._aexchanged(client, line, body, seconds)
+                            return await self._aexchange(client, line, body, seconds)
                     except TimeoutError:
                         raise self._late(line) from None
         except self._failures as error:
-            failure = self._told(error, seconds, setting)
+            failure = self._failure(error, seconds, setting)
         raise failure
 
-    async def _aexchanged(self, client: httpx.AsyncClient, line: Line, body: bytes, seconds: float) -> Received:
-        asked = self._asked(body, seconds)
-        async with client.stream("POST", self._url, **asked, extensions={"trace": line.atrace}) as reply:
+    async def _aexchange(self, client: httpx.AsyncClient, line: Line, body: bytes, seconds: float) -> Received:
+        options = self._request_options(body, seconds)
+        async with client.stream("POST", self._url, **options, extensions={"trace": line.atrace}) as reply:
             content = bytearray()
             async for piece in reply.aiter_raw():
                 content += piece
                 self._check(content)
-        return self._received(reply, content)
+        return self._read(reply, content)
 
     def _late(self, line: Line) -> Exception:
-        """That the time is up: before there was a connection, or on one."""
-        return TimeoutError() if line.stands else self._httpx.ConnectTimeout("the time was up")
+        """Return the error for a request that ran out of time before it was connected, or afterwards."""
+        return TimeoutError() if line.connected else self._httpx.ConnectTimeout("the time was up")
 
     @property
     def _failures(self) -> tuple[type[Exception], ...]:
-        """What a request may end in; UnicodeError is a host's name that cannot be looked up."""
+        """The errors of a request; UnicodeError means a host name that cannot be looked up."""
         return (self._httpx.RequestError, self._httpx.InvalidURL, TimeoutError, UnicodeError, OSError)
 
-    def _received(self, reply: httpx.Response, content: bytearray) -> Received:
+    def _read(self, reply: httpx.Response, content: bytearray) -> Received:
         body = bytes(content)
         encoding = reply.headers.get("content-encoding", "identity").strip().lower()
-        if encoding in ("gzip", "x-gzip", "deflate"):  # some gateways do so unasked
+        if encoding in ("gzip", "x-gzip", "deflate"):  # some gateways compress unasked
             try:
-                decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)  # either, by its own first bytes
+                decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)  # detects which of the two
                 body = decoder.decompress(body, _MOST_BYTES + 1)
             except zlib.error:
-                raise self._error("the reply is compressed, and broken; check base_url", passing=True) from None
+                raise self._error("the reply is compressed and corrupt", passing=True) from None
             self._check(body)
             if not decoder.eof:
-                raise self._error("the reply is compressed, and not whole; check base_url", passing=True)
+                raise self._error("the reply is compressed and incomplete", passing=True)
         elif encoding not in ("", "identity"):
-            raise self._error("the reply is compressed in a way that was not asked for; check base_url")
+            raise self._error("the reply is compressed in a way that was not asked for")
         return Received(reply.status_code, reply.headers, body)
 
     def _error(self, what: str, *, passing: bool = False) -> ServiceError:
         return ServiceError(
-            f"{self.request}: {what}", place=str(self._service), retryable=passing, reason_code="bad_reply"
+            f"{self.request}: {what}", "check base_url", place=self._service, retryable=passing, reason_code="bad_reply"
         )
 
-    def _asked(self, body: bytes, seconds: float) -> dict[str, Any]:
+    def _request_options(self, body: bytes, seconds: float) -> dict[str, Any]:
         return {"content": body, "timeout": self._httpx.Timeout(seconds, connect=min(seconds, _CONNECT_SECONDS))}
 
     def _check(self, content: bytes | bytearray) -> None:
         if len(content) > _MOST_BYTES:
             raise self._error(f"the reply is larger than {_MOST_BYTES >> 20} MiB")
 
-    def _told(self, error: Exception, seconds: float, setting: str) -> Unanswered:
-        """What httpx says, as ours. Another attempt may succeed, except where the server cannot be trusted."""
-        kind = Unanswered
-        passing = True
+    def _failure(self, error: Exception, seconds: float, setting: str) -> Unanswered:
+        """Return an error of httpx as one of ours. A retry may help, unless the server cannot be trusted."""
+        kind: type[Unanswered] = Unsent
         cause: Exception | None = error
+        passing = True
         late = isinstance(error, self._httpx.TimeoutException | TimeoutError)
         if isinstance(error, self._httpx.ConnectTimeout):
-            kind, what = Unsent, f"no connection within {min(seconds, _CONNECT_SECONDS):.3g} s"
+            what = f"no connection within {min(seconds, _CONNECT_SECONDS):.3g} s"
             step = "check base_url and the network"
         elif late:
-            what = f"no reply, or not the whole of it, within {seconds:.3g} s"
-            step = f"raise {setting}, or ask for less"
-        elif untrusted(error):
-            kind, passing, what = Unsent, False, "the server's certificate cannot be verified"
+            kind, what = Unanswered, f"no complete reply within {seconds:.3g} s"
+            step = f"increase {setting} or request fewer results"
+        elif is_untrusted(error):
+            passing, what = False, "the server's certificate cannot be verified"
             step = "check base_url, or name the certificates to trust in SSL_CERT_FILE"
         elif isinstance(error, self._httpx.ProxyError):
             # A proxy's words may repeat its password, so they are not even kept as the cause.
-            kind, cause, what = Unsent, None, "the proxy does not let it through"
+            cause, what = None, "the proxy refuses the connection"
             step = "check the proxies that the environment names"
         elif isinstance(error, self._httpx.ConnectError | self._httpx.InvalidURL | UnicodeError):
-            kind, what, step = Unsent, f"cannot be reached ({named(error)})", "check base_url and the network"
+            what, step = f"cannot be reached ({brief(error)})", "check base_url and the network"
         else:
-            # What it says may hold pieces of the reply, so it is not even kept as the cause.
-            what, step, cause = f"the connection broke ({type(error).__name__})", "check that the service is well", None
-        failure = kind(f"{self._service}: {self.request}: {what}; {step}", retryable=passing)
+            # Its text may hold pieces of the reply, so it is not even kept as the cause.
+            kind, cause, what = Unanswered, None, f"the connection broke ({type(error).__name__})"
+            step = "check the service"
+        failure = kind(f"{self.request}: {what}", step, place=self._service, retryable=passing)
         failure.__cause__ = cause
         if not passing or (late and seconds < FAIR_SECONDS):
             failure.blamed = None
@@ -231,7 +229,7 @@ class Transport:
     # -- life ---------------------------------------------------------------------------------------------------
 
     def forget(self) -> None:
-        """Begin anew, without closing anything: after a fork the connections are the parent's."""
+        """Start afresh after a fork without closing anything: the connections are the parent's."""
         self._clients.forget()
         self._async_clients.forget()
         self._watchdog = Watchdog(self._service)
@@ -241,31 +239,31 @@ class Transport:
         await self._async_clients.aclose_here()
 
     def close(self) -> None:
-        """Close the connections; those in use when they come back."""
+        """Close the connections; those in use are closed when they are returned."""
         self._async_clients.close()
         self._clients.close()
         self._watchdog.close()
 
 
 def certificates() -> ssl.SSLContext:
-    """The certificates to trust, as the environment names them now."""
+    """Return the certificates to trust, as the environment names them now."""
     return _certificates(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
 
 
 @lru_cache(maxsize=4)
 def _certificates(file: str | None, folder: str | None) -> ssl.SSLContext:
-    """The certificates to trust, which take longer to read than all else that opening does.
+    """Read the certificates, which takes longer than anything else in opening a stage.
 
     Args:
-        file: the value of SSL_CERT_FILE, which httpx reads itself; named here so that another value is read anew.
+        file: the value of SSL_CERT_FILE. httpx reads it itself; it is an argument so that a new value is read.
         folder: the value of SSL_CERT_DIR, likewise.
     """
     context: ssl.SSLContext = require("httpx", extra=None, wanted_by="a hosted reranker").create_ssl_context()
     return context
 
 
-def untrusted(error: BaseException | None) -> bool:
-    """Whether the cause of an error is a certificate that cannot be verified."""
+def is_untrusted(error: BaseException | None) -> bool:
+    """Return whether the cause of an error is a certificate that cannot be verified."""
     while error is not None:
         if isinstance(error, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY_FAILED" in str(error):
             return True
@@ -273,7 +271,7 @@ def untrusted(error: BaseException | None) -> bool:
     return False
 
 
-def named(error: Exception) -> str:
-    """The error's class, and the beginning of what it says."""
-    said = " ".join(str(error).split())[:100]
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+def brief(error: Exception) -> str:
+    """Return the error's class, and the beginning of its text."""
+    text = " ".join(str(error).split())[:100]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,4 +1,4 @@
-"""A bound on blocking requests as a whole, which httpx bounds only read by read."""
+"""A time limit for a whole blocking request; httpx limits only each read."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ class Line:
         tls: whether it is encrypted.
 
     Attributes:
-        stands: whether there is a connection that a request can be sent on.
+        connected: whether there is a connection that a request can be sent on.
     """
 
     def __init__(self, *, tls: bool) -> None:
-        self.stands = False
+        self.connected = False
         self._last_step = ".start_tls.complete" if tls else ".connect_tcp.complete"
 
     def follow(self, event: str) -> None:
-        """Take note of a step that httpx takes."""
+        """Follow a step of httpx."""
         if event.endswith(".connect_tcp.started"):
-            self.stands = False
+            self.connected = False
         elif event.endswith(self._last_step):
-            self.stands = True
+            self.connected = True
 
     async def atrace(self, event: str, info: dict[str, Any]) -> None:
-        """What an asynchronous client of httpx calls with each step it takes."""
+        """Follow a step; an asynchronous client of httpx calls this with each."""
         self.follow(event)
 
 
 class SeverableLine(Line):
-    """The connection of a blocking client, which another thread may cut.
+    """The connection of a blocking client, which another thread can cut.
 
     Attributes:
         cut: whether it was cut.
@@ -52,9 +52,9 @@ class SeverableLine(Line):
         self._socket: socket.socket | None = None
 
     def trace(self, event: str, info: dict[str, Any]) -> None:
-        """Take note of the socket: what a blocking client of httpx calls with each step it takes.
+        """Follow the socket; a blocking client of httpx calls this with each step.
 
-        TLS takes the socket over in the middle of the handshake, so that one is watched through a copy of it.
+        TLS takes over the socket in the middle of the handshake, so that socket is watched through a copy.
         """
         self.follow(event)
         stream = info.get("return_value")
@@ -73,24 +73,24 @@ class SeverableLine(Line):
             before, self._socket = self._socket, connected
             if self._tls and before is not None and not isinstance(before, ssl.SSLSocket):
                 before.close()  # the copy
-        if self.cut:  # the time was up before there was a connection
+        if self.cut:  # the time ran out before there was a connection
             self._shut()
 
     def sever(self) -> None:
-        """End whatever waits on the connection."""
+        """Cut the connection, which ends whatever waits for it."""
         self.cut = True
         self._shut()
 
     def _shut(self) -> None:
         with self._lock:
             if self._socket is not None:
-                with suppress(OSError):  # it has ended by itself
-                    # Not the method of a TLS socket, which would take its state from under the thread that reads.
+                with suppress(OSError):  # it has already ended
+                    # Not the method of a TLS socket, which would remove the state that the reading thread uses.
                     socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
 
 class Watchdog:
-    """One thread that calls what is overdue; it lives from the first watch to ``close``."""
+    """A thread that ends overdue requests; it runs from the first request to ``close``."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -102,14 +102,14 @@ class Watchdog:
 
     @contextmanager
     def over(self, seconds: float, end: Callable[[], None]) -> Iterator[None]:
-        """Call ``end`` if the block takes longer; it is not called any more once the block is left."""
+        """Call ``end`` if the block takes longer; it is not called after the block."""
         mark, at = object(), time.monotonic() + seconds
         with self._changed:
             self._watched[mark] = (at, end)
-            if self._thread is None:  # none yet, or none any more
+            if self._thread is None:  # not started, or ended
                 self._thread = threading.Thread(target=self._watch, name=f"{self._name}-watchdog", daemon=True)
                 self._thread.start()
-            elif at < self._wakes:  # seldom: requests mostly have the same time
+            elif at < self._wakes:  # rare: most requests have the same time
                 self._changed.notify()
         try:
             yield
@@ -120,7 +120,7 @@ class Watchdog:
                     self._changed.notify()
 
     def close(self) -> None:
-        """End the thread once nothing is watched any more."""
+        """End the thread once nothing is watched."""
         with self._changed:
             self._closed = True
             self._changed.notify()
