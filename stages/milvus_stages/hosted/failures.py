@@ -105,17 +105,10 @@ def _data(received: Received) -> Any:
 
 def _text(received: Received, data: Any) -> str:
     """Return the service's text, from the shapes that such services use."""
-    error = get_member(data, "error")
-    detail = get_member(data, "detail")
-    for candidate in (
-        error,
-        get_member(error, "message"),
-        get_member(data, "message"),
-        detail,
-        get_member(detail, "message"),
-    ):
-        if isinstance(candidate, str) and candidate.strip():
-            return candidate
+    for path in (("error",), ("error", "message"), ("message",), ("detail",), ("detail", "message")):
+        text = get_member(data, *path)
+        if isinstance(text, str) and text.strip():
+            return text
     detail = get_member(data, "detail")
     complaints = detail if isinstance(detail, list) else get_member(data, "errors")
     if isinstance(complaints, list):
