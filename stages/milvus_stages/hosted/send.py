@@ -16,16 +16,9 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 from weakref import WeakSet
 
-<<<<<<< HEAD
-from milvus_pipeline import BreakerSettings, CircuitOpenError, PipelineError, ServiceError, StageError
-from milvus_pipeline.plugin import Deadline, adrive, async_retrying, breaker_for, drive, in_threads, retrying
-from milvus_stages.hosted.conversation import Request, Stopped, Tries, Work, conversation
-from milvus_stages.hosted.failures import refused
-=======
 from milvus_pipeline import BreakerSettings, CircuitOpenError, DeadlineError, ServiceError, StageError
-from milvus_pipeline.plugin import Breaker, Deadline, adriven, breaker_for, driven, in_threads, retrying
+from milvus_pipeline.plugin import Breaker, Deadline, adrive, breaker_for, drive, in_threads, retrying
 from milvus_stages.hosted.failures import refusal_error
->>>>>>> 3b53ad1 (hosted: put HostedService below HostedReranker, and what happens to a request into one generator)
 from milvus_stages.hosted.http.clients import closed_error
 from milvus_stages.hosted.http.transport import Transport, Unanswered, Unsent
 from milvus_stages.hosted.limits import Bell, Booking, Rate, Slots
@@ -215,35 +208,7 @@ class Sender:
             count = min(len(tasks), self._service.max_concurrency)
             in_threads(work_off, count, self._service.name, waiting.clear)  # what has not begun is not sent
 
-<<<<<<< HEAD
-    def _converse(self, work: Work, part: Part, deadline: Deadline) -> None:
-        def attempt(current: Part, tries: Tries) -> None:
-            self._check(work, deadline)
-            self._rate.check(current.tokens, deadline)
-            with self._slots.held(deadline):
-                self._check(work, deadline)
-                body = self._body(work, current)
-                with self._booked(current, deadline, tries) as booking:
-                    work.bell.wait(booking.wait)
-                    self._check(work, deadline)
-                    with self._guarded():
-                        tries.begin(booking.wait)
-                        received = self._accepted(work, self._transport.send(body, *self._seconds(deadline)))
-            self._take(work, current, received)
-
-        def send(request: Request) -> None:
-            tries = request.tries
-            policy = retrying(self._retry, deadline, tries.passing, self._asked_wait, tries.waits)
-            policy.copy(sleep=work.bell.wait)(attempt, *request)
-
-        drive(conversation(self._service, work, part, deadline, self._breaker), send)
-
-    # -- event loops --------------------------------------------------------------------------------------------
-
-    async def arun(self, works: Sequence[Work], deadline: Deadline) -> None:
-=======
     async def arun(self, tasks: Sequence[Task], deadline: Deadline) -> None:
->>>>>>> 3b53ad1 (hosted: put HostedService below HostedReranker, and what happens to a request into one generator)
         """``run`` for an event loop; cancelling it ends the requests."""
         with self._registered(call for call, _ in tasks):
             if len(tasks) == 1:
@@ -262,11 +227,8 @@ class Sender:
             return call.bell.wait(step)
 
         with closing(steps):
-            driven(steps, do)
+            drive(steps, do)
 
-<<<<<<< HEAD
-        await adrive(conversation(self._service, work, part, deadline, self._breaker), send)
-=======
     async def _adrive(self, call: Call, steps: Steps, deadline: Deadline) -> None:
         async def do(step: Step) -> Any:
             if isinstance(step, Post):
@@ -275,10 +237,9 @@ class Sender:
                 async with asyncio.timeout(deadline.remaining()):
                     return await asyncio.wrap_future(step)
             return await call.bell.asleep(step)
->>>>>>> 3b53ad1 (hosted: put HostedService below HostedReranker, and what happens to a request into one generator)
 
         with closing(steps):
-            await adriven(steps, do)
+            await adrive(steps, do)
 
     @contextmanager
     def _registered(self, calls: Iterable[Call]) -> Iterator[None]:

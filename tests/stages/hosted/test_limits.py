@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milvus_pipeline import DeadlineError
-from milvus_pipeline.plugin import Deadline, RerankJob, adriven, driven
+from milvus_pipeline.plugin import Deadline, RerankJob, adrive, drive
 from milvus_stages.hosted import limits as throttle
 from milvus_stages.hosted.limits import Bell, Rate, Slots
 from support.hosted_calls import QUERY, TEXTS, abatch, ask, batch, both_ways, eventually, keyed, scored, stage
@@ -69,7 +69,7 @@ def test_connections_are_kept(way):
 def take(slots, deadline):
     """Take a slot, as the blocking driver does."""
     with closing(slots.take(deadline)) as steps:
-        driven(steps, lambda ticket: ticket.result(deadline.remaining()))
+        drive(steps, lambda ticket: ticket.result(deadline.remaining()))
 
 
 async def atake(slots, deadline=FOREVER):
@@ -80,7 +80,7 @@ async def atake(slots, deadline=FOREVER):
             await asyncio.wrap_future(ticket)
 
     with closing(slots.take(deadline)) as steps:
-        await adriven(steps, wait)
+        await adrive(steps, wait)
 
 
 def test_slots_are_given_in_order():
