@@ -250,7 +250,7 @@ def test_the_timeout_holds_for_each_batch(invoke, make, judged):
         (["--price", "cohere=1"], "error: --price cohere=1: must be STAGE.WORD=AMOUNT"),
         (["--price", "cohere.units=-1"], "error: --price cohere.units=-1: must be STAGE.WORD=AMOUNT"),
         (["--price", "cohere.units=nan"], "error: --price cohere.units=nan: must be STAGE.WORD=AMOUNT"),
-        (["-o", "{tmp}/no/out.json"], "no/out.json: the folder {tmp}/no does not exist; make it first"),
+        (["-o", "{tmp}/no/out.json"], "no/out.json: the folder {tmp}/no does not exist; create it first"),
         (["--report", "{tmp}"], "error: {tmp}: is a folder; give the name of a file in it"),
         (["-o", "{tmp}/x.html", "--report", "{tmp}/x.html"], "--report {tmp}/x.html: is the file of --output, too"),
         (["-o", "{tmp}/qrels.tsv"], "error: {tmp}/qrels.tsv: exists already; choose another file, or pass --overwrite"),

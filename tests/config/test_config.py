@@ -308,7 +308,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, make, expected):
 
 def test_a_folder_is_not_a_configuration(tmp_path):
     """A folder in place of a file is reported as such."""
-    with pytest.raises(ConfigError, match="is a folder; give the name of the YAML file in it"):
+    with pytest.raises(ConfigError, match="is a folder; give the name of a file in it"):
         Pipeline.from_yaml(tmp_path)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from milvus_pipeline import Query, QueryError, SearchResult
 from milvus_pipeline.errors import InputError
-from milvus_pipeline.files.queries import BadLines, InputFormat, QueryReader, Survey, read_queries, survey
+from milvus_pipeline.files.queries import BadLines, InputFormat, QueryReader, read_queries
 
 MIXED = '{"_id": "a", "text": "red"}\n\nnot JSON\n{"_id": "b", "text": 7}\n{"text": "sky"}\n'
 NOTHING_RUN = "nothing was run; fix the file, or have its bad lines skipped or reported"
@@ -80,13 +80,13 @@ def test_a_place_depends_on_the_file_alone(make):
     assert reported == [item.id for item in read_queries(path, bad_lines=BadLines.SKIP)] == ["a", "4"]
 
 
-def test_the_survey_counts_what_will_be_read(make):
-    """The survey counts reported lines as queries, and skipped ones as bad."""
+def test_the_count_is_of_what_will_be_read(make):
+    """Reported lines count as queries, and skipped ones do not."""
     path = make("q.jsonl", MIXED)
-    assert survey(path) == Survey(count=4, bad=0)
-    assert survey(path, bad_lines="skip") == Survey(count=2, bad=2)
+    assert QueryReader(path).count() == 4
+    assert QueryReader(path, bad_lines="skip").count() == 2
     with pytest.raises(InputError):
-        survey(path, bad_lines="fatal")
+        QueryReader(path, bad_lines="fatal").count()
 
 
 def test_only_the_first_bad_lines_are_listed(make):
@@ -97,7 +97,7 @@ def test_only_the_first_bad_lines_are_listed(make):
     assert [message.split(": ")[0] for message in told] == [*(f"{path}:{number}" for number in range(2, 7)), str(path)]
     assert told[-1] == f"{path}: 7 lines more left out"
     with pytest.raises(InputError) as fatal:
-        survey(path, bad_lines="fatal")
+        QueryReader(path, bad_lines="fatal").count()
     lines = str(fatal.value).splitlines()
     assert len(lines) == 7
     assert lines[0].startswith(f"{path}:2: is not valid JSON: ")
@@ -161,7 +161,7 @@ def outcome(path, input_format, bad_lines):
 )
 @example(b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03", InputFormat.LINES, "q.gz")
 def test_whatever_a_file_holds(content, input_format, name):
-    """Any content gives queries, bad lines or an InputError, the same twice, and as many as the survey counts."""
+    """Any content gives queries, bad lines or an InputError, the same twice, and as many as counted."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
         path.write_bytes(content)
@@ -169,9 +169,9 @@ def test_whatever_a_file_holds(content, input_format, name):
             read = outcome(path, input_format, bad_lines)
             assert read == outcome(path, input_format, bad_lines)
             try:
-                found = QueryReader(path, input_format, bad_lines=bad_lines).survey()
+                count = QueryReader(path, input_format, bad_lines=bad_lines).count()
             except InputError as error:
                 assert read[1][-1] == str(error)
                 assert bad_lines is not BadLines.FATAL or not read[0]
             else:
-                assert found.count == len(read[0])
+                assert count == len(read[0])

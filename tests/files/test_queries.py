@@ -9,7 +9,7 @@ import pytest
 
 from milvus_pipeline import Query
 from milvus_pipeline.errors import InputError
-from milvus_pipeline.files.queries import InputFormat, QueryReader, Survey, read_queries, survey
+from milvus_pipeline.files.queries import InputFormat, QueryReader, read_queries
 
 CRANFIELD = Path(__file__).parents[2] / ".." / "shared" / "data" / "cranfield"
 WHOLE = {
@@ -66,7 +66,7 @@ def test_the_file_name_gives_the_format(make, name, content, suffix):
     """Gzipped or not, a file is read by its suffix; blank lines, a byte order mark and CR are not part of a query."""
     path = make(name + suffix, content)
     assert read(path) == [("1", "red plum"), ("2", "sky")]
-    assert survey(path) == Survey(count=2, bad=0)
+    assert QueryReader(path).count() == 2
 
 
 def test_a_given_format_overrides_the_name(make):
@@ -111,13 +111,13 @@ def test_cranfield(tmp_path):
     """The 225 queries are the same from the folder and from a TSV made of them."""
     queries = read(CRANFIELD)
     assert len(queries) == len(dict(queries)) == 225
-    assert survey(CRANFIELD) == Survey(225, 0)
+    assert QueryReader(CRANFIELD).count() == 225
     (tmp_path / "q.tsv").write_text("".join(f"{qid}\t{text}\n" for qid, text in queries), encoding="utf-8")
     assert read(tmp_path / "q.tsv") == queries
 
 
 def test_stdin(monkeypatch):
-    """Stdin is lines by default, and cannot be surveyed."""
+    """Stdin is lines by default, and cannot be counted."""
 
     def stdin(data):
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
@@ -126,7 +126,7 @@ def test_stdin(monkeypatch):
     assert read(Path("-")) == [("1", "red"), ("2", "sky")]
     stdin(b"7\tred\n")
     assert read(Path("-"), InputFormat.TSV) == [("7", "red")]
-    assert survey(Path("-")) is None
+    assert QueryReader(Path("-")).count() is None
 
 
 def test_queries_are_read_one_at_a_time(make):
@@ -139,7 +139,7 @@ def test_queries_are_read_one_at_a_time(make):
     with pytest.raises(InputError, match=r"q\.txt\.gz: is not a complete gzip file"):
         list(queries)
     with pytest.raises(InputError, match="is not a complete gzip file"):
-        survey(path)
+        QueryReader(path).count()
 
 
 def test_a_file_that_is_not_gzip(tmp_path):
@@ -153,7 +153,7 @@ def test_a_missing_file(tmp_path):
     """A missing file is reported when the first query is read."""
     with pytest.raises(InputError, match=r"none\.txt: no such file; check the path"):
         next(read_queries(tmp_path / "none.txt"))
-    assert survey(tmp_path / "none.txt") is None
+    assert QueryReader(tmp_path / "none.txt").count() is None
 
 
 def test_a_line_without_end(make):

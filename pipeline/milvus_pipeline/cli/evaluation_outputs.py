@@ -59,7 +59,7 @@ def check_outputs(files: Mapping[str, Path | None], folder: Path | None, overwri
         if folder.exists() and not folder.is_dir():
             raise UsageError("is a file", "name a folder", place=f"--runs {folder}")
         if not folder.parent.is_dir():
-            raise UsageError(f"the folder {folder.parent} does not exist", "make it first", place=f"--runs {folder}")
+            raise UsageError(f"the folder {folder.parent} does not exist", "create it first", place=f"--runs {folder}")
         if folder.is_dir() and any(folder.glob("*.run")) and not overwrite:
             raise UsageError("holds runs already", "name another folder, or pass --overwrite", place=f"--runs {folder}")
 

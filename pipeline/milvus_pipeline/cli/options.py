@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 from milvus_pipeline.cli.exit_codes import UsageError, tell
 from milvus_pipeline.cli.writers import TABLE, check_output
 from milvus_pipeline.files.lines import STDIN
-from milvus_pipeline.files.queries import BadLines, InputFormat, QueryReader, survey
+from milvus_pipeline.files.queries import BadLines, InputFormat, QueryReader
 from milvus_pipeline.jobs.claim import check_place
 from milvus_pipeline.jobs.job import answer
 from milvus_pipeline.pipeline import Pipeline
@@ -122,8 +122,8 @@ def count_of(asked: Asked) -> int | None:
     """Number of queries, where it can be known beforehand."""
     if asked.source is None:
         return len(asked.texts)
-    found = survey(asked.source, asked.input_format, asked.bad_lines)
-    return None if found is None else len(asked.texts) + found.count
+    count = QueryReader(asked.source, asked.input_format, bad_lines=asked.bad_lines).count()
+    return None if count is None else len(asked.texts) + count
 
 
 def read_items(asked: Asked) -> Iterator[Query | SearchResult]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TextIO
 
 from milvus_pipeline.cli.exit_codes import UsageError
+from milvus_pipeline.files.output import check_target
 from milvus_pipeline.files.results import LineFormat, OutputError, OutputFormat, format_of
 from milvus_pipeline.records import SearchResult
 
@@ -55,16 +56,11 @@ def check_output(path: Path | None, overwrite: bool, source: Path | None) -> Non
     """Find out before any work whether the output can be written.
 
     Raises:
-        UsageError: it cannot.
+        InputError: it cannot, and UsageError if it exists.
     """
     if path is None:
         return
-    if path.is_dir():
-        raise UsageError("is a folder", "give the name of a file in it", place=str(path))
-    if not path.parent.is_dir():
-        raise UsageError(f"the folder {path.parent} does not exist", "make it first", place=str(path))
-    if path.exists() and source is not None and source.exists() and path.samefile(source):
-        raise UsageError("is the file of queries itself", "write to another file", place=str(path))
+    check_target(path, source)
     if path.exists() and not overwrite:
         raise UsageError("exists already", "choose another file, or pass --overwrite", place=str(path))
 

@@ -99,15 +99,14 @@ def to_data(
     sweep: Mapping[str, list[Any]] | None,
 ) -> dict[str, Any]:
     """Return the configuration as plain data, without fields at their default."""
-    data: dict[str, Any] = {"name": name}
-    if timeout is not None:
-        data["timeout"] = timeout
-    data["stages"] = [stage.config() for stage in stages]
-    if collection is not None:
-        data["collection"] = collection.config()
-    if sweep is not None:
-        data["sweep"] = {place: as_data(values) for place, values in sweep.items()}
-    return data
+    data = {
+        "name": name,
+        "timeout": timeout,
+        "stages": [stage.config() for stage in stages],
+        "collection": collection and collection.config(),
+        "sweep": sweep and as_data(sweep),
+    }
+    return {key: value for key, value in data.items() if value is not None}
 
 
 def to_yaml(data: Mapping[str, Any]) -> str:

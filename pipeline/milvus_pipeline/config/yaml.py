@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import yaml
 
 from milvus_pipeline.errors import ConfigError, Problem
+from milvus_pipeline.files.lines import read_failure
 from milvus_pipeline.problems import kind_of
 from milvus_pipeline.text import short_repr
 
@@ -77,15 +78,10 @@ def read_yaml(path: str | Path, environ: Mapping[str, str] | None = None) -> Sou
     try:
         with Path(path).open(encoding="utf-8") as file:
             text = file.read(MAX_CHARACTERS + 1)
-    except FileNotFoundError:
-        step = f"check the path, which is relative to {Path.cwd()}"
-        raise ConfigError("no such file", step, place=str(path)) from None
-    except IsADirectoryError:
-        raise ConfigError("is a folder", "give the name of the YAML file in it", place=str(path)) from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"is not UTF-8 text ({error.reason} at byte {error.start})", place=str(path)) from None
     except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror}", place=str(path)) from error
+        raise ConfigError(*read_failure(error), place=str(path)) from error
     except ValueError:  # a NUL, or characters that no file system has
         raise ConfigError("is not a path", "give the name of a YAML file", place=short_repr(str(path))) from None
     return parse_yaml(text, str(path), environ)

@@ -109,14 +109,19 @@ def read_lines(path: Path) -> Iterator[Line]:
                     raise InputError("is longer than 64 MiB", "is this a file of lines?", place=f"{name}:{number}")
                 if line.strip():
                     yield Line(name, number, line.rstrip(b"\r\n"))
-    except FileNotFoundError:
-        raise InputError("no such file", f"check the path, which is relative to {Path.cwd()}", place=name) from None
-    except IsADirectoryError:
-        raise InputError("is a folder", "give the name of a file in it", place=name) from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"is not a complete gzip file: {error}", place=name) from error
     except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", place=name) from error
+        raise InputError(*read_failure(error), place=name) from error
+
+
+def read_failure(error: OSError) -> tuple[str, str]:
+    """Return why a file cannot be read, and the next step."""
+    if isinstance(error, FileNotFoundError):
+        return "no such file", f"check the path, which is relative to {Path.cwd()}"
+    if isinstance(error, IsADirectoryError):
+        return "is a folder", "give the name of a file in it"
+    return f"cannot be read: {error.strerror}", ""
 
 
 def file_in(path: Path, name: str) -> Path:

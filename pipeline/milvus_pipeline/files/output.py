@@ -1,4 +1,4 @@
-"""Output files that appear complete or not at all."""
+"""Output files: whether one can be written, and files that appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,26 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, TextIO, cast
 
+from milvus_pipeline.errors import InputError
 from milvus_pipeline.files.results import OutputError
+
+
+def check_target(path: Path, source: Path | None) -> None:
+    """Check before any work whether a file can be written here.
+
+    Args:
+        path: the output.
+        source: a file that is read, and must not be overwritten.
+
+    Raises:
+        InputError: it cannot; with what to do about it.
+    """
+    if path.is_dir():
+        raise InputError("is a folder", "give the name of a file in it", place=str(path))
+    if not path.parent.is_dir():
+        raise InputError(f"the folder {path.parent} does not exist", "create it first", place=str(path))
+    if source is not None and path.exists() and source.exists() and path.samefile(source):
+        raise InputError("is the file of queries itself", "write to another file", place=str(path))
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,19 +49,6 @@ class BadLines(StrEnum):
     """It is left out, with a warning that gives its number."""
     FATAL = "fatal"
     """Nothing is run. A file is checked beforehand; stdin ends at its first bad line."""
-
-
-@dataclass(frozen=True, slots=True)
-class Survey:
-    """The result of a first pass over a file.
-
-    Args:
-        count: number of queries that will be read, reported bad lines included.
-        bad: number of lines that are left out.
-    """
-
-    count: int
-    bad: int
 
 
 class _QueryLine(BaseModel):
@@ -116,7 +102,7 @@ class QueryReader(Iterator[Query | SearchResult]):
         self._place = first - 1
         self._left_out = BadLineList()
         self._unused_keys: set[str] = set(_EXPECTED_KEYS)
-        self._surveyed: Survey | None = None
+        self._count: int | None = None
         self._started = False
         self._parse = {
             InputFormat.LINES: lambda line, default_id: Query(line.text().strip(), id=default_id),
@@ -125,21 +111,21 @@ class QueryReader(Iterator[Query | SearchResult]):
         }[self.input_format]
         self._lines = self._read_lines()
 
-    def survey(self) -> Survey | None:
-        """Check the file before the first query is read. Return None for stdin and pipes, which can be read only once.
+    def count(self) -> int | None:
+        """Return how many queries will be read. None for stdin and pipes, which can be read only once.
 
         Bad lines that are reported are queries like the others, and are not looked for.
 
         Raises:
             InputError: the file cannot be read, or it has bad lines and they are fatal; with the first few of them.
         """
-        if self._surveyed is None and self.source != STDIN and self.source.is_file():
-            self._surveyed = QueryReader(self.source, self.input_format, bad_lines=self._bad_lines)._survey()
-        return self._surveyed
+        if self._count is None and self.source != STDIN and self.source.is_file():
+            self._count = QueryReader(self.source, self.input_format, bad_lines=self._bad_lines)._count_all()
+        return self._count
 
     def __next__(self) -> Query | SearchResult:
         if self._bad_lines is BadLines.FATAL and not self._started:
-            self.survey()
+            self.count()
         self._started = True
         for line in self._lines:
             try:
@@ -200,9 +186,9 @@ class QueryReader(Iterator[Query | SearchResult]):
         own = data.get("_id", data.get("id"))
         return str(own) if isinstance(own, str | int) and not isinstance(own, bool) and own != "" else other
 
-    def _survey(self) -> Survey:
+    def _count_all(self) -> int:
         if self._bad_lines is BadLines.REPORT:
-            return Survey(sum(1 for _ in self._lines), 0)
+            return sum(1 for _ in self._lines)
         count, bad = 0, BadLineList()
         for line in self._lines:
             try:
@@ -213,7 +199,7 @@ class QueryReader(Iterator[Query | SearchResult]):
                 count += 1
         if bad.count and self._bad_lines is BadLines.FATAL:
             raise InputError(f"{bad}\nnothing was run", "fix the file, or have its bad lines skipped or reported")
-        return Survey(count, bad.count)
+        return count
 
 
 def read_queries(
@@ -240,19 +226,6 @@ def read_queries(
         InputError: the source cannot be read, or it has a bad line and these are fatal.
     """
     return QueryReader(source, input_format, bad_lines=bad_lines, warn=warn)
-
-
-def survey(
-    source: str | Path, input_format: InputFormat | None = None, bad_lines: BadLines | str = BadLines.REPORT
-) -> Survey | None:
-    """Check a file of queries without keeping any. Return None for stdin and pipes, which can be read only once.
-
-    Arguments are those of ``read_queries``.
-
-    Raises:
-        InputError: the file cannot be read, or it has bad lines and they are fatal; with the first few of them.
-    """
-    return QueryReader(source, input_format, bad_lines=bad_lines).survey()
 
 
 def source_file(source: Path) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from milvus_pipeline.errors import InputError
+from milvus_pipeline.files.output import check_target
 from milvus_pipeline.files.queries import source_file
 from milvus_pipeline.jobs.manifest import Manifest, Options, Output, fresh_path, manifest_path, read_manifest
 from milvus_pipeline.jobs.output import OutputFile
@@ -98,12 +99,7 @@ def check_place(path: Path, queries: Path | None, *, resume: bool, overwrite: bo
     except OSError as error:
         what = f"no manifest can be written next to it: {error.strerror}"
         raise InputError(what, "choose another name", place=place) from error
-    if path.is_dir():
-        raise InputError("is a folder", "give the name of a file in it", place=place)
-    if not path.parent.is_dir():
-        raise InputError(f"the folder {path.parent} does not exist", "create it first", place=place)
-    if queries is not None and path.exists() and (source := source_file(queries)).exists() and path.samefile(source):
-        raise InputError("is the file of queries itself", "write to another file", place=place)
+    check_target(path, source_file(queries) if queries is not None and path.exists() else None)
     if path.exists() and not path.is_file():
         raise InputError("is not a regular file, so a job cannot go back in it", place=place)
     if path.is_symlink() and not path.exists():
