@@ -1,90 +1,66 @@
-"""The rerank functions of the PyMilvus model library, as they are."""
+"""The stage that runs a rerank function of the PyMilvus model library."""
 
 from __future__ import annotations
 
-import math
-import os
+import inspect
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
+from importlib.metadata import PackageNotFoundError, version
 from numbers import Integral
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, NamedTuple
 
 from pydantic import Field, PrivateAttr, field_validator
 
 from milvus_pipeline import DeadlineError, StageError
-from milvus_pipeline.plugin import CheckContext, Context, Deadline, Finding, Reranker, RerankJob
+from milvus_pipeline.plugin import Context, Deadline, Reranker, RerankJob, error_text, require, suggestion
 from milvus_stages.hosted.plan import Limits, plan
-from milvus_stages.local.anytime import in_words, until_time_is_up
-from milvus_stages.local.files import Origin
+from milvus_stages.local.anytime import MORE_TIME, Clock, Threads, budget_text, run_in_time
+from milvus_stages.local.files import Origin, locate_here
+from milvus_stages.milvus.client.server import pymilvus_for
 from milvus_stages.privacy.redaction import Private, chain_is_clean
-from milvus_stages.privacy.secrets import environment, plain_arguments, resolved_arguments
-from milvus_stages.rerank._pymilvus_library import (
-    LOCAL,
-    PAIRWISE,
-    check_names,
-    exported,
-    library,
-    origin_of,
-    without_installing,
-)
+from milvus_stages.privacy.secrets import plain_arguments, resolved_arguments
 
-_VARIABLES: Final = {
-    "CohereRerankFunction": ("CO_API_KEY", "COHERE_API_KEY"),
-    "VoyageRerankFunction": ("VOYAGE_API_KEY_PATH", "VOYAGE_API_KEY"),
-    "JinaRerankFunction": ("JINAAI_API_KEY",),
-    "JevRerankFunction": ("TYPESAFE_API_KEY",),
-}
-"""Where the functions look for a key of their own."""
-
-_KEYS: Final = ("CO_API_KEY", "COHERE_API_KEY", "VOYAGE_API_KEY", "JINAAI_API_KEY", "TYPESAFE_API_KEY", "HF_TOKEN")
-_KEY_FILE: Final = "VOYAGE_API_KEY_PATH"
-_KEY_FILE_BYTES: Final = 10_000
-_STAGES: Final = {
+_EXTRA: Final = "pymilvus-model"
+_LOCAL: Final = {"BGERerankFunction": "bge", "CrossEncoderRerankFunction": "cross_encoder"}
+_SERVICES: Final = {
     "CohereRerankFunction": "cohere",
     "VoyageRerankFunction": "voyage",
     "JinaRerankFunction": "jina",
     "TEIRerankFunction": "tei",
     "JevRerankFunction": "jev",
 }
-"""The stages that do the work of the functions that call a service."""
+"""The functions that call a service, and the stages that do the same; above, those that run a model here."""
 
-_MISREAD: Final = {
-    "CohereRerankFunction": "this function cannot run with today's SDK of Cohere",
-    "JinaRerankFunction": "this function reads only replies that repeat every document as an object",
-}
+_PAIRWISE: Final = {*_LOCAL, *_SERVICES} - {"JinaRerankFunction"}
+"""The functions that are known to score each document independently of the others."""
+
+_Scores = list[float | None]
+_refuse_installs: ContextVar[bool] = ContextVar("_refuse_installs", default=False)
 
 
 class _Opened(NamedTuple):
-    """A rerank function, the keys that no message may repeat, and the files of its model where they are known."""
+    """A rerank function, its keys, the files of its model if known, and what makes its calls run one at a time."""
 
     function: Callable[..., Any]
     keys: frozenset[str]
     origin: Origin | None
-
-
-_Scores = dict[int, list[float | None]]
-"""The scores of a query's texts by its position in the batch."""
+    threads: Threads
+    lock: threading.Lock
 
 
 class PymilvusModel(Reranker):
-    """Scores with a rerank function of the PyMilvus model library (``pymilvus.model.reranker``), of your choice.
+    """Scores with a rerank function of the PyMilvus model library (``pymilvus.model.reranker``).
 
-    For those who use one already: ``function`` is the name of its class, ``arguments`` what it is made with. It gets
-    all texts at once, save blank ones, and one query at a time. The functions have neither a timeout nor retries of
-    their own: a call under way ends when its service answers. Packages that a function needs are never installed on
-    its behalf, as the library would do; an error names them.
+    For users who have one already: ``function`` is the name of its class, ``arguments`` are those of its constructor.
+    It gets all texts of a query that are not blank, and one query at a time. The functions have neither a timeout nor
+    retries: a call that is running ends when its service answers. The stages ``bge``, ``cross_encoder``, ``cohere``,
+    ``voyage``, ``jina``, ``tei`` and ``jev`` do the same work with both. Of the exception of a function that calls
+    a service, errors name only the class, since its message may repeat a key or a text. Packages that a function needs
+    are never installed, as the library itself would do; an error names them.
 
-    Keys are not written into ``arguments``. ``{env: NAME}`` in the place of a value, on any level, stands for the
-    environment variable NAME, which is read when the stage opens. Without an ``api_key``, the functions read variables
-    of their own:
-
-    - ``CohereRerankFunction``: CO_API_KEY, else COHERE_API_KEY
-    - ``VoyageRerankFunction``: VOYAGE_API_KEY_PATH (a file that holds the key), else VOYAGE_API_KEY
-    - ``JinaRerankFunction``: JINAAI_API_KEY (not JINA_API_KEY)
-    - ``JevRerankFunction``: TYPESAFE_API_KEY
-
-    ``TEIRerankFunction``, ``BGERerankFunction`` and ``CrossEncoderRerankFunction`` take no key.
+    A key is not written into ``arguments``: ``{env: NAME}`` in place of a value, on any level, is replaced by the
+    environment variable NAME when the stage opens. Without an ``api_key``, a function reads its own variables.
     """
 
     type: ClassVar[str] = "pymilvus_model"
@@ -92,21 +68,18 @@ class PymilvusModel(Reranker):
     function: Annotated[str, Field(description="Class of pymilvus.model.reranker, such as BGERerankFunction.")]
     arguments: Annotated[
         dict[str, Any],
-        Field(description="What the function is made with. {env: NAME} stands for an environment variable."),
+        Field(description="Arguments of its constructor. {env: NAME} is replaced by an environment variable."),
     ] = {}
 
     _opened: _Opened | None = PrivateAttr(default=None)
-    _calls: Any = PrivateAttr(default_factory=threading.Lock)
 
-    # What stands where a name or a mapping was meant may be a key, so these messages repeat nothing.
+    # A value in the wrong place may be a key, so these messages do not repeat it.
 
     @field_validator("function", mode="before")
     @classmethod
     def _name_not_path(cls, value: Any) -> Any:
         if not isinstance(value, str) or not value.isidentifier():
-            raise ValueError(
-                "must be the name of a class of pymilvus.model.reranker, such as BGERerankFunction, without a path"
-            )
+            raise ValueError("must be the name of a class of pymilvus.model.reranker, without a path")
         return value
 
     @field_validator("arguments", mode="before")
@@ -120,97 +93,89 @@ class PymilvusModel(Reranker):
             raise ValueError("trust_remote_code: Python code that comes with a model is never run; leave it out")
         return plain_arguments(value)
 
-    # -- life ---------------------------------------------------------------------------------------------------
-
     def setup(self) -> None:
-        """Import the library, read the environment, and make the function, which loads its model."""
-        found = exported(self.function, self.name)
-        arguments, keys = resolved_arguments(self.arguments, "arguments", "the function")
-        check_names(self.function, found, arguments)
-        secrets = keys | _keys_of_others()
-        origin = origin_of(self.function, found, arguments)
+        """Import the library, read the environment, and create the function, which loads its model."""
+        found, arguments, keys = self.resolve()
+        origin = self._origin(found, arguments)
+        failure = None
         try:
-            with without_installing():
-                function = found(**arguments)
-            # Where it was downloaded just now, it is looked for again.
-            origin = origin or origin_of(self.function, found, arguments)
-            self._opened = _Opened(function, secrets, origin)
-            return
+            function = self._without_installs(found, **arguments)
         except Exception as error:
-            missing = error.name if isinstance(error, ModuleNotFoundError) else None
-            step = f'; install it with: pip install "{missing}"' if missing else self._lack_of_key()
-            failure = self._failure("cannot be made", error, step, secrets, ())
-        raise failure  # here, where the foreign error is no context that a traceback would print
-
-    def identity(self) -> Mapping[str, Any]:
-        """The function, the library's version, and which files its model was read from where that can be told."""
-        origin = self._ready.origin if self.function in LOCAL else None
-        revision = {} if origin is None else {"revision": origin.revision()}
-        return {"function": self.function, "library": library(), **revision}
-
-    def check(self, context: CheckContext) -> Iterable[Finding]:
-        """The library, the function, its arguments and its key; the function itself is not made."""
-        try:
-            found = exported(self.function, self.name)
-            arguments, _ = resolved_arguments(self.arguments, "arguments", "the function")
-            check_names(self.function, found, arguments)
-        except StageError as error:
-            yield Finding.of(error, "function")
-            return
-        yield Finding.ok("function", f"{self.function} is there, and takes these arguments; its model is not looked at")
-        if self._lack_of_key():
-            variables = " or ".join(_VARIABLES[self.function])
-            yield Finding.error("key", f"{variables} is not set", self._lack_of_key().removeprefix("; "))
-        if self.sends and context.hits is not None:
-            yield Finding.ok("requests", f"a query with {context.hits:,} hits is 1 request")
+            failure = self._failure("cannot be created", error, keys, ())
+        if failure is not None:
+            raise failure  # here, not above: the function's error would be its context, and a traceback prints that
+        origin = origin or self._origin(found, arguments)  # the files may have been downloaded just now
+        self._opened = _Opened(function, keys, origin, Threads(1), threading.Lock())
 
     def teardown(self) -> None:
-        """Let go of the function, and of its model with it."""
+        """Release the function, and its model with it."""
         self._opened = None
 
-    # -- work ---------------------------------------------------------------------------------------------------
+    def identity(self) -> Mapping[str, Any]:
+        """Return the function, the library's version, and the revision of its model's files if they are known."""
+        origin = self._ready.origin
+        try:
+            library = f"pymilvus.model {version('pymilvus.model')}"
+        except PackageNotFoundError:  # found on a path
+            library = "pymilvus.model"
+        revision = {} if origin is None else {"revision": origin.revision()}
+        return {"function": self.function, "library": library, **revision}
 
-    def score(self, query: str, texts: Sequence[str]) -> Iterable[float | None]:
-        """The relevance of each text to the query; see ``score_batch``."""
-        return self.scored_alone(query, texts, Deadline())
-
-    def score_batch(self, jobs: Sequence[RerankJob], context: Context) -> list[list[float | None]]:
-        """Call the function once a query. The queries that are not reached in time fail, those scored are kept.
+    def resolve(self) -> tuple[Callable[..., Any], dict[str, Any], frozenset[str]]:
+        """Return the class of the function, its arguments, and the keys among them, without creating the function.
 
         Raises:
-            DeadlineError: the time is up before the first call, or the call was given up.
+            StageError: the library, the function, an argument or an environment variable is missing.
         """
-        answered: _Scores = {}
-        self._score_each(answered, jobs, context)
-        return _in_order(answered, jobs)
+        found = _find_class(self.function, self.name)
+        arguments, keys = resolved_arguments(self.arguments, "arguments", "the function")
+        signature = inspect.signature(found)
+        try:
+            signature.bind(**arguments)
+        except TypeError as error:
+            known = f"{self.function} takes {', '.join(signature.parameters)}"
+            raise StageError(str(error), known, place="arguments", reason_code="config") from None
+        return found, arguments, keys
 
-    async def ascore_batch(self, jobs: Sequence[RerankJob], context: Context) -> list[list[float | None]]:
-        """``score_batch`` in a thread, for an event loop, which keeps what is answered when the time is up."""
-        growing: _Scores = {}
-        await until_time_is_up(lambda clock: self._score_each(growing, jobs, clock.context), context)
-        answered = dict(growing)  # the thread may still write into the other
+    def score(self, query: str, texts: Sequence[str]) -> Iterable[float | None]:
+        """Return the relevance of each text to the query; see ``score_batch``."""
+        return self.scored_alone(query, texts, Deadline())
+
+    def score_batch(self, jobs: Sequence[RerankJob], context: Context) -> list[_Scores]:
+        """Call the function once per query. Queries that are not reached in time fail; those that were are kept.
+
+        Raises:
+            DeadlineError: the time is up before the first call, or the call was cancelled.
+        """
+        scores: dict[int, _Scores] = {}
+        self._score_each(scores, jobs, Clock(context))
+        return _in_order(scores, jobs)
+
+    async def ascore_batch(self, jobs: Sequence[RerankJob], context: Context) -> list[_Scores]:
+        """``score_batch`` in a thread, for an event loop."""
+        growing: dict[int, _Scores] = {}
+        await run_in_time(lambda clock: self._score_each(growing, jobs, clock), context, self._ready.threads.executor())
+        scores = dict(growing)  # the thread may still write into the original
         for position in range(len(jobs)):
-            if position not in answered:  # an error that is known is kept
-                late = f"{self.function} did not answer {in_words(context.deadline)}; raise `timeout` or ask for less"
-                context.fail(position, DeadlineError(late))
-        return _in_order(answered, jobs)
+            if position not in scores:  # the first failure of a query counts
+                late = f"{self.function} did not answer {budget_text(context.deadline)}"
+                context.fail(position, DeadlineError(late, MORE_TIME))
+        return _in_order(scores, jobs)
 
-    def _score_each(self, answered: _Scores, jobs: Sequence[RerankJob], context: Context) -> None:
-        """Put the scores of each query in its place when they are whole; its failure goes into the context."""
-        opened = self._ready
-        for position, job in enumerate(jobs):
-            own: list[float | None] = [None] * len(job.texts)
-            try:
-                context.check()
-                self._score_into(own, opened, job, position, context)
-            except DeadlineError as error:
-                if position == 0 or context.cancelled:
-                    raise
-                context.fail(position, error)
-            except StageError as error:
-                context.fail(position, error)
-            else:
-                answered[position] = own
+    @property
+    def scores_lists(self) -> bool:
+        """True unless the function is known to score each document independently."""
+        return self.function not in _PAIRWISE
+
+    @property
+    def sends(self) -> bool:
+        """Whether the function calls a service."""
+        return self.function in _SERVICES
+
+    def dry_run_batch(self, jobs: Sequence[RerankJob], context: Context) -> None:
+        """Note what a function that calls a service would send: one request per query, with all of its texts."""
+        for position, job in enumerate(jobs if self.sends else ()):
+            plan(job, Limits(), self.function).note(context, position)
 
     @property
     def _ready(self) -> _Opened:
@@ -218,155 +183,148 @@ class PymilvusModel(Reranker):
             raise StageError(f"{self.name} is not open", "call open() first, or run it in a pipeline")
         return self._opened
 
-    @property
-    def scores_lists(self) -> bool:
-        """True unless the function is known to read each document by itself."""
-        return self.function not in PAIRWISE
+    def _origin(self, found: Callable[..., Any], arguments: Mapping[str, Any]) -> Origin | None:
+        """The files of a local function's model, which may be pickles; None if they are not found."""
+        if self.function not in _LOCAL:
+            return None
+        bound = inspect.signature(found).bind(**arguments)
+        bound.apply_defaults()
+        name = bound.arguments.get("model_name")
+        try:
+            folder = locate_here(name, wanted_by=self.name) if isinstance(name, str) and name else None
+            return None if folder is None else Origin(folder, ["*.bin"])
+        except StageError:
+            return None
 
-    @property
-    def sends(self) -> bool:
-        """Whether the function calls a service."""
-        return self.function in _STAGES
+    def _score_each(self, scores: dict[int, _Scores], jobs: Sequence[RerankJob], clock: Clock) -> None:
+        """Keep the scores of each query once they are complete; its failure goes into the context."""
+        for position, job in enumerate(jobs):
+            try:
+                clock.check()
+                scores[position] = self._score_one(job, position, clock)
+            except StageError as error:
+                if isinstance(error, DeadlineError) and (position == 0 or clock.context.cancelled):
+                    raise
+                clock.context.fail(position, error)
 
-    def dry_run_batch(self, jobs: Sequence[RerankJob], context: Context) -> None:
-        """Note what a function that calls a service would send: one request a query, with all of its texts."""
-        for position, job in enumerate(jobs if self.sends else ()):
-            plan(job, Limits(), self.function).note(context, position)
-
-    def _score_into(
-        self, scores: list[float | None], opened: _Opened, job: RerankJob, position: int, context: Context
-    ) -> None:
+    def _score_one(self, job: RerankJob, position: int, clock: Clock) -> _Scores:
+        scores: _Scores = [None] * len(job.texts)
         planned = plan(job, Limits(), self.function)
-        planned.report(context, position)
+        planned.report(clock.context, position)
         if not planned.parts:
-            return
-        kept = planned.parts[0].places
-        results = self._called(opened, job.query, [job.texts[place] for place in kept], context)
-        for index, score in self._scores_of(results, len(kept)):
-            scores[kept[index]] = score
-        if len(results) < len(kept):
-            why = "; the function cuts every answer to 5: use the stage `tei`" if "TEI" in self.function else ""
-            context.warn(
-                f"{self.function} returned {len(results)} of {len(kept)} documents; the others are ranked last, "
-                f"without a score{why}",
+            return scores
+        places = planned.parts[0].places
+        results = self._call(job.query, [job.texts[place] for place in places], clock)
+        indices: list[Any] = [getattr(result, "index", None) for result in results]
+        if not all(_is_index(index, len(places)) for index in indices) or len(set(indices)) < len(indices):
+            wrong = f"{self.function} returned an index twice, or one that is not from 0 to {len(places) - 1}"
+            raise StageError(wrong, self._next_step, reason_code="bad_reply")
+        for index, result in zip(indices, results, strict=True):
+            scores[places[index]] = getattr(result, "score", None)
+        if missing := len(places) - len(results):
+            instead = f"; the stage `{_SERVICES[self.function]}` scores all" if self.sends else ""
+            clock.context.warn(
+                f"{self.function} left out {missing} of {len(places)} documents; ranked last, without a score{instead}",
                 position,
             )
+        return scores
 
-    def _called(self, opened: _Opened, query: str, texts: list[str], context: Context) -> list[Any]:
-        """What the function returns for these texts. One call at a time: none of them is known to be thread-safe."""
-        left = context.deadline.remaining()
-        if not self._calls.acquire(timeout=-1 if left is None else min(left, threading.TIMEOUT_MAX)):
-            raise DeadlineError(
-                (
-                    f"the time given ({context.deadline.budget:g} s) passed while another call of "
-                    f"{self.function} was under way, which has no timeout"
-                ),
-                "raise `timeout` or ask for less",
-            )
-        try:
-            context.check()
-            with without_installing():
-                return list(opened.function(query, texts, top_k=len(texts)))
-        except DeadlineError:
-            raise
-        except Exception as error:
-            step = self._lack_of_key() or self._advice(error)
-            failure = self._failure("failed", error, step, opened.keys, [query, *texts])
-        finally:
-            self._calls.release()
+    def _call(self, query: str, texts: list[str], clock: Clock) -> list[Any]:
+        """What the function returns. Calls run one at a time: no function is known to be thread-safe."""
+        opened = self._ready
+        with clock.holding(opened.lock):
+            try:
+                return list(self._without_installs(opened.function, query, texts, top_k=len(texts)))
+            except Exception as error:
+                failure = self._failure("failed", error, opened.keys, [query, *texts])
         raise failure
 
-    def _scores_of(self, results: Sequence[Any], count: int) -> Iterator[tuple[int, float]]:
-        """Index and score of every result.
+    def _without_installs(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        token = _refuse_installs.set(True)
+        try:
+            return function(*args, **options)
+        finally:
+            _refuse_installs.reset(token)
 
-        Raises:
-            StageError: an index is no whole number from 0 to ``count - 1`` or stands twice, or a score is not finite.
+    def _failure(self, what: str, error: Exception, keys: frozenset[str], texts: Sequence[str]) -> StageError:
+        """The error of a function that failed, with no more of its own error than the class if that may be private.
+
+        A service may repeat a key that its function has read from a variable unknown to us.
         """
-        seen = set()
-        for result in results:
-            index, score = getattr(result, "index", None), getattr(result, "score", None)
-            index = int(index) if isinstance(index, Integral) and not isinstance(index, bool) else -1
-            if not 0 <= index < count:
-                raise self._wrong(f"gave an index that is no whole number from 0 to {count - 1}")
-            if index in seen:
-                raise self._wrong(f"gave the index {index} twice")
-            seen.add(index)
-            try:
-                value = math.nan if isinstance(score, str | bytes | bool | None) else float(score)
-            except (TypeError, ValueError, OverflowError):
-                value = math.nan
-            if not math.isfinite(value):
-                raise self._wrong(f"gave document {index} a score that is not a finite number")
-            yield index, value
-
-    def _wrong(self, what: str) -> StageError:
-        instead = _STAGES.get(self.function)
-        step = f"try the stage `{instead}`" if instead else "check its model"
-        return StageError(f"{self.function} {what}", str(step), reason_code="bad_reply")
-
-    # -- failures -----------------------------------------------------------------------------------------------
-
-    def _failure(
-        self, did: str, error: Exception, step: str, keys: Collection[str], texts: Sequence[str]
-    ) -> StageError:
-        """The error that says what the function did, and the next step, without a key or a text.
-
-        The foreign error is its cause unless that carries any. Nothing is raised here, so that the caller can do so
-        where the foreign error is not the context.
-        """
-        private = Private(keys, lambda: texts)
-        said = private.clean(_text_of(error)).rstrip(".")
-        failure = StageError(f"{self.function} {did}: {type(error).__name__}{': ' if said else ''}{said}{step}")
-        if chain_is_clean(error, private):
-            failure.__cause__ = error
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            missing = f"{self.function} needs the package {error.name!r}, which is not installed"
+            return StageError(missing, f'install it with: pip install "{error.name}"')
+        clean = self.function in _LOCAL and chain_is_clean(error, Private(keys, lambda: texts))
+        text = error_text(error) if clean else type(error).__name__
+        failure = StageError(f"{self.function} {what}: {text}", self._next_step)
+        failure.__cause__ = error if clean else None
         return failure
 
-    def _lack_of_key(self) -> str:
-        """What to do where the function has no key; empty where it has one, or needs none."""
-        variables = _VARIABLES.get(self.function, ())
-        if not variables or "api_key" in self.arguments or any(map(environment, variables)):
-            return ""
-        return f"; set {' or '.join(variables)}, or give `arguments: {{api_key: {{env: NAME}}}}`"
+    @property
+    def _next_step(self) -> str:
+        if self.function in _LOCAL:
+            return f"check its arguments, or use the stage `{_LOCAL[self.function]}`"
+        key = "check its arguments and its key (`api_key: {env: NAME}`)"
+        return f"{key}, or use the stage `{_SERVICES[self.function]}`" if self.sends else key
 
-    def _advice(self, error: Exception) -> str:
-        """What is known of a function that fails, and the stage to take instead; empty for a local model."""
-        stage = _STAGES.get(self.function)
-        if stage is None:
-            return ""
-        what = "this function makes one attempt, without a timeout, and hides the status"
-        if isinstance(error, TypeError | LookupError | AttributeError):  # from its reading of the reply
-            what = _MISREAD.get(self.function, "this function does not know what the service replied")
-        return f"; {what}: use the stage `{stage}`"
+
+def _find_class(function: str, wanted_by: str) -> Callable[..., Any]:
+    """The class of a rerank function, with the library kept from installing packages on its behalf.
+
+    Raises:
+        StageError: the library is not installed, or has no function of that name.
+    """
+    pymilvus_for(wanted_by)
+    try:
+        library, base, utils = (
+            require(f"pymilvus.model.{name}", extra=_EXTRA, wanted_by=wanted_by)
+            for name in ("reranker", "base", "utils")
+        )
+    except ModuleNotFoundError as error:
+        raise StageError(
+            f"pymilvus.model needs the package {error.name!r}, which is not installed",
+            f'install what it needs with: pip install "milvus-search-pipeline[{_EXTRA}]"',
+        ) from error
+    _guard_installer(utils)
+    found = {name: getattr(library, name, None) for name in library.__all__}
+    known = {
+        name: own for name, own in found.items() if isinstance(own, type) and issubclass(own, base.BaseRerankFunction)
+    }
+    if function not in known:
+        raise StageError(
+            f"the PyMilvus model library has no {function!r}",
+            suggestion(function, known),
+            place="function",
+            reason_code="config",
+        )
+    return known[function]
+
+
+def _guard_installer(utils: Any) -> None:
+    """Make the library's installer, which runs pip, raise ModuleNotFoundError for our calls; others are served."""
+    install = utils.prompt_install
+    if getattr(install, "guarded", False):
+        return
+
+    def prompt_install(package: str, *args: Any, **options: Any) -> Any:
+        if _refuse_installs.get():
+            raise ModuleNotFoundError(f"{package} is not installed", name=package)
+        return install(package, *args, **options)
+
+    prompt_install.guarded = True  # type: ignore[attr-defined]
+    utils.prompt_install = prompt_install
 
 
 def _trusts_code(value: Any) -> bool:
-    """Whether ``trust_remote_code`` is set, on any level."""
+    """Whether ``trust_remote_code`` is set on any level."""
     if isinstance(value, Mapping):
         return any((name == "trust_remote_code" and own) or _trusts_code(own) for name, own in value.items())
     return isinstance(value, list | tuple) and any(map(_trusts_code, value))
 
 
-# -- what no message may carry --------------------------------------------------------------------------------------
+def _is_index(value: Any, count: int) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and 0 <= int(value) < count
 
 
-def _keys_of_others() -> set[str]:
-    """The keys that the functions find by themselves."""
-    keys = {os.environ[name] for name in _KEYS if environment(name)}
-    try:
-        with Path(environment(_KEY_FILE)).open(encoding="utf-8") as file:
-            keys.add(file.read(_KEY_FILE_BYTES))
-    except (OSError, ValueError):  # no file, so no key
-        pass
-    return {key for key in keys if key.strip()}
-
-
-def _text_of(error: BaseException) -> str:
-    """What the error says; nothing where it fails to say it."""
-    try:
-        return str(error)
-    except Exception:
-        return ""
-
-
-def _in_order(answered: _Scores, jobs: Sequence[RerankJob]) -> list[list[float | None]]:
-    return [answered.get(position) or [None] * len(job.texts) for position, job in enumerate(jobs)]
+def _in_order(scores: Mapping[int, _Scores], jobs: Sequence[RerankJob]) -> list[_Scores]:
+    return [scores.get(position) or [None] * len(job.texts) for position, job in enumerate(jobs)]
