@@ -1,6 +1,6 @@
-"""What follows a transformer in a sentence-transformers model, as the model's own files say: pooling and the rest.
+"""The head of a sentence-transformers model: pooling and what else follows the transformer.
 
-The file ``modules.json`` lists the steps, each with a folder of its own that holds its ``config.json``.
+The file ``modules.json`` lists the steps; each has a folder with its ``config.json``.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from milvus_pipeline import StageError
-from milvus_stages.local.files import module_list, read_object
+from milvus_stages.local.files import file_error, module_list, read_object
 
 if TYPE_CHECKING:
     import torch
@@ -26,30 +25,29 @@ _LEGACY_MODES = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
+_OTHER_MODEL = "use another model"
 _ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU")
 
 
 class Head(NamedTuple):
-    """How the hidden states of a text's tokens become its vector.
+    """The steps from the hidden states of a text's tokens to its vector.
 
     Args:
-        modes: the poolings, whose results are put side by side.
-        steps: what is done to the pooled vectors afterwards, in order.
-        normalizes: whether one of the steps gives the vectors unit length.
-        pools_prompt: whether the tokens of a prompt count in pooling.
-        known: False where the model's files do not say, and mean pooling is assumed.
+        modes: the poolings, whose results are concatenated.
+        steps: what is applied to the pooled vectors, in order.
+        pools_prompt: whether the tokens of a prompt are pooled.
+        known: False if the model's files do not say, and mean pooling is assumed.
     """
 
     modes: tuple[str, ...]
     steps: tuple[Step, ...]
-    normalizes: bool
     pools_prompt: bool
     known: bool
 
     def __call__(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Vectors ``(texts, dim)`` from hidden states ``(texts, tokens, hidden)`` and their mask ``(texts, tokens)``.
+        """Return vectors ``(texts, dim)`` for hidden states ``(texts, tokens, hidden)`` and a mask ``(texts, tokens)``.
 
-        Every text has at least one token, and the padding is on the right.
+        Each text has at least one token, and padding is on the right.
         """
         import torch
 
@@ -60,19 +58,19 @@ class Head(NamedTuple):
 
 
 def read_head(folder: Path, device: torch.device, normalize: bool | None) -> Head:
-    """The head that a model's files describe.
+    """Return the head that a model's files describe.
 
     Args:
-        folder: the model.
+        folder: the model's.
         device: where its weights go.
-        normalize: True or False override what the files say about unit length.
+        normalize: overrides what the files say about unit length, unless it is None.
 
     Raises:
-        StageError: the files name a step that is not known here, or are damaged.
+        StageError: the files name a step that is not supported, or are damaged.
     """
     modules = module_list(folder)
     if modules is None:
-        return Head(("mean",), (normalized,) if normalize else (), bool(normalize), True, False)
+        return Head(("mean",), (normalized,) if normalize else (), pools_prompt=True, known=False)
     modes: tuple[str, ...] | None = None
     pools_prompt = True
     steps: list[Step] = []
@@ -86,23 +84,23 @@ def read_head(folder: Path, device: torch.device, normalize: bool | None) -> Hea
             if normalize is not False:
                 steps.append(normalized)
         else:
-            raise StageError(f"the step {kind!r} is not supported at its place", place=str(folder / "modules.json"))
+            raise file_error(folder / "modules.json", f"has a step {kind!r} that is not supported there", _OTHER_MODEL)
     if modes is None:
-        raise StageError("has no Pooling, so the model gives no vector for a text", place=str(folder / "modules.json"))
+        raise file_error(folder / "modules.json", "has no Pooling, so a text gets no vector", _OTHER_MODEL)
     if normalize and normalized not in steps[-1:]:
         steps.append(normalized)
-    return Head(modes, tuple(steps), normalized in steps, pools_prompt, True)
+    return Head(modes, tuple(steps), pools_prompt, known=True)
 
 
 def output_dim(folder: Path, hidden: int) -> int:
-    """Length of the vectors of the head that a model's files describe, without its weights.
+    """Return the dimension of a model's vectors, read without its weights.
 
     Args:
-        folder: the model.
+        folder: the model's.
         hidden: size of the transformer's hidden states.
 
     Raises:
-        StageError: the files are damaged, or name a pooling that is not known here.
+        StageError: the files are damaged, or name a pooling that is not supported.
     """
     dim = hidden
     for kind, path in (module_list(folder) or [])[1:]:
@@ -115,7 +113,7 @@ def output_dim(folder: Path, hidden: int) -> int:
 
 
 def normalized(vectors: torch.Tensor) -> torch.Tensor:
-    """The vectors at unit length; a zero vector stays zero."""
+    """Return the vectors at unit length; a zero vector stays zero."""
     import torch
 
     return torch.nn.functional.normalize(vectors, dim=-1)
@@ -128,8 +126,10 @@ def _modes(config: dict[str, Any], path: Path) -> tuple[str, ...]:
     modes = (given,) if isinstance(given, str) else tuple(given)
     for mode in modes:
         if mode not in _POOLS:
-            raise StageError(
-                f"the pooling {mode!r} is not known", f"known are {', '.join(_POOLS)}", place=str(path / "config.json")
+            raise file_error(
+                path / "config.json",
+                f"names the pooling {mode!r}, which is not supported",
+                f"use a model with one of {', '.join(_POOLS)}",
             )
     return modes
 
@@ -146,19 +146,17 @@ def _dense(path: Path, device: torch.device) -> Step:
         "sentence_embedding",
     }
     if beyond or activation not in _ACTIVATIONS:
-        raise StageError(
-            f"a Dense layer of this kind is not supported (activation {activation})", place=str(path / "config.json")
+        raise file_error(
+            path / "config.json",
+            f"describes a Dense layer of a kind that is not supported (activation {activation})",
+            _OTHER_MODEL,
         )
     if not (path / "model.safetensors").is_file():
-        raise StageError(
-            "the Dense layer has no model.safetensors", "save the model again as safetensors", place=str(path)
-        )
+        raise file_error(path, "has a Dense layer without model.safetensors", "save the model again as safetensors")
     weights = {key: value.to(device).float() for key, value in load_file(path / "model.safetensors").items()}
     weight, bias, act = weights.get("linear.weight"), weights.get("linear.bias"), getattr(torch.nn, activation)()
     if weight is None:
-        raise StageError(
-            "holds no linear.weight", "the model's files are damaged", place=str(path / "model.safetensors")
-        )
+        raise file_error(path / "model.safetensors", "holds no linear.weight")
     return lambda vectors: cast("torch.Tensor", act(torch.nn.functional.linear(vectors, weight, bias)))
 
 

@@ -1,9 +1,10 @@
-"""Local transformer models: loaded once a process, shared by the stages that use them, freed with the last one."""
+"""Local transformer models: loaded once per process, shared by the stages that use them, freed with the last one."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 from pydantic import Field, PrivateAttr
 
 from milvus_pipeline import StageError
-from milvus_pipeline.plugin import Stage, error_text, require
-from milvus_stages.local.anytime import Clock, TooLittleMemoryError
+from milvus_pipeline.plugin import Shared, Stage, error_text, require
+from milvus_stages.local.anytime import Clock, Threads, TooLittleMemoryError
 from milvus_stages.local.files import Origin, check_files, locate, read_object, sentence_config, transformer_folder
 from milvus_stages.local.tokens import Row, TextTokenizer
 
@@ -23,12 +24,16 @@ if TYPE_CHECKING:
 Kind = Literal["encoder", "classifier"]
 DType = Literal["auto", "float32", "float16", "bfloat16"]
 
+DEFAULT_LENGTH = 512
+"""Tokens of an input if the model's files name no limit."""
+
 _AUTO_CLASS: dict[Kind, str] = {"encoder": "AutoModel", "classifier": "AutoModelForSequenceClassification"}
-_LENGTH_OF_LAST_RESORT = 512
+_WAITING_CALLS = 8  # of event loops, at once; others queue for a thread, which is as good as waiting for the model
+_loading = threading.Lock()  # transformers' log settings, which loading changes for a moment, are global
 
 
 class ModelKey(NamedTuple):
-    """What two stages must agree in to share a model in memory. A hub revision is part of the folder."""
+    """What two stages must agree on to share a model in memory. A hub revision is part of the folder."""
 
     folder: str
     kind: Kind
@@ -36,8 +41,8 @@ class ModelKey(NamedTuple):
     dtype: DType
 
 
-class _Watch:
-    """Looks at the clock of the pass under way before each of the network's layers."""
+class _LayerCheck:
+    """Checks the clock of the pass that is running before each layer of the network."""
 
     def __init__(self) -> None:
         self.clock: Clock | None = None
@@ -49,30 +54,34 @@ class _Watch:
 
 @dataclass(eq=False)
 class LoadedModel:
-    """A model in memory. Its lock is held for every forward pass, which bounds memory and keeps the cores to one.
+    """A model in memory. Its lock is held for each forward pass, which bounds memory and keeps the cores to one pass.
 
-    A pass ends where its call has no time left, or was given up, between two layers.
+    If its call runs out of time or is cancelled, a pass ends between two layers.
     """
 
-    key: ModelKey
     folder: Path
     network: Any
     tokenizer: TextTokenizer
     device: torch.device
     limit: int
-    watch: _Watch
+    layer_check: _LayerCheck
     origin: Origin
     turn: threading.Lock = field(default_factory=threading.Lock)
     lock: threading.Lock = field(default_factory=threading.Lock)
-    users: int = 0
+    _threads: Threads = field(default_factory=lambda: Threads(_WAITING_CALLS))
 
     @property
     def config(self) -> Any:
         """The network's configuration, as transformers reads it."""
         return self.network.config
 
+    @property
+    def executor(self) -> Executor:
+        """Threads for calls from event loops, which may wait long for the lock."""
+        return self._threads.executor()
+
     def forward(self, rows: Sequence[Row], clock: Clock) -> tuple[Any, torch.Tensor]:
-        """One forward pass, without gradients.
+        """Run one forward pass, without gradients.
 
         Args:
             rows: at least one, none longer than ``limit``.
@@ -82,8 +91,8 @@ class LoadedModel:
             The network's output and the attention mask ``(rows, longest row)``, 1 for a token and 0 for padding.
 
         Raises:
-            DeadlineError: the time is up, or the call was given up.
-            TooLittleMemoryError: the device's memory does not suffice.
+            DeadlineError: the time is up, or the call was cancelled.
+            TooLittleMemoryError: the device has too little memory.
         """
         import torch
 
@@ -100,21 +109,25 @@ class LoadedModel:
             except torch.OutOfMemoryError as error:
                 texts = "a text" if len(rows) == 1 else f"{len(rows)} texts"
                 raise TooLittleMemoryError(
-                    f"{self.device} has too little memory for {texts} of {width} tokens; "
-                    f"lower {'max_length' if len(rows) == 1 else 'batch_size or max_length'}"
+                    f"{self.device} has too little memory for {texts} of {width} tokens",
+                    f"lower {'max_length' if len(rows) == 1 else 'batch_size or max_length'}",
                 ) from error
 
     @contextmanager
     def _held(self, clock: Clock) -> Iterator[None]:
-        """The lock, with the watch on the clock."""
+        """The lock, with the clock checked before each layer."""
         with ExitStack() as held:
-            with clock.holding(self.turn):  # who has had the model comes behind the one who waits here
+            with clock.holding(self.turn):  # a caller that had the model queues behind the one that waits here
                 held.enter_context(clock.holding(self.lock))
-            self.watch.clock = clock
+            self.layer_check.clock = clock
             try:
                 yield
             finally:
-                self.watch.clock = None
+                self.layer_check.clock = None
+
+
+models = Shared[ModelKey, LoadedModel]()
+"""The models in memory."""
 
 
 class LocalModel(Stage):
@@ -127,12 +140,12 @@ class LocalModel(Stage):
     revision: Annotated[str | None, Field(description="Branch, tag or commit of a model of the hub.")] = None
     device: Annotated[
         str,
-        Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="cpu, cuda, cuda:1, mps; auto takes the fastest."),
+        Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="cpu, cuda, cuda:1, mps; auto is the fastest."),
     ] = "auto"
     dtype: Annotated[
         DType,
         Field(
-            description="Precision of the weights; auto is that of the model's files (on a CPU float32 for float16)."
+            description="Precision of the weights; auto is that of the model's files (on a CPU, float32 for float16)."
         ),
     ] = "float32"
     batch_size: Annotated[int, Field(ge=1, description="Texts, or pairs of texts, in a forward pass.")] = 32
@@ -141,68 +154,49 @@ class LocalModel(Stage):
 
     def setup(self) -> None:
         """Load the model, or share the copy that another stage has loaded."""
-        loaded = _borrow(self.model, self.revision, self.kind, self.device, self.dtype, wanted_by=self.name)
+        torch = require("torch", extra="local", wanted_by=self.name)
+        require("transformers", extra="local", wanted_by=self.name)
+        device = usable_device(torch, self.device, self.dtype)
+        folder = locate(self.model, self.revision, wanted_by=self.name)
+        key = ModelKey(str(folder), self.kind, str(device), self.dtype)
+        loaded = models.acquire(key, lambda: _load(key, folder, self.model))
         try:
             self.prepare(loaded)
         except BaseException:
-            _give_back(loaded)
+            models.release(loaded)
             raise
         self._loaded = loaded
 
     def teardown(self) -> None:
-        """Let go of the model; the last stage that does frees its memory."""
+        """Release the model; the last stage to do so frees its memory."""
         loaded, self._loaded = self._loaded, None
         if loaded is not None:
-            _give_back(loaded)
+            models.release(loaded)
 
     def identity(self) -> Mapping[str, Any]:
-        """The model, the files that it was read from (a commit of the hub, or a digest), and its precision in memory.
+        """Return the model, its revision (a commit of the hub, or a digest of the files), and its precision in memory.
 
-        The device is left out: on another one scores differ in their last digits, as they do between batches.
+        The device is not part of it: on another one scores differ in their last digits, as they do between batches.
         """
         precision = str(self.loaded.network.dtype).removeprefix("torch.")
         return {"model": self.model, "revision": self.loaded.origin.revision(), "dtype": precision}
 
     def prepare(self, loaded: LoadedModel) -> None:
-        """Read from the model's files what the stage goes by. Raises StageError where the model does not fit."""
+        """Read what the stage needs from the model's files. Raises StageError if the model does not fit the stage."""
 
     @property
     def loaded(self) -> LoadedModel:
-        """The model. StageError where the stage is not open."""
+        """The model. Raises StageError if the stage is not open."""
         if self._loaded is None:
             raise StageError(f"{self.name} is not open", "call open() first, or run it in a pipeline")
         return self._loaded
 
 
-_models: dict[ModelKey, LoadedModel] = {}
-_models_lock = threading.Lock()
-
-
-def _borrow(model: str, revision: str | None, kind: Kind, device: str, dtype: DType, *, wanted_by: str) -> LoadedModel:
-    torch = require("torch", extra="local", wanted_by=wanted_by)
-    transformers = require("transformers", extra="local", wanted_by=wanted_by)
-    where = usable_device(torch, device, dtype)
-    folder = locate(model, revision, wanted_by=wanted_by)
-    key = ModelKey(str(folder), kind, str(where), dtype)
-    with _models_lock:
-        if key not in _models:
-            _models[key] = _load(torch, transformers, key, folder, model)
-        _models[key].users += 1
-        return _models[key]
-
-
-def _give_back(loaded: LoadedModel) -> None:
-    with _models_lock:
-        loaded.users -= 1
-        if loaded.users == 0:
-            del _models[loaded.key]
-
-
 def usable_device(torch: Any, device: str, dtype: DType) -> Any:
-    """The device, checked to be there; ``cuda`` gets its number, so that ``cuda`` and ``cuda:0`` share models.
+    """Return the device, checked to exist; ``cuda`` gets its number, so that ``cuda`` and ``cuda:0`` share models.
 
     Raises:
-        StageError: it is not there, or does not take the precision.
+        StageError: there is no such device, or it does not support the precision.
     """
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if device == "auto":
@@ -211,34 +205,41 @@ def usable_device(torch: Any, device: str, dtype: DType) -> Any:
     if kind == "cuda":
         count = torch.cuda.device_count() if cuda else 0
         if int(number or 0) >= count:
-            there = f"torch sees {count} CUDA device{'s' * (count != 1)}"
-            raise StageError(
-                f"device: {device!r} is not available ({there})", "take 'cpu' or 'auto'", reason_code="config"
-            )
+            raise _unavailable(f"{device!r} is not available (CUDA devices that torch sees: {count})")
         device = f"cuda:{number or torch.cuda.current_device()}"
     if kind == "mps" and not mps:
-        raise StageError("device: 'mps' is not available on this machine", "take 'cpu' or 'auto'", reason_code="config")
+        raise _unavailable("'mps' is not available on this machine")
     if device == "cpu" and dtype == "float16":
         raise StageError(
-            "dtype: float16 is for GPUs", "on a CPU take float32, or bfloat16 to halve the memory", reason_code="config"
+            "float16 is for GPUs",
+            "on a CPU use float32, or bfloat16 to halve the memory",
+            place="dtype",
+            reason_code="config",
         )
     return torch.device(device)
 
 
-def _load(torch: Any, transformers: Any, key: ModelKey, folder: Path, model: str) -> LoadedModel:
+def _unavailable(what: str) -> StageError:
+    return StageError(what, "use 'cpu' or 'auto'", place="device", reason_code="config")
+
+
+def _load(key: ModelKey, folder: Path, model: str) -> LoadedModel:
     """Read tokenizer and weights into memory.
 
     Raises:
-        StageError: the files are no model of this kind, damaged, or need code of their own.
+        StageError: the files are not a model of this kind, are damaged, or need code that comes with them.
     """
+    import torch
+    import transformers
+
     inner = transformer_folder(folder)
-    check_files(inner, model)
+    check_files(inner)
     origin = Origin(folder)
     config = read_object(inner / "config.json")
     check_architecture(model, key.kind, config)
     device = torch.device(key.device)
     try:
-        with _quiet(transformers):
+        with _loading, _quiet(transformers):
             tokenizer = transformers.AutoTokenizer.from_pretrained(inner, trust_remote_code=False)
             network, report = getattr(transformers, _AUTO_CLASS[key.kind]).from_pretrained(
                 inner,
@@ -251,74 +252,76 @@ def _load(torch: Any, transformers: Any, key: ModelKey, folder: Path, model: str
     except Exception as error:
         if "auto_map" in config:
             raise StageError(
-                f"{model!r} needs Python code that comes with its files, which is never run",
-                f"take a model whose architecture transformers itself has ({error_text(error)})",
+                f"{model!r} needs Python code that comes with its files, which is never run ({error_text(error)})",
+                "use a model of an architecture that transformers supports itself",
+                place="model",
             ) from error
-        raise StageError(f"{model!r} cannot be loaded from {inner}: {error_text(error)}") from error
+        raise StageError(f"{model!r} cannot be loaded from {inner}: {error_text(error)}", place="model") from error
     _check_weights(model, key.kind, network, report)
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise StageError(
-            "its tokenizer has no fast version (tokenizer.json), and only these are supported", place=f"{model!r}"
+            f"the tokenizer of {model!r} has no fast version (tokenizer.json), and no other is supported", place="model"
         )
     if device.type == "cpu" and network.dtype == torch.float16:
         network = network.float()
-    network.config.use_cache = False  # what a decoder keeps for its next token is of no use here
+    network.config.use_cache = False  # a decoder's cache for its next token is useless here
     network = network.to(device).eval()
     texts = TextTokenizer(tokenizer, lower=bool(sentence_config(folder).get("do_lower_case")))
     limits = [limit for limit in (texts.limit, _positions(torch, network)) if limit]
-    limit = min(limits, default=_LENGTH_OF_LAST_RESORT)
-    return LoadedModel(key, folder, network, texts, device, limit, _watched(torch, network), origin)
+    limit = min(limits, default=DEFAULT_LENGTH)
+    return LoadedModel(folder, network, texts, device, limit, _checked_layers(torch, network), origin)
 
 
-def _watched(torch: Any, network: Any) -> _Watch:
-    """The watch of the network's layers. It knows nothing of the network, so that both are freed with the model."""
-    watch = _Watch()
+def _checked_layers(torch: Any, network: Any) -> _LayerCheck:
+    """Hook a check before each layer. It does not refer to the network, so both are freed with the model."""
+    check = _LayerCheck()
     for module in network.modules():
         for layer in module if isinstance(module, torch.nn.ModuleList) else ():
-            layer.register_forward_pre_hook(watch)
-    return watch
+            layer.register_forward_pre_hook(check)
+    return check
 
 
 def check_architecture(model: str, kind: Kind, config: Mapping[str, Any]) -> None:
-    """Raise StageError where a model's config.json says that it is no classifier, but one is wanted."""
+    """Raise StageError if a classifier is wanted, but the model's config.json names another architecture."""
     architectures = config.get("architectures") or []
     if kind == "classifier" and architectures and not any("ForSequenceClass" in name for name in architectures):
         raise _no_classifier(model, architectures)
 
 
 def _check_weights(model: str, kind: Kind, network: Any, report: dict[str, Any]) -> None:
-    """Refuse a network that transformers has completed with random numbers."""
-    # The pooler of an encoder is not used here, and many encoders are saved without it.
+    """Raise StageError if transformers has filled in missing weights with random numbers."""
+    # The pooler of an encoder is not used, and many encoders are saved without it.
     missing = sorted(name for name in report["missing_keys"] if kind != "encoder" or not name.startswith("pooler."))
     if missing and kind == "classifier":
         raise _no_classifier(model, [f"one that lacks {missing[0]!r}"])
     wrong = missing or sorted(str(key) for key in report["mismatched_keys"])
     if wrong:
         raise StageError(
-            f"the weights do not fit the configuration, first at {wrong[0]!r}",
-            "its files are damaged",
-            place=f"{model!r}",
+            f"the weights of {model!r} do not match its configuration, first at {wrong[0]!r}",
+            "download or copy its files again",
+            place="model",
         )
     if getattr(network.config, "is_encoder_decoder", False):
-        raise StageError(f"{model!r} is an encoder-decoder ({network.config.model_type}), which is not supported")
+        raise StageError(
+            f"{model!r} is an encoder-decoder ({network.config.model_type}), which is not supported", place="model"
+        )
 
 
 def _no_classifier(model: str, architectures: Sequence[str]) -> StageError:
     return StageError(
-        (f"{model!r} is not a sequence-classification checkpoint, its architecture is {', '.join(architectures)}"),
-        (
-            "take a cross-encoder such as cross-encoder/ms-marco-MiniLM-L-6-v2 or "
-            "BAAI/bge-reranker-v2-m3 (rerankers built on a generating model are not supported)"
-        ),
+        f"{model!r} is not a sequence-classification checkpoint, its architecture is {', '.join(architectures)}",
+        "use a cross-encoder such as cross-encoder/ms-marco-MiniLM-L-6-v2 or BAAI/bge-reranker-v2-m3 (rerankers built "
+        "on a generative model are not supported)",
+        place="model",
     )
 
 
 def _positions(torch: Any, network: Any) -> int | None:
-    """The longest input that the network has positions for, in tokens; None where it knows no limit."""
+    """The longest input that the network has positions for, in tokens; None if there is no limit."""
     for module in network.modules():
         positions = getattr(module, "position_embeddings", None)
         if isinstance(positions, torch.nn.Embedding):
-            # RoBERTa and its kin number positions from the padding token's id on: the first are never used.
+            # RoBERTa and its relatives number positions from the padding token's id on: the first are never used.
             padding = getattr(module, "padding_idx", None)
             return int(positions.num_embeddings) - (padding + 1 if isinstance(padding, int) else 0)
     limit = getattr(network.config, "max_position_embeddings", None)
@@ -327,7 +330,7 @@ def _positions(torch: Any, network: Any) -> int | None:
 
 @contextmanager
 def _quiet(transformers: Any) -> Iterator[None]:
-    """Keep transformers' progress bars and notes off stderr for a while; called under the lock of the models."""
+    """Keep transformers' progress bars and notes off stderr while a model loads."""
     logging = transformers.utils.logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
@@ -342,27 +345,31 @@ def _quiet(transformers: Any) -> Iterator[None]:
 
 
 def max_length_of(loaded: LoadedModel, given: int | None, specials: int, field: str = "max_length") -> int:
-    """Tokens that an input may have, with its special tokens.
+    """Return how many tokens an input may have, special tokens included.
 
     Args:
         loaded: the model.
-        given: what the stage was told; None for what the model's files say.
+        given: the value of the stage's field; None for what the model's files say.
         specials: number of special tokens of an input.
-        field: the stage's field that says so, for messages.
+        field: name of the stage's field, for messages.
 
     Raises:
-        StageError: the model has no positions for that many, or nothing is left for the text.
+        StageError: the model has fewer positions, or no room is left for the text.
     """
     own = sentence_config(loaded.folder).get("max_seq_length")
     length = given or min(own or loaded.limit, loaded.limit)
     if length > loaded.limit:
         raise StageError(
-            f"is {length}, but the model takes {loaded.limit} tokens at most", place=str(field), reason_code="config"
+            f"the model takes {loaded.limit} tokens at most, got {length}",
+            "lower it",
+            place=field,
+            reason_code="config",
         )
     if length <= specials:
         raise StageError(
-            f"must be above {specials}, the number of special tokens, is {length}",
-            place=str(field),
+            f"must be above {specials}, the number of special tokens, got {length}",
+            "raise it",
+            place=field,
             reason_code="config",
         )
     return length

@@ -1,7 +1,7 @@
-"""Texts to rows of token ids, as a model's own tokenizer makes them, without its padding and truncation.
+"""Rows of token ids for texts and pairs, without the tokenizer's own padding and truncation.
 
-Each text is tokenized once, however many pairs it is part of, and cut as a list of ids; the special tokens are put
-around it afterwards. The result is what the tokenizer gives for the pair as a whole.
+Each text is tokenized once, however many pairs it is part of, and cut as a list of ids; special tokens are added
+afterwards. The result equals what the tokenizer gives for the whole pair.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ if TYPE_CHECKING:
 
 Ids = list[int]
 
-_CHARACTERS_AT_ONCE = 50_000  # some milliseconds; bounds the memory of encodings, a hundred times that of the ids
-_ALIKE = 0.75  # of the longest row of a batch
-_WORTH_A_PASS = 512  # tokens: what a pass costs beside them hardly counts
+_CHARACTERS_AT_ONCE = 50_000  # a few milliseconds; bounds the memory of encodings, a hundred times that of the ids
+_SIMILAR = 0.75  # of the longest row of a batch
+_FULL_PASS = 512  # tokens: the fixed cost of a pass is small beside theirs
 
 
 class Tokens(NamedTuple):
-    """A text's token ids, as far as they may reach the model, and how many it has in all."""
+    """The first token ids of a text, and the number of all its tokens."""
 
     ids: Ids
     length: int
 
     @property
     def cut(self) -> bool:
-        """True where some were left out."""
+        """Whether some tokens were left out."""
         return self.length > len(self.ids)
 
 
 class Row(NamedTuple):
-    """The input of a model for one text or pair: token ids and token type ids, equally many."""
+    """The input of a model for one text or pair: token ids, and as many token type ids."""
 
     ids: Ids
     types: Ids
 
 
 class _Piece(NamedTuple):
-    """Special tokens that stand together, and the type of the text's tokens after them."""
+    """Adjacent special tokens, and the type of the text's tokens after them."""
 
     ids: Ids
     types: Ids
@@ -49,11 +49,14 @@ class _Piece(NamedTuple):
 
 
 class TextTokenizer:
-    """A fast tokenizer, its settings taken over once. Immutable afterwards, so threads may share it.
+    """A fast tokenizer. It never changes, so threads may share it.
 
     Args:
-        fast: a ``PreTrainedTokenizerFast`` of transformers, which from now on belongs to this object.
-        lower: put texts into lower case first, whatever the tokenizer does afterwards.
+        fast: a ``PreTrainedTokenizerFast`` of transformers, which belongs to this object from now on.
+        lower: convert texts to lower case first, whatever the tokenizer does afterwards.
+
+    Raises:
+        StageError: the tokenizer is damaged.
     """
 
     def __init__(self, fast: Any, *, lower: bool = False) -> None:
@@ -64,11 +67,15 @@ class TextTokenizer:
             _put_lowercase_first(self.backend)
         self.pad_id: int = fast.pad_token_id if fast.pad_token_id is not None else 0
         self.has_types = "token_type_ids" in fast.model_input_names
-        # transformers says "no limit" by a number above any length.
+        # transformers writes "no limit" as a very large number.
         self.limit: int | None = fast.model_max_length if fast.model_max_length < 10**9 else None
         probe, other = self._encoded(["a", "a"])
         if not probe.ids:
-            raise StageError("the tokenizer has no token for the letter 'a', not even an unknown one", "it is damaged")
+            raise StageError(
+                "the tokenizer has no token for the letter 'a', not even an unknown one",
+                "copy or download it again",
+                place="model",
+            )
         self._pair = self._pieces(self.backend.post_process(probe, other), [len(probe.ids)] * 2)
         self._single = self._pieces(self.backend.post_process(probe), [len(probe.ids)])
 
@@ -83,7 +90,13 @@ class TextTokenizer:
         return sum(len(piece.ids) for piece in self._pair)
 
     def tokens(self, texts: Sequence[str], limit: int, check: Callable[[], None] | None = None) -> list[Tokens]:
-        """The first ``limit`` tokens of each text, without special tokens; ``check`` may end the work by raising."""
+        """Return the first ``limit`` tokens of each text, special ones not included.
+
+        Args:
+            texts: any number of them.
+            limit: tokens to keep of each text.
+            check: called between parts of the work, which it may end by raising.
+        """
         found = []
         for part in _parts(texts):
             if check is not None:
@@ -94,20 +107,20 @@ class TextTokenizer:
         return found
 
     def decoded(self, ids: Sequence[Ids]) -> list[str]:
-        """The texts that the ids stand for; an unknown token reads as the tokenizer's sign for it."""
+        """Return the texts of the ids, with the tokenizer's name for an unknown token."""
         return self.backend.decode_batch(list(ids), skip_special_tokens=False)
 
     def row(self, ids: Ids) -> Row:
-        """A text with its special tokens."""
+        """Return a text with its special tokens."""
         return self._joined(self._single, [ids])
 
     def pair_row(self, first: Ids, second: Ids) -> Row:
-        """A pair of texts with its special tokens."""
+        """Return a pair of texts with its special tokens."""
         return self._joined(self._pair, [first, second])
 
     @property
     def text_start(self) -> int:
-        """Place of a single text's first own token in its row."""
+        """Index of a single text's first own token in its row."""
         return len(self._single[0].ids)
 
     def _joined(self, pieces: Sequence[_Piece], texts: Sequence[Ids]) -> Row:
@@ -117,13 +130,13 @@ class TextTokenizer:
             ids += piece.ids + text
             types += piece.types + [piece.next_type] * len(text)
         row = Row(ids + pieces[-1].ids, types + pieces[-1].types)
-        # A model without special tokens still needs something to read where the text is empty.
+        # Without special tokens the row of an empty text would be empty, which no model reads.
         return row if row.ids else Row([self.pad_id], [0])
 
     def _encoded(self, texts: Sequence[str]) -> list[Encoding]:
         try:
             return self.backend.encode_batch_fast(texts, add_special_tokens=False)
-        except TypeError:  # a lone surrogate, which is no character, cannot be passed on
+        except TypeError:  # a lone surrogate is not a character
             return self.backend.encode_batch_fast([_well_formed(text) for text in texts], add_special_tokens=False)
 
     @staticmethod
@@ -141,15 +154,15 @@ class TextTokenizer:
 
 
 def batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
-    """Positions of rows in groups of at most ``size`` and of similar length, the longest first.
+    """Yield positions of rows in groups of at most ``size`` rows of similar length, the longest first.
 
-    The longest first, so that a batch that does not fit into memory fails at once and not after a while. A batch that
-    is worth its pass takes no row that would be padding for a good part.
+    With the longest first, a batch that does not fit into memory fails at once. A batch that fills a pass takes no row
+    that would largely be padding.
     """
     batch: list[int] = []
     for position in sorted(range(len(lengths)), key=lambda position: -lengths[position]):
         longest = lengths[batch[0]] if batch else 0
-        padded = lengths[position] < _ALIKE * longest and len(batch) * longest >= _WORTH_A_PASS
+        padded = lengths[position] < _SIMILAR * longest and len(batch) * longest >= _FULL_PASS
         if batch and (len(batch) == size or padded):
             yield batch
             batch = []

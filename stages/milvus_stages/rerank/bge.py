@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 class BGE(PairReranker):
-    """Scores with a BGE reranker, as FlagEmbedding's ``FlagReranker`` does.
+    """Scores with a BGE reranker, as FlagEmbedding's ``FlagReranker`` does; 0 to 1, or logits without ``normalize``.
 
-    Defaults are those of the PyMilvus model library's ``BGERerankFunction``, except that weights stay at 32 bit
-    unless ``dtype`` says otherwise (its ``use_fp16`` is ``dtype: float16``). The query is cut at
-    ``query_max_length``; the document gets what is left of ``max_length``.
+    The defaults are those of ``BGERerankFunction`` in the PyMilvus model library, except that weights are 32 bit unless
+    ``dtype`` says otherwise (its ``use_fp16`` is ``dtype: float16``). The query is cut to ``query_max_length`` tokens;
+    the document gets the rest of ``max_length``.
 
     BGE rerankers on a generating model (Gemma, MiniCPM; "layerwise", "lightweight") are not supported.
     """
@@ -32,7 +32,7 @@ class BGE(PairReranker):
     model: Annotated[str, Field(min_length=1, description="Hub id, folder, or package:NAME/PATH.")] = (
         "BAAI/bge-reranker-v2-m3"
     )
-    normalize: Annotated[bool, Field(description="Scores from 0 to 1, by a sigmoid; else the logits.")] = True
+    normalize: Annotated[bool, Field(description="Scores from 0 to 1, by a sigmoid; otherwise the logits.")] = True
     query_max_length: Annotated[int, Field(ge=1, description="Tokens of the query, without special tokens.")] = 256
     max_length: Annotated[int, Field(ge=1, description="Tokens of query and document, with special tokens.")] = 512
 
@@ -42,65 +42,69 @@ class BGE(PairReranker):
     def _leaves_room(self) -> BGE:
         if self.query_max_length >= self.max_length:
             raise ValueError(
-                f"query_max_length must be below max_length ({self.max_length}), so that a document has room beside "
-                f"the query; it is {self.query_max_length}"
+                f"query_max_length must be below max_length ({self.max_length}) to leave room for a document, "
+                f"got {self.query_max_length}"
             )
         return self
 
     def prepare(self, loaded: LoadedModel) -> None:
-        """Settle how long a pair may be."""
+        """Determine how long a pair may be."""
         if loaded.config.num_labels != 1:
             raise StageError(
-                f"{self.model!r} has {loaded.config.num_labels} labels, a BGE reranker has one",
-                "take the stage cross_encoder, with `label`",
+                f"{self.model!r} has {loaded.config.num_labels} labels, but a BGE reranker has one",
+                "use the stage `cross_encoder` with `label`",
+                place="model",
                 reason_code="config",
             )
         specials = loaded.tokenizer.pair_specials
         self._tokens = max_length_of(loaded, self.max_length, specials) - specials
         if self.query_max_length >= self._tokens:
             raise StageError(
-                (
-                    f"query_max_length: {self.query_max_length} leaves no room for a document in "
-                    f"max_length {self.max_length} with {specials} special tokens"
-                ),
+                f"{self.query_max_length} leaves no room for a document in max_length {self.max_length} with "
+                f"{specials} special tokens",
                 "lower it",
+                place="query_max_length",
                 reason_code="config",
             )
 
+    def document_room(self, query: int) -> int:
+        """Return what the query leaves of the pair's length."""
+        return self._tokens - min(query, self.query_max_length)
+
     def query_tokens(self, queries: Sequence[str], check: Check) -> list[Tokens]:
-        """The queries' tokens, cut to their own limit."""
+        """Return the queries' tokens, cut to ``query_max_length``."""
         return self._read_again(self.loaded.tokenizer.tokens(queries, self.query_max_length, check), check)
 
     def text_tokens(self, texts: Sequence[str], check: Check) -> list[Tokens]:
-        """The documents' tokens, cut to the limit of a pair."""
+        """Return the documents' tokens, cut to ``max_length``."""
         return self._read_again(self.loaded.tokenizer.tokens(texts, self.max_length, check), check)
 
     def room(self, query: Tokens, text: Tokens) -> tuple[int, int]:
-        """Leave the query as it is, and cut the document to the rest."""
+        """Keep the query, and cut the document to the rest."""
         kept = min(len(query.ids), self._tokens)
         return kept, min(len(text.ids), self._tokens - kept)
 
     def row(self, query: Ids, text: Ids) -> Row:
-        """The pair; a document without tokens leaves the query alone, as in FlagEmbedding on transformers 5."""
+        """Return the pair, or the query alone if the document has no tokens (FlagEmbedding on transformers 5)."""
         return super().row(query, text) if text else self.loaded.tokenizer.row(query)
 
     def _read_again(self, tokens: Sequence[Tokens], check: Check) -> list[Tokens]:
-        """The tokens of what the tokens read as, which is what FlagEmbedding gives the model on transformers 5.
+        """Decode the tokens and tokenize the result, as FlagEmbedding does on transformers 5.
 
-        They differ only where a text has tokens that the model does not know, or is cut within a word.
+        It makes a difference only for a text that has unknown tokens or is cut within a word.
         """
         tokenizer = self.loaded.tokenizer
         again = tokenizer.tokens(tokenizer.decoded([own.ids for own in tokens]), self.loaded.limit, check)
         return [Tokens(new.ids, new.length + old.length - len(old.ids)) for new, old in zip(again, tokens, strict=True)]
 
     def relevance(self, logits: torch.Tensor) -> list[float]:
-        """The logit, or its sigmoid."""
+        """Return the logits, or their sigmoids."""
         values = cast("list[float]", logits[:, 0].tolist())
         return [sigmoid(value) for value in values] if self.normalize else values
 
 
 def sigmoid(value: float) -> float:
-    """``1 / (1 + exp(-value))``, without overflow for any finite value."""
+    """Return ``1 / (1 + exp(-value))``, without overflow for any finite value."""
     if value >= 0:
         return 1 / (1 + math.exp(-value))
     power = math.exp(value)

@@ -1,4 +1,4 @@
-"""Cross-encoders: any sequence-classification checkpoint."""
+"""Cross-encoders: sequence-classification checkpoints of any architecture."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class _Prepared(NamedTuple):
-    """What the model's files and the stage's fields come to; ``tokens`` counts a pair's own ones."""
+    """What follows from the model's files and the stage's fields; ``tokens`` is a pair's limit without special ones."""
 
     tokens: int
     activation: Any
@@ -29,8 +29,8 @@ class _Prepared(NamedTuple):
 class CrossEncoder(PairReranker):
     """Scores with a sequence-classification model, as sentence-transformers' ``CrossEncoder`` does.
 
-    The scale of the scores is the model's: logits, or probabilities where its files name a sigmoid. A pair that is
-    too long loses tokens from its longer side first.
+    The scale of the scores is the model's: logits, or probabilities if its files name a sigmoid. A pair that is too
+    long loses tokens from its longer side first.
     """
 
     type: ClassVar[str] = "cross_encoder"
@@ -46,18 +46,21 @@ class CrossEncoder(PairReranker):
     ] = None
     label: Annotated[
         StrictInt | str | None,
-        Field(description="The label whose score counts, by number or name; for models with several labels."),
+        Field(description="The label whose score is used, by number or name; for models with several labels."),
     ] = None
 
     _prepared: _Prepared | None = PrivateAttr(default=None)
 
     def prepare(self, loaded: LoadedModel) -> None:
-        """Settle length, activation and label."""
+        """Determine length, activation and label."""
         modules = module_list(loaded.folder) or [("Transformer", loaded.folder)]
         if len(modules) > 1:
-            raise StageError(f"{self.model!r} has a module {modules[1][0]!r} after the transformer: not supported")
+            raise StageError(
+                f"{self.model!r} has a module {modules[1][0]!r} after the transformer, which is not supported",
+                place="model",
+            )
         if read_object(loaded.folder / "config_sentence_transformers.json").get("default_prompt_name"):
-            raise StageError(f"{self.model!r} puts a prompt before its texts, which is not supported")
+            raise StageError(f"{self.model!r} puts a prompt before its texts, which is not supported", place="model")
         specials = loaded.tokenizer.pair_specials
         labels = int(loaded.config.num_labels)
         self._prepared = _Prepared(
@@ -66,38 +69,46 @@ class CrossEncoder(PairReranker):
             self._label(loaded.config.id2label, labels),
         )
 
+    def document_room(self, query: int) -> int:
+        """Return what the query leaves of the pair's length."""
+        limit = self._ready.tokens
+        return longest_first(query, query + limit, limit)[1]
+
     def room(self, query: Tokens, text: Tokens) -> tuple[int, int]:
         """Cut the longer side first."""
         return longest_first(query.length, text.length, self._ready.tokens)
 
     def relevance(self, logits: torch.Tensor) -> list[float]:
-        """The activated logit of the label."""
+        """Return the activated logits of the label."""
         return cast("list[float]", self._ready.activation(logits)[:, self._ready.label].tolist())
 
     @property
     def _ready(self) -> _Prepared:
-        assert self._prepared is not None  # noqa: S101 - made by the setup that has opened the model
+        assert self._prepared is not None  # noqa: S101 - the setup that loads the model sets it
         return self._prepared
 
     def _label(self, names: dict[int, str], count: int) -> int:
-        """Column of the label that counts."""
+        """The column of the label that is used."""
         listed = ", ".join(f"{number} ({names.get(number, '?')})" for number in range(count))
         if self.label is None:
             if count == 1:
                 return 0
             raise StageError(
-                f"label: the model has {count} labels, {listed}", "say whose score counts", reason_code="config"
+                f"the model has {count} labels, {listed}", "name the one to use", place="label", reason_code="config"
             )
         numbers = [number for number in range(count) if self.label in (number, names.get(number))]
         if not numbers:
             raise StageError(
-                f"label: the model has no label {short_repr(self.label)}", f"it has {listed}", reason_code="config"
+                f"the model has no label {short_repr(self.label)}",
+                f"use one of {listed}",
+                place="label",
+                reason_code="config",
             )
         return numbers[0]
 
 
 def longest_first(first: int, second: int, limit: int) -> tuple[int, int]:
-    """How many tokens each of two texts keeps if the longer one is cut first.
+    """Return how many tokens each of two texts keeps if the longer one is cut first.
 
     Args:
         first: tokens of the first text.
@@ -105,8 +116,8 @@ def longest_first(first: int, second: int, limit: int) -> tuple[int, int]:
         limit: tokens that both may have together.
 
     Returns:
-        The same numbers as the "longest_first" truncation of the tokenizers: where both are longer than half of
-        the limit, they share it, and an odd token goes to the one that was longer (to the second, if neither was).
+        The same numbers as the "longest_first" truncation of the tokenizers library: texts that are both longer than
+        half of the limit share it, and an odd token goes to the longer one (to the second if both are as long).
     """
     if first + second <= limit:
         return first, second

@@ -2,40 +2,40 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
 
 from pydantic import Field, PrivateAttr
 
 from milvus_pipeline import DeadlineError, QueryError, StageError
 from milvus_pipeline.plugin import RerankJob
-from milvus_stages.local.anytime import Clock, TextWork, in_words, work_off
+from milvus_stages.local.anytime import MORE_TIME, Clock, budget_text, run_texts_best_first
 from milvus_stages.local.files import module_list
 from milvus_stages.local.models import Kind, LoadedModel, max_length_of
 from milvus_stages.local.pair_reranker import LocalReranker, Scores, by_rank, warn_of_cuts
+from milvus_stages.local.tokens import Tokens
 
 if TYPE_CHECKING:
     import torch
 
 NO_TOKENS = -1.0
-"""Score of a document without tokens: the floor of a cosine, and so of every score."""
+"""Score of a document without tokens: the lowest cosine, and so the lowest score."""
 
 
 class _Lengths(NamedTuple):
-    """Own tokens that a query and a document may have, without special tokens."""
+    """Tokens that a query and a document may have, special tokens not counted."""
 
     query: int
     text: int
 
 
 class LateInteraction(LocalReranker):
-    """Scores by MaxSim over the token vectors of an encoder; -1 to 1.
+    """Scores by MaxSim over the token vectors of an encoder, from -1 to 1.
 
-    For every token of the query the most similar token of the document is found, by cosine; the score is the mean
-    of these over the query's tokens. MaxSim is ColBERT's (Khattab and Zaharia, 2020, https://arxiv.org/abs/2004.12832,
-    section 3.3), which takes the sum; the mean orders the documents of a query alike and does not grow with the query.
-    Special tokens take part in the encoding but not in the comparison. A document without tokens gets -1.
+    For each token of the query, the largest cosine with a token of the document counts; the score is the mean over the
+    query's tokens. ColBERT's MaxSim (Khattab and Zaharia, 2020, https://arxiv.org/abs/2004.12832, section 3.3) takes
+    the sum; the mean orders the documents of a query in the same way and does not grow with the query's length.
+    Special tokens are encoded but not compared. A document without tokens gets -1.
     """
 
     type: ClassVar[str] = "late_interaction"
@@ -54,12 +54,14 @@ class LateInteraction(LocalReranker):
     _lengths: _Lengths = PrivateAttr(default=_Lengths(0, 0))
 
     def prepare(self, loaded: LoadedModel) -> None:
-        """Settle how long texts may be."""
+        """Determine how long texts may be."""
         for kind, _ in (module_list(loaded.folder) or [])[1:]:
-            # Pooling and what follows it make one vector of a text; anything else would change the tokens' vectors.
+            # Pooling and later modules turn a text into one vector; any other module would change the token vectors.
             if kind == "Pooling":
                 break
-            raise StageError(f"{self.model!r} has a module {kind!r} after the transformer: not supported")
+            raise StageError(
+                f"{self.model!r} has a module {kind!r} after the transformer, which is not supported", place="model"
+            )
         specials = loaded.tokenizer.specials
         self._lengths = _Lengths(
             max_length_of(loaded, self.query_max_length, specials, field="query_max_length") - specials,
@@ -67,73 +69,66 @@ class LateInteraction(LocalReranker):
         )
 
     def document_room(self, query: int) -> int:
-        """As many beside any query."""
+        """Return the tokens of a document that are read, which do not depend on the query."""
         return self._lengths.text
 
     def score_into(self, scores: Scores, jobs: Sequence[RerankJob], clock: Clock) -> None:
-        """Encode queries and distinct documents once each, and compare a document as soon as it is encoded."""
+        """Encode each query and each distinct document once, and compare a document as soon as it is encoded."""
         import torch
 
-        queries = self._encoded_queries(jobs, clock)
+        queries = self._encode_queries(jobs, clock)
         texts = list(dict.fromkeys(by_rank([jobs[number].texts for number in queries])))
         places = _places(jobs, texts, queries.keys())
+        cut = [0] * len(jobs)
 
-        def compare(numbers: Sequence[int]) -> None:
-            vectors = self._encoded(documents, numbers, clock)
+        def compare(batch: Mapping[int, Tokens]) -> None:
+            vectors = self._vectors(batch, clock)
             found = [maxsim([queries[number] for number, _ in places[text]], own) for text, own in vectors.items()]
             values = iter(torch.cat(found).tolist() if found else ())
-            for text in numbers:  # those without tokens have no vectors
+            for text, tokens in batch.items():  # a text without tokens has no vectors
                 for number, place in places[text]:
                     scores[number][place] = next(values) if text in vectors else NO_TOKENS
+                    cut[number] += tokens.cut
 
-        documents = TextWork(self.loaded.tokenizer, texts, self._lengths.text, clock, compare)
         try:
-            work_off(documents, self.batch_size, clock)
+            run_texts_best_first(self.loaded.tokenizer, texts, self._lengths.text, compare, self.batch_size, clock)
         finally:
-            cut = Counter(
-                number
-                for text, own in documents.tokens.items()
-                if own.cut
-                for number, place in places[text]
-                if scores[number][place] is not None
-            )
             for number in queries:
                 warn_of_cuts(False, cut[number], len(jobs[number].texts), clock.context, number)
 
-    def _encoded_queries(self, jobs: Sequence[RerankJob], clock: Clock) -> dict[int, torch.Tensor]:
-        """The vectors of each query by its number. They may take half of the time, and the documents the rest.
+    def _encode_queries(self, jobs: Sequence[RerankJob], clock: Clock) -> dict[int, torch.Tensor]:
+        """The vectors of each query by its number. Queries may take half of the time; the rest is for the documents.
 
         Raises:
-            DeadlineError: all of it is used up.
+            DeadlineError: all of the time is used up.
         """
         vectors: dict[int, torch.Tensor] = {}
-        half = clock.half()
+        context, left = clock.context, clock.deadline.remaining()
+        half = Clock(context, clock.deadline.sooner(None if left is None else left / 2))
 
-        def encode(numbers: Sequence[int]) -> None:
-            vectors.update(self._encoded(work, numbers, half))
+        def encode(batch: Mapping[int, Tokens]) -> None:
+            vectors.update(self._vectors(batch, half))
+            for number, tokens in batch.items():
+                warn_of_cuts(tokens.cut, 0, 0, context, number)
+                if not tokens.ids:
+                    context.fail(number, QueryError("the query has no token that the model knows", "rephrase it"))
 
-        work = TextWork(self.loaded.tokenizer, [job.query for job in jobs], self._lengths.query, half, encode)
+        queries = [job.query for job in jobs]
         try:
-            work_off(work, self.batch_size, half)
+            run_texts_best_first(self.loaded.tokenizer, queries, self._lengths.query, encode, self.batch_size, half)
         except DeadlineError:
             clock.check()
         for number in range(len(jobs)):
-            tokens = work.tokens.get(number)
-            if tokens is not None:
-                warn_of_cuts(tokens.cut, 0, 0, clock.context, number)
-            if tokens is not None and not tokens.ids:
-                lack = "the query has no token that the model knows; ask in words"
-                clock.context.fail(number, QueryError(lack))
-            elif number not in vectors:
-                lack = f"the query was not encoded {in_words(clock.context.deadline)}; raise `timeout` or ask for less"
-                clock.context.fail(number, DeadlineError(lack))
+            if number not in vectors and number not in context.failures:
+                late = f"the query was not encoded {budget_text(context.deadline)}"
+                context.fail(number, DeadlineError(late, MORE_TIME))
         return vectors
 
-    def _encoded(self, work: TextWork, numbers: Sequence[int], clock: Clock) -> dict[int, torch.Tensor]:
-        """Unit vectors ``(tokens, hidden)`` of the texts' own tokens; texts without are left out."""
+    def _vectors(self, batch: Mapping[int, Tokens], clock: Clock) -> dict[int, torch.Tensor]:
+        """Unit vectors ``(tokens, hidden)`` of the texts' own tokens by number; texts without tokens are left out."""
         import torch
 
-        texts = {number: work.tokens[number].ids for number in numbers if work.tokens[number].ids}
+        texts = {number: tokens.ids for number, tokens in batch.items() if tokens.ids}
         if not texts:
             return {}
         tokenizer = self.loaded.tokenizer
@@ -144,14 +139,14 @@ class LateInteraction(LocalReranker):
 
 
 def maxsim(queries: Sequence[torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:
-    """The score of one document for several queries.
+    """Return the scores of one document for several queries.
 
     Args:
-        queries: unit vectors ``(tokens, hidden)`` of each query; may be no query at all.
+        queries: unit vectors ``(tokens, hidden)`` of each query; may be empty.
         tokens: unit vectors ``(tokens, hidden)`` of the document.
 
     Returns:
-        ``(len(queries),)``: the mean over a query's tokens of each one's largest cosine.
+        ``(len(queries),)``: the mean over a query's tokens of the largest cosine of each.
     """
     import torch
 
@@ -162,7 +157,7 @@ def maxsim(queries: Sequence[torch.Tensor], tokens: torch.Tensor) -> torch.Tenso
 
 
 def _places(jobs: Sequence[RerankJob], texts: Sequence[str], numbers: Container[int]) -> list[list[tuple[int, int]]]:
-    """For every text, where its scores belong: number of the job (of ``numbers`` only) and place among its texts."""
+    """For each text, where its scores belong: the number of a job (one of ``numbers``) and the place in its texts."""
     index = {text: position for position, text in enumerate(texts)}
     places: list[list[tuple[int, int]]] = [[] for _ in texts]
     for number, job in enumerate(jobs):

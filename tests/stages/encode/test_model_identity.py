@@ -89,7 +89,7 @@ def test_files_that_were_changed_since_are_told(folder):
     """What is in memory is not what lies on the disk, so no digest is given."""
     with CrossEncoder(model=str(folder), device="cpu") as stage:
         (folder / "model.safetensors").write_bytes(b"others")
-        with pytest.raises(StageError, match="changed after they had been loaded"):
+        with pytest.raises(StageError, match="changed after the model was loaded"):
             stage.identity()
 
 

@@ -79,7 +79,7 @@ def test_time_that_is_used_up_ends_the_work(bert):
     context = Context(Deadline.after(0.0), 1)
     mine.score_batch([RerankJob("plum", ["sky"])], context)
     mine.close()
-    with pytest.raises(DeadlineError, match=r"not one of 1 documents was scored .* raise `timeout`"):
+    with pytest.raises(DeadlineError, match=r"none of 1 documents was scored .*; increase `timeout`"):
         raise context.failures[0]
 
 
@@ -113,7 +113,7 @@ def test_lengths_without_room_for_a_document_are_refused(bert):
 
 def test_models_of_another_kind_are_refused(tmp_path):
     """A model with several labels, or one that is no classifier, is refused when the stage opens."""
-    with pytest.raises(StageError, match="has 2 labels, a BGE reranker has one; take the stage cross_encoder"):
+    with pytest.raises(StageError, match="has 2 labels, but a BGE reranker has one; use the stage `cross_encoder`"):
         stage(bert_classifier(tmp_path / "two", labels=["no", "yes"]))
-    with pytest.raises(StageError, match="rerankers built on a generating model are not supported"):
+    with pytest.raises(StageError, match="rerankers built on a generative model are not supported"):
         stage(encoder(tmp_path / "encoder"))

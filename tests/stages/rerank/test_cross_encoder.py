@@ -133,7 +133,9 @@ def test_an_unknown_activation_of_torch_is_refused(bert, tmp_path):
     """A torch class that is no plain activation is an error that lists the known ones."""
     path = {"sentence_transformers": {"activation_fn": "torch.hub.load"}}
     model = with_config(shutil.copytree(bert, tmp_path / "model"), path)
-    with pytest.raises(StageError, match=r"activation 'torch.hub.load' is not supported; set `activation` to one of"):
+    with pytest.raises(
+        StageError, match=r"activation 'torch.hub.load' of the model is not supported; set `activation` to one of"
+    ):
         stage(model)
 
 
@@ -160,7 +162,7 @@ def test_several_labels_need_a_label(three_labels):
     """Without `label` a model with several is refused, and the message lists them."""
     with pytest.raises(StageError, match=r"label: the model has 3 labels, 0 \(no\), 1 \(perhaps\), 2 \(yes\)"):
         stage(three_labels)
-    with pytest.raises(StageError, match=r"no label 'maybe'; it has 0 \(no\)"):
+    with pytest.raises(StageError, match=r"no label 'maybe'; use one of 0 \(no\)"):
         stage(three_labels, label="maybe")
 
 
@@ -181,9 +183,9 @@ def test_what_was_cut_is_reported_for_its_query_alone(bert):
     context = Context(Deadline(), 2)
     mine.score_batch([RerankJob("plum", ["sky", "sky " * 99]), RerankJob("red " * 40, ["sky " * 40])], context)
     mine.close()
-    assert context.warnings[0] == ["1 of 2 documents are longer than the model may see; their ends were left out"]
+    assert context.warnings[0] == ["1 of 2 documents are longer than the model reads; their ends were left out"]
     assert context.details[0] == {"documents_cut": 1}
-    assert context.warnings[1][0] == "the query is longer than the model may see; its end was left out"
+    assert context.warnings[1][0] == "the query is longer than the model reads; its end was left out"
 
 
 def test_equal_scores_keep_their_order(bert):
@@ -240,7 +242,7 @@ def test_bad_texts_are_refused(bert, query, documents, message):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"max_length": 513}, "max_length: is 513, but the model takes 512 tokens at most"),
+        ({"max_length": 513}, "max_length: the model takes 512 tokens at most, got 513"),
         ({"max_length": 3}, "max_length: must be above 3, the number of special tokens"),
     ],
 )

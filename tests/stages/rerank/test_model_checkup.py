@@ -99,7 +99,7 @@ def test_a_check_of_a_model_reads_no_weights_and_imports_no_torch(small_encoder,
         copies.append(str(shutil.copytree(model, tmp_path / str(number))))
         Path(copies[-1], "model.safetensors").write_bytes(b"damaged")
     code = (
-        "import sys; from milvus_pipeline import CheckContext, Deadline; from milvus_stages import *\n"
+        "import sys; from milvus_pipeline.plugin import CheckContext, Deadline; from milvus_stages import *\n"
         "stages = [Encode(model=sys.argv[1]), BGE(model=sys.argv[2]), LateInteraction(model=sys.argv[1]),\n"
         "          Truncate(max_tokens=9, tokenizer=sys.argv[1])]\n"
         "context = CheckContext(Deadline(), texts=['red plum'])\n"
@@ -112,7 +112,7 @@ def test_a_check_of_a_model_reads_no_weights_and_imports_no_torch(small_encoder,
 def test_a_model_that_is_not_here_is_not_fetched(monkeypatch, tmp_path):
     """It is a warning, or an error where the hub may not be asked; the hub's cache stays empty."""
     code = (
-        "from milvus_pipeline import CheckContext, Deadline; from milvus_stages import *\n"
+        "from milvus_pipeline.plugin import CheckContext, Deadline; from milvus_stages import *\n"
         "for stage in Encode(), BGE(), Truncate(max_tokens=9, tokenizer='some/model'):\n"
         "    for one in stage.check(CheckContext(Deadline())):\n"
         "        print(one.level, one.topic, one.message, one.next_step)"
@@ -138,10 +138,10 @@ def test_models_that_cannot_be_used_are_told(tmp_path, small_encoder, bert):
     bare = bert_classifier(tmp_path / "bare")
     (bare / "model.safetensors").unlink()
     assert "holds no model.safetensors" in fault(CrossEncoder(model=str(bare)))
-    assert "the model takes 512 tokens at most" in fault(CrossEncoder(model=bert, max_length=4000))
+    assert "the model takes 512 tokens at most" in fault(CrossEncoder(model=bert, max_length=4000), "max_length")
     three = bert_classifier(tmp_path / "three", labels=("a", "b", "c"))
     assert "has 3 labels" in fault(BGE(model=str(three)))
-    assert "dtype" in fault(Encode(model=small_encoder, device="cpu", dtype="float16"), "device")
+    assert "float16 is for GPUs" in fault(Encode(model=small_encoder, device="cpu", dtype="float16"), "device")
     assert "torch sees" in fault(Encode(model=small_encoder, device="cuda:63"), "device")
 
 
@@ -168,16 +168,14 @@ def test_a_tokenizer_that_is_missing_or_damaged_is_told(tmp_path):
     assert (found["tokenizer"].level, "cannot be read" in found["tokenizer"].message) == ("error", True)
 
 
-def test_a_function_of_the_library_is_checked_without_making_it(monkeypatch):
-    """Its name, its arguments and its key; no model is loaded and nothing is sent."""
+def test_a_function_of_the_library_is_checked_without_creating_it():
+    """Its name and its arguments; no model is loaded and nothing is sent."""
     arguments = {"model_name": "no/such-model"}
     found, _ = findings(PymilvusModel(function="BGERerankFunction", arguments=arguments))
     assert found["function"].level == "ok"
     found, _ = findings(PymilvusModel(function="BGERerankFunktion"))
     assert (found["function"].level, found["function"].next_step) == ("error", "did you mean 'BGERerankFunction'?")
     found, _ = findings(PymilvusModel(function="VoyageRerankFunction", arguments={"model_nam": "x"}))
-    assert found["function"].message == "arguments.model_nam: VoyageRerankFunction takes no such argument"
-    monkeypatch.delenv("JINAAI_API_KEY", raising=False)
+    assert found["arguments"].message == "got an unexpected keyword argument 'model_nam'"
     found, _ = findings(PymilvusModel(function="JinaRerankFunction"), hits=100)
-    assert (found["key"].level, found["key"].message) == ("error", "JINAAI_API_KEY is not set")
     assert found["requests"].message == "a query with 100 hits is 1 request"

@@ -10,6 +10,7 @@ import transformers
 
 from milvus_pipeline import StageError
 from milvus_stages import BGE, CrossEncoder, Encode, LateInteraction
+from milvus_stages.local.models import models
 from support.checkpoints import bert_classifier
 
 
@@ -52,7 +53,7 @@ def test_a_stage_that_fails_to_open_keeps_nothing(tmp_path):
     holder.open()
     with pytest.raises(StageError, match="label"):
         CrossEncoder(model=model, device="cpu").open()
-    assert holder.loaded.users == 1
+    assert models.users(holder.loaded) == 1
     holder.close()
 
 
