@@ -205,7 +205,7 @@ def test_no_code_of_a_model_is_run(canary: Canary, world: World, tmp_path: Path,
         for kind in LOCAL:
             error = attempt(kind, {"model": str(folder), "device": "cpu"})
             if how == "pickled weights":
-                assert "its weights are a pickle" in str(error)
+                assert "its weights as a pickle" in str(error)
             if how in ("an architecture of its own", "a step of its own"):
                 assert "which is never run" in str(error)
         attempt("truncate", {"tokenizer": str(folder), "max_tokens": 5})

@@ -1,4 +1,4 @@
-"""Cutting the hits to what their reader can use."""
+"""The stage that cuts the hits to what their reader can use."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from milvus_stages.truncate.budget import Budget, Cost, TokenCounter, load_count
 
 
 class Truncate(Stage):
-    """Cuts the hits to a number, to a threshold on a named score, to a budget of tokens or characters.
+    """Cuts the hits by a threshold on a named score, by number, and by a budget of tokens or characters.
 
     The limits apply in this order:
 
-    1. ``min_score``: hits whose score by the stage ``score_of`` is lower are dropped, and so are those without that
-       score. Where no hit of a result carries it (that stage was skipped, or is a reranker in a dry run, which asks
-       none), the threshold is skipped too, and the result says so: it is partial, with the code ``no_score``.
-    2. ``top_k``: the first so many stay.
-    3. ``max_tokens`` and ``max_chars``: hits are taken in their order while they fit into both. The first that does
-       not fit ends the list, so that no hit passes a better one for being shorter; ``cut`` says whether it is
-       dropped whole or its text cut. A hit without text costs ``per_hit`` alone.
+    1. ``min_score``: hits are dropped if their score by the stage ``score_of`` is lower or missing. If no hit of a
+       result has that score (the stage was skipped, or it is a reranker in a dry run, which scores nothing), the
+       threshold is skipped too, and the result is partial, with the code ``no_score``.
+    2. ``top_k``: the first ``top_k`` hits are kept.
+    3. ``max_tokens`` and ``max_chars``: hits are kept in their order while they fit into both. The first that does not
+       fit ends the list, so a shorter hit never passes a better one; ``cut`` decides whether that hit is dropped whole
+       or its text cut. A hit without text costs only ``per_hit``.
 
-    Tokens are counted hit by hit, without special tokens. The report's details tell the hits ``dropped`` (and
-    ``dropped_by`` which limit), the hits ``cut``, and what was spent: ``tokens`` (with ``per_hit``) and ``chars``.
+    Tokens are counted hit by hit, without special tokens. The report's details give the number of hits ``dropped`` (and
+    ``dropped_by`` which limit) and ``cut``, and what was spent: ``tokens`` (with ``per_hit``) and ``chars``.
     """
 
     type: ClassVar[str] = "truncate"
@@ -38,23 +38,24 @@ class Truncate(Stage):
         Field(ge=1, validation_alias=AliasChoices("top_k", "top_n"), description="Hits to keep. Alias: top_n."),
     ] = None
     min_score: Annotated[
-        float | None, Field(allow_inf_nan=False, description="Lowest score to keep, on the scale of `score_of`.")
+        float | None,
+        Field(allow_inf_nan=False, description="Lowest score to keep, on the scale of the stage `score_of`."),
     ] = None
     score_of: Annotated[
-        str | None, Field(min_length=1, description="Name of the stage whose score `min_score` cuts on.")
+        str | None, Field(min_length=1, description="Name of the stage whose score `min_score` applies to.")
     ] = None
     max_tokens: Annotated[
-        int | None, Field(ge=1, description="Tokens that the texts may have together, with `reserve` and `per_hit`.")
+        int | None, Field(ge=1, description="Tokens of all texts together, `reserve` and `per_hit` included.")
     ] = None
     tokenizer: Annotated[
         str | None,
         Field(min_length=1, description="Counts the tokens: a hub id, a local folder, or package:NAME/PATH."),
     ] = None
-    reserve: Annotated[int, Field(ge=0, description="Tokens of `max_tokens` to keep free, for the prompt say.")] = 0
+    reserve: Annotated[int, Field(ge=0, description="Tokens of `max_tokens` to keep free, such as for the prompt.")] = 0
     per_hit: Annotated[
         int, Field(ge=0, description="Tokens that each hit costs beside its text, for labels and separators.")
     ] = 0
-    max_chars: Annotated[int | None, Field(ge=1, description="Characters that the texts may have together.")] = None
+    max_chars: Annotated[int | None, Field(ge=1, description="Characters of all texts together.")] = None
     cut: Annotated[
         Literal["drop", "cut"],
         Field(description="The first hit that does not fit: drop it whole, or cut it after a token (or a word)."),
@@ -68,28 +69,25 @@ class Truncate(Stage):
             raise ValueError("sets no limit; give at least one of top_k, min_score, max_tokens, max_chars")
         if self.min_score is not None and self.score_of is None:
             raise ValueError(
-                "min_score needs `score_of`, the name of the stage whose score is meant, such as "
+                "min_score needs `score_of`, the name of the stage whose score it applies to, such as "
                 "score_of: late_interaction; the scores of different stages have different scales"
             )
         if self.score_of is not None and self.min_score is None:
             raise ValueError("score_of has no effect without min_score; set min_score, or leave score_of out")
         if self.max_tokens is None:
-            self._needs_max_tokens()
+            for name in ("tokenizer", "reserve", "per_hit"):
+                if getattr(self, name):
+                    raise ValueError(f"{name} has no effect without max_tokens; set max_tokens, or leave {name} out")
         elif self.tokenizer is None:
-            raise ValueError("max_tokens needs `tokenizer`, that of the model which will read the texts")
+            raise ValueError("max_tokens needs `tokenizer`, the one of the model that will read the texts")
         elif self.reserve + self.per_hit >= self.max_tokens:
             raise ValueError(
                 f"reserve and per_hit ({self.reserve} + {self.per_hit}) leave nothing of max_tokens ({self.max_tokens})"
             )
         return self
 
-    def _needs_max_tokens(self) -> None:
-        for name in ("tokenizer", "reserve", "per_hit"):
-            if getattr(self, name):
-                raise ValueError(f"{name} has no effect without max_tokens; set max_tokens, or leave {name} out")
-
     def requires(self) -> frozenset[str]:
-        """Hits; their text where tokens or characters are counted; the score that the threshold cuts on."""
+        """Hits; their text if tokens or characters are counted; the score that the threshold applies to."""
         text = {"text"} if self._budgeted else set()
         score = {f"score:{self.score_of}"} if self.score_of is not None else set()
         return self.needs | text | score
@@ -110,11 +108,11 @@ class Truncate(Stage):
             self._counter = load_counter(self.tokenizer, wanted_by=self.name)
 
     def teardown(self) -> None:
-        """Let go of the tokenizer."""
+        """Release the tokenizer."""
         self._counter = None
 
     def identity(self) -> Mapping[str, Any]:
-        """The tokenizer and its file's revision, where tokens are counted."""
+        """Return the tokenizer and its file's revision, if tokens are counted."""
         if self.tokenizer is None:
             return {}
         return {"tokenizer": self.tokenizer, "revision": self._opened_counter.revision}
@@ -124,7 +122,7 @@ class Truncate(Stage):
         return [self._truncated(result, position, context) for position, result in enumerate(results)]
 
     def dry_run(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
-        """``process``; that a dry run asks for no scores is no fault, so a threshold without one is a warning."""
+        """``process``, with a warning for a threshold that was skipped: a dry run has no scores."""
         part = context.part(range(len(results)))
         kept = self.process(results, part)
         for position, shortfall in enumerate(part.partials):
@@ -155,24 +153,18 @@ class Truncate(Stage):
         scores = [hit.scores.get(self.score_of) for hit in hits]
         scored = [score for score in scores if score is not None]
         if not scored:
-            self._note_skipped(result, position, context)
+            context.note(position, skipped=["min_score"])
+            # A stage that is not in the reports is a fallback that was not needed.
+            if any(report.stage == self.score_of for report in result.reports):
+                reason = f"no hit carries a score by {self.score_of!r}, so min_score {self.min_score:g} was not applied"
+                context.partial(position, reason, "no_score")
             return hits
         if missing := len(hits) - len(scored):
             context.warn(f"{missing} of {len(hits)} hits have no score by {self.score_of!r}; dropped", position)
         if max(scored) < self.min_score:
-            context.warn(
-                f"no hit reaches min_score {self.min_score:g}; the best score by {self.score_of!r} is "
-                f"{max(scored):.4g}",
-                position,
-            )
+            best = f"the best score by {self.score_of!r} is {max(scored):.4g}"
+            context.warn(f"no hit reaches min_score {self.min_score:g}; {best}", position)
         return [hit for hit, score in zip(hits, scores, strict=True) if score is not None and score >= self.min_score]
-
-    def _note_skipped(self, result: SearchResult, position: int, context: Context) -> None:
-        """Say that the threshold was not applied, unless it is that of a fallback that was not needed."""
-        context.note(position, skipped=["min_score"])
-        if any(report.stage == self.score_of for report in result.reports):
-            reason = f"no hit carries a score by {self.score_of!r}, so min_score {self.min_score:g} was not applied"
-            context.partial(position, reason, "no_score")
 
     def _within_budget(self, hits: Sequence[Hit], position: int, context: Context) -> list[Hit]:
         counter = None if self.max_tokens is None else self._opened_counter
@@ -191,21 +183,21 @@ class Truncate(Stage):
         return kept
 
     def _cut_last(self, hit: Hit, cost: Cost, budget: Budget, kept: list[Hit], position: int, context: Context) -> int:
-        """Deal with the first hit that does not fit; the number of hits that were cut, 0 or 1."""
+        """Cut or drop the first hit that does not fit; return how many hits were cut, 0 or 1."""
         text = budget.prefix(hit.text or "") if self.cut == "cut" else ""
         if not text:
             if not kept:
-                context.warn(f"no hit fits: the first needs {self._said(cost)}", position)
+                context.warn(f"no hit fits: the first needs {self._cost_text(cost)}", position)
             return 0
         less = budget.cost(text)
         budget.take(less)
         kept.append(hit.with_text(text))
-        context.warn(f"hit {len(kept)} was cut from {self._said(cost)} to {self._said(less)}", position)
+        context.warn(f"hit {len(kept)} was cut from {self._cost_text(cost)} to {self._cost_text(less)}", position)
         return 1
 
     def _figures(self, cost: Cost) -> dict[str, int]:
         figures = {} if self.max_tokens is None else {"tokens": cost.tokens}
         return figures if self.max_chars is None else {**figures, "chars": cost.chars}
 
-    def _said(self, cost: Cost) -> str:
+    def _cost_text(self, cost: Cost) -> str:
         return " and ".join(f"{count} {what}" for what, count in self._figures(cost).items())

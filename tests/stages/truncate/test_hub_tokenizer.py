@@ -87,7 +87,7 @@ def test_the_tokenizer_alone_is_fetched_once(hub, opening, name):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("some-org/bare", "'some-org/bare' lacks tokenizer.json on the hub; take one that has it, or name a local"),
+        ("some-org/bare", "'some-org/bare' has no tokenizer.json on the hub; use a model that has it, or name a local"),
         ("gpt9", "the Hugging Face hub has no model 'gpt9' that you may read; check the spelling"),
     ],
 )
