@@ -58,7 +58,8 @@ def test_the_list_of_commands_is_complete():
 
 def rows() -> dict[str, list[str]]:
     """Return the cells of each reranker's row in docs/rerankers.md, by its type."""
-    lines = re.findall(r"^\| (`\w+` \| `\w+` \|.*) \|$", RERANKERS.read_text(encoding="utf-8"), re.MULTILINE)
+    section = RERANKERS.read_text(encoding="utf-8").split("## Which one\n")[1].split("\n## ")[0]
+    lines = re.findall(r"^\| (`\w+` \| `\w+` \|.*) \|$", section, re.MULTILINE)
     cells = [[cell.strip() for cell in line.split("|")] for line in lines]
     return {row[0].strip("`"): row for row in cells}
 
@@ -89,6 +90,13 @@ def test_the_table_of_rerankers_has_keys_and_limits():
         numbers = ", ".join(f"{limit:,} {noun}" for limit, noun in limited if limit)
         after = "more are sent whole, with a warning (listwise)" if limits.listwise else "more are split"
         assert takes == f"{numbers}; {after}", name
+
+
+def test_each_function_of_the_library_has_its_stage():
+    """The table of functions of the PyMilvus model library names a reranker of the project for each."""
+    table = re.findall(r"^\| `(\w+)RerankFunction` \| `(\w+)` \|", RERANKERS.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(table) == 7
+    assert {stage for _, stage in table} < set(rows())
 
 
 @pytest.mark.parametrize(
