@@ -101,7 +101,7 @@ def test_a_failed_start_keeps_the_old_file(invoke, make):
 
 @pytest.mark.parametrize(
     ("place", "message"),
-    [("no/such/out.jsonl", "does not exist; create it first"), (".", "is a folder"), ("q.txt", "is the file of queries")],
+    [("no/such/out.jsonl", "does not exist; create"), (".", "is a folder"), ("q.txt", "is the file of queries")],
 )
 def test_a_place_that_cannot_be_written(invoke, make, tmp_path, place, message):
     """It is found out before any work: the configuration is not even read."""

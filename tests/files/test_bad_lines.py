@@ -18,18 +18,6 @@ MIXED = '{"_id": "a", "text": "red"}\n\nnot JSON\n{"_id": "b", "text": 7}\n{"tex
 NOTHING_RUN = "nothing was run; fix the file, or have its bad lines skipped or reported"
 
 
-@pytest.fixture
-def make(tmp_path):
-    """Return a function that writes bytes or text into a file of the test's folder."""
-
-    def write(name, content):
-        path = tmp_path / name
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return path
-
-    return write
-
-
 @pytest.mark.parametrize(
     ("name", "line", "message"),
     [
@@ -153,7 +141,7 @@ def outcome(path, input_format, bad_lines):
     return [repr((item, getattr(item, "error", ""), getattr(item, "vector", ""))) for item in items], told
 
 
-@settings(derandomize=True, max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(LINES, max_size=8).map(b"\n".join),
     st.sampled_from(InputFormat),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import ir_measures
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from milvus_pipeline.errors import InputError
@@ -15,19 +15,6 @@ CRANFIELD = Path(__file__).parents[2] / ".." / "shared" / "data" / "cranfield"
 QRELS = {"q1": {"d1": 2, "d2": 0}, "q2": {"d1": -1}}
 TREC = "q1 0 d1 2\nq1 0 d2 0\n\nq2\tQ0\td1\t-1\n"
 BEIR = "query-id\tcorpus-id\tscore\nq1\td1\t2\nq1\td2\t0\nq2\td1\t-1\n"
-
-
-@pytest.fixture
-def make(tmp_path):
-    """Return a function that writes text into a file of the test's folder, gzipped if its name says so."""
-
-    def write(name, content):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(gzip.compress(content.encode()) if path.suffix == ".gz" else content.encode())
-        return path
-
-    return write
 
 
 @pytest.mark.parametrize("name", ["qrels.txt", "qrels.tsv", "qrels.gz"])
@@ -127,7 +114,6 @@ WORDS = st.text(
 )
 
 
-@settings(derandomize=True, deadline=None)
 @given(
     st.dictionaries(st.tuples(WORDS, WORDS), st.integers(-3, 10**6), min_size=1),
     st.sampled_from([" ", "\t", "   "]),
@@ -141,7 +127,6 @@ def test_what_ir_measures_reads(tmp_path_factory, judged, blank, gzipped):
     assert read_qrels(path) == as_ir_measures_reads(path)
 
 
-@settings(derandomize=True, deadline=None)
 @given(st.binary(max_size=60) | st.lists(st.sampled_from(["q1", "0", "d1", " ", "\t", "\n", "query-id"])).map("".join))
 def test_whatever_a_file_holds(tmp_path_factory, content):
     """Any content gives judgements or an InputError, the same twice."""

@@ -1,6 +1,5 @@
 """Queries from files: lines, JSONL, TSV, a BEIR folder, gzip; each query as it was written."""
 
-import gzip
 import io
 import json
 from pathlib import Path
@@ -20,20 +19,6 @@ WHOLE = {
     "filter_params": {"since": 2020},
     "params": {"nprobe": 64},
 }
-
-
-@pytest.fixture
-def make(tmp_path):
-    """Return a function that writes bytes or text into a file of the test's folder, gzipped if its name says so."""
-
-    def write(name, content):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        data = content.encode() if isinstance(content, str) else content
-        path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
-        return path
-
-    return write
 
 
 def read(source, *arguments, **options):

@@ -9,7 +9,7 @@ from pathlib import Path
 import ir_measures
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from ir_measures import AP, RR, R, nDCG
 
@@ -47,7 +47,6 @@ def test_the_file_name_gives_the_format(name, expected, suffix):
     assert format_of(Path("some.run") / f"{name}{suffix}") is OutputFormat(expected)
 
 
-@settings(derandomize=True)
 @given(SCORES)
 def test_scores_strictly_decrease_in_32_bits(scores):
     """Scores as printed and read back by trec_eval strictly decrease; none is denormal or out of range."""
@@ -57,7 +56,6 @@ def test_scores_strictly_decrease_in_32_bits(scores):
     assert all(score == 0 or abs(score) >= np.finfo(np.float32).tiny for score in printed)
 
 
-@settings(derandomize=True)
 @given(
     st.lists(st.floats(-1e6, 1e6, width=32, allow_subnormal=False), unique=True).map(lambda given: sorted(given)[::-1])
 )
@@ -76,7 +74,6 @@ def test_a_score_that_does_not_decrease_is_moved_by_the_least():
     assert all(before > after for before, after in pairwise(told))
 
 
-@settings(derandomize=True, deadline=None)
 @given(st.lists(SCORES, min_size=1, max_size=3), st.dictionaries(st.integers(0, 11), st.integers(0, 3), min_size=1))
 @example([[0.5] * 12], {0: 1, 7: 2, 9: 3})
 @example([[float("inf"), 1e30, 1e30, -1e-45, 0.0, 1e-40]], {2: 1, 9: 3})
@@ -180,7 +177,6 @@ def test_a_failed_result_has_a_line():
     assert (data["status"], data["hits"], data["error"]) == ("failed", [], "is empty")
 
 
-@settings(derandomize=True)
 @given(st.text(st.characters() | st.sampled_from("\x85\u2028\u2029\ud800\udfff\r\n\x0b\x1c")))
 def test_a_line_is_one_line(text):
     """No character of a text breaks the line for any reader; it is UTF-8 and reads back unchanged."""

@@ -194,37 +194,9 @@ def test_a_folder_without_text(tmp_path):
         passages(tmp_path, max_chars=0)
 
 
-BITS = st.sampled_from(
-    [
-        *(
-            "word ",
-            "Two words. ",
-            "Why? ",
-            "longerthanmostwords ",
-            "ä。",
-            "\n",
-            "\n\n",
-            " ",
-            "\t",
-            "# ",
-            "## Head\n",
-            "- ",
-        ),
-        *(
-            "  ",
-            "> ",
-            "1. ",
-            "```\n",
-            "~~~",
-            "| a | b |\n|---|---|\n",
-            "---\n",
-            "===\n",
-            "[a]: b\n",
-            "<!-- c -->\n",
-            "    ",
-        ),
-    ]
-)
+WORDS = ("word ", "Two words. ", "Why? ", "longerthanmostwords ", "ä。", "\n", "\n\n", " ", "\t", "    ")
+MARKUP = ("# ", "## Head\n", "- ", "  ", "> ", "1. ", "```\n", "~~~", "---\n", "===\n", "[a]: b\n", "<!-- c -->\n")
+BITS = st.sampled_from([*WORDS, *MARKUP, "| a | b |\n|---|---|\n"])
 
 
 def unspaced(text):
@@ -232,7 +204,7 @@ def unspaced(text):
     return "".join(text.split())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(BITS, max_size=40).map("".join), st.integers(1, 60))
 def test_nothing_is_lost_in_markdown(source, max_chars):
     """Pieces make up the sections, sections the source in order, and what is between them is in headings."""
@@ -251,7 +223,7 @@ def test_nothing_is_lost_in_markdown(source, max_chars):
     assert all(word in told for word in re.sub(r"[#=`-]", " ", source[at:]).split())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(alphabet="ab. \n!?。", max_size=200), st.integers(1, 40))
 def test_nothing_is_lost_in_plain_text(text, max_chars):
     """All words are there in order, and a word that fits is never split."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from milvus_pipeline import ConfigError
@@ -20,7 +20,6 @@ from milvus_pipeline.config.yaml import MAX_CHARACTERS, MAX_DEPTH, parse_yaml
 
 MUCH_MEMORY = 200_000_000
 
-fixed = settings(derandomize=True, deadline=None, max_examples=100)
 
 GOOD = "name: words\nstages:\n  - {type: truncate, top_k: 3}\n"
 
@@ -58,7 +57,6 @@ def read_or_none(read: Callable[[], Any]) -> Any:
         return None
 
 
-@fixed
 @given(st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=25).map("".join))
 def test_any_text(text: str) -> None:
     """Pieces of YAML in any order, alone and in a valid document, give plain data or a ConfigError."""
@@ -69,7 +67,6 @@ def test_any_text(text: str) -> None:
             read_or_none(lambda source=source: build(source))
 
 
-@fixed
 @given(st.binary(max_size=40), st.sampled_from(["utf-8", "utf-16", "latin-1"]), st.integers(0, len(GOOD)))
 def test_any_bytes(tmp_path_factory: pytest.TempPathFactory, junk: bytes, encoding: str, place: int) -> None:
     """A file in another encoding, or with any bytes in the middle, is read or refused."""
@@ -79,7 +76,6 @@ def test_any_bytes(tmp_path_factory: pytest.TempPathFactory, junk: bytes, encodi
     read_or_none(lambda: read_config(path))
 
 
-@fixed
 @given(trees)
 def test_any_plain_data(tree: Any) -> None:
     """Data of any shape is written and read back unchanged, and gives a pipeline or a ConfigError."""
@@ -89,7 +85,6 @@ def test_any_plain_data(tree: Any) -> None:
         read_or_none(lambda text=text: parse_config(text))
 
 
-@fixed
 @given(values)
 def test_a_variable_is_one_text(value: str) -> None:
     """A variable's value never changes the shape of the document, and is substituted once."""
