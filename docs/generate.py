@@ -22,7 +22,7 @@ from milvus_pipeline.cli.stages import describe_fields, describe_stage
 from milvus_pipeline.plugin import Reranker, Stage, registry
 
 FOLDER = Path(__file__).parent
-FACES = ("milvus_pipeline", "milvus_pipeline.plugin")
+FACES = ("milvus_pipeline", "milvus_pipeline.plugin", "milvus_stages.hosted")
 OURS = ("milvus_pipeline", "milvus_stages")
 NOTICE = "<!-- Written by docs/generate.py: change the docstrings in the code, then run `make docs`. -->"
 
@@ -107,7 +107,11 @@ def _stage_section(cls: type[Stage], bases: list[type[Stage]]) -> list[str]:
         for base in reversed(bases)
         if issubclass(cls, base)
     ]
-    return [*lines, "", f"{'And' if fields else 'It has'} the fields of {' and of '.join(links)}."]
+    return [*lines, "", f"{'And' if fields else 'It has'} the fields of {_listed(links)}."]
+
+
+def _listed(words: list[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
 
 
 def _anchor(base: type) -> str:
@@ -142,7 +146,7 @@ def _default_text(field: Mapping[str, Any]) -> str:
 
 
 def api_page() -> str:
-    """Return the reference of the public modules."""
+    """Return the reference of the two faces, and of what plugins for hosted services build on."""
     lines = [
         "# API reference",
         "",

@@ -91,6 +91,7 @@ def _check_headers(headers: Any) -> Any:
 
 
 BaseURL = Annotated[str, AfterValidator(_check_url)]
+"""The type of a field that takes the address of a service."""
 
 if TYPE_CHECKING:  # what a caller may pass; a stage holds the types below
     Headers = Mapping[str, str | FromEnv | Mapping[str, str]]
