@@ -245,7 +245,6 @@ def rows(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     # After this, all rows are visible, so that other queries need not wait.
     assert len(client.query("rows", filter="id >= 0", consistency_level="Strong", timeout=60)) == len(tags)
     yield Rows(client, tags, integers)
-    client.drop_collection("rows", timeout=60)
     client.close()
     if request.param == "lite":
         from milvus_lite.server_manager import server_manager_instance

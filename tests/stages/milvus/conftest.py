@@ -1,8 +1,10 @@
-"""One small collection on each engine, made with pymilvus itself and not with what is under test."""
+"""One small collection on each engine, made with pymilvus and not with the code under test."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from milvus_pipeline import Query
+from milvus_pipeline import Pipeline, Query
 from milvus_stages import MilvusSearch
 from support.proxy import Proxy
 
@@ -42,34 +44,34 @@ NASTY = (
 
 @dataclass(frozen=True)
 class Engine:
-    """A place with the collection ``things``, and what is in it."""
+    """A server or file with the collection ``things``, and the vectors in it."""
 
     kind: str
     uri: str
     vectors: npt.NDArray[np.float32]
 
     def stage(self, **fields: Any) -> MilvusSearch:
-        """A search of all lists, so that its answers are exact."""
+        """Return a search of all lists, whose answers are exact."""
         fields = {"collection": "things", "params": {"nprobe": NLIST}, **fields}
         return MilvusSearch(uri=self.uri, **fields)
 
     def query(self, seed: int, **fields: Any) -> Query:
-        """A query with a vector of its own."""
+        """Return a query whose vector depends on the seed."""
         return Query(f"query {seed}", vector=unit(np.random.default_rng(1000 + seed).normal(size=DIM)), **fields)
 
     def exact(self, query: Query) -> list[tuple[int, float]]:
-        """Every key with its inner product, best first."""
+        """Return every key with its inner product, best first."""
         scores = self.vectors @ np.asarray(query.vector, dtype=np.float32)
         return [(int(row), float(scores[row])) for row in np.lexsort((np.arange(ROWS), -scores))]
 
 
 def unit(vectors: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """The vectors at length 1."""
+    """Return the vectors at length 1."""
     return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
 
 
 def make_things(uri: str, name: str, vectors: npt.NDArray[np.float32], metric: str = "IP", nlist: int = NLIST) -> None:
-    """The collection: even keys in partition `even`, odd ones in `odd`; `year` 1900 + key; nasty tags first."""
+    """Make a collection: even keys in partition `even`, odd ones in `odd`; `year` 1900 + key; the nasty tags first."""
     from pymilvus import DataType, MilvusClient
 
     client = MilvusClient(uri, timeout=10, dedicated=True)
@@ -112,27 +114,34 @@ def lite(tmp_path_factory: pytest.TempPathFactory, vectors: npt.NDArray[np.float
     """Milvus Lite, held open for the session as an application would."""
     engine = Engine("lite", str(tmp_path_factory.mktemp("lite") / "things.db"), vectors)
     make_things(engine.uri, "things", vectors)
-    stage = engine.stage()
-    stage.open()
-    yield engine
-    stage.close()
+    with engine.stage():
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def closed_database(tmp_path_factory: pytest.TempPathFactory, vectors: npt.NDArray[np.float32]) -> str:
+    """A small database that nobody has open, for tests to copy."""
+    from milvus_lite.server_manager import server_manager_instance
+
+    uri = str(tmp_path_factory.mktemp("closed") / "closed.db")
+    make_things(uri, "things", vectors[:50])
+    server_manager_instance.release_server(uri)
+    return uri
 
 
 @pytest.fixture
-def own(tmp_path: Path, vectors: npt.NDArray[np.float32]) -> Iterator[Engine]:
-    """A database of the test's own, closed but for what the test opens."""
-    uri = str(tmp_path / "own.db")
-    make_things(uri, "things", vectors[:50])
+def own(tmp_path: Path, closed_database: str, vectors: npt.NDArray[np.float32]) -> Iterator[Engine]:
+    """A database for one test alone, closed until the test opens it."""
     from milvus_lite.server_manager import server_manager_instance
 
-    server_manager_instance.release_server(uri)
+    uri = shutil.copytree(closed_database, str(tmp_path / "own.db"))
     yield Engine("lite", uri, vectors[:50])
     server_manager_instance.release_server(uri)
 
 
 @pytest.fixture
 def proxy(lite: Engine) -> Iterator[Proxy]:
-    """In front of Milvus Lite, which speaks as a server does to whoever calls it by address."""
+    """A proxy in front of Milvus Lite, which behaves like a server to clients that connect to its address."""
     from milvus_lite.server_manager import server_manager_instance
 
     with Proxy(int(server_manager_instance.start_and_get_uri(lite.uri).rpartition(":")[2])) as proxy:
@@ -147,3 +156,25 @@ def engine(request: pytest.FixtureRequest, vectors: npt.NDArray[np.float32]) -> 
     uri = request.getfixturevalue("milvus_server")
     make_things(uri, "things", vectors)
     return Engine("server", uri, vectors)
+
+
+@pytest.fixture(params=["sync", "async"])
+def run(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """Run a query, blocking and on an event loop."""
+    return run_sync if request.param == "sync" else run_async
+
+
+def run_sync(pipeline: Pipeline, query: Query, **options: Any) -> Any:
+    return pipeline.run(query, **options)
+
+
+def run_async(pipeline: Pipeline, query: Query, **options: Any) -> Any:
+    return asyncio.run(pipeline.arun(query, **options))
+
+
+@pytest.fixture(params=["sync", "async"])
+def run_batch(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """Run a batch, blocking and on an event loop."""
+    if request.param == "sync":
+        return lambda pipeline, queries, **options: pipeline.run_batch(queries, **options)
+    return lambda pipeline, queries, **options: asyncio.run(pipeline.arun_batch(queries, **options))

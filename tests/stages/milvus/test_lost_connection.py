@@ -1,9 +1,9 @@
-"""A server that goes away and comes back, as a proxy before it plays it."""
+"""A server that goes away and comes back, played by a proxy in front of it."""
 
 from __future__ import annotations
 
-import asyncio
 import threading
+from typing import Any
 
 import pytest
 
@@ -20,51 +20,47 @@ HASTY = RetrySettings(attempts=2, min_wait=0.01, max_wait=0.01)
 
 def search(proxy: Proxy, retry: RetrySettings) -> Pipeline:
     fields = {"collection": "things", "params": {"nprobe": NLIST}, "retry": retry, "timeout": 20, "breaker": None}
-    stage = MilvusSearch(uri=proxy.url, **fields)
-    return Pipeline([stage]).open()
+    return Pipeline([MilvusSearch(uri=proxy.url, **fields)]).open()
 
 
-def test_a_connection_that_comes_back(lite: Engine, proxy: Proxy) -> None:
-    """The client that lost its server finds it again; nothing has to be opened anew."""
+def test_a_connection_that_comes_back(lite: Engine, proxy: Proxy, run: Any) -> None:
+    """A client that lost its server finds it again without being opened again."""
     with search(proxy, PATIENT) as pipeline:
-        expected = pipeline.run(lite.query(0))
-        for run in (pipeline.run, lambda query: asyncio.run(pipeline.arun(query))):
-            proxy.refuse()
-            back = threading.Timer(0.3, proxy.heal)
-            back.start()
-            result = run(lite.query(0))
-            assert result.hits == expected.hits
-            assert result.report("milvus_search").details["retries"] > 0
-            back.join()
+        expected = run(pipeline, lite.query(0))
+        proxy.refuse()
+        back = threading.Timer(0.2, proxy.heal)
+        back.start()
+        result = run(pipeline, lite.query(0))
+        back.join()
+    assert result.hits == expected.hits
+    assert result.report("milvus_search").details["retries"] > 0
 
 
-async def test_a_connection_that_comes_back_under_an_event_loop(lite: Engine, proxy: Proxy) -> None:
-    """The same for the client of a loop that goes on."""
+async def test_a_connection_that_comes_back_on_the_same_event_loop(lite: Engine, proxy: Proxy) -> None:
+    """The client of an event loop that keeps running finds its server again, too."""
     async with search(proxy, PATIENT) as pipeline:
         expected = await pipeline.arun(lite.query(0))
         proxy.refuse()
-        threading.Timer(0.3, proxy.heal).start()
+        threading.Timer(0.2, proxy.heal).start()
         assert (await pipeline.arun(lite.query(0))).hits == expected.hits
 
 
-def test_a_connection_that_stays_lost(lite: Engine, proxy: Proxy) -> None:
-    """After the attempts that the settings allow, the error says what to check."""
+def test_a_connection_that_stays_lost(lite: Engine, proxy: Proxy, run: Any) -> None:
+    """After the last attempt the error says what to check."""
     with search(proxy, HASTY) as pipeline:
         proxy.refuse()
-        for run in (pipeline.run, lambda query: asyncio.run(pipeline.arun(query))):
-            with pytest.raises(StageError, match=r"cannot be reached .* check that the server runs"):
-                run(lite.query(0))
+        with pytest.raises(StageError, match=r"cannot be reached .* check that the server runs"):
+            run(pipeline, lite.query(0))
 
 
-def test_a_frozen_server_is_not_waited_for_without_end(
-    lite: Engine, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+def test_a_frozen_server_without_any_timeout(
+    lite: Engine, proxy: Proxy, run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without any timeout, a search and the connection of a new event loop share the bound of one call."""
-    for module in ("execute", "client.server"):
-        monkeypatch.setattr(f"milvus_stages.milvus.{module}.CALL_SECONDS", 0.5)
+    """Without any timeout, a search, and connecting on a new event loop, are limited to the seconds of one call."""
     with Pipeline([MilvusSearch(uri=proxy.url, collection="things")]) as pipeline:
-        pipeline.run(lite.query(0))
+        run(pipeline, lite.query(0))
+        for module in ("execute", "client.server"):
+            monkeypatch.setattr(f"milvus_stages.milvus.{module}.CALL_SECONDS", 0.4)
         proxy.freeze()
-        for run in (pipeline.run, lambda query: asyncio.run(pipeline.arun(query))):
-            with pytest.raises(StageError, match="the server did not answer in time; check that it is healthy"):
-                run(lite.query(0))
+        with pytest.raises(StageError, match="the server did not answer in time; check that it is healthy"):
+            run(pipeline, lite.query(0))

@@ -1,4 +1,4 @@
-"""A collection that is dropped, made anew or released while a stage that searches it is open."""
+"""Collections that are dropped, recreated or released while a stage that searches them is open."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from milvus_pipeline import DeadlineError, Pipeline, PipelineError, Query, Stage
 from milvus_pipeline.plugin import Deadline
 from milvus_stages.milvus.client.server import Connection
 
-from .conftest import DIM, Engine, unit
+from .conftest import DIM, Engine, run_async, run_sync, unit
 
 NAME = "changing"
 ROWS = 60
 
 
 class Admin:
-    """Makes the collection as it shall be, with a client that the stage knows nothing of."""
+    """Changes the collection with a client that the stage does not know."""
 
     def __init__(self, uri: str) -> None:
         from pymilvus import MilvusClient
@@ -33,7 +33,7 @@ class Admin:
     def make(
         self, seed: int = 0, dim: int = DIM, metric: str = "IP", index: str = "IVF_FLAT", text: str = "text"
     ) -> Any:
-        """The collection anew; its vectors."""
+        """Make the collection anew, and return its vectors."""
         from pymilvus import DataType
 
         vectors = unit(np.random.default_rng(seed).normal(size=(ROWS, dim)))
@@ -49,7 +49,7 @@ class Admin:
         return vectors
 
     def index(self, metric: str = "IP", index: str = "IVF_FLAT") -> None:
-        """The index, and the collection loaded."""
+        """Make the index, and load the collection."""
         params = {"nlist": 4} if index == "IVF_FLAT" else {"M": 8, "efConstruction": 64}
         made = self.client.prepare_index_params()
         made.add_index("vector", index_type=index, metric_type=metric, params={"params": params})
@@ -57,34 +57,38 @@ class Admin:
         self.client.load_collection(NAME, timeout=60)
 
     def drop(self) -> None:
-        """The collection is gone."""
+        """Drop the collection."""
         self.client.drop_collection(NAME, timeout=60)
 
     def release(self) -> None:
-        """The collection is in memory no more."""
+        """Release the collection from memory."""
         self.client.release_collection(NAME, timeout=60)
 
 
-LITE_ALONE = pytest.mark.parametrize("way", ["lite sync", "lite async"], indirect=True)
-"""For what a server would take long for, and shows nothing else of."""
+LITE = ("lite sync", "lite async")
+ON_LITE = pytest.mark.parametrize("way", LITE, indirect=True)
+"""For tests that would take long on a server and show nothing more there."""
 
 
-@pytest.fixture(params=["lite sync", "lite async", pytest.param("server async", marks=pytest.mark.server)])
-def way(request: pytest.FixtureRequest) -> tuple[str, str]:
-    """Engine and way to run a query. A server takes seconds to make a collection, so it has one way."""
-    kind, way = request.param.split()
-    return kind, way
+@pytest.fixture(params=[*LITE, pytest.param("server async", marks=pytest.mark.server)])
+def way(request: pytest.FixtureRequest) -> list[str]:
+    """Engine and way to run a query; on a server, which takes seconds to make a collection, only one."""
+    return request.param.split()
 
 
 @pytest.fixture
-def engine(request: pytest.FixtureRequest, way: tuple[str, str], vectors: Any) -> Engine:
+def engine(request: pytest.FixtureRequest, way: list[str], vectors: Any) -> Engine:
     if way[0] == "lite":
         return request.getfixturevalue("lite")
     return Engine("server", request.getfixturevalue("milvus_server"), vectors)
 
 
 @pytest.fixture
-def admin(engine: Engine) -> Iterator[Admin]:
+def run(way: list[str]) -> Callable[..., Any]:
+    return run_sync if way[1] == "sync" else run_async
+
+
+def administer(engine: Engine) -> Iterator[Admin]:
     admin = Admin(engine.uri)
     yield admin
     admin.drop()
@@ -92,11 +96,14 @@ def admin(engine: Engine) -> Iterator[Admin]:
 
 
 @pytest.fixture
-def run(way: tuple[str, str]) -> Callable[..., Any]:
-    """Runs a query, blocking or on an event loop."""
-    if way[1] == "sync":
-        return lambda pipeline, query, **options: pipeline.run(query, **options)
-    return lambda pipeline, query, **options: asyncio.run(pipeline.arun(query, **options))
+def admin(engine: Engine) -> Iterator[Admin]:
+    yield from administer(engine)
+
+
+@pytest.fixture
+def lite_admin(lite: Engine) -> Iterator[Admin]:
+    """``admin`` for tests that run on Milvus Lite in one way."""
+    yield from administer(lite)
 
 
 def query(dim: int = DIM) -> Query:
@@ -112,20 +119,20 @@ def search(engine: Engine, **fields: Any) -> Pipeline:
     return Pipeline([engine.stage(collection=NAME, params={"nprobe": 4}, consistency_level="Strong", **fields)]).open()
 
 
-def reason(pipeline: Pipeline, run: Callable[..., Any], asked: Query) -> tuple[str, str]:
-    """The code and the words of the error that the query fails with."""
+def failure(pipeline: Pipeline, run: Callable[..., Any] = run_sync) -> tuple[str, str]:
+    """Run the query, which fails; return the code of the error and its message."""
     with pytest.raises(PipelineError) as raised:
-        run(pipeline, asked)
+        run(pipeline, query())
     return raised.value.reason_code, str(raised.value)
 
 
 def test_a_collection_that_is_dropped_and_made_as_it_was(engine: Engine, admin: Admin, run: Any) -> None:
-    """While it is gone, that is said; then the same pipeline finds what is in the new one, which is loaded for it."""
+    """A missing collection is reported; once it is recreated, the same pipeline loads it and finds its rows."""
     admin.make(0)
     with search(engine) as pipeline:
         assert next(hit.text for hit in run(pipeline, query())).startswith("0-")
         admin.drop()
-        assert reason(pipeline, run, query())[0] == "not_found"
+        assert failure(pipeline, run)[0] == "not_found"
         vectors = admin.make(1)
         admin.release()
         hits = run(pipeline, query()).hits
@@ -133,124 +140,113 @@ def test_a_collection_that_is_dropped_and_made_as_it_was(engine: Engine, admin: 
         assert hits[0].text == f"1-{best(vectors)[0]}"
 
 
-@LITE_ALONE
+@ON_LITE
 def test_a_collection_of_another_dimension(engine: Engine, admin: Admin, run: Any) -> None:
-    """Queries that no longer fit are told both dimensions; those that fit now are answered; so is it the other way."""
+    """Queries that no longer fit fail with both dimensions; those that fit now are answered; and vice versa."""
     admin.make(0)
     with search(engine) as pipeline:
         run(pipeline, query())
         smaller = admin.make(1, dim=8)
-        code, words = reason(pipeline, run, query())
+        code, message = failure(pipeline, run)
         assert code == "schema_changed"
-        assert "held vectors of 16 numbers" in words
-        assert "holds vectors of 8 now" in words
+        assert "held vectors of 16 numbers" in message
+        assert "holds vectors of 8 now" in message
         assert [hit.id for hit in run(pipeline, query(8))] == best(smaller)
         again = admin.make(2)
         assert [hit.id for hit in run(pipeline, query())] == best(again)
 
 
 L2 = ({"metric": "L2"}, "the index was built with L2, not IP")
-COSINE = ({"metric": "COSINE"}, "the index was built with COSINE, not IP")
 NO_TEXT = ({"text": "words"}, "text_field")
 
 
 @pytest.mark.parametrize(
-    ("way", "change", "said"),
+    ("way", "change", "message"),
     [
-        *((way, *change) for way in ("lite sync", "lite async") for change in (L2, COSINE, NO_TEXT)),
+        *((way, *change) for way in LITE for change in (L2, NO_TEXT)),
         pytest.param("server async", *NO_TEXT, marks=pytest.mark.server),
     ],
     indirect=["way"],
 )
 def test_a_collection_that_does_not_fit_any_more(
-    engine: Engine, admin: Admin, run: Any, change: dict[str, str], said: str
+    engine: Engine, admin: Admin, run: Any, change: dict[str, str], message: str
 ) -> None:
-    """Another metric or no text field is an error that says what to do, and never wrong scores or hits without text."""
+    """Another metric or a missing text field is an error with a next step, never wrong scores or hits without text."""
     admin.make(0)
     with search(engine, output_fields=[]) as pipeline:
         run(pipeline, query())
         admin.make(1, **change)
-        code, words = reason(pipeline, run, query())
-        assert code == "schema_changed"
-        assert said in words
-        assert "has changed since the stage was opened" in words
+        code, text = failure(pipeline, run)
+    assert code == "schema_changed"
+    assert message in text
+    assert "has changed since the stage was opened" in text
 
 
-def test_another_index_of_the_same_collection(lite: Engine) -> None:
-    """Milvus Lite answers with wrong scores where the index has another metric now: that is noticed, too."""
-    admin = Admin(lite.uri)
-    admin.make(0)
+def test_another_index_of_the_same_collection(lite: Engine, lite_admin: Admin) -> None:
+    """A new index with another metric, with which Milvus Lite returns wrong scores, is noticed."""
+    lite_admin.make(0)
     with search(lite) as pipeline:
         pipeline.run(query())
-        admin.release()
-        admin.client.drop_index(NAME, "vector", timeout=60)
-        admin.index("L2")
-        assert reason(pipeline, lambda pipeline, query: pipeline.run(query), query())[0] == "schema_changed"
-    admin.drop()
+        lite_admin.release()
+        lite_admin.client.drop_index(NAME, "vector", timeout=60)
+        lite_admin.index("L2")
+        assert failure(pipeline)[0] == "schema_changed"
 
 
-class Watched:
-    """Counts what is asked of a connection by the thread that looks at the collection again, and can hold it up."""
+class Watcher:
+    """Counts the calls of a method, which only the thread that renews a collection makes, and can hold them up."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.looks = 0
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, method: str = "has_collection") -> None:
+        self.count = 0
         self.go_on = threading.Event()
         call = Connection.call
 
-        def counted(connection: Connection, deadline: Deadline, method: str, *arguments: Any) -> Any:
-            if method == "has_collection":
-                self.looks += 1
+        def watched(connection: Connection, deadline: Deadline, name: str, *arguments: Any) -> Any:
+            if name == method:
+                self.count += 1
                 self.go_on.wait(30)
-            return call(connection, deadline, method, *arguments)
+            return call(connection, deadline, name, *arguments)
 
-        monkeypatch.setattr(Connection, "call", counted)
+        monkeypatch.setattr(Connection, "call", watched)
 
 
-def test_a_look_that_came_before_a_change(lite: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who waits for a look of others that began before his search was sent has another look had after it."""
-    admin, go_on, call = Admin(lite.uri), threading.Event(), Connection.call
-    admin.make(0)
-
-    def held_at_its_end(connection: Connection, deadline: Deadline, method: str, *arguments: Any) -> Any:
-        if method == "get_load_state":
-            go_on.wait(30)
-        return call(connection, deadline, method, *arguments)
-
+def test_a_renewal_that_began_before_a_change(lite: Engine, lite_admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search that waits for a renewal that began before it was sent has the collection inspected once more."""
+    lite_admin.make(0)
     with search(lite) as pipeline:
-        stage = pipeline.stages[0]
-        monkeypatch.setattr(Connection, "call", held_at_its_end)
-        stage.opened.start_renewal(stage.opened.state)
-        admin.make(1, dim=8)
-        threading.Timer(0.5, go_on.set).start()
-        assert reason(pipeline, lambda pipeline, query: pipeline.run(query), query())[0] == "schema_changed"
-    admin.drop()
+        opened = pipeline.stages[0].opened
+        watcher = Watcher(monkeypatch, "get_load_state")
+        opened.start_renewal(opened.state)
+        lite_admin.make(1, dim=8)
+        threading.Timer(0.3, watcher.go_on.set).start()
+        assert failure(pipeline)[0] == "schema_changed"
 
 
-def test_bad_filters_have_a_collection_looked_at_once(lite: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fifty filters that cannot be read cost fifty calls, and not a look at the collection each."""
-    watched = Watched(monkeypatch)
-    watched.go_on.set()
+def test_bad_filters_have_a_collection_inspected_once(lite: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fifty filters that cannot be read have the collection inspected once a second, not once each."""
+    watcher = Watcher(monkeypatch)
+    watcher.go_on.set()
     with Pipeline([lite.stage()]) as pipeline:
-        watched.looks, began = 0, time.monotonic()
+        watcher.count, began = 0, time.monotonic()
         results = pipeline.run_batch([lite.query(0, filter=f"year ==== {n}") for n in range(50)], return_errors=True)
         assert {result.error.reason_code for result in results} == {"query"}
-        assert watched.looks <= time.monotonic() - began + 1  # one a second
+        assert watcher.count <= time.monotonic() - began + 1
 
 
 def test_a_crowd_has_a_collection_loaded_once(engine: Engine, admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of sixty queries that find it released, one looks and loads; the others wait, each until its own deadline."""
+    """Of sixty queries that find it released, one loads it; the others wait, each until its own deadline."""
     vectors = admin.make(0)
     with search(engine) as pipeline, ThreadPoolExecutor(20) as threads:
         pipeline.run(query())
         admin.release()
-        watched = Watched(monkeypatch)
+        watcher = Watcher(monkeypatch)
 
         async def crowd() -> list[Any]:
             with pytest.raises(DeadlineError):
                 await pipeline.arun(query(), timeout=0.3)
             tasks = [asyncio.create_task(pipeline.arun(query())) for _ in range(40)]
             await asyncio.sleep(0)
-            watched.go_on.set()
+            watcher.go_on.set()
             return await asyncio.gather(*tasks)
 
         blocking = [threads.submit(pipeline.run, query()) for _ in range(20)]
@@ -258,28 +254,25 @@ def test_a_crowd_has_a_collection_loaded_once(engine: Engine, admin: Admin, monk
             pipeline.run(query(), timeout=0.3)
         results = [*asyncio.run(crowd()), *(each.result() for each in blocking)]
     assert {tuple(hit.id for hit in result) for result in results} == {tuple(best(vectors))}
-    assert watched.looks == 1
+    assert watcher.count == 1
 
 
 def test_a_stage_that_may_not_load(engine: Engine, admin: Admin, run: Any) -> None:
-    """It says that the collection is not loaded, and leaves it so."""
+    """A stage with `load: false` reports that the collection is not loaded, and does not load it."""
     admin.make(0)
     with search(engine, load=False) as pipeline:
         admin.release()
-        assert reason(pipeline, run, query())[0] == "not_loaded"
+        assert failure(pipeline, run)[0] == "not_loaded"
         assert admin.client.get_load_state(NAME)["state"].name == "NotLoad"
 
 
-def test_closing_ends_a_look_that_is_under_way(lite: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who waits for it learns that the stage was closed, and no thread is left."""
-    admin = Admin(lite.uri)
-    admin.make(0)
+def test_closing_ends_a_renewal(lite: Engine, lite_admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A query that waits for a renewal fails when the stage is closed."""
+    lite_admin.make(0)
     pipeline = search(lite)
-    stage = pipeline.stages[0]
-    watched = Watched(monkeypatch)
-    future = stage.opened.start_renewal(stage.opened.state)
+    watcher = Watcher(monkeypatch)
+    future = pipeline.stages[0].opened.start_renewal(pipeline.stages[0].opened.state)
     pipeline.close()
-    watched.go_on.set()
+    watcher.go_on.set()
     with pytest.raises(StageError, match="was closed"):
         future.result(30)
-    admin.drop()
