@@ -119,6 +119,17 @@ def lite(tmp_path_factory: pytest.TempPathFactory, vectors: npt.NDArray[np.float
 
 
 @pytest.fixture(scope="session")
+def by_metric(tmp_path_factory: pytest.TempPathFactory, vectors: npt.NDArray[np.float32]) -> Iterator[Engine]:
+    """Milvus Lite with a collection for each metric, of vectors of different lengths."""
+    stretched = vectors * np.linspace(0.5, 2.0, ROWS, dtype=np.float32)[:, None]
+    engine = Engine("lite", str(tmp_path_factory.mktemp("metrics") / "metrics.db"), stretched)
+    for metric in ("IP", "COSINE", "L2"):
+        make_things(engine.uri, metric, stretched, metric)
+    with engine.stage(collection="IP"):
+        yield engine
+
+
+@pytest.fixture(scope="session")
 def closed_database(tmp_path_factory: pytest.TempPathFactory, vectors: npt.NDArray[np.float32]) -> str:
     """A small database that nobody has open, for tests to copy."""
     from milvus_lite.server_manager import server_manager_instance

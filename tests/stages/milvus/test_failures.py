@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
@@ -33,18 +33,12 @@ class RpcError(grpc.RpcError):
 
     def __init__(self, status: grpc.StatusCode, details: str = "the details") -> None:
         super().__init__(status.name)
-        self._status = status
-        self._details = details
-
-    def code(self) -> grpc.StatusCode:
-        return self._status
-
-    def details(self) -> str:
-        return self._details
+        self.code = lambda: status
+        self.details = lambda: details
 
 
 def at_connect(status: grpc.StatusCode, details: str = "the details") -> MilvusException:
-    """What pymilvus's constructor raises, whatever the fault."""
+    """Return what pymilvus's constructor raises, whatever the fault."""
     error = MilvusException(code=2, message="Fail connecting to server on host:1")
     error.__cause__ = RpcError(status, details)
     return error
@@ -105,7 +99,7 @@ TOO_LARGE = RpcError(EXHAUSTED, "CLIENT: Received message larger than max (70000
     ],
 )
 def test_what_failures_mean(error: Exception, transient: bool, reason: str) -> None:
-    """By class first, then by status, then by code: the codes 1 and 2 mean many things, and numbers may have names."""
+    """Errors are classified by class, then by status, then by code: codes 1 and 2 are ambiguous, and may have names."""
     assert failures.is_transient(error) is transient
     assert failures.explain(error, "here").reason_code == reason
 
@@ -128,19 +122,19 @@ def test_what_failures_mean(error: Exception, transient: bool, reason: str) -> N
         (DeadlineError("late"), 1.0, None),
     ],
 )
-def test_what_failures_say_of_the_server(error: Exception, seconds: float, verdict: bool | None) -> None:
-    """A caller in a hurry says nothing of it, and an answer of whatever kind says that it lives."""
+def test_what_failures_show_about_the_server(error: Exception, seconds: float, verdict: bool | None) -> None:
+    """A short timeout shows nothing about the server, and an answer of any kind shows that it runs."""
     assert failures.says_unreachable(error, seconds) is verdict
 
 
 @pytest.mark.parametrize(("status", "transient"), [("UNAVAILABLE", True), ("UNAUTHENTICATED", False)])
-def test_which_failures_to_connect_pass(status: str, transient: bool) -> None:
-    """The constructor raises code 2 for a wrong token, too; only the cause tells them apart."""
+def test_transient_failures_to_connect(status: str, transient: bool) -> None:
+    """A refused token and a lost server have the same code when connecting; only the cause distinguishes them."""
     assert failures.is_transient_at_connect(at_connect(grpc.StatusCode[status])) is transient
 
 
 def test_an_error_that_is_its_own_cause() -> None:
-    """Pymilvus raises errors `from` themselves, which must not be followed."""
+    """An error that pymilvus raises `from` itself does not send the code into a loop."""
     error = MilvusException(code=2, message="lost")
     error.__cause__ = error
     assert not failures.is_transient_at_connect(error)
@@ -148,7 +142,7 @@ def test_an_error_that_is_its_own_cause() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (at_connect(grpc.StatusCode.UNAUTHENTICATED), "in the environment variable MILVUS_TOKEN"),
         (
@@ -171,41 +165,41 @@ def test_an_error_that_is_its_own_cause() -> None:
         (MilvusException(code=1100, message="m" * 999), "Milvus refused the call: mmm"),
     ],
 )
-def test_failures_are_explained(error: Exception, said: str) -> None:
-    """Each says where, what, and the next step, in one line of bounded length."""
+def test_failures_are_explained(error: Exception, message: str) -> None:
+    """Each message names the collection, the fault and the next step, in one line of limited length."""
     explained = failures.explain(error, "collection 'c' at http://host:1", "MILVUS_TOKEN")
     assert str(explained).startswith("collection 'c' at http://host:1: ")
-    assert said in str(explained)
+    assert message in str(explained)
     assert len(str(explained)) < 420
     assert "\n" not in str(explained)
     assert explained.__cause__ is error
 
 
 def test_a_collection_that_a_loading_search_finds_not_loaded() -> None:
-    """Who has `load: true` is not told to set it."""
-    words = str(failures.explain(MilvusException(code=101, message="x"), "here", loads=True))
-    assert "`load: true`" not in words
-    assert "check the server's log" in words
+    """A stage with `load: true` is not advised to set it."""
+    message = str(failures.explain(MilvusException(code=101, message="x"), "here", loads=True))
+    assert "`load: true`" not in message
+    assert "check the server's log" in message
 
 
-class Troubled:
-    """A connection whose searches fail as it is told before they go through to a real one."""
+class FailingConnection:
+    """A connection whose searches fail as a function decides, before they reach the real one."""
 
     is_lite = False
+
+    def __init__(self, real: Any, fail: Callable[[int, int], Exception | None]) -> None:
+        self.real = real
+        self.fail = fail
+        self.sizes: list[int] = []
+        self.deadlines: list[Deadline] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.real, name)
 
-    def __init__(self, real: Any, trouble: Callable[[int, int], Exception | None]) -> None:
-        self.real = real
-        self.trouble = trouble
-        self.sizes: list[int] = []
-        self.deadlines: list[Deadline] = []
-
     def search(self, arguments: dict[str, Any], deadline: Deadline) -> Any:
         self.sizes.append(len(arguments["data"]))
         self.deadlines.append(deadline)
-        if error := self.trouble(len(self.sizes), self.sizes[-1]):
+        if error := self.fail(len(self.sizes), self.sizes[-1]):
             raise error
         return self.real.search(arguments, deadline)
 
@@ -213,83 +207,66 @@ class Troubled:
         return await asyncio.to_thread(self.search, arguments, deadline)
 
 
-def troubled(stage: MilvusSearch, trouble: Callable[[int, int], Exception | None]) -> Troubled:
-    """Put trouble between an open stage and its connection."""
-    opened = stage.opened
-    opened.connection = connection = Troubled(opened.connection, trouble)
+def make_fail(stage: MilvusSearch, fail: Callable[[int, int], Exception | None]) -> FailingConnection:
+    """Have the searches of an open stage fail: ``fail`` gets the number of the call and of its queries."""
+    stage.opened.connection = connection = FailingConnection(stage.opened.connection, fail)
     return connection
 
 
-@pytest.fixture(params=["sync", "async"])
-def run_batch(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """Both ways to run a batch."""
-
-    def run(pipeline: Pipeline, *arguments: Any, **options: Any) -> Any:
-        if request.param == "sync":
-            return pipeline.run_batch(*arguments, **options)
-        return asyncio.run(pipeline.arun_batch(*arguments, **options))
-
-    return run
-
-
 @pytest.fixture
-def quick(lite: Engine) -> Any:
-    """An open pipeline that does not wait long between attempts."""
+def quick(lite: Engine) -> Iterator[Pipeline]:
+    """An open pipeline with short waits between attempts."""
     stage = lite.stage(retry=RetrySettings(attempts=3, min_wait=0.001, max_wait=0.01))
-    pipeline = Pipeline([stage]).open()
-    connection = stage.opened.connection
-    yield pipeline
-    stage.opened.connection = connection
-    pipeline.close()
+    with Pipeline([stage]) as pipeline:
+        connection = stage.opened.connection
+        yield pipeline
+        stage.opened.connection = connection
 
 
-def test_answers_that_are_too_large_are_asked_for_in_halves(lite: Engine, quick: Pipeline, run_batch: Any) -> None:
+LOST = MilvusException(code=2, message="lost")
+
+
+def test_answers_that_are_too_large_are_requested_in_halves(lite: Engine, quick: Pipeline, run_batch: Any) -> None:
     """A batch is split until its answers fit; the results are those of the whole."""
     queries = [lite.query(seed) for seed in range(11)]
     whole = run_batch(quick, queries)
-    connection = troubled(quick.stages[0], lambda call, size: TOO_LARGE if size > 3 else None)
+    connection = make_fail(quick.stages[0], lambda call, size: TOO_LARGE if size > 3 else None)
     assert run_batch(quick, queries) == whole
     assert max(size for size in connection.sizes if size <= 3) == 3
 
 
 def test_one_query_whose_answer_is_too_large(lite: Engine, quick: Pipeline, run_batch: Any) -> None:
-    """What cannot be split fails, and says what to ask less of."""
-    troubled(quick.stages[0], lambda call, size: TOO_LARGE)
+    """A single query whose answer is too large fails, and the error says what to reduce."""
+    make_fail(quick.stages[0], lambda call, size: TOO_LARGE)
     with pytest.raises(StageError, match="lower `limit`"):
         run_batch(quick, [lite.query(0), lite.query(1)])
 
 
-def test_a_limit_on_calls_is_waited_for(lite: Engine, quick: Pipeline, run_batch: Any) -> None:
-    """The same status for too many calls makes no smaller calls, and the same one is made again."""
-    limited = RpcError(EXHAUSTED, "slow down")
-    connection = troubled(quick.stages[0], lambda call, size: limited if call < 3 else None)
-    assert {result.status for result in run_batch(quick, [lite.query(seed) for seed in range(4)])} == {"ok"}
+@pytest.mark.parametrize("error", [LOST, RpcError(EXHAUSTED, "slow down")], ids=["lost", "rate limited"])
+def test_passing_failures_are_repeated(lite: Engine, quick: Pipeline, run_batch: Any, error: Exception) -> None:
+    """A call that is lost or rate limited is repeated as it was, and the report counts the retries."""
+    connection = make_fail(quick.stages[0], lambda call, size: error if call < 3 else None)
+    queries = [lite.query(seed) for seed in range(4)]
+    results = run_batch(quick, queries)
+    assert {result.status for result in results} == {"ok"}
     assert connection.sizes == [4, 4, 4]
-
-
-def test_passing_failures_are_ridden_out(lite: Engine, quick: Pipeline, run_batch: Any) -> None:
-    """Two lost connections, then the answer."""
-    lost = MilvusException(code=2, message="lost")
-    connection = troubled(quick.stages[0], lambda call, size: lost if call < 3 else None)
-    assert [len(result) for result in run_batch(quick, [lite.query(0)])] == [10]
-    assert connection.sizes == [1, 1, 1]
+    assert results[0].report("milvus_search").details["retries"] == 2
+    assert "retries" not in run_batch(quick, queries)[0].report("milvus_search").details
 
 
 @pytest.mark.parametrize("timeout", [None, 60.0])
 def test_all_attempts_share_one_deadline(lite: Engine, quick: Pipeline, run_batch: Any, timeout: float | None) -> None:
-    """Where no time is given either, a frozen server does not hold a search for the sum of its attempts."""
-    lost = MilvusException(code=2, message="lost")
-    connection = troubled(quick.stages[0], lambda call, size: lost if call < 3 else None)
+    """Even without a timeout, a frozen server does not hold a search for the sum of its attempts."""
+    connection = make_fail(quick.stages[0], lambda call, size: LOST if call < 3 else None)
     run_batch(quick, [lite.query(0)], timeout=timeout)
     assert len(connection.deadlines) == 3
     assert {deadline.budget for deadline in connection.deadlines} == {timeout or CALL_SECONDS}
     assert len({deadline.at for deadline in connection.deadlines}) == 1
 
 
-def test_failures_that_stay_end_the_batch(lite: Engine, quick: Pipeline, run_batch: Any) -> None:
-    """A server that is gone is not asked once more for every other filter of the batch."""
-    lost = MilvusException(code=2, message="lost")
-    connection = troubled(quick.stages[0], lambda call, size: lost)
+def test_lasting_failures_end_the_batch(lite: Engine, quick: Pipeline, run_batch: Any) -> None:
+    """A server that is gone is not called again for every other filter of the batch."""
+    connection = make_fail(quick.stages[0], lambda call, size: LOST)
     queries = [lite.query(0, filter=f"year > {year}") for year in range(100)]
     results = run_batch(quick, queries, return_errors=True)
     assert all("cannot be reached" in str(result.error) for result in results)
@@ -297,9 +274,9 @@ def test_failures_that_stay_end_the_batch(lite: Engine, quick: Pipeline, run_bat
 
 
 def test_bad_requests_are_made_once(lite: Engine, quick: Pipeline, run_batch: Any) -> None:
-    """What the server refuses is not repeated, and does not touch queries that it takes."""
+    """A call that the server refuses is not repeated, and does not affect the other queries."""
     refused = MilvusException(code=65535, message="cannot parse expression: year ==== 3")
-    connection = troubled(quick.stages[0], lambda call, size: refused if size == 2 else None)
+    connection = make_fail(quick.stages[0], lambda call, size: refused if size == 2 else None)
     queries = [lite.query(0, filter="year > 3"), lite.query(1, filter="year > 3"), lite.query(2)]
     first, second, third = run_batch(quick, queries, return_errors=True)
     assert "cannot read the filter" in str(first.error)
@@ -308,29 +285,29 @@ def test_bad_requests_are_made_once(lite: Engine, quick: Pipeline, run_batch: An
     assert sorted(connection.sizes) == [1, 2]
 
 
-def test_a_collection_that_is_loaded_and_said_not_to_be(
+def test_a_collection_that_is_reported_as_loaded_and_not_loaded(
     lite: Engine, quick: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is searched a few times with pauses, and not looked at anew for each."""
-    asked: list[str] = []
+    """It is searched a few times with pauses, and inspected once a second, not for each search."""
+    calls: list[str] = []
     call = Connection.call
     monkeypatch.setattr(
         Connection,
         "call",
-        lambda connection, deadline, *told: asked.append(told[0]) or call(connection, deadline, *told),
+        lambda connection, deadline, *arguments: calls.append(arguments[0]) or call(connection, deadline, *arguments),
     )
-    connection = troubled(quick.stages[0], lambda call, size: MilvusException(code=101, message="not loaded"))
+    connection = make_fail(quick.stages[0], lambda call, size: MilvusException(code=101, message="not loaded"))
     began = time.monotonic()
     with pytest.raises(StageError, match="though it was asked to load it"):
         quick.run(lite.query(0))
     seconds = time.monotonic() - began
-    assert len(connection.sizes) == 9  # three attempts of three
+    assert len(connection.sizes) == 9  # three attempts of three rounds
     assert seconds > 0.6
-    assert asked.count("has_collection") <= 1 + seconds
+    assert calls.count("has_collection") <= 1 + seconds
 
 
-def test_one_late_call_takes_nothing_from_the_others(lite: Engine, quick: Pipeline, run_batch: Any) -> None:
-    """Of twenty filters the first hangs and the second is refused: their queries say so; the others are answered."""
+def test_one_late_call_does_not_delay_the_others(lite: Engine, quick: Pipeline, run_batch: Any) -> None:
+    """Of twenty filters the first hangs and the second is refused: their queries fail, and the others are answered."""
 
     def hang(call: int, size: int) -> Exception | None:
         if size == 2:
@@ -338,7 +315,7 @@ def test_one_late_call_takes_nothing_from_the_others(lite: Engine, quick: Pipeli
             return RpcError(grpc.StatusCode.DEADLINE_EXCEEDED)
         return None
 
-    connection = troubled(quick.stages[0], hang)
+    connection = make_fail(quick.stages[0], hang)
     queries = [
         *(lite.query(seed, filter="year > 3") for seed in (0, 1)),
         lite.query(2, filter="year ===="),
@@ -351,33 +328,25 @@ def test_one_late_call_takes_nothing_from_the_others(lite: Engine, quick: Pipeli
     assert "milvus-search" not in [thread.name for thread in threading.enumerate()]
 
 
-def test_answers_that_are_lacking_spoil_no_other_call(lite: Engine, quick: Pipeline, run_batch: Any) -> None:
-    """A reply to fewer queries than were asked fails those, with where and what, and not the others of the batch."""
-    connection = troubled(quick.stages[0], lambda call, size: None)
+def test_a_reply_with_too_few_answers(lite: Engine, quick: Pipeline, run_batch: Any) -> None:
+    """A reply with fewer answers than queries fails those queries, with the collection, and not the others."""
+    connection = make_fail(quick.stages[0], lambda call, size: None)
     whole = connection.search
     connection.search = lambda arguments, deadline: whole(arguments, deadline)[: len(arguments["data"]) % 2]
-    first, *others = run_batch(
-        quick, [lite.query(0), *(lite.query(seed, filter="year > 3") for seed in (1, 2))], return_errors=True
-    )
+    queries = [lite.query(0), *(lite.query(seed, filter="year > 3") for seed in (1, 2))]
+    first, *others = run_batch(quick, queries, return_errors=True)
     assert first.status == "ok"
     assert {other.error.reason_code for other in others} == {"bad_reply"}
     assert "things" in str(others[0].error)
 
 
-def test_retries_are_told(lite: Engine, quick: Pipeline, run_batch: Any) -> None:
-    """The report says how often a search was made again; where it was not, it says nothing of it."""
-    troubled(quick.stages[0], lambda call, size: RpcError(UNAVAILABLE) if call < 3 else None)
-    first, second = run_batch(quick, [lite.query(0)])[0], run_batch(quick, [lite.query(0)])[0]
-    assert first.report("milvus_search").details["retries"] == 2
-    assert "retries" not in second.report("milvus_search").details
-
-
 def test_a_wait_between_attempts_ends_with_the_connection(lite: Engine) -> None:
-    """Whoever waits for a lost server learns at once that the stage was closed."""
+    """A query that waits for its next attempt fails at once when the connection is closed."""
     stage = lite.stage(retry=RetrySettings(attempts=2, min_wait=60, max_wait=60))
     with Pipeline([stage]) as pipeline:
-        connection = troubled(stage, lambda call, size: RpcError(UNAVAILABLE))
+        connection = make_fail(stage, lambda call, size: RpcError(UNAVAILABLE))
         connection.closed = threading.Event()
         threading.Timer(0.2, connection.closed.set).start()
         with pytest.raises(StageError, match="cannot be reached"):
             pipeline.run(lite.query(0))
+        stage.opened.connection = connection.real

@@ -1,4 +1,4 @@
-"""Filter expressions as text; what the engines make of them is tested with the search."""
+"""Filter expressions as text; how the engines read them is tested with the search."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from milvus_stages.milvus.filters import join, without_values
 
 
 def test_nothing_filters() -> None:
-    """No expression, or blank ones, make no filter."""
+    """No expressions, or only blank ones, make no filter."""
     assert join([None, "", "  \n"], {}) == ""
 
 
 def test_expressions_are_joined_in_parentheses() -> None:
-    """So that an `or` of one cannot reach into the other; a single one stays as it is."""
+    """Parentheses keep an `or` in one expression from reaching into another; a single expression is unchanged."""
     assert join(["a == 1 or b == 2"], {}) == "a == 1 or b == 2"
     assert join(["a == 1 or b == 2", None, "c == 3"], {}) == "(a == 1 or b == 2) and (c == 3)"
 
@@ -42,7 +42,7 @@ def test_expressions_are_joined_in_parentheses() -> None:
     ],
 )
 def test_values_become_literals(value: object, literal: str) -> None:
-    """Each kind of value in Milvus's own notation, set off by blanks."""
+    """Each type of value becomes a literal of Milvus, between blanks."""
     assert join(["x == {v}"], {"v": value}) == f"x ==  {literal}"
 
 
@@ -50,14 +50,14 @@ def test_values_become_literals(value: object, literal: str) -> None:
     "value",
     [None, {"a": 1}, [[1]], [None], float("nan"), float("inf"), 2**63, -(2**63) - 1, "\ud800", b"x", object()],
 )
-def test_values_that_no_filter_can_hold(value: object) -> None:
-    """They are refused by the name of their place."""
+def test_values_that_a_filter_cannot_hold(value: object) -> None:
+    """A value that a filter cannot hold is refused with the name of its placeholder."""
     with pytest.raises(QueryError, match=r"^filter_params\.v"):
         join(["x in {v}"], {"v": value})
 
 
 @pytest.mark.parametrize(
-    ("expression", "said"),
+    ("expression", "error"),
     [
         ("a) or (b", "')' at character 2 closes nothing"),
         ("(a", "'(' is never closed"),
@@ -72,28 +72,28 @@ def test_values_that_no_filter_can_hold(value: object) -> None:
         ("t == {a b}", "'{' at character 6 is not part of a placeholder"),
     ],
 )
-def test_expressions_that_are_not_whole(expression: str, said: str) -> None:
-    """Open brackets and quotes, and placeholders where no value can stand, are refused with their place."""
+def test_incomplete_expressions(expression: str, error: str) -> None:
+    """Unclosed brackets and quotes, and misplaced placeholders, are refused with their position."""
     with pytest.raises(QueryError) as caught:
         join([expression, "year > 0"], {"v": 1})
-    assert said in str(caught.value)
+    assert error in str(caught.value)
 
 
 def test_brackets_and_quotes_inside_strings_are_text() -> None:
-    """Nothing in a string counts as structure."""
+    """Brackets and quotes inside a string do not count as structure."""
     expression = """t == "a) or (b" and u == '"' and v == "\\"(" """
     assert join([expression, "c"], {}) == f"({expression.strip()}) and (c)"
 
 
-def test_values_that_must_have_a_place() -> None:
-    """A value without its place is most likely a misspelt name."""
+def test_values_that_must_have_a_placeholder() -> None:
+    """A value without a placeholder, most likely a misspelt name, is an error."""
     with pytest.raises(QueryError, match=r"no filter has a placeholder \{yaer\}; the placeholders are: year"):
         join(["year > {year}"], {"year": 1, "yaer": 2}, must_use=["yaer"])
     assert join(["year > {year}"], {"year": 1, "other": 2}) == "year >  1"
 
 
 @pytest.mark.parametrize(
-    ("message", "said"),
+    ("message", "expected"),
     [
         (
             'cannot parse expression: t == "geheim 1" and n == 4711 oops, error: x',
@@ -107,15 +107,15 @@ def test_values_that_must_have_a_place() -> None:
         ("field n is Int64", "field n is Int64"),
     ],
 )
-def test_messages_without_the_values_of_a_filter(message: str, said: str) -> None:
-    """What an engine objects to stays; what it quotes of the values goes."""
-    assert without_values(message, 't == "geheim 1" and n == 4711 oops') == said
+def test_messages_without_the_values_of_a_filter(message: str, expected: str) -> None:
+    """The engine's objection stays in the message; the values that it quotes are removed."""
+    assert without_values(message, 't == "geheim 1" and n == 4711 oops') == expected
     assert without_values(message, "") == message
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
-def test_a_text_can_never_end_its_literal(text: str) -> None:
-    """Whatever the text, it is one string literal, and reads back as itself."""
+def test_a_string_never_ends_its_literal(text: str) -> None:
+    """Any string becomes one string literal that reads back as itself."""
     filled = join(["t == {v}", "year > 0"], {"v": text})
     assert filled.startswith('(t ==  "')
     assert filled.endswith('") and (year > 0)')

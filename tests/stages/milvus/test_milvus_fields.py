@@ -1,4 +1,4 @@
-"""What the stage says about its fields, and about servers that are not there."""
+"""Invalid fields, and servers that are down."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from milvus_pipeline import ConfigError, Pipeline, Query, StageError
 from milvus_stages import MilvusSearch
 
 HANG_SECONDS = 8.0
+"""Far above the timeout, so that a busy machine does not matter, and below the 10 s of pymilvus."""
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"limit": 0}, "limit: must be at least 1, got 0"),
         ({"limit": 16385}, "limit: must be at most 16384"),
@@ -58,47 +59,47 @@ HANG_SECONDS = 8.0
         ({"retry": {"attempts": 0}}, "retry.attempts: must be at least 1, got 0"),
     ],
 )
-def test_bad_fields(fields: dict, said: str) -> None:
-    """What can be known without a server is said when the stage is made."""
+def test_bad_fields(fields: dict, message: str) -> None:
+    """Errors that can be found without a server are raised when the stage is made, and repeat no secret."""
     with pytest.raises(ConfigError) as caught:
         MilvusSearch(**{"collection": "things", **fields})
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "geheim" not in "".join(traceback.format_exception(caught.value))
     assert "geheim" not in repr(caught.value)
 
 
-def test_numeric_texts_become_numbers() -> None:
-    """Environment variables give texts; as parameters they are the numbers that they spell."""
+def test_numeric_strings_become_numbers() -> None:
+    """Parameters that are numeric strings, as environment variables are, become numbers."""
     stage = MilvusSearch(collection="c", params={"nprobe": "64", "radius": "0.5"})
     assert stage.params == {"nprobe": 64, "radius": 0.5}
 
 
 def test_a_path_is_a_uri(tmp_path: Path) -> None:
-    """A Path is taken and kept as text, so that it can be written to YAML."""
+    """A Path is kept as a string, so that it can be written to YAML."""
     assert MilvusSearch(uri=tmp_path / "x.db", collection="c").config()["uri"] == str(tmp_path / "x.db")
 
 
-def test_provides_no_text_without_a_field_for_it() -> None:
-    """Without text_field, a reranker after the search is refused when the pipeline is built."""
+def test_no_text_without_a_text_field() -> None:
+    """Without text_field the search provides no text, so a reranker after it is refused."""
     assert MilvusSearch(collection="c").provides() == {"hits", "text"}
     assert MilvusSearch(collection="c", text_field=None).provides() == {"hits"}
 
 
-def test_the_token_is_nowhere_but_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The configuration names the variable; the token is read when the stage opens, without blanks around it."""
+def test_the_token_stays_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The token is read from the environment, without blanks around it, and appears nowhere else."""
     monkeypatch.setenv("SEARCH_TOKEN", "  root:geheim \n")
     stage = MilvusSearch(collection="c", token_env="SEARCH_TOKEN", uri="http://127.0.0.1:9", timeout=0.5)  # noqa: S106
     assert stage.token() == "root:geheim"
     with pytest.raises(StageError) as caught:
         stage.open()
-    for shown in (repr(stage), str(stage.config()), str(stage.model_dump()), str(caught.value)):
-        assert "geheim" not in shown
+    for text in (repr(stage), str(stage.config()), str(stage.model_dump()), str(caught.value)):
+        assert "geheim" not in text
     monkeypatch.delenv("SEARCH_TOKEN")
     assert stage.token() == ""
 
 
-def test_a_stage_that_is_not_open_says_so() -> None:
-    """Calling process by hand on a closed stage is no AttributeError."""
+def test_a_stage_that_is_not_open() -> None:
+    """Calling `process` on a closed stage is a StageError with the next step."""
     from milvus_pipeline import SearchResult
     from milvus_pipeline.plugin import Context, Deadline
 
@@ -108,7 +109,7 @@ def test_a_stage_that_is_not_open_says_so() -> None:
 
 @pytest.fixture(params=["closed", "silent"])
 def down(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A port that refuses, or one that takes the connection and says nothing."""
+    """A port that refuses connections, or one that accepts them and never answers."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         if request.param == "silent":
@@ -118,10 +119,10 @@ def down(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.mark.parametrize("given_to", ["stage", "pipeline", "call"])
 def test_a_server_that_is_down_fails_within_the_timeout(down: str, given_to: str) -> None:
-    """No way of giving the time hangs; the message names the server and what to check. The bound is far above it."""
-    stage = MilvusSearch(uri=down, collection="c", timeout=0.5 if given_to == "stage" else None)
-    pipeline = Pipeline([stage], timeout=0.5 if given_to == "pipeline" else None)
-    timeout = 0.5 if given_to == "call" else None
+    """Every timeout is kept; the message names the server and what to check."""
+    stage = MilvusSearch(uri=down, collection="c", timeout=0.3 if given_to == "stage" else None)
+    pipeline = Pipeline([stage], timeout=0.3 if given_to == "pipeline" else None)
+    timeout = 0.3 if given_to == "call" else None
     query = Query("x", vector=np.ones(3))
     for run in (
         lambda: pipeline.run(query, timeout=timeout),

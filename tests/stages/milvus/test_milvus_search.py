@@ -1,4 +1,4 @@
-"""Searching, on Milvus Lite and on a server alike."""
+"""Searches on Milvus Lite and on a server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def ids(result):
 
 
 def test_hits_are_those_of_brute_force(engine: Engine) -> None:
-    """All lists probed, the hits, their order and their scores are those of an exhaustive computation."""
+    """With all lists probed, hits, order and scores are those of a brute-force computation."""
     with Pipeline([engine.stage(limit=25)]) as pipeline:
         for seed in range(5):
             query = engine.query(seed)
@@ -30,7 +30,7 @@ def test_hits_are_those_of_brute_force(engine: Engine) -> None:
 
 
 def test_hits_carry_text_fields_scores_and_ranks(engine: Engine) -> None:
-    """A hit has its text, its other fields as plain data, and score and rank under the stage's name."""
+    """A hit has its text, its other fields as plain data, and its score and rank under the stage's name."""
     with Pipeline([engine.stage(name="dense", limit=3)]) as pipeline:
         hits = pipeline.run(engine.query(1)).hits
     for rank, hit in enumerate(hits, start=1):
@@ -51,7 +51,7 @@ def test_batch_equals_singles(engine: Engine) -> None:
 
 
 def test_async_equals_sync(engine: Engine) -> None:
-    """The event loop's way gives equal results, for batches and for gathered single queries."""
+    """Results on an event loop equal the blocking ones, for batches and for concurrent single queries."""
     queries = [engine.query(seed, filter=f"year >= {1900 + seed}") for seed in range(12)]
     with Pipeline([engine.stage()]) as pipeline:
         blocking = pipeline.run_batch(queries)
@@ -59,7 +59,7 @@ def test_async_equals_sync(engine: Engine) -> None:
         async def together():
             return await asyncio.gather(*(pipeline.arun(query) for query in queries))
 
-        for _ in range(2):  # each asyncio.run has a loop of its own, and connections belong to one loop
+        for _ in range(2):  # each asyncio.run has its own loop, and connections belong to one loop
             assert asyncio.run(pipeline.arun_batch(queries)) == blocking
             assert [result.hits for result in asyncio.run(together())] == [result.hits for result in blocking]
 
@@ -73,7 +73,7 @@ async def test_opens_again_after_aclose(engine: Engine) -> None:
 
 
 def test_filters_join_and_never_widen(engine: Engine) -> None:
-    """A query's filter narrows the stage's; one that tries to break out fails alone."""
+    """A query's filter narrows the stage's; a filter that tries to widen it fails alone."""
     stage = engine.stage(filter="year < {before}", filter_params={"before": 1920}, limit=50)
     queries = [
         engine.query(0),
@@ -91,7 +91,7 @@ def test_filters_join_and_never_widen(engine: Engine) -> None:
 
 
 def test_no_value_changes_what_a_filter_means(engine: Engine) -> None:
-    """Every text, with whatever quotes, backslashes and control characters, matches its own row and no other."""
+    """Every string, whatever quotes, backslashes and control characters it has, matches its own row and no other."""
     queries = [engine.query(0, filter="tag == {t}", filter_params={"t": text}) for text in NASTY]
     queries += [engine.query(0, filter="tag in {t}", filter_params={"t": [text]}) for text in NASTY]
     queries.append(engine.query(0, filter="tag in {t} and id != {i}", filter_params={"t": list(NASTY), "i": 2}))
@@ -103,7 +103,7 @@ def test_no_value_changes_what_a_filter_means(engine: Engine) -> None:
 
 
 def test_filter_that_milvus_cannot_read_fails_alone(engine: Engine) -> None:
-    """The queries with another filter go on; the message says what Milvus objects to."""
+    """A filter that Milvus cannot read fails its queries alone, with the reason."""
     with Pipeline([engine.stage()]) as pipeline:
         good, bad = pipeline.run_batch([engine.query(0), engine.query(0, filter="year ==== 3")], return_errors=True)
     assert len(good) == 10
@@ -114,7 +114,7 @@ BROKEN = ("tag ==== {t}", "tag == {t} {t}", "year == {t}", "tag in {t}", "year i
 
 
 def test_a_broken_filter_is_explained_without_its_values(engine: Engine) -> None:
-    """Neither a value nor the expression it stands in is in the message, which still says what is wrong."""
+    """The message says what is wrong, but contains neither a value nor the expression around it."""
     values = ("geheim", 'ge"heim \\ geheim', "two\nlines geheim", 47114711, ["geheim", "b"])
     queries = [engine.query(0, filter=text, filter_params={"t": value}) for text in BROKEN for value in values]
     with Pipeline([engine.stage()]) as pipeline:
@@ -132,8 +132,8 @@ def test_partitions(engine: Engine) -> None:
         assert sorted(ids(pipeline.run(engine.query(0)))) == list(range(1, ROWS, 2))
 
 
-def test_offset_leaves_out_the_best(engine: Engine) -> None:
-    """Limit and offset cut a window out of the ranking."""
+def test_offset_skips_the_best(engine: Engine) -> None:
+    """Limit and offset select a window of the ranking."""
     with Pipeline([engine.stage(limit=7, offset=5)]) as pipeline:
         result = pipeline.run(engine.query(3))
     assert ids(result) == [key for key, _ in engine.exact(engine.query(3))[5:12]]
@@ -142,13 +142,13 @@ def test_offset_leaves_out_the_best(engine: Engine) -> None:
 
 @pytest.mark.parametrize("level", ["Strong", "Bounded", "Session", "Eventually", None])
 def test_consistency_levels(engine: Engine, level: str | None) -> None:
-    """Every level finds what was there before the search was opened."""
+    """Every level finds the rows that were there before the search was opened."""
     with Pipeline([engine.stage(consistency_level=level)]) as pipeline:
         assert len(pipeline.run(engine.query(0))) == 10
 
 
 @pytest.mark.parametrize(
-    ("asked", "text_field", "given"),
+    ("output_fields", "text_field", "expected"),
     [
         (["year"], "text", {"year"}),
         (["year", "extra", "id"], "text", {"year", "extra", "id"}),
@@ -158,21 +158,23 @@ def test_consistency_levels(engine: Engine, level: str | None) -> None:
         (None, "tag", {"text", "year"}),
     ],
 )
-def test_output_fields(engine: Engine, asked: list[str] | None, text_field: str | None, given: set[str]) -> None:
-    """Hits carry the fields asked for, also dynamic ones, and never the vector unasked."""
-    with Pipeline([engine.stage(output_fields=asked, text_field=text_field, limit=1)]) as pipeline:
+def test_output_fields(
+    engine: Engine, output_fields: list[str] | None, text_field: str | None, expected: set[str]
+) -> None:
+    """Hits have the requested fields, also dynamic ones, and the vector only on request."""
+    with Pipeline([engine.stage(output_fields=output_fields, text_field=text_field, limit=1)]) as pipeline:
         [hit] = pipeline.run(engine.query(0)).hits
-    assert set(hit.fields) == given
+    assert set(hit.fields) == expected
     assert (hit.text is None) == (text_field is None)
-    if "vector" in given:
+    if "vector" in expected:
         assert hit.fields["vector"] == pytest.approx(engine.vectors[hit.id].tolist())
-    if "id" in given:
+    if "id" in expected:
         assert hit.fields["id"] == hit.id
         assert hit.fields["extra"] == hit.id % 3
 
 
 def test_range_search(engine: Engine) -> None:
-    """Radius and range_filter bound the scores."""
+    """Radius and range_filter limit the scores."""
     exact = engine.exact(engine.query(0))
     between = [(exact[rank][1] + exact[rank + 1][1]) / 2 for rank in (7, 1)]
     params = {"nprobe": NLIST, "radius": between[0], "range_filter": between[1]}
@@ -181,20 +183,19 @@ def test_range_search(engine: Engine) -> None:
 
 
 def test_few_hits_are_reported_with_advice(lite: Engine) -> None:
-    """Where one list is probed and fewer hits come back than asked for, the report advises a higher nprobe.
+    """If one list is probed and fewer hits come back than requested, the report advises a higher nprobe.
 
-    On Milvus Lite alone: a server builds no index over so few rows.
+    On Milvus Lite only: a server builds no index for so few rows.
     """
-    engine = lite
-    with Pipeline([engine.stage(params={"nprobe": 1}, limit=300)]) as pipeline:
-        report = pipeline.run(engine.query(0)).reports[0]
+    with Pipeline([lite.stage(params={"nprobe": 1}, limit=300)]) as pipeline:
+        report = pipeline.run(lite.query(0)).reports[0]
     assert report.details["requested"] == 300
     assert 0 < report.details["returned"] < 300
     assert f"of 300 hits were found in 1 of the index's {NLIST} lists; raise params.nprobe" in report.warnings[0]
 
 
-def test_no_advice_where_all_lists_are_probed(tmp_path: Path) -> None:
-    """Four rows make four lists at most, whatever the index was asked for: there is nothing further to look at."""
+def test_no_advice_if_all_lists_are_probed(tmp_path: Path) -> None:
+    """Four rows have at most four lists, whatever nlist is, so probing all of them misses nothing."""
     uri = str(tmp_path / "four.db")
     make_things(uri, "things", unit(np.random.default_rng(0).normal(size=(4, DIM))), nlist=128)
     stage = MilvusSearch(uri=uri, collection="things", filter="id >= 2")
@@ -206,29 +207,35 @@ def test_no_advice_where_all_lists_are_probed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("metric", ["IP", "COSINE", "L2"])
-def test_a_vector_of_zeros_is_said(tmp_path: Path, vectors: np.ndarray, metric: str) -> None:
-    """Its inner products and cosines are all 0, so the order of the hits means nothing; its distances do."""
-    uri = str(tmp_path / "zeros.db")
-    make_things(uri, "things", vectors[:50], metric)
-    with Pipeline([MilvusSearch(uri=uri, collection="things", metric_type=metric, params={"nprobe": 8})]) as pipeline:
+def test_a_vector_of_zeros(by_metric: Engine, metric: str) -> None:
+    """Inner products and cosines with zeros are all 0 and rank nothing, which is a warning; distances do rank."""
+    with Pipeline([by_metric.stage(collection=metric, metric_type=metric)]) as pipeline:
         zeros, ones = pipeline.run_batch([Query("zeros", np.zeros(DIM)), Query("ones", np.ones(DIM))])
-    said = (
-        ["milvus_search: the query's vector is all zeros, so every score is 0; check its encoder"]
-        if metric != "L2"
-        else []
-    )
-    assert (zeros.warnings, ones.warnings) == (said, [])
+    warning = "milvus_search: the query's vector is all zeros, so every score is 0; check its encoder"
+    assert (zeros.warnings, ones.warnings) == ([] if metric == "L2" else [warning], [])
 
 
-def test_all_rows_are_no_shortfall(engine: Engine) -> None:
-    """A limit above the number of rows is no cause for a warning."""
+@pytest.mark.parametrize("metric", ["L2", "COSINE"])
+def test_scores_of_other_metrics_rise_with_relevance(by_metric: Engine, metric: str) -> None:
+    """COSINE is the cosine; L2 is the negative squared distance, so that the best hit has the highest score."""
+    vectors, query = by_metric.vectors, np.random.default_rng(5).normal(size=DIM).astype(np.float32)
+    scores = {"L2": -((vectors - query) ** 2).sum(axis=1), "COSINE": unit(vectors) @ unit(query)}[metric]
+    with Pipeline([by_metric.stage(collection=metric, metric_type=metric)]) as pipeline:
+        hits = pipeline.run(Query("q", vector=query)).hits
+    best = np.argsort(-scores)[:10]
+    assert [hit.id for hit in hits] == best.tolist()
+    assert [hit.score for hit in hits] == pytest.approx(scores[best].tolist(), abs=1e-4)
+
+
+def test_all_rows_are_not_a_shortfall(engine: Engine) -> None:
+    """A limit above the number of rows causes no warning."""
     with Pipeline([engine.stage(limit=1000, params={"nprobe": NLIST})]) as pipeline:
         result = pipeline.run(engine.query(0))
     assert (len(result), result.warnings) == (ROWS, [])
 
 
 @pytest.mark.parametrize(
-    ("vector", "said"),
+    ("vector", "message"),
     [
         (None, "put an encode stage before this one"),
         (np.ones(8), "has 8 numbers, but the field 'vector' holds vectors of 16"),
@@ -240,17 +247,17 @@ def test_all_rows_are_no_shortfall(engine: Engine) -> None:
         (["1"] * 16, "a flat list of numbers"),
     ],
 )
-def test_bad_vector_fails_its_query_alone(engine: Engine, vector: object, said: str) -> None:
-    """Milvus answers NaN with no hits and no error; here it is an error, and the rest of the batch goes on."""
+def test_bad_vector_fails_its_query_alone(engine: Engine, vector: object, message: str) -> None:
+    """A vector with NaN, for which Milvus returns no hits and no error, fails; the rest of the batch continues."""
     with Pipeline([engine.stage()]) as pipeline:
         good, bad = pipeline.run_batch([engine.query(0), Query("bad", vector=vector)], return_errors=True)
     assert len(good) == 10
     assert isinstance(bad.error, QueryError)
-    assert said in str(bad.error)
+    assert message in str(bad.error)
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"params": {"nprob": 3}}, "has no parameter 'nprob'; did you mean 'nprobe'?"),
         ({"params": {"nprobe": 0}}, "params.nprobe: must be an integer from 1 to 65536, got 0"),
@@ -260,16 +267,16 @@ def test_bad_vector_fails_its_query_alone(engine: Engine, vector: object, said: 
         ({"filter_params": {"y": 1}}, "no filter has a placeholder {y}"),
     ],
 )
-def test_bad_parameters_fail_their_query_alone(engine: Engine, fields: dict, said: str) -> None:
-    """What is wrong with one query's filter or parameters is said of that query."""
+def test_bad_parameters_fail_their_query_alone(engine: Engine, fields: dict, message: str) -> None:
+    """An error in the filter or parameters of a query fails that query alone."""
     with Pipeline([engine.stage()]) as pipeline:
         good, bad = pipeline.run_batch([engine.query(0), engine.query(1, **fields)], return_errors=True)
     assert len(good) == 10
-    assert said in str(bad.error)
+    assert message in str(bad.error)
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"collection": "thinks"}, "there is no collection 'thinks'; did you mean 'things'?; make it with"),
         ({"anns_field": "vectr"}, "has no field 'vectr'; did you mean 'vector'?"),
@@ -281,16 +288,16 @@ def test_bad_parameters_fail_their_query_alone(engine: Engine, fields: dict, sai
         ({"group_by_field": "yeer"}, "group_by_field:"),
     ],
 )
-def test_what_does_not_fit_the_collection_is_said_on_opening(engine: Engine, fields: dict, said: str) -> None:
-    """The message names the pipeline, the stage, the server and the next step."""
+def test_a_search_that_does_not_fit_the_collection_fails_on_opening(engine: Engine, fields: dict, message: str) -> None:
+    """The message names the stage, the server and the next step."""
     with pytest.raises(StageError, match=r"stages\[0\] \(milvus_search\): cannot be opened: ") as caught:
         Pipeline([engine.stage(**fields)]).open()
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert engine.uri in str(caught.value)
 
 
 def test_unloaded_collection(engine: Engine) -> None:
-    """With load: false it is an error that says so; by default it is loaded, on opening and under way."""
+    """With `load: false` an unloaded collection is an error; by default it is loaded, on opening and later."""
     from pymilvus import MilvusClient
 
     client = MilvusClient(engine.uri, timeout=10, dedicated=True)
@@ -303,14 +310,14 @@ def test_unloaded_collection(engine: Engine) -> None:
         with pytest.raises(StageError, match="is not loaded, and the stage may not load it"):
             unable.run(engine.query(0))
         assert len(pipeline.run(engine.query(0))) == 10
-        if engine.kind == "lite":  # once more on an event loop; on a server this takes long and is the same
+        if engine.kind == "lite":  # on an event loop, too; on a server this takes long and is the same
             client.release_collection("things", timeout=30)
             assert len(asyncio.run(pipeline.arun(engine.query(0)))) == 10
     client.close()
 
 
 def test_grouping_is_gated_by_the_version(engine: Engine) -> None:
-    """Milvus Lite groups; a server before 2.4 would ignore it without a word, so it is refused."""
+    """Milvus Lite groups hits; a server before 2.4 would silently ignore that, so it is refused."""
     pipeline = Pipeline([engine.stage(group_by_field="year", limit=5)])
     if engine.kind == "lite":
         with pipeline:
@@ -321,22 +328,22 @@ def test_grouping_is_gated_by_the_version(engine: Engine) -> None:
             pipeline.open()
 
 
-def test_text_that_is_no_text(engine: Engine) -> None:
-    """A dynamic field of numbers as text is an error that names field and type."""
+def test_a_text_field_that_holds_numbers(engine: Engine) -> None:
+    """A dynamic text field that holds numbers is an error with field and type."""
     with Pipeline([engine.stage(text_field="extra")]) as pipeline, pytest.raises(StageError) as caught:
         pipeline.run(engine.query(0))
     assert "text_field: 'extra' holds a value of type int, not text" in str(caught.value)
 
 
 def test_scores_are_rounded_here(engine: Engine) -> None:
-    """round_decimal rounds whatever the engine does about it."""
+    """Scores are rounded to `round_decimal` digits."""
     with Pipeline([engine.stage(round_decimal=2)]) as pipeline:
         result = pipeline.run(engine.query(0))
     assert [hit.score for hit in result.hits] == [round(score, 2) for _, score in engine.exact(engine.query(0))[:10]]
 
 
 def test_stages_share_a_connection(engine: Engine) -> None:
-    """Two pipelines of a process search the same place; closing one leaves the other be."""
+    """Two pipelines share a connection, and closing one leaves the other usable."""
     first, second = Pipeline([engine.stage()]).open(), Pipeline([engine.stage(limit=3)]).open()
     assert first.stages[0].opened.connection is second.stages[0].opened.connection
     first.close()

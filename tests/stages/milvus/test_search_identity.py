@@ -1,4 +1,4 @@
-"""What a search says that it works with, on both engines."""
+"""The identity of a search, on both engines."""
 
 import json
 
@@ -11,11 +11,11 @@ from .conftest import DIM, ROWS, Engine
 
 
 def test_a_collection_is_described(engine: Engine):
-    """Fields, index, rows and version, in plain data, and the same when asked again."""
+    """The identity holds fields, index, rows and version as plain data, and is the same when asked again."""
     with engine.stage() as stage:
-        told = stage.identity()
-        assert stage.identity() == told
-    collection = told["collection"]
+        identity = stage.identity()
+        assert stage.identity() == identity
+    collection = identity["collection"]
     assert collection["name"] == "things"
     assert collection["fields"] == [
         {"name": "id", "dtype": "INT64", "is_primary": True},
@@ -32,13 +32,13 @@ def test_a_collection_is_described(engine: Engine):
         "params": {"nlist": 8},
     }
     assert collection["rows"] == ROWS
-    assert told["server"].startswith("Milvus Lite 3." if engine.kind == "lite" else "v2.3.5")
+    assert identity["server"].startswith("Milvus Lite 3." if engine.kind == "lite" else "v2.3.5")
     assert ("created" in collection) == (engine.kind == "server")
-    assert json.loads(json.dumps(told)) == told
+    assert json.loads(json.dumps(identity)) == identity
 
 
 def test_rows_are_counted_and_not_estimated(engine: Engine):
-    """What was just inserted or deleted counts, which a server's statistics do not know yet."""
+    """Rows that were just inserted or deleted count, though a server's statistics do not include them yet."""
     from pymilvus import MilvusClient
 
     client = MilvusClient(engine.uri, timeout=10, dedicated=True)
@@ -51,8 +51,8 @@ def test_rows_are_counted_and_not_estimated(engine: Engine):
     client.close()
 
 
-def test_a_collection_that_is_gone_is_told(own: Engine):
-    """With its name and place, and in no foreign words."""
+def test_a_collection_that_is_gone(own: Engine):
+    """The error names the collection and its place."""
     from pymilvus import MilvusClient
 
     with own.stage() as stage:
@@ -64,8 +64,8 @@ def test_a_collection_that_is_gone_is_told(own: Engine):
     assert "Traceback" not in str(caught.value)
 
 
-def test_a_server_that_went_away_is_told(proxy):
-    """In bounded time, as a search tells it."""
+def test_a_server_that_went_away(proxy):
+    """A server that is gone is reported as unavailable, as by a search."""
     stage = MilvusSearch(
         uri=f"http://127.0.0.1:{proxy.port}", collection="things", retry={"attempts": 2, "min_wait": 0.01}
     )
@@ -76,7 +76,7 @@ def test_a_server_that_went_away_is_told(proxy):
     assert caught.value.reason_code == "unavailable"
 
 
-def test_a_closed_search_does_not_know():
-    """The stage has to be open."""
+def test_a_closed_search_has_no_identity():
+    """Asking a closed stage for its identity is an error."""
     with pytest.raises(StageError, match="is not open"):
         MilvusSearch(collection="things").identity()

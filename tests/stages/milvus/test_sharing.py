@@ -1,4 +1,4 @@
-"""Connections that pipelines of one process share, and those that they do not."""
+"""Connections that the pipelines of a process share."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .conftest import Engine
 
 @dataclass
 class Silent:
-    """A server that takes connections and says nothing, and a pipeline's opening that waits for it."""
+    """A server that accepts connections and never answers, and a thread that waits for it."""
 
     uri: str
     waiting: threading.Thread
@@ -32,7 +32,7 @@ class Silent:
 
 @pytest.fixture
 def silent() -> Iterator[Silent]:
-    """One opening of another pipeline waits for it until the test ends."""
+    """A silent server that another pipeline waits for until the test ends."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         uri = f"http://127.0.0.1:{listener.getsockname()[1]}"
 
@@ -48,8 +48,8 @@ def silent() -> Iterator[Silent]:
     waiting.join()
 
 
-def test_a_silent_server_keeps_no_other_pipeline_waiting(silent: Silent, own: Engine) -> None:
-    """While one pipeline waits for it, another opens, searches and closes, from threads and from an event loop."""
+def test_a_silent_server_does_not_delay_other_pipelines(silent: Silent, own: Engine) -> None:
+    """While one pipeline waits for it, another opens, searches and closes, blocking and on an event loop."""
     pipeline = Pipeline([own.stage()])
     with pipeline:
         assert len(pipeline.run(own.query(0))) == 10
@@ -62,15 +62,15 @@ def test_a_silent_server_keeps_no_other_pipeline_waiting(silent: Silent, own: En
     assert silent.waiting.is_alive()
 
 
-def test_waiting_for_a_connection_that_others_make_is_bounded(silent: Silent) -> None:
-    """Who has less time than the one that connects gives up when it is over, and says what it waited for."""
+def test_the_wait_for_a_connection_that_others_open_is_limited(silent: Silent) -> None:
+    """A pipeline with less time than the one that connects gives up in time, and says what it waited for."""
     with pytest.raises(StageError, match=r"others have been opening or closing the connection for 0\.\d+ s"):
         Pipeline([MilvusSearch(uri=silent.uri, collection="c", timeout=0.2)]).open()
     assert silent.waiting.is_alive()
 
 
-def test_counting_users_waits_for_nobody(silent: Silent, lite: Engine) -> None:
-    """The event loop asks for the number of users, so it is there at once whatever others wait for."""
+def test_counting_users_does_not_wait(silent: Silent, lite: Engine) -> None:
+    """The number of users, which event loops ask for, is known at once whatever other threads wait for."""
     with Pipeline([lite.stage()]) as pipeline:
         connection = pipeline.stages[0].opened.connection
         with connections._entry((silent.uri, "", "", None)) as place:
@@ -79,7 +79,7 @@ def test_counting_users_waits_for_nobody(silent: Silent, lite: Engine) -> None:
 
 
 def test_a_failed_opening_leaves_nothing_behind(tmp_path: Path) -> None:
-    """What could not be opened is forgotten."""
+    """A connection that could not be opened is forgotten."""
     (tmp_path / "old.db").write_bytes(b"SQLite format 3")
     with pytest.raises(StageError):
         MilvusSearch(uri=tmp_path / "old.db", collection="c").open()
@@ -87,7 +87,7 @@ def test_a_failed_opening_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 def test_many_threads_share_one_connection_and_close_it_once(lite: Engine) -> None:
-    """Opening and closing from eight threads at once never closes what another still uses."""
+    """Opening and closing in eight threads at once never closes a connection that another thread uses."""
     holder = lite.stage()
     holder.open()
     connection = holder.opened.connection
@@ -116,7 +116,7 @@ CLOSED = "the pipeline was closed while a query was running"
 
 
 def test_a_search_that_finds_a_database_closed(own: Engine) -> None:
-    """Searches that wait for their turn when it is closed, and those that come later, say so; no task is cancelled."""
+    """Searches that wait when the database is closed, and later ones, report it; no task is cancelled."""
     stage = own.stage()
     stage.open()
     connection = stage.opened.connection
@@ -145,14 +145,14 @@ def test_a_search_that_finds_a_database_closed(own: Engine) -> None:
 
 
 async def test_a_search_that_finds_its_server_closed(lite: Engine, proxy: Proxy) -> None:
-    """The same for a server's connection, closed under a search that waits for its answer, or before one."""
+    """Searches of a server report a connection that was closed while they waited, or before."""
     stage = MilvusSearch(uri=proxy.url, collection="things")
     stage.open()
     results, contexts = [SearchResult(lite.query(0))], [Context(Deadline(), 1) for _ in range(3)]
     await stage.aprocess(results, Context(Deadline(), 1))
     proxy.freeze()
     running = asyncio.create_task(stage.aprocess(results, contexts[0]))
-    await asyncio.sleep(0.1)  # until the call is made; the outcome is the same where it is not
+    await asyncio.sleep(0.1)  # until the call is made; if it is not, the outcome is the same
     stage.opened.connection.close()
     await running
     await stage.aprocess(results, contexts[1])
