@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from milvus_pipeline.errors import DeadlineError, ReasonCode
+from milvus_pipeline.errors import DeadlineError, QueryError, ReasonCode
+from milvus_pipeline.text import short_repr
 
 _MARGIN: Final = 0.05  # seconds, at most, by which work ends before its deadline
 
@@ -77,6 +79,18 @@ def time_limit(deadline: Deadline) -> AbstractAsyncContextManager[Any]:
     """Return a context that ends what is awaited in it at the deadline, with TimeoutError."""
     left = deadline.remaining()
     return nullcontext() if left is None else asyncio.timeout(left)
+
+
+def resolve_timeout(timeout: float | None, default: float | None) -> float | None:
+    """Return the seconds that a call may take: its own timeout, else the default. QueryError if it is not a number."""
+    if timeout is not None and not is_number(timeout):
+        raise QueryError(f"must be a number of seconds, got {short_repr(timeout)}", place="timeout")
+    return default if timeout is None else timeout
+
+
+def is_number(value: object) -> bool:
+    """Whether this is a finite number; True and False are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 class Shortfall(NamedTuple):

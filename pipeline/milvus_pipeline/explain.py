@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from milvus_pipeline.context import Deadline
+from milvus_pipeline.context import Deadline, resolve_timeout
 from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.records import Query, SearchResult, StageReport, StageStatus
-from milvus_pipeline.run.loop import initial_results, resolve_timeout, unwrap
+from milvus_pipeline.run.loop import initial_results, unwrap
 
 _BEGINNING = 160  # characters
 

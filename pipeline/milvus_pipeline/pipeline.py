@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from milvus_pipeline.config import file as _config
 from milvus_pipeline.config.build import check_chain, check_names
 from milvus_pipeline.config.collection import CollectionSpec
-from milvus_pipeline.context import Deadline, time_limit
+from milvus_pipeline.context import Deadline, is_number, resolve_timeout, time_limit
+from milvus_pipeline.driver import adrive, drive
 from milvus_pipeline.errors import ConfigError
 from milvus_pipeline.findings import Finding
 from milvus_pipeline.problems import problems_of
@@ -26,21 +27,11 @@ from milvus_pipeline.run.lifecycle import (
     PlacedStage,
     aclose_stages,
     close_stages,
-    logging_close_errors,
+    log_stage_error,
     open_stages,
     place_stages,
 )
-from milvus_pipeline.run.loop import (
-    StageCall,
-    adrive,
-    drive,
-    initial_results,
-    is_number,
-    process,
-    resolve_timeout,
-    run_stages,
-    unwrap,
-)
+from milvus_pipeline.run.loop import StageCall, initial_results, process, run_stages, unwrap
 from milvus_pipeline.run.stream import Batches, ResultStream, stream
 from milvus_pipeline.stage import Stage
 from milvus_pipeline.text import short_repr
@@ -209,7 +200,7 @@ class Pipeline:
         try:
             yield
         finally:
-            with logging_close_errors():
+            with log_stage_error():
                 close_stages(self._all)
 
     def __enter__(self) -> Self:
@@ -316,7 +307,7 @@ class Pipeline:
             loop = run_stages(self._placed, initial_results(queries), Deadline.after(seconds))
             results = await adrive(loop, _aprocess)
         finally:
-            with logging_close_errors():
+            with log_stage_error():
                 await aclose_stages(self._all)
         return unwrap(results, return_errors=return_errors)
 

@@ -7,6 +7,7 @@ point of the group ``milvus_pipeline.stages`` or by ``register``.
 from milvus_pipeline.breaker import FAIR_SECONDS, Breaker, breaker_for
 from milvus_pipeline.config.registry import register, registry
 from milvus_pipeline.context import Context, Deadline
+from milvus_pipeline.driver import adrive, drive
 from milvus_pipeline.extras import require
 from milvus_pipeline.findings import CheckContext, Finding, doctor, share_text
 from milvus_pipeline.ingest.ingest import CollectionStore, CollectionWriter, Embedder
@@ -14,7 +15,6 @@ from milvus_pipeline.problems import suggestion
 from milvus_pipeline.records import RerankJob
 from milvus_pipeline.reranker import Reranker
 from milvus_pipeline.retry import PASSING_STATUSES, async_retrying, retry_after, retrying
-from milvus_pipeline.run.loop import adrive, drive
 from milvus_pipeline.run.threads import in_threads
 from milvus_pipeline.shared import Shared
 from milvus_pipeline.stage import Stage

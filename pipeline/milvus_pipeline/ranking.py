@@ -34,7 +34,7 @@ def checked_scores(scores: Iterable[float | None], count: int) -> list[float | N
     except (TypeError, ValueError) as error:
         raise StageError(f"a score is not a number ({type(error).__name__})") from error
     if len(values) != count:
-        raise StageError(f"{count} texts were to be scored, but {len(values)} scores came back")
+        raise StageError(f"expected {count} scores, got {len(values)}")
     for index, value in enumerate(values):
         if value is not None and not math.isfinite(value):
             raise StageError(f"the score of text {index} is {value}, not a finite number")

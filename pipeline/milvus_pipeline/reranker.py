@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -15,9 +15,10 @@ from pydantic import AliasChoices, Field, PrivateAttr, field_validator
 
 from milvus_pipeline.config.registry import registry
 from milvus_pipeline.context import Context, Deadline, time_limit
+from milvus_pipeline.driver import adrive, drive
 from milvus_pipeline.errors import DeadlineError, PipelineError, QueryError, StageError
 from milvus_pipeline.ranking import checked_call, checked_scores, falling, warn_of_missing_texts
-from milvus_pipeline.records import Hit, RerankJob, RerankResult, SearchResult
+from milvus_pipeline.records import Hit, Query, RerankJob, RerankResult, SearchResult
 from milvus_pipeline.scores import store
 from milvus_pipeline.scores.keys import Keys, source_digest
 from milvus_pipeline.scores.lookup import CachedScores, Jobs, Scores
@@ -167,31 +168,23 @@ class Reranker(Stage):
         """``score_batch`` for an event loop; by default it runs in a thread."""
         return await asyncio.to_thread(self.score_batch, jobs, context)
 
-    def _scored(self, jobs: Jobs, context: Context) -> Scores:
-        if self._cached is None:
-            return self.score_batch(jobs, context)
-        return self._cached.score(jobs, context, self.score_batch)
+    def _score(self, step: tuple[Jobs, Context]) -> Scores:
+        return self.score_batch(*step) if self._cached is None else self._cached.score(*step, self.score_batch)
 
-    async def _ascored(self, jobs: Jobs, context: Context) -> Scores:
+    async def _ascore(self, step: tuple[Jobs, Context]) -> Scores:
         if self._cached is None:
-            return await self.ascore_batch(jobs, context)
-        return await self._cached.ascore(jobs, context, self.ascore_batch)
+            return await self.ascore_batch(*step)
+        return await self._cached.ascore(*step, self.ascore_batch)
 
     # -- as a stage ---------------------------------------------------------------------------------------------
 
     def process(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
         """Score and order the hits of every result."""
-        positions, jobs = self._jobs(results, context)
-        part = context.part(positions)
-        scores = self._scored(jobs, part) if jobs else []
-        return self._merged(results, positions, jobs, scores, part, context)
+        return drive(self._rerank(results, context, self.top_k), self._score)
 
     async def aprocess(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
         """``process`` for an event loop."""
-        positions, jobs = self._jobs(results, context)
-        part = context.part(positions)
-        scores = await self._ascored(jobs, part) if jobs else []
-        return self._merged(results, positions, jobs, scores, part, context)
+        return await adrive(self._rerank(results, context, self.top_k), self._ascore)
 
     def dry_run(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
         """Find what ``process`` would send, without sending it; the hits keep their order and are cut to ``top_k``.
@@ -200,17 +193,16 @@ class Reranker(Stage):
         the next stage gets those that were first before. Scores in the cache would not be sent for; if the closed
         stage cannot tell the keys of its scores, everything counts.
         """
-        positions, jobs = self._jobs(results, context)
+        positions, jobs = self._jobs(results, context, self.top_k)
         part = context.part(positions)
         if jobs:
             self._plan(jobs, part)
         context.merge(part, positions)
-        cut = []
+        cut = list(results)
         for position, result in enumerate(results):
             if position not in context.failures:
                 warn_of_missing_texts(result.hits, position, context)
-                result = result.with_hits(result.hits[: self.top_k])
-            cut.append(result)
+                cut[position] = result.with_hits(result.hits[: self.top_k])
         return cut
 
     def _plan(self, jobs: Jobs, context: Context) -> None:
@@ -248,7 +240,9 @@ class Reranker(Stage):
         ``tokens``. Tokens are an estimate, as the service's own tokenizer is not available. The stage may be closed.
         """
 
-    def _jobs(self, results: Sequence[SearchResult], context: Context) -> tuple[list[int], list[RerankJob]]:
+    def _jobs(
+        self, results: Sequence[SearchResult], context: Context, top_k: int | None
+    ) -> tuple[list[int], list[RerankJob]]:
         """The jobs of the batch, and the position of each."""
         positions, jobs = [], []
         for position, result in enumerate(results):
@@ -258,22 +252,19 @@ class Reranker(Stage):
             texts = [hit.text for hit in result.hits if hit.text is not None]
             if texts:
                 positions.append(position)
-                jobs.append(RerankJob(result.query.text, texts, self.top_k))
+                jobs.append(RerankJob(result.query.text, texts, top_k))
         return positions, jobs
 
-    def _merged(
-        self,
-        results: Sequence[SearchResult],
-        positions: Sequence[int],
-        jobs: Sequence[RerankJob],
-        scores: Scores,
-        part: Context,
-        context: Context,
-    ) -> list[SearchResult]:
-        """Return the results with their hits in the order of the scores."""
+    def _rerank(
+        self, results: Sequence[SearchResult], context: Context, top_k: int | None
+    ) -> Generator[tuple[Jobs, Context], Scores, list[SearchResult]]:
+        """Yield what is to be scored; return the results with their hits in the order of the scores."""
+        positions, jobs = self._jobs(results, context, top_k)
+        part = context.part(positions)
+        scores: Scores = (yield jobs, part) if jobs else []
         context.merge(part, positions)
         if len(scores) != len(jobs):
-            raise StageError(f"{len(jobs)} queries were to be scored, but {len(scores)} lists of scores came back")
+            raise StageError(f"expected {len(jobs)} lists of scores, got {len(scores)}")
         checked: dict[int, list[float | None]] = {}
         for position, job, given in zip(positions, jobs, scores, strict=True):
             if position not in context.failures:
@@ -281,20 +272,16 @@ class Reranker(Stage):
                     checked[position] = checked_scores(given, len(job.texts))
                 except StageError as error:
                     context.fail(position, error)
-        ranked = []
+        ranked = list(results)
         for position, result in enumerate(results):
             if position not in context.failures:
                 warn_of_missing_texts(result.hits, position, context)
-                result = result.with_hits(self._ranked(result.hits, checked.get(position)))
-            ranked.append(result)
+                own = iter(checked.get(position, ()))
+                pairs = [(hit, next(own, None) if hit.text is not None else None) for hit in result.hits]
+                pairs.sort(key=falling)
+                hits = [hit.ranked(self.name, score, rank) for rank, (hit, score) in enumerate(pairs, start=1)]
+                ranked[position] = result.with_hits(hits[:top_k])
         return ranked
-
-    def _ranked(self, hits: Sequence[Hit], scores: Sequence[float | None] | None) -> list[Hit]:
-        given = iter(scores or ())
-        pairs = [(hit, next(given, None) if hit.text is not None else None) for hit in hits]
-        pairs.sort(key=falling)
-        ranked = [hit.ranked(self.name, score, rank) for rank, (hit, score) in enumerate(pairs, start=1)]
-        return ranked[: self.top_k]
 
     # -- without a pipeline -------------------------------------------------------------------------------------
 
@@ -315,13 +302,12 @@ class Reranker(Stage):
             QueryError: the query is blank, or a document is not a string.
             StageError: the reranker failed.
         """
-        job = self._job(query, documents, top_k)
-        if not job.texts:
-            return []
-        self._open_once()
-        with self._alone() as context:
-            scores = self._scored([job], context)
-        return self._ranking(job, scores)
+        results = _as_results(query, documents, top_k)
+        if results:
+            self._open_once()
+            with self._alone() as context:
+                results = drive(self._rerank(results, context, top_k or self.top_k), self._score)
+        return self._ranking(results)
 
     async def acall(self, query: str, documents: Iterable[str], top_k: int | None = None) -> list[RerankResult]:
         """``__call__`` for an event loop, which it does not block; cancelling it ends its waits at once.
@@ -330,19 +316,14 @@ class Reranker(Stage):
             QueryError: the query is blank, or a document is not a string.
             StageError: the reranker failed; DeadlineError if it took longer than ``timeout``.
         """
-        job = self._job(query, documents, top_k)
-        if not job.texts:
-            return []
-        if not self.is_open:
-            await asyncio.to_thread(self._open_once)
-        with self._alone() as context:
-            async with time_limit(context.deadline):
-                scores = await self._ascored([job], context)
-        return self._ranking(job, scores)
-
-    def _job(self, query: str, documents: Iterable[str], top_k: int | None) -> RerankJob:
-        documents = checked_call(query, documents, top_k)
-        return RerankJob(query, documents, self.top_k if top_k is None else top_k)
+        results = _as_results(query, documents, top_k)
+        if results:
+            if not self.is_open:
+                await asyncio.to_thread(self._open_once)
+            with self._alone() as context:
+                async with time_limit(context.deadline):
+                    results = await adrive(self._rerank(results, context, top_k or self.top_k), self._ascore)
+        return self._ranking(results)
 
     def _open_once(self) -> None:
         with self._lock:  # of several threads one opens
@@ -370,12 +351,14 @@ class Reranker(Stage):
         for failure in context.failures.values():
             raise failure
 
-    def _ranking(self, job: RerankJob, scores: Scores) -> list[RerankResult]:
-        """The texts of the one job, best first."""
-        if len(scores) != 1:
-            raise StageError(
-                f"one query was to be scored, but {len(scores)} lists of scores came back", place=self.name
-            )
-        pairs = list(enumerate(checked_scores(scores[0], len(job.texts))))
-        pairs.sort(key=falling)
-        return [RerankResult(job.texts[index], score, index) for index, score in pairs[: job.top_k]]
+    def _ranking(self, results: Sequence[SearchResult]) -> list[RerankResult]:
+        return [
+            RerankResult(hit.text or "", hit.scores.get(self.name), int(hit.id)) for result in results for hit in result
+        ]
+
+
+def _as_results(query: str, documents: Iterable[str], top_k: int | None) -> list[SearchResult]:
+    """One result with the texts as hits, known by their positions; none without texts."""
+    texts = checked_call(query, documents, top_k)
+    hits = [Hit(index, text, 0.0) for index, text in enumerate(texts)]
+    return [SearchResult(Query(query), hits)] if hits else []

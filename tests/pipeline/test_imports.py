@@ -20,7 +20,7 @@ FACES = {"milvus_pipeline", "milvus_pipeline.plugin"}
 LAYERS = (
     {"errors"},
     {"records", "text", "extras"},
-    {"context", "problems", "usage", "shared"},
+    {"context", "driver", "problems", "usage", "shared"},
     {"findings", "ranking", "retry", "files"},
     {"stage", "breaker"},
     {"scores", "config"},

@@ -76,7 +76,7 @@ def test_hits_without_a_text_are_ranked_last_with_a_warning():
 @pytest.mark.parametrize(
     ("scores", "says"),
     [
-        ((1.0, 2.0), "4 texts were to be scored, but 2 scores came back"),
+        ((1.0, 2.0), "expected 4 scores, got 2"),
         ((1.0, 2.0, float("nan"), 3.0), "the score of text 2 is nan, not a finite number"),
         ((1.0, 2.0, float("inf"), 3.0), "the score of text 2 is inf, not a finite number"),
     ],

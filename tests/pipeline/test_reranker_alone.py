@@ -155,7 +155,7 @@ def test_an_awaited_call_does_not_block_its_loop():
 @both_ways
 @pytest.mark.parametrize(
     ("wrong", "says"),
-    [("raise", "broken"), ("fail", "refused"), ("twice", "watched: one query was to be scored, but 2 lists")],
+    [("raise", "broken"), ("fail", "refused"), ("twice", "expected 1 lists of scores, got 2")],
 )
 def test_the_failure_of_a_call_is_raised(way, wrong, says):
     """Whether it is that of the batch or that of the query."""

@@ -21,7 +21,7 @@ from milvus_pipeline.evaluation.tree import Node, Tree, build_tree
 from milvus_pipeline.jobs.manifest import versions_of
 from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.records import Query, SearchResult
-from milvus_pipeline.run.lifecycle import logging_close_errors
+from milvus_pipeline.run.lifecycle import log_stage_error
 from milvus_pipeline.run.loop import initial_results
 from milvus_pipeline.text import error_text, short_repr
 
@@ -297,5 +297,5 @@ def _versions(pipelines: Iterable[Pipeline]) -> dict[str, str]:
 
 def _close(pipeline: Pipeline) -> None:
     """Close the pipeline; a failure is only logged, because all figures are complete."""
-    with logging_close_errors():
+    with log_stage_error():
         pipeline.close()

@@ -13,6 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple, TypeAlias, TypeVar
 
+from milvus_pipeline.context import resolve_timeout
 from milvus_pipeline.errors import InputError, PipelineError
 from milvus_pipeline.files.queries import BadLines, InputFormat
 from milvus_pipeline.files.results import FORMATS, OutputError, OutputFormat, format_of
@@ -42,7 +43,6 @@ from milvus_pipeline.jobs.manifest import (
 from milvus_pipeline.jobs.output import OutputFile
 from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.records import Query, SearchResult
-from milvus_pipeline.run.loop import resolve_timeout
 from milvus_pipeline.text import count_text, short_repr
 
 logger = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from itertools import accumulate
 
 from milvus_pipeline.context import Deadline
 from milvus_pipeline.findings import CheckContext, Finding
@@ -27,20 +27,23 @@ def examine(
         send: requests that may cost something are allowed.
     """
     context = CheckContext(Deadline(), send=send)
-    incoming, fit = widths(stages), misfits(stages, timeout)
     for stage in stages:
+        incoming = context.hits, context.hits_of
         for member in stage.family():
             context.deadline = Deadline.after(seconds)  # one dead server takes no time from the other stages
-            context.hits, context.hits_of = incoming[member.name] or (None, "")
             before = replace(context)
-            found = list(_checked(member, context))
+            found = [*_checked(member, context), *_useless_cut(member, context)]
+            if timeout is not None and _leaves_no_time(stage, member, timeout):
+                found.append(_no_time_left(member, timeout))
             if member is not stage:
-                # What the fallback replaced: its facts count only if the stage before it left none.
+                # The facts of a fallback count only if the stage before it left none.
                 if before.dim is not None:
                     context.dim, context.dim_of = before.dim, before.dim_of
                 if before.texts:
                     context.texts, context.documents = before.texts, before.documents
-            yield [*found, *(finding for finding in fit if finding.stage == member.name)]
+            context.hits, context.hits_of = incoming
+            yield found
+        _pass_on(stage, context)
 
 
 def _checked(stage: Stage, context: CheckContext) -> Iterator[Finding]:
@@ -59,79 +62,45 @@ def _checked(stage: Stage, context: CheckContext) -> Iterator[Finding]:
 # -- whether stages fit together --------------------------------------------------------------------------------------
 
 
-class Width(NamedTuple):
-    """The most hits that a query brings to a stage, and the field of which stage limits them."""
-
-    hits: int
-    of: str
-
-
-def widths(stages: Sequence[Stage]) -> dict[str, Width | None]:
-    """Return how many hits come to each stage and each fallback, by name; None if that is unknown."""
-    found: dict[str, Width | None] = {}
-    width: Width | None = None
-    for stage in stages:
-        for member in stage.family():
-            found[member.name] = width
-        width = _after(stage, width)
-    return found
-
-
-def misfits(stages: Sequence[Stage], timeout: float | None) -> list[Finding]:
-    """Return warnings of settings that two stages together, or a stage and the pipeline's ``timeout``, make useless.
-
-    Args:
-        stages: the pipeline's.
-        timeout: the pipeline's, in seconds; None for no limit.
-    """
-    incoming = widths(stages)
-    found: list[Finding] = []
-    for stage in stages:
-        for member in stage.family():
-            found.extend(_useless_cut(member, incoming[member.name]))
-        if timeout is not None:
-            found.extend(_no_time_left(stage, timeout))
-    return found
-
-
-def _after(stage: Stage, before: Width | None) -> Width | None:
+def _pass_on(stage: Stage, context: CheckContext) -> None:
+    """Note how many hits the stage passes on, at most, and which field limits them."""
     limit, top_k = _number(stage, "limit"), _number(stage, "top_k")
     if "hits" in stage.provides():
-        return None if limit is None else Width(limit, f"`limit` of {stage.name}")
-    if top_k is None or (before is not None and before.hits <= top_k):
-        return before
-    return Width(top_k, f"`top_k` of {stage.name}")
+        context.hits, context.hits_of = limit, "" if limit is None else f"`limit` of {stage.name}"
+    elif top_k is not None and (context.hits is None or top_k < context.hits):
+        context.hits, context.hits_of = top_k, f"`top_k` of {stage.name}"
 
 
-def _useless_cut(stage: Stage, before: Width | None) -> Iterator[Finding]:
-    top_k = _number(stage, "top_k")
-    if top_k is not None and before is not None and top_k > before.hits:
+def _useless_cut(stage: Stage, context: CheckContext) -> Iterator[Finding]:
+    top_k, hits, hits_of = _number(stage, "top_k"), context.hits, context.hits_of
+    if top_k is not None and hits is not None and top_k > hits:
         yield Finding(
             "warning",
             "top_k",
-            f"top_k is {top_k:,}, but at most {before.hits:,} hits come here ({before.of}), so it cuts nothing",
-            f"raise {before.of} to {top_k:,} or more, or lower top_k",
+            f"top_k is {top_k:,}, but at most {hits:,} hits come here ({hits_of}), so it cuts nothing",
+            f"raise {hits_of} to {top_k:,} or more, or lower top_k",
             stage.name,
         )
 
 
-def _no_time_left(stage: Stage, timeout: float) -> Iterator[Finding]:
-    spent = 0.0
-    for member in stage.family():
-        if member.fallback is None:
-            return
-        spent += timeout if member.timeout is None else member.timeout
-        if spent >= timeout:
-            own = "has no `timeout`" if member.timeout is None else f"has `timeout: {member.timeout:g}`"
-            yield Finding(
-                "warning",
-                "timeout",
-                f"it {own}, and a call {timeout:g} s in all: if it does not answer, its fallback "
-                f"{member.fallback.name} has no time left",
-                f"set `timeout` of {member.name} well below {timeout:g}, or raise that of the pipeline",
-                member.name,
-            )
-            return
+def _leaves_no_time(stage: Stage, member: Stage, timeout: float) -> bool:
+    """Whether the stage and its fallbacks up to this member may use up all the time, and another fallback is left."""
+    family = stage.family()
+    spent = accumulate(timeout if each.timeout is None else each.timeout for each in family[:-1])
+    first = next((each for each, seconds in zip(family, spent, strict=False) if seconds >= timeout), None)
+    return first is member
+
+
+def _no_time_left(stage: Stage, timeout: float) -> Finding:
+    own = "has no `timeout`" if stage.timeout is None else f"has `timeout: {stage.timeout:g}`"
+    fallback = stage.fallback.name if stage.fallback else ""
+    return Finding(
+        "warning",
+        "timeout",
+        f"it {own}, and a call {timeout:g} s in all: if it does not answer, its fallback {fallback} has no time left",
+        f"set `timeout` of {stage.name} well below {timeout:g}, or raise that of the pipeline",
+        stage.name,
+    )
 
 
 def _number(stage: Stage, field: str) -> int | None:

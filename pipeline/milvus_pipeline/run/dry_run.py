@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from milvus_pipeline.context import Deadline
+from milvus_pipeline.context import Deadline, resolve_timeout
+from milvus_pipeline.driver import drive
 from milvus_pipeline.records import Query, SearchResult
 from milvus_pipeline.reranker import Reranker
-from milvus_pipeline.run.lifecycle import close_stages, logging_close_errors, open_stages, place_stages
-from milvus_pipeline.run.loop import drive, initial_results, resolve_timeout, run_stages, unwrap
+from milvus_pipeline.run.lifecycle import close_stages, log_stage_error, open_stages, place_stages
+from milvus_pipeline.run.loop import initial_results, run_stages, unwrap
 from milvus_pipeline.stage import Stage
 
 
@@ -77,7 +78,7 @@ class DryRun:
             loop = run_stages(self._placed, initial_results(queries), Deadline.after(seconds))
             results = drive(loop, lambda call: call.stage.dry_run(call.results, call.context))
         finally:
-            with logging_close_errors():
+            with log_stage_error():
                 close_stages(self._to_open)
         return unwrap(results, return_errors=return_errors)
 

@@ -105,7 +105,7 @@ def _lifecycle_error(verb: str, place: str, error: Exception) -> StageError:
 
 
 @contextmanager
-def logging_close_errors() -> Iterator[None]:
+def log_stage_error() -> Iterator[None]:
     """Log that a run could not close the stages of a pipeline that was closed meanwhile: its results are still good."""
     try:
         yield

@@ -6,55 +6,16 @@ differ: one calls the stages, one awaits them, that of a dry run calls another m
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, cast, get_args
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from typing import Final, NamedTuple, TypeAlias, get_args
 
 from milvus_pipeline.context import Context, Deadline
 from milvus_pipeline.errors import DeadlineError, PipelineError, QueryError, ReasonCode, StageError
 from milvus_pipeline.records import Query, SearchResult, StageReport, StageStatus, Status
 from milvus_pipeline.run.lifecycle import PlacedStage
 from milvus_pipeline.stage import Stage
-from milvus_pipeline.text import error_parts, error_text, short_repr
-
-Step = TypeVar("Step")
-Result = TypeVar("Result")
-
-
-def drive(steps: Generator[Step, Any, Result], do: Callable[[Step], Any]) -> Result:
-    """Run a generator to its end and return its result.
-
-    Args:
-        steps: yields steps; it is sent the outcome of each, or thrown its error.
-        do: does a step.
-    """
-    try:
-        step = next(steps)
-        while True:
-            try:
-                outcome = do(step)
-            except Exception as error:
-                step = steps.throw(error)
-            else:
-                step = steps.send(outcome)
-    except StopIteration as end:
-        return cast("Result", end.value)
-
-
-async def adrive(steps: Generator[Step, Any, Result], do: Callable[[Step], Awaitable[Any]]) -> Result:
-    """``drive`` with an awaited ``do``. A cancellation is raised here, not thrown into the generator."""
-    try:
-        step = next(steps)
-        while True:
-            try:
-                outcome = await do(step)
-            except Exception as error:
-                step = steps.throw(error)
-            else:
-                step = steps.send(outcome)
-    except StopIteration as end:
-        return cast("Result", end.value)
+from milvus_pipeline.text import error_parts, error_text
 
 
 class StageCall(NamedTuple):
@@ -165,18 +126,6 @@ def unwrap(results: list[SearchResult], *, return_errors: bool) -> list[SearchRe
             if result.error is not None:
                 raise result.error
     return results
-
-
-def resolve_timeout(timeout: float | None, default: float | None) -> float | None:
-    """Return the seconds that a call may take: its own timeout, else the default. QueryError if it is not a number."""
-    if timeout is not None and not is_number(timeout):
-        raise QueryError(f"must be a number of seconds, got {short_repr(timeout)}", place="timeout")
-    return default if timeout is None else timeout
-
-
-def is_number(value: object) -> bool:
-    """Whether this is a finite number; True and False are not."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _report(

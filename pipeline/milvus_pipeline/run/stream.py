@@ -16,9 +16,10 @@ from types import TracebackType
 from typing import Final, TypeAlias, cast
 
 from milvus_pipeline.context import Context, Deadline
+from milvus_pipeline.driver import drive
 from milvus_pipeline.records import Query, SearchResult
 from milvus_pipeline.run.lifecycle import PlacedStage
-from milvus_pipeline.run.loop import StageCall, drive, initial_results, process, run_stages, unwrap
+from milvus_pipeline.run.loop import StageCall, initial_results, process, run_stages, unwrap
 
 Batches: TypeAlias = Iterator[Sequence[str | Query]]
 ResultStream: TypeAlias = Generator[list[SearchResult], None, None]

@@ -153,8 +153,7 @@ class Lookup:
         """Take the scores of what was left. Return those to write to the cache."""
         new: dict[bytes, float] = {}
         if len(given) != len(self._rest):
-            wrong = f"{len(self._rest)} queries were to be scored, but {len(given)} lists of scores came back"
-            self.fail(StageError(wrong))
+            self.fail(StageError(f"expected {len(self._rest)} lists of scores, got {len(given)}"))
             return new
         for number, (rest, own) in enumerate(zip(self._rest, given, strict=True)):
             if number in self.context.failures:
