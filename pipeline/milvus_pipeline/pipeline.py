@@ -13,7 +13,7 @@ from typing import Any, Self
 from pydantic import ValidationError
 
 from milvus_pipeline.config import file as _config
-from milvus_pipeline.config.build import check_chain, check_names
+from milvus_pipeline.config.build import check_stages
 from milvus_pipeline.config.collection import CollectionSpec
 from milvus_pipeline.context import Deadline, is_number, resolve_timeout, time_limit
 from milvus_pipeline.driver import adrive, drive
@@ -79,7 +79,7 @@ class Pipeline:
             raise ConfigError(f"must be a string that is not empty, got {short_repr(name)}", place="name")
         if timeout is not None and (not is_number(timeout) or timeout <= 0):
             raise ConfigError(f"must be a number of seconds above 0, got {short_repr(timeout)}", place="timeout")
-        if problems := check_names(stages) + check_chain(stages):
+        if problems := check_stages(stages):
             raise ConfigError(problems=problems)
         self.stages = tuple(stages)
         self.name = name

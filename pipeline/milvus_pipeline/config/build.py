@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from milvus_pipeline.config.registry import registry
 from milvus_pipeline.config.yaml import KeyPath
 from milvus_pipeline.errors import ConfigError, Problem, dotted
 from milvus_pipeline.problems import kind_of, near_miss, suggestion
@@ -19,39 +20,31 @@ def paths_of(stages: Iterable[Stage]) -> Iterator[tuple[KeyPath, Stage]]:
             path = (*path, "on_error", "fallback")
 
 
-def check_names(stages: Iterable[Stage]) -> list[Problem]:
-    """Return the problems with the names of a pipeline's stages, which scores and reports are kept by."""
+def check_stages(stages: Sequence[Stage]) -> list[Problem]:
+    """Return what keeps stages from being a pipeline: duplicate names, and needs that no earlier stage meets."""
     seen: dict[str, str] = {}
-    problems = []
-    for path, stage in paths_of(stages):
-        if stage.name in seen:
-            what = f"{stage.name!r} is also the name of {seen[stage.name]}"
-            problems.append(Problem((*path, "name"), what, "give one of them another `name`"))
-        seen.setdefault(stage.name, dotted(path))
-    return problems
-
-
-def check_chain(stages: Sequence[Stage]) -> list[Problem]:
-    """Return the problems with the order of a pipeline's stages: what a stage needs and no earlier stage gives."""
     problems = []
     # Text and vector can come with the query itself, so whether they are missing shows only when a query is run.
     have = {"query_text", "vector"}
     for path, stage in paths_of(stages):
         position = int(path[1])
+        if stage.name in seen:
+            what = f"{stage.name!r} is also the name of {seen[stage.name]}"
+            problems.append(Problem((*path, "name"), what, "give one of them another `name`"))
         missing_here = sorted(stage.requires() - have)
         for missing in missing_here:
             if missing == "text" and "hits" in missing_here:
                 continue  # without hits there is no text either: one problem, reported once
             givers = [f"stages[{i}] ({s.name})" for i, s in enumerate(stages) if missing in _given(s)]
-            names = [member.name for earlier in stages[:position] for member in earlier.family()]
-            what, next_step = _missing_text(missing, givers, names)
+            what, next_step = _missing_text(missing, givers, seen)
             problems.append(Problem(path, f"{stage.name} {what}", next_step))
         replaced = stages[position]
         if stage is not replaced and (lacking := sorted(replaced.provides() - stage.provides())):
-            text = f"cannot replace {replaced.name}, since it does not give {' and '.join(map(repr, lacking))}"
-            problems.append(Problem(path, f"{stage.name} {text}"))
+            what = f"cannot replace {replaced.name}, since it does not give {' and '.join(map(repr, lacking))}"
+            problems.append(Problem(path, f"{stage.name} {what}"))
         if stage.fallback is None:
             have |= _given(replaced)
+        seen.setdefault(stage.name, dotted(path))
     return problems
 
 
@@ -60,7 +53,7 @@ def _given(stage: Stage) -> frozenset[str]:
     return stage.provides() | {f"score:{member.name}" for member in stage.family()}
 
 
-def _missing_text(missing: str, givers: list[str], names: list[str]) -> tuple[str, str]:
+def _missing_text(missing: str, givers: Sequence[str], names: Iterable[str]) -> tuple[str, str]:
     if missing.startswith("score:"):
         name = missing.removeprefix("score:")
         return f"cuts on the score of {name!r}, but no stage before it has that name", suggestion(name, names)
@@ -75,7 +68,7 @@ def _missing_text(missing: str, givers: list[str], names: list[str]) -> tuple[st
     return f"needs {missing!r}, which no stage before it gives", ""
 
 
-def stage_of(data: object, path: KeyPath, find: Callable[[str], type[Stage]]) -> Stage | list[Problem]:
+def stage_of(data: object, path: KeyPath, find: Callable[[str], type[Stage]] = registry.get) -> Stage | list[Problem]:
     """Return the stage that the data describes, or what is wrong with it.
 
     Args:

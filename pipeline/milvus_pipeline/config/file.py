@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import yaml
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
-from milvus_pipeline.config.build import check_chain, check_names, stage_of
+from milvus_pipeline.config.build import check_stages, stage_of
 from milvus_pipeline.config.collection import CollectionSpec
-from milvus_pipeline.config.registry import Registry, registry
+from milvus_pipeline.config.registry import registry
 from milvus_pipeline.config.sweep import as_data, expand
 from milvus_pipeline.config.yaml import Source, parse_yaml, read_yaml
 from milvus_pipeline.errors import Problem
@@ -62,7 +62,7 @@ def from_mapping(data: Mapping[str, Any], origin: str = "<config>") -> PipelineC
     return build(Source(dict(data), origin))
 
 
-def build(source: Source, stage_types: Registry = registry) -> PipelineConfig:
+def build(source: Source) -> PipelineConfig:
     """Turn parsed data into a checked configuration."""
     problems: list[Problem] = []
     config = None
@@ -73,7 +73,7 @@ def build(source: Source, stage_types: Registry = registry) -> PipelineConfig:
     given = source.data.get("stages")
     stages: list[Stage] = []
     for position, data in enumerate(given if isinstance(given, list) else []):
-        built = stage_of(data, ("stages", position), stage_types.get)
+        built = stage_of(data, ("stages", position))
         if isinstance(built, Stage):
             stages.append(built)
         else:
@@ -82,9 +82,9 @@ def build(source: Source, stage_types: Registry = registry) -> PipelineConfig:
     unset = {problem.path for problem in source.problems}
     problems = [*source.problems, *(problem for problem in problems if problem.path not in unset)]
     # Whether stages fit together can be checked only if each of them is right.
-    problems = problems or check_names(stages) + check_chain(stages)
+    problems = problems or check_stages(stages)
     if not problems and config is not None and config.sweep is not None:
-        _, problems = expand(stages, config.sweep, stage_types.get)
+        _, problems = expand(stages, config.sweep)
     if problems or config is None:
         raise source.error(sorted(problems, key=source.line))
     return config.model_copy(update={"stages": stages})
@@ -136,20 +136,20 @@ def _escaped(data: Any) -> Any:
     return data
 
 
-def json_schema(stage_types: Registry = registry) -> dict[str, Any]:
+def json_schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of a configuration file, with every registered stage, for editors."""
     schema = PipelineConfig.model_json_schema()
     definitions = schema.setdefault("$defs", {})
     stages = []
-    for kind in stage_types.names():
-        own = stage_types.get(kind).model_json_schema(ref_template="#/$defs/{model}")
+    for kind in registry.names():
+        own = registry.get(kind).model_json_schema(ref_template="#/$defs/{model}")
         definitions.update(own.pop("$defs", {}))
         own["properties"] = {
             "type": {"const": kind, "description": "The stage's registered type."},
             **own["properties"],
         }
         own["required"] = ["type", *own.get("required", [])]
-        _add_aliases(own, stage_types.get(kind))
+        _add_aliases(own, registry.get(kind))
         _add_fallback(own["properties"]["on_error"])
         definitions[f"stage_{kind}"] = own
         stages.append({"$ref": f"#/$defs/stage_{kind}"})

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import product
 from math import prod
 from typing import Any, TypeAlias
 
-from milvus_pipeline.config.build import check_chain, check_names, paths_of, stage_of
+from milvus_pipeline.config.build import check_stages, paths_of, stage_of
 from milvus_pipeline.config.registry import registry
 from milvus_pipeline.config.yaml import KeyPath
 from milvus_pipeline.errors import Problem
@@ -82,9 +82,7 @@ Choice: TypeAlias = Sequence[tuple[_Place, int]]
 """The places that apply to a combination, each with the position of its value."""
 
 
-def expand(
-    stages: Sequence[Stage], sweep: Mapping[str, Sequence[Any]], find: Callable[[str], type[Stage]] = registry.get
-) -> tuple[list[Variation], list[Problem]]:
+def expand(stages: Sequence[Stage], sweep: Mapping[str, Sequence[Any]]) -> tuple[list[Variation], list[Problem]]:
     """Return every combination of a sweep's values over these stages, in order, and what is wrong with the sweep.
 
     A place within a stage applies if the combination has the stage and the stage has the field. Combinations that
@@ -93,15 +91,14 @@ def expand(
     Args:
         stages: of the pipeline.
         sweep: values by place, as in a configuration; from Python they may contain stages.
-        find: returns the class of a stage type.
     """
     count = prod(len(values) for values in sweep.values())
     if count > MAX_VARIANTS:
         sizes = " x ".join(str(len(values)) for values in sweep.values())
         what = f"has {count:,} combinations ({sizes}), the most are {MAX_VARIANTS:,}"
         return [], [Problem((_SWEEP,), what, "try fewer values")]
-    places, problems = _places(stages, sweep, find)
-    return ([], problems) if problems else _Grid(stages, places, find).expand()
+    places, problems = _places(stages, sweep)
+    return ([], problems) if problems else _Grid(stages, places).expand()
 
 
 def as_data(value: Any) -> Any:
@@ -115,9 +112,7 @@ def _config_of(value: Any) -> Any:
     return value.config() if isinstance(value, Stage) else value
 
 
-def _places(
-    stages: Sequence[Stage], sweep: Mapping[str, Sequence[Any]], find: Callable[[str], type[Stage]]
-) -> tuple[list[_Place], list[Problem]]:
+def _places(stages: Sequence[Stage], sweep: Mapping[str, Sequence[Any]]) -> tuple[list[_Place], list[Problem]]:
     """Return the places of a sweep, and what is wrong with its keys and its whole stages."""
     members = {stage.name: (path[1:], stage) for path, stage in paths_of(stages)}
     places: dict[KeyPath, _Place] = {}
@@ -132,7 +127,7 @@ def _places(
         path, base = members[name]
         keys = tuple(key.removeprefix(name).split(".")[1:])
         if not keys:
-            values, found = _whole_stages(key, values, find)
+            values, found = _whole_stages(key, values)
             problems += found
         elif keys[0] == "type":
             next_step = f"put whole stages in the stage's place: {name}: [{{type: bge}}, {{type: cohere}}]"
@@ -146,9 +141,7 @@ def _places(
     return list(places.values()), problems
 
 
-def _whole_stages(
-    name: str, values: Sequence[Any], find: Callable[[str], type[Stage]]
-) -> tuple[list[Stage | None], list[Problem]]:
+def _whole_stages(name: str, values: Sequence[Any]) -> tuple[list[Stage | None], list[Problem]]:
     """Build the stages to put in. They take the name of the one that they replace, unless they have their own."""
     stages: list[Stage | None] = []
     problems: list[Problem] = []
@@ -158,7 +151,7 @@ def _whole_stages(
             built = type(value)(**{**dict(value), "name": name})
         elif value is not None and not isinstance(value, Stage):
             unnamed = isinstance(value, dict) and not value.get("name")
-            built = stage_of({**value, "name": name} if unnamed else value, (_SWEEP, name, index), find)
+            built = stage_of({**value, "name": name} if unnamed else value, (_SWEEP, name, index))
         if isinstance(built, list):
             problems += built
         else:
@@ -183,13 +176,12 @@ def _full_data(stage: Stage) -> dict[str, Any]:
 class _Grid:
     """Builds the stages of every combination, each of them only once."""
 
-    def __init__(self, stages: Sequence[Stage], places: Sequence[_Place], find: Callable[[str], type[Stage]]) -> None:
+    def __init__(self, stages: Sequence[Stage], places: Sequence[_Place]) -> None:
         self._places = places
         self._data = [_full_data(stage) for stage in stages]
         put_in = [stage for place in places if not place.keys for stage in place.values if stage is not None]
         members = [member for stage in (*stages, *put_in) for member in stage.family()]
         self._classes = {stage.type: type(stage) for stage in members}  # those made in Python need not be registered
-        self._find_registered = find
         self._interned = {_sort_key(stage.config()): stage for stage in stages}
         self._built: dict[str, Stage | list[Problem]] = {}
         self._problems: dict[Problem, None] = {}
@@ -244,7 +236,7 @@ class _Grid:
         return None if any(_field(type(one), place.keys[0]) for one in (place.base, *others)) else stage
 
     def _find(self, kind: str) -> type[Stage]:
-        return self._classes.get(kind) or self._find_registered(kind)
+        return self._classes.get(kind) or registry.get(kind)
 
     def _build(self, data: Sequence[Any], choice: Choice) -> tuple[Stage, ...]:
         """Return the stages of a combination. What is wrong with them is added to the problems."""
@@ -316,8 +308,7 @@ def _misfits(variations: Sequence[Variation], choices: Sequence[Choice]) -> list
     """Return what is wrong with the order of stages, each problem once, at the value that only such variants have."""
     wrong: dict[Problem, list[int]] = {}
     for index, variation in enumerate(variations):
-        found = [*check_names(variation.stages), *check_chain(variation.stages)]
-        for problem in found if variation.stages else [Problem((), "no stage is left")]:
+        for problem in check_stages(variation.stages) if variation.stages else [Problem((), "no stage is left")]:
             wrong.setdefault(problem._replace(path=()), []).append(index)
     problems = []
     for problem, indices in wrong.items():
