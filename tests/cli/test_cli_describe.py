@@ -166,5 +166,5 @@ def test_help(invoke, arguments):
 
 def test_the_help_says_what_a_timeout_bounds(invoke):
     """It is the time of a batch, not of a query, and holds for reaching the server too."""
-    said = " ".join(invoke("run", "--help").stdout.split())
-    assert "Seconds that a batch (of --batch-size queries) may take; reaching the server when opening" in said
+    text = " ".join(invoke("run", "--help").stdout.split())
+    assert "--timeout bounds a batch (of --batch-size queries), and the wait for the server when opening" in text

@@ -82,7 +82,7 @@ def test_validate_goes_through_all_files(invoke, fruit, make, tmp_path):
     [
         ("none.txt", None, "no such file; check the path"),
         ("folder", "", "is a folder without queries.jsonl; give the name of a file in it"),
-        ("blank.txt", b"\n  \n", "holds none"),
+        ("blank.txt", b"\n  \n", "is empty"),
         ("broken.jsonl.gz", b"no gzip", "is not a complete gzip file"),
     ],
 )
@@ -103,7 +103,7 @@ def test_a_file_of_queries_that_cannot_be_used(invoke, fruit, tmp_path, name, co
 def test_no_queries_on_stdin(invoke, fruit):
     """An empty pipe is told from an empty file."""
     done = invoke("run", fruit, input="")
-    assert (done.exit_code, done.stderr) == (2, "error: no queries given: stdin holds none\n")
+    assert (done.exit_code, done.stderr) == (2, "error: no queries given; stdin is empty\n")
 
 
 @pytest.mark.parametrize(

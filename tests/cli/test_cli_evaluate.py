@@ -252,11 +252,11 @@ def test_the_timeout_holds_for_each_batch(invoke, make, judged):
         (["--price", "cohere.units=nan"], "error: --price cohere.units=nan: must be STAGE.WORD=AMOUNT"),
         (["-o", "{tmp}/no/out.json"], "no/out.json: the folder {tmp}/no does not exist; create it first"),
         (["--report", "{tmp}"], "error: {tmp}: is a folder; give the name of a file in it"),
-        (["-o", "{tmp}/x.html", "--report", "{tmp}/x.html"], "--report {tmp}/x.html: is the file of --output, too"),
-        (["-o", "{tmp}/qrels.tsv"], "error: {tmp}/qrels.tsv: exists already; choose another file, or pass --overwrite"),
+        (["-o", "{tmp}/x.html", "--report", "{tmp}/x.html"], "--report {tmp}/x.html: is also the file of --output"),
+        (["-o", "{tmp}/old.txt"], "error: {tmp}/old.txt: already exists; choose another file, or pass --overwrite"),
         (
             ["-o", "{tmp}/qrels.tsv", "--overwrite"],
-            "error: --output {tmp}/qrels.tsv: is one of the files that are read; write to another one",
+            "error: {tmp}/qrels.tsv: is one of the files that are read; write to another file",
         ),
         (["--runs", "{tmp}/qrels.tsv"], "error: --runs {tmp}/qrels.tsv: is a file; name a folder"),
         (["--runs", "{tmp}/no/runs"], "error: --runs {tmp}/no/runs: the folder {tmp}/no does not exist"),
@@ -267,6 +267,7 @@ def test_the_timeout_holds_for_each_batch(invoke, make, judged):
 def test_wrong_options_are_told_before_anything_is_opened(invoke, make, judged, tmp_path, arguments, message):
     """The command ends with 2; a stage that cannot be opened was not tried."""
     config = make("a.yaml", "stages:\n - {type: listed_search}\n - {type: faulty, how: setup}\n")
+    make("old.txt", "precious")
     done = invoke("evaluate", config, *judged, *(argument.replace("{tmp}", str(tmp_path)) for argument in arguments))
     assert done.exit_code == 2
     assert message.replace("{tmp}", str(tmp_path)) in done.stderr
@@ -283,7 +284,7 @@ def test_wrong_files_are_told_before_anything_is_opened(invoke, make, tmp_path):
     done = invoke("evaluate", config, "--queries", queries, "--qrels", make("other.txt", "x 0 1 1\n"))
     assert (done.exit_code, "none of the 4 queries has judgements" in done.stderr) == (2, True)
     done = invoke("evaluate", config, "--queries", "-", "--qrels", "-", input="")
-    assert (done.exit_code, "only one of the two can be stdin" in done.stderr) == (2, True)
+    assert (done.exit_code, "--queries and --qrels: cannot both be stdin" in done.stderr) == (2, True)
     bad = make("bad.yaml", SWEEP.replace("weight: [1, -1]", "wieght: [1]"))
     done = invoke("evaluate", config, bad, "--queries", queries, "--qrels", qrels)
     assert done.exit_code == 2
@@ -307,7 +308,7 @@ def test_runs_are_not_replaced_unasked(invoke, fruit, judged, tmp_path):
     written = (tmp_path / "runs" / "my_fruit.run").read_text()
     again = invoke("evaluate", fruit, *judged, "--runs", tmp_path / "runs")
     assert (first.exit_code, again.exit_code) == (0, 2)
-    assert "holds runs already; name another folder, or pass --overwrite" in again.stderr
+    assert "already contains runs; name another folder, or pass --overwrite" in again.stderr
     assert invoke("evaluate", fruit, *judged, "--runs", tmp_path / "runs", "--overwrite").exit_code == 0
     assert (tmp_path / "runs" / "my_fruit.run").read_text() == written
 
@@ -326,7 +327,7 @@ def test_an_id_that_no_run_can_hold_is_told_at_the_end(invoke, make, tmp_path):
     qrels = make("qrels.tsv", "query-id\tcorpus-id\tscore\na b\t1\t1\nc\t2\t1\n")
     done = invoke("evaluate", config, "--queries", queries, "--qrels", qrels, "--runs", tmp_path / "runs")
     assert done.exit_code == 1
-    assert "system.run: lacks queries; the first: the query id must be one word without blanks" in done.stderr
+    assert "system.run: queries are missing; the first one: the query id must be one word without blanks" in done.stderr
     assert {line.split()[0] for line in (tmp_path / "runs" / "system.run").read_text().splitlines()} == {"c"}
     assert "2 judged queries" in done.stdout
 

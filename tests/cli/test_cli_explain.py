@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from milvus_pipeline.cli.movement_table import MovementTable
+from milvus_pipeline.cli.explain import MovementTable
 from support import sample_evaluations
 
 QRELS = "1 0 1 2\n1 0 3 0\n1 0 nowhere 1\n2 0 2 1\n"
@@ -148,10 +148,10 @@ def test_a_failed_stage_ends_with_1(invoke, make):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "name one query: with --query TEXT, or with --queries FILE and --id ID"),
-        (["-q", "red", "--queries", "q.jsonl"], "name one query"),
-        (["--queries", "q.jsonl"], "--queries needs --id ID"),
-        (["-q", "red", "--qrels", "qrels.txt"], "--qrels needs --id ID"),
+        ([], "give one query; use --query TEXT, or --queries FILE with --id ID"),
+        (["-q", "red", "--queries", "q.jsonl"], "give one query"),
+        (["--queries", "q.jsonl"], "--queries: needs the id of the query; pass --id ID too"),
+        (["-q", "red", "--qrels", "qrels.txt"], "--qrels: needs the id of the query; pass --id ID too"),
         (["--queries", "q.jsonl", "--id", "9"], "q.jsonl: has no query with the id 9"),
         (["-q", "red", "--qrels", "missing.txt", "--id", "1"], "missing.txt: no such file"),
     ],

@@ -55,7 +55,7 @@ def test_a_job_tells_where_everything_is(invoke, fruit, make, tmp_path):
     assert summary.startswith("my fruit: opened in ")
     assert "2 queries in " in summary
     assert "/s; written to " in summary
-    assert about == f"{manifest_path(out)} tells about the job"
+    assert about == f"manifest: {manifest_path(out)}"
     assert all("seconds" not in report for line in lines_of(out) for report in line["reports"])
     assert read_manifest(manifest_path(out)).input.model_dump() == {"path": str(tmp_path / "q.txt"), "format": "lines"}
 
@@ -91,12 +91,12 @@ def test_a_signal_ends_a_job_in_order(start, invoke, slow, make, tmp_path, sent)
     committed = done(out)
     assert 0 < committed < 120
     assert len(lines_of(out)) == committed
-    assert f"{out}: {committed} queries done; --resume goes on with the others\n" in said
+    assert f"{out}: {committed} queries done; --resume continues with the others\n" in said
     assert said.endswith("terminated\n" if sent == signal.SIGTERM else "interrupted\n")
     assert "Traceback" not in said
     ended = invoke(*arguments, "-o", out, "--resume")
     assert (ended.exit_code, ended.stdout) == (0, "")
-    assert f"120 queries in all, {committed} of them before" in ended.stderr
+    assert f"120 queries in total, {committed} of them before" in ended.stderr
     assert invoke(*arguments, "-o", alone).exit_code == 0
     assert out.read_bytes() == alone.read_bytes()
 
@@ -130,7 +130,7 @@ def test_the_exit_code_stands_for_the_whole_job(invoke, make, tmp_path):
     ended = invoke(*arguments)
     assert ended.exit_code == 1
     assert "1 query in" in ended.stderr
-    assert "3 queries in all, 2 of them before, 1 failed" in ended.stderr
+    assert "3 queries in total, 2 of them before, 1 failed" in ended.stderr
     ended = invoke(*arguments)
     assert ended.exit_code == 1
     assert ended.stderr == f"{out}: the job is complete, 3 queries, 1 failed; nothing is left to do\n"
@@ -183,12 +183,15 @@ def test_a_failure_stops_a_job_that_is_to_stop(invoke, make, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--resume"], "--resume: is for a job; pass --output FILE with it"),
-        (["--stop-on-failure"], "--stop-on-failure: is for a job; pass --output FILE with it"),
-        (["-o", "{out}", "--accept-changes"], "--accept-changes: is for a job that is resumed; pass it with --resume"),
+        (["--resume"], "--resume: applies only to a job; pass --output FILE too"),
+        (["--stop-on-failure"], "--stop-on-failure: applies only to a job; pass --output FILE too"),
+        (
+            ["-o", "{out}", "--accept-changes"],
+            "--accept-changes: applies only to a job that is resumed; pass --resume too",
+        ),
         (["-o", "{out}", "--resume", "--overwrite"], "pass one of them"),
-        (["-o", "{out}", "--resume", "--format", "table"], "--resume: is for a job"),
-        (["-o", os.devnull, "--overwrite", "--resume"], "--resume: is for a job"),
+        (["-o", "{out}", "--resume", "--format", "table"], "--resume: applies only to a job"),
+        (["-o", os.devnull, "--overwrite", "--resume"], "--resume: applies only to a job"),
     ],
 )
 def test_options_that_make_no_sense(invoke, tmp_path, arguments, message):

@@ -8,7 +8,8 @@ import ir_measures
 import pytest
 
 from milvus_pipeline import Hit, Query, SearchResult, StageReport
-from milvus_pipeline.cli.tables import ResultTables, shown
+from milvus_pipeline.cli.tables import ResultTables
+from milvus_pipeline.text import one_line
 
 QUERY = "who proposed it?"
 FULL = Path("/dev/full")
@@ -101,7 +102,11 @@ def test_a_failed_start_keeps_the_old_file(invoke, make):
 
 @pytest.mark.parametrize(
     ("place", "message"),
-    [("no/such/out.jsonl", "does not exist; create"), (".", "is a folder"), ("q.txt", "is the file of queries")],
+    [
+        ("no/such/out.jsonl", "does not exist; create"),
+        (".", "is a folder"),
+        ("q.txt", "is one of the files that are read"),
+    ],
 )
 def test_a_place_that_cannot_be_written(invoke, make, tmp_path, place, message):
     """It is found out before any work: the configuration is not even read."""
@@ -120,7 +125,7 @@ def test_a_full_disk_is_said(invoke, fruit, make, output_format):
     done = invoke("run", fruit, "--queries", queries, "-o", FULL, "--overwrite", "--format", output_format)
     assert done.exit_code == 1
     assert done.stderr.endswith(
-        f"error: {FULL}: cannot be written: No space left on device; what it holds is not whole\n"
+        f"error: {FULL}: cannot be written: No space left on device; its contents are incomplete\n"
     )
     assert "written to" not in done.stderr
 
@@ -171,20 +176,20 @@ def test_documents_cannot_steer_the_terminal(monkeypatch):
     assert "\x1b" not in table
     assert "\x07" not in table
     assert "low [bold]and[/bold]\ufffd[31m red" in table
-    assert shown("a\u202eb\x9b\n c") == "a\ufffdb\ufffd c"
+    assert one_line("a\u202eb\x9b\n c") == "a\ufffdb\ufffd c"
 
 
 @pytest.mark.parametrize("text", ["می\u200cروم", "👩\u200d👩\u200d👧 and ❤️", "co\u00adoperate", "क्\u200dष"])
 def test_invisible_signs_that_a_script_needs_stay(monkeypatch, text):
     """Joiners, non-joiners and soft hyphens reach the terminal."""
-    assert shown(text) == text
+    assert one_line(text) == text
     assert text in table_of(SearchResult(Query("q", id="7"), [Hit(1, text, 0.5)]), monkeypatch)
 
 
 @pytest.mark.parametrize("sign", "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 def test_signs_that_turn_the_order_of_a_text_do_not(sign):
     """With them a text could pass for another."""
-    assert shown(f"a{sign}b") == "a\ufffdb"
+    assert one_line(f"a{sign}b") == "a\ufffdb"
 
 
 def test_a_table_tells_what_went_wrong(monkeypatch):
@@ -198,7 +203,7 @@ def test_a_table_tells_what_went_wrong(monkeypatch):
     assert f"{QUERY}  [degraded]" in table
     assert "spare did part of its work: 1 of 3 was not scored" in table
     assert "spare stood in for bge" in table
-    assert "search 1.25s · bge 2.1ms · spare 100ms  (for 4 queries together)" in table
+    assert "search 1.25 s · bge 2.1 ms · spare 100 ms  (for 4 queries together)" in table
     assert "bge was skipped: bge failed: no memory" in table
     assert "warning: search: only 3 of 5" in table
     failed = table_of(SearchResult(Query("", id="8"), status="failed", error=ValueError("is empty")), monkeypatch)

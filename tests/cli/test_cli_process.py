@@ -77,7 +77,7 @@ def test_a_stdout_that_is_full_is_said(start, fruit):
     with Path("/dev/full").open("wb") as full:
         process = start("run", fruit, "-q", "red", stdout=full)
     assert process.wait(timeout=60) == 1
-    expected = b"error: stdout: cannot be written: No space left on device; what it holds is not whole\n"
+    expected = b"error: stdout: cannot be written: No space left on device; its contents are incomplete\n"
     assert process.stderr.read().endswith(expected)
 
 
@@ -153,7 +153,7 @@ def test_a_terminal_that_gives_no_queries(start, fruit):
     """Instead of waiting without a word the command says what it wants."""
     code, seen = on_terminal(start, "run", fruit)
     assert code == 2
-    assert "error: no queries given: pass --query TEXT or --queries FILE, or pipe them in" in seen
+    assert "error: no queries given; pass --query TEXT or --queries FILE, or pipe them in" in seen
 
 
 def test_the_bar_is_on_the_terminal_and_the_data_in_the_file(start, fruit, tmp_path):
@@ -176,7 +176,7 @@ def test_the_bar_of_a_resumed_job_begins_where_it_was(start, invoke, fruit, make
     assert "32/34" in seen
     assert "34/34" in seen
     assert "2 failed" in seen
-    assert "34 queries in all, 32 of them before, 2 failed" in seen.splitlines()[-1]
+    assert "34 queries in total, 32 of them before, 2 failed" in seen.splitlines()[-1]
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "--help"], ["validate", "{fruit}"]])

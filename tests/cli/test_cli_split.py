@@ -55,7 +55,7 @@ def test_a_file_is_not_overwritten_unasked(invoke, folder, tmp_path):
     output.write_text("old")
     refused = invoke("split", folder, "-o", output)
     assert refused.exit_code == 2
-    assert "exists already; choose another file, or pass --overwrite" in refused.stderr
+    assert "already exists; choose another file, or pass --overwrite" in refused.stderr
     (folder / "c.md").write_bytes(b"\xff")
     failed = invoke("split", folder, "-o", output, "--overwrite")
     assert failed.exit_code == 2

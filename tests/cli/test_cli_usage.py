@@ -126,7 +126,7 @@ def test_an_interrupted_run_tells_what_it_cost(start, config, installed):
     assert all(process.stdout.readline() for _ in range(2))
     assert interrupted(process) == 130
     said = process.stderr.read().decode()
-    assert "\npaid: 4 requests, 8 documents, 4 units; queries that were under way are not counted\n" in said
+    assert "\npaid: 4 requests, 8 documents, 4 units; queries in progress are not counted\n" in said
     assert said.endswith("interrupted\n")
 
 
@@ -192,7 +192,7 @@ def test_a_dry_run_writes_no_results(invoke, config, make, tmp_path):
     done = invoke("run", config, "-q", "red", "-o", out, "--dry-run")
     assert done.exit_code == 0
     assert done.stdout.startswith("stage ")
-    assert done.stderr.endswith(f"{out}: not written, as a dry run has no results\n")
+    assert done.stderr.endswith(f"{out}: not written, because a dry run has no results\n")
     assert not out.exists()
     done = invoke("run", config, "-q", "red", "-o", make("old.trec", "precious\n"), "--dry-run")
     assert done.exit_code == 2
@@ -211,7 +211,7 @@ def test_a_dry_run_of_what_sends_nothing(invoke, make):
     config = make("a.yaml", "name: my own\nstages:\n - {type: listed_search}\n - {type: faulty, how: setup}\n")
     done = invoke("run", config, "-q", "red", "--dry-run")
     assert (done.exit_code, done.stdout) == (0, "")
-    assert done.stderr == ("my own: has no hosted reranker whose requests can be counted beforehand; nothing was run\n")
+    assert done.stderr == ("my own: has no hosted reranker whose requests can be counted; nothing was run\n")
 
 
 def test_a_dry_run_ends_as_a_run_does(invoke, make, config):

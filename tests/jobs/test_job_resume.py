@@ -384,7 +384,7 @@ def test_the_queries_are_not_written_over(tmp_path, folder):
     source.write_text('{"text": "red"}\n', encoding="utf-8")
     (tmp_path / "link.jsonl").symlink_to(source)
     for output in (source, tmp_path / "link.jsonl"):
-        with pytest.raises(InputError, match="is the file of queries itself; write to another file"):
+        with pytest.raises(InputError, match="is one of the files that are read; write to another file"):
             run_job(fruit(), tmp_path if folder else source, output, overwrite=True)
     assert source.read_text(encoding="utf-8") == '{"text": "red"}\n'
 

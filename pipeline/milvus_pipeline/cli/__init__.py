@@ -1,4 +1,4 @@
-"""The command ``milvus-pipeline``: run, ingest, validate, doctor, schema, stages."""
+"""The command ``milvus-pipeline``; each command is a module of its name, listed in ``app``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command on ``sys.argv`` and exit: 0 done, 1 something failed, 2 bad configuration or usage."""
+    """Run the command on ``sys.argv`` and exit: 0 done, 1 something failed, 2 bad configuration, usage or input."""
     _fill_streams()
     from milvus_pipeline.cli.app import app
 
@@ -15,9 +15,9 @@ def main() -> None:
 
 
 def _fill_streams() -> None:
-    """Put the null device where stdin, stdout or stderr was closed, as some that start processes do.
+    """Open the null device for each of stdin, stdout and stderr that the parent process closed.
 
-    Else the next file that is opened, such as the output of a job, would be what libraries write their messages to.
+    Otherwise the next file that is opened, such as the output of a job, would receive what libraries print.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:

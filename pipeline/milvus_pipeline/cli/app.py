@@ -1,4 +1,4 @@
-"""The commands, put together."""
+"""The application that the commands are registered with."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from typing import Annotated
 
 import typer
 
-from milvus_pipeline.cli import doctor, evaluate, explain, ingest, run, split
-from milvus_pipeline.cli import stages as describe
-from milvus_pipeline.cli import validate as checks
+from milvus_pipeline.cli import doctor, evaluate, explain, ingest, run, split, stages, validate
 from milvus_pipeline.extras import DISTRIBUTION
 
 app = typer.Typer(
@@ -22,27 +20,30 @@ app = typer.Typer(
 )
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"{DISTRIBUTION} {version(DISTRIBUTION)}")
         raise typer.Exit
 
 
 @app.callback()
 def milvus_pipeline(
-    asked_version: Annotated[
+    show_version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Search pipelines for Milvus: retrieve, rerank, truncate, as a YAML file says."""
+    """Search pipelines for Milvus: encode, retrieve, rerank, truncate, as a YAML file describes."""
 
 
-app.command()(run.run)
-app.command("evaluate")(evaluate.evaluate_command)
-app.command("explain")(explain.explain_command)
-app.command()(split.split)
-app.command()(ingest.ingest)
-app.command()(checks.validate)
-app.command()(doctor.doctor)
-app.command()(checks.schema)
-app.command()(describe.stages)
+for command in (
+    run.run,
+    evaluate.evaluate,
+    explain.explain,
+    split.split,
+    ingest.ingest,
+    validate.validate,
+    doctor.doctor,
+    validate.schema,
+    stages.stages,
+):
+    app.command()(command)

@@ -4,215 +4,145 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from milvus_pipeline.cli.evaluation_outputs import (
-    EvaluationFormat,
-    Runs,
+    FiguresFormat,
+    RunFiles,
     check_outputs,
-    chosen_evaluation_format,
     write_evaluation,
 )
-from milvus_pipeline.cli.exit_codes import FAILED, Debug, UsageError, reported, tell, tell_error
-from milvus_pipeline.cli.tables import progress_bar
+from milvus_pipeline.cli.exit_codes import FAILED, UsageError, command, print_error, print_message, print_warning
+from milvus_pipeline.cli.options import Debug, Overwrite, QueryFormat, Timeout
+from milvus_pipeline.cli.progress import ProgressBar
 from milvus_pipeline.errors import PipelineError
-from milvus_pipeline.evaluation.evaluate import evaluate
+from milvus_pipeline.evaluation.evaluate import evaluate as evaluate_systems
 from milvus_pipeline.evaluation.measures import Measures
 from milvus_pipeline.evaluation.records import Evaluation
+from milvus_pipeline.evaluation.significance import Correction, Test
 from milvus_pipeline.evaluation.variants import Variant, systems_of
 from milvus_pipeline.extras import require
 from milvus_pipeline.files.lines import STDIN
 from milvus_pipeline.files.qrels import qrels_file, read_qrels
-from milvus_pipeline.files.queries import InputFormat, read_queries, source_file
+from milvus_pipeline.files.queries import read_queries, source_file
 from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.problems import suggestion
 
 _MEASURES = ("nDCG@10", "R@100")
-_MODULES = ("scipy.stats", "statsmodels.stats.multitest")  # wanted only when all queries have been run
+_MODULES = ("scipy.stats", "statsmodels.stats.multitest")  # needed only after all queries have been run
 
 
-class PairedTest(StrEnum):
-    """The paired test of differences between rankings."""
-
-    T = "t"
-    PERMUTATION = "permutation"
-
-
-class Correction(StrEnum):
-    """The correction of p-values for the number of comparisons."""
-
-    HOLM = "holm"
-    BONFERRONI = "bonferroni"
-    FDR_BH = "fdr_bh"
-    NONE = "none"
-
-
-@reported
-def evaluate_command(
-    configs: Annotated[
-        list[Path], typer.Argument(metavar="CONFIG", help="Pipelines, YAML files; each with a `sweep` or without.")
-    ],
-    queries: Annotated[
-        Path,
-        typer.Option(
-            metavar="FILE", help="Queries with ids: JSONL, TSV or lines, gzipped or not; a BEIR folder; - is stdin."
-        ),
-    ],
-    qrels: Annotated[
-        Path,
-        typer.Option(
-            metavar="FILE", help="Judgements: TREC qrels, or BEIR's TSV; a BEIR folder stands for its test.tsv."
-        ),
-    ],
+@command
+def evaluate(
+    configs: Annotated[list[Path], typer.Argument(metavar="CONFIG", help="Pipelines, YAML files; a `sweep` counts.")],
+    queries: Annotated[Path, typer.Option(metavar="FILE", help="Queries with ids; - is stdin.")],
+    qrels: Annotated[Path, typer.Option(metavar="FILE", help="Judgements: TREC qrels, BEIR's TSV, or a BEIR folder.")],
     measure: Annotated[
         list[str] | None,
-        typer.Option(
-            "--measure",
-            "-m",
-            metavar="NAME",
-            help="What to measure, by its ir-measures name (nDCG@10, R@100, AP, RR@10); may be given many times. "
-            "Systems are ranked by the first. nDCG@10 and R@100 by default.",
-        ),
+        typer.Option("--measure", "-m", metavar="NAME", help="By its ir-measures name; repeat it for several."),
     ] = None,
-    input_format: Annotated[
-        InputFormat | None, typer.Option(help="How to read the queries; by default as the file's name says.")
-    ] = None,
-    batch_size: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="Queries that go through the stages together. With 1 the times are what a caller waits; with more "
-            "they are shares of a batch, which tell of throughput.",
-        ),
-    ] = 1,
-    timeout: Annotated[
-        float | None,
-        typer.Option(
-            min=0.001, help="Seconds that a batch (of --batch-size queries) may take. The configs' own by default."
-        ),
-    ] = None,
-    test: Annotated[PairedTest, typer.Option(help="The paired test of differences.")] = PairedTest.T,
-    correction: Annotated[
-        Correction, typer.Option(help="How p-values are corrected for the number of comparisons.")
-    ] = Correction.HOLM,
+    input_format: QueryFormat = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Queries that go through the stages together.")] = 1,
+    timeout: Timeout = None,
+    test: Annotated[Test, typer.Option(help="The paired test of differences.")] = "t",
+    correction: Annotated[Correction, typer.Option(help="How p-values are corrected for their number.")] = "holm",
     price: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="STAGE.WORD=AMOUNT",
-            help="Money a unit of a hosted stage's usage: cohere.search_units=0.002; may be given many times.",
-        ),
+        typer.Option(metavar="STAGE.WORD=AMOUNT", help="Money per unit of usage: cohere.search_units=0.002."),
     ] = None,
-    baseline: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="The system that others are compared with; by default the first one."),
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the figures here instead of to stdout.")
-    ] = None,
+    baseline: Annotated[str | None, typer.Option(metavar="NAME", help="By default the first system.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Instead of stdout.")] = None,
     output_format: Annotated[
-        EvaluationFormat | None,
-        typer.Option("--format", help="By default json for a .json file, csv for a .csv file, else a table."),
+        FiguresFormat | None, typer.Option("--format", help="By default that of the name.")
     ] = None,
-    report: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a report as well: one HTML file with charts.")
-    ] = None,
-    runs: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Write the final ranking of each system as a TREC run into this folder."),
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace output files that exist.")] = False,
+    report: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write a page of HTML with charts.")] = None,
+    runs: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Also write rankings as TREC runs here.")] = None,
+    overwrite: Overwrite = False,
     debug: Debug = False,
 ) -> int:
     """Measure pipelines on judged queries: quality, ceilings, latency and cost after each stage.
 
-    A config with a `sweep` stands for all of its variants. Stages that systems have in common run once. Figures go to
-    stdout or to a file, everything else to stderr. Ends with 1 if any query failed; the figures are written all the
-    same, with the query as one that found nothing.
+    A configuration with a `sweep` stands for all of its variants, and stages that systems have in common run once.
+    Systems are ranked by the first --measure (by default nDCG@10, then R@100), and compared with the --baseline.
+
+    Queries are JSONL, TSV or lines, gzipped or not, or a BEIR folder, whose judgements are those in its test.tsv. With
+    a --batch-size of 1 the times are what a caller waits; with more they are shares of a batch, which describe
+    throughput. --timeout bounds a batch. --price is repeated for several units.
+
+    Figures go to stdout or to a file (JSON if its name ends in .json, CSV if it ends in .csv, else tables), everything
+    else to stderr. The exit code is 1 if any query failed; the figures are written all the same, and count the query as
+    one that found nothing.
     """
-    prices = dict(map(_price, price or ()))
-    inputs = _inputs(queries, qrels)
-    check_outputs({"--output": output, "--report": report}, runs, overwrite, {*inputs, *configs})
+    prices = dict(map(_parse_price, price or ()))
+    if queries == STDIN and qrels == STDIN:
+        raise UsageError("cannot both be stdin", "put one of them into a file", place="--queries and --qrels")
+    inputs = [source_file(queries), qrels_file(qrels), *configs]
+    check_outputs({"--output": output, "--report": report}, runs, overwrite, inputs)
     for module in (*_MODULES, *(("jinja2",) if report is not None else ())):
         require(module, extra="evaluate", wanted_by="evaluate")
     Measures(measure or _MEASURES)
-    systems = _with_baseline_first(_systems(configs, timeout), baseline)
+    systems = _read_systems(configs, timeout, baseline)
     judged = read_qrels(qrels)
-    written = Runs(runs, list(systems)) if runs is not None else None
-    with ExitStack() as unfinished, progress_bar() as progress:
-        if written is not None:
-            unfinished.callback(written.withdraw)
-        task = progress.add_task("evaluate", total=None)
-        evaluation = evaluate(
+    run_files = RunFiles(runs, list(systems)) if runs is not None else None
+    with ExitStack() as unfinished, ProgressBar("evaluate") as bar:
+        if run_files is not None:
+            unfinished.callback(run_files.remove_empty)
+        evaluation = evaluate_systems(
             {name: variant.pipeline for name, variant in systems.items()},
-            read_queries(queries, input_format, warn=_warn),
+            read_queries(queries, input_format, warn=print_warning),
             judged,
             measures=measure or _MEASURES,
             batch_size=batch_size,
             variants={name: variant.varies for name, variant in systems.items()},
-            test=test.value,
-            correction=correction.value,
+            test=test,
+            correction=correction,
             prices=prices,
-            on_progress=lambda done, of: progress.update(task, completed=done, total=of),
-            on_results=written.add if written is not None else None,
+            on_progress=lambda done, of: bar.update(done, total=of),
+            on_results=run_files.add if run_files is not None else None,
             title=" and ".join(path.stem for path in configs),
         )
         unfinished.pop_all()
-    return _finished(evaluation, written, output, chosen_evaluation_format(output_format, output), report, overwrite)
-
-
-def _finished(
-    evaluation: Evaluation,
-    runs: Runs | None,
-    output: Path | None,
-    chosen: EvaluationFormat,
-    report: Path | None,
-    overwrite: bool,
-) -> int:
-    """Write what was found out; the exit code. Figures that a file cannot take go to stdout."""
     for warning in evaluation.warnings:
-        _warn(warning)
-    code = FAILED if any(system.statuses.get("failed") for system in evaluation.systems) else 0
-    for problem in runs.problems if runs is not None else ():
-        tell(f"error: {problem}")
-        code = FAILED
+        print_warning(warning)
+    problems = [] if run_files is None else run_files.problems
+    for problem in problems:
+        print_error(problem)
+    failed = any(system.statuses.get("failed") for system in evaluation.systems)
+    written = _write(evaluation, output_format, output, report, overwrite)
+    return FAILED if failed or problems or not written else 0
+
+
+def _write(
+    evaluation: Evaluation, chosen: FiguresFormat | None, output: Path | None, report: Path | None, overwrite: bool
+) -> bool:
+    """Write figures and report; return whether that worked. Figures go to stdout if their file fails."""
+    written = _try_to_write(lambda: write_evaluation(evaluation, chosen, output, overwrite), output)
+    if not written and output is not None:
+        write_evaluation(evaluation, chosen, None, overwrite)
+    if report is None:
+        return written
+    from milvus_pipeline.evaluation.report import write_report
+
+    return _try_to_write(lambda: write_report(evaluation, report), report) and written
+
+
+def _try_to_write(write: Callable[[], None], path: Path | None) -> bool:
     try:
-        write_evaluation(evaluation, chosen, output, overwrite)
-        _tell_written(output)
+        write()
     except PipelineError as error:
-        tell_error(error)
-        code = FAILED
-        if output is not None:  # the work shall not be lost
-            write_evaluation(evaluation, chosen, None, overwrite)
-    if report is not None:
-        from milvus_pipeline.evaluation.report import write_report
-
-        try:
-            write_report(evaluation, report)
-            _tell_written(report)
-        except PipelineError as error:
-            tell_error(error)
-            code = FAILED
-    return code
-
-
-def _tell_written(path: Path | None) -> None:
+        print_error(error)
+        return False
     if path is not None:
-        tell(f"written: {path}")
+        print_message(f"written: {path}")
+    return True
 
 
-def _inputs(queries: Path, qrels: Path) -> list[Path]:
-    """The files that are read."""
-    if queries == STDIN and qrels == STDIN:
-        raise UsageError("--queries and --qrels: only one of the two can be stdin")
-    return [source_file(queries), qrels_file(qrels)]
-
-
-def _price(text: str) -> tuple[str, float]:
+def _parse_price(text: str) -> tuple[str, float]:
     unit, _, amount = text.rpartition("=")
     stage, _, word = unit.rpartition(".")
     try:
@@ -224,38 +154,33 @@ def _price(text: str) -> tuple[str, float]:
     return unit, number
 
 
-def _systems(configs: list[Path], timeout: float | None) -> dict[str, Variant]:
-    """The systems of all configurations by name; of files with the same name in them the files' names are taken."""
+def _read_systems(configs: list[Path], timeout: float | None, baseline: str | None) -> dict[str, Variant]:
+    """Return the systems of all configurations by name, the baseline first."""
     read = {path: Pipeline.from_yaml(path) for path in dict.fromkeys(configs)}
-    names = _names(read)
-    pipelines = {
-        names[path]: Pipeline(
-            pipeline.stages,
-            name=pipeline.name,
-            timeout=pipeline.timeout if timeout is None else timeout,
-            collection=pipeline.collection,
-            sweep=pipeline.sweep,
-        )
-        for path, pipeline in read.items()
-    }
-    return systems_of(pipelines)
-
-
-def _names(read: dict[Path, Pipeline]) -> dict[Path, str]:
-    for choice in (lambda path: read[path].name, lambda path: path.stem):
-        names = {path: choice(path) for path in read}
-        if max(Counter(names.values()).values()) == 1:
-            return names
-    return {path: str(path) for path in read}
-
-
-def _with_baseline_first(systems: dict[str, Variant], baseline: str | None) -> dict[str, Variant]:
+    names = _name_pipelines(read)
+    systems = systems_of(
+        {
+            names[path]: Pipeline(
+                pipeline.stages,
+                name=pipeline.name,
+                timeout=pipeline.timeout if timeout is None else timeout,
+                collection=pipeline.collection,
+                sweep=pipeline.sweep,
+            )
+            for path, pipeline in read.items()
+        }
+    )
     if baseline is None:
         return systems
     if baseline not in systems:
-        raise UsageError("there is no such system", suggestion(baseline, systems), place=f"--baseline {baseline}")
+        raise UsageError(f"there is no such system{suggestion(baseline, systems)}", place=f"--baseline {baseline}")
     return {baseline: systems[baseline], **systems}
 
 
-def _warn(message: str) -> None:
-    tell(f"warning: {message}")
+def _name_pipelines(read: dict[Path, Pipeline]) -> dict[Path, str]:
+    """Return unique names: those of the pipelines, else those of the files, else their paths."""
+    for choose in (lambda path: read[path].name, lambda path: path.stem):
+        names = {path: choose(path) for path in read}
+        if max(Counter(names.values()).values()) == 1:
+            return names
+    return {path: str(path) for path in read}

@@ -1,102 +1,208 @@
-"""``milvus-pipeline explain``: how the documents of one query moved through the stages."""
+"""``milvus-pipeline explain``: shows how the documents of one query moved through the stages."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
+from rich.cells import cell_len
+from rich.text import Text
 
-from milvus_pipeline.cli.exit_codes import Debug, UsageError, reported, tell
-from milvus_pipeline.cli.movement_table import MovementTable
-from milvus_pipeline.cli.writers import opened
-from milvus_pipeline.explain import explain
+from milvus_pipeline.cli.exit_codes import UsageError, command, print_warning
+from milvus_pipeline.cli.options import Config, Debug, TableOrJson, Timeout
+from milvus_pipeline.cli.tables import (
+    INDENT,
+    Column,
+    console_on,
+    fallback_line,
+    heading,
+    id_column,
+    print_indented,
+    step_cell,
+    text_table,
+    times_line,
+    trouble_lines,
+)
+from milvus_pipeline.cli.writers import open_output
+from milvus_pipeline.explain import Movement, Standing
+from milvus_pipeline.explain import explain as explain_query
 from milvus_pipeline.files.plain import json_line
 from milvus_pipeline.files.qrels import read_qrels
 from milvus_pipeline.files.queries import read_queries
 from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.records import Query, SearchResult
+from milvus_pipeline.text import one_line
 
 
-class MovementFormat(StrEnum):
-    """How a movement is written."""
-
-    TABLE = "table"
-    JSON = "json"
-
-
-@reported
-def explain_command(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The pipeline, a YAML file.")],
+@command
+def explain(
+    config: Config,
     query: Annotated[str | None, typer.Option("--query", "-q", metavar="TEXT", help="The query.")] = None,
-    queries: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Take the query from this file instead: the one with --id.")
-    ] = None,
-    query_id: Annotated[
-        str | None, typer.Option("--id", metavar="ID", help="The query's id, in --queries and in --qrels.")
-    ] = None,
-    qrels: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Judgements: TREC qrels, or BEIR's TSV. Marks what is judged for --id."),
-    ] = None,
-    show: Annotated[
-        int, typer.Option(min=1, help="Documents to list at most: so many that were kept, and so many that were cut.")
-    ] = 10,
-    output_format: Annotated[
-        MovementFormat, typer.Option("--format", help="A table, or one JSON document with everything.")
-    ] = MovementFormat.TABLE,
-    timeout: Annotated[
-        float | None,
-        typer.Option(
-            min=0.001, help="Seconds that the query may take, and the server when opening. The config's own by default."
-        ),
-    ] = None,
+    queries: Annotated[Path | None, typer.Option(metavar="FILE", help="A file that has the query with --id.")] = None,
+    query_id: Annotated[str | None, typer.Option("--id", metavar="ID", help="In --queries and in --qrels.")] = None,
+    qrels: Annotated[Path | None, typer.Option(metavar="FILE", help="TREC qrels or BEIR's TSV; needs --id.")] = None,
+    show: Annotated[int, typer.Option(min=1, help="Documents to list at most, of those kept and of those cut.")] = 10,
+    output_format: TableOrJson = "table",
+    timeout: Timeout = None,
     debug: Debug = False,
 ) -> int:
     """Show how each document of a query moved: its place and score after each stage, and which stage cut it.
 
-    With --qrels and --id the judged documents bear their grades, and relevant ones that no stage found are named.
+    With --qrels and --id the judged documents are shown with their grades, and relevant ones that no stage found are
+    listed. --timeout bounds the query, and the wait for the server when opening.
     """
-    asked = _asked(query, queries, query_id, qrels)
+    wanted = _find_query(query, queries, query_id, qrels)
     judged = None
     if qrels is not None and query_id is not None:
         judged = read_qrels(qrels).get(query_id)
         if judged is None:
-            tell(f"warning: {qrels}: has no judgements for the query {query_id}")
+            print_warning(f"{qrels}: has no judgements for the query {query_id}")
     pipeline = Pipeline.from_yaml(config)
     pipeline.open(timeout)
     with pipeline:
-        found = explain(pipeline, asked, timeout=timeout, judged=judged)
-    with opened(None, overwrite=False) as stream:
-        if output_format is MovementFormat.JSON:
+        found = explain_query(pipeline, wanted, timeout=timeout, judged=judged)
+    with open_output() as stream:
+        if output_format == "json":
             stream.write(json_line({**asdict(found), "missed": found.missed}))
         else:
             MovementTable(stream).write(found, show)
     return 0
 
 
-def _asked(query: str | None, queries: Path | None, query_id: str | None, qrels: Path | None) -> Query:
-    """The query that is meant.
+def _find_query(query: str | None, queries: Path | None, query_id: str | None, qrels: Path | None) -> Query:
+    """Return the query that the options name.
 
     Raises:
-        UsageError: there is none, or two, or what it is judged by cannot be told.
+        UsageError: they name none, or two, or an id is missing.
     """
     if (query is None) == (queries is None):
-        raise UsageError("name one query: with --query TEXT, or with --queries FILE and --id ID")
+        raise UsageError("give one query", "use --query TEXT, or --queries FILE with --id ID")
     if query_id is None and (qrels is not None or queries is not None):
-        raise UsageError(f"{'--qrels' if queries is None else '--queries'} needs --id ID, which says which query it is")
-    if query is not None:
-        return Query(query, id=query_id)
-    return _read(queries or Path(), query_id)
-
-
-def _read(queries: Path, query_id: str | None) -> Query:
-    for query in read_queries(queries, warn=lambda message: tell(f"warning: {message}")):
-        if isinstance(query, SearchResult):
-            if query.query.id == query_id and query.error is not None:
-                raise query.error
-        elif query.id == query_id:
-            return query
+        option = "--qrels" if queries is None else "--queries"
+        raise UsageError("needs the id of the query", "pass --id ID too", place=option)
+    if queries is None:
+        return Query(query or "", id=query_id)
+    for found in read_queries(queries, warn=print_warning):
+        if isinstance(found, SearchResult):
+            if found.query.id == query_id and found.error is not None:
+                raise found.error
+        elif found.id == query_id:
+            return found
     raise UsageError(f"has no query with the id {query_id}", place=str(queries))
+
+
+class MovementTable:
+    """Prints movements: the way of each document through the stages, those kept first, and the stages' times."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._console = console_on(stream)
+
+    def write(self, movement: Movement, show: int) -> None:
+        """Print one movement.
+
+        Args:
+            movement: of one query.
+            show: documents to list at most, of those kept and of those cut; relevant ones are always listed.
+        """
+        self._console.print(heading(movement.query_id, movement.query))
+        if movement.rankings:
+            self._print_documents(movement, show)
+        else:
+            print_indented(self._console, [Text("no stage found a document", style="dim")])
+        print_indented(self._console, _footer(movement))
+
+    def _print_documents(self, movement: Movement, show: int) -> None:
+        judged = movement.judged or {}
+        final = set(movement.rankings[-1].documents)
+        kept = [document for document in movement.documents if document in final]
+        gone = [document for document in movement.documents if document not in final]
+        listed_kept, listed_gone = (
+            [document for place, document in enumerate(part) if place < show or judged.get(document, 0) > 0]
+            for part in (kept, gone)
+        )
+        listed = [*listed_kept, *listed_gone]
+        texts = [movement.beginnings.get(document, "") for document in listed]
+        columns, width, section = (
+            _columns(movement, listed, scored=True),
+            self._console.width - INDENT,
+            len(listed_kept),
+        )
+        table = text_table(columns, texts, width, section=section, force=False)
+        if table is None:
+            table = text_table(_columns(movement, listed, scored=False), texts, width, section=section)
+            note = "(scores need a wider terminal, or --format json)"
+            print_indented(self._console, [Text(note, style="dim")])
+        print_indented(self._console, [table] if table else [])
+        hidden = {"kept": len(kept) - len(listed_kept), "cut": len(gone) - len(listed_gone)}
+        if any(hidden.values()):
+            counts = " and ".join(f"{count:,} {what}" for what, count in hidden.items() if count)
+            text = f"not listed: {counts}; --show {max(len(kept), len(gone))} lists all"
+            print_indented(self._console, [Text(text)])
+
+
+def _columns(movement: Movement, documents: Sequence[str], *, scored: bool) -> list[Column]:
+    """Return the final place, the grade, the id, and for each stage place, step and score of the documents."""
+    standings = movement.standings()
+    last = [standings[document][-1] for document in documents]
+    columns = [Column("#", [Text(str(at.place) if at else "") for at in last])]
+    if movement.judged is not None:
+        columns.append(Column("judged", [_grade_cell(movement.judged.get(document)) for document in documents]))
+    columns.append(id_column(documents))
+    for number, ranking in enumerate(movement.rankings):
+        ways = [
+            (standings[document][number - 1] if number else None, standings[document][number]) for document in documents
+        ]
+        cells = _stage_cells(ways, first=not number, scored=scored)
+        columns.append(Column(one_line(ranking.stage), cells, "left"))
+    return columns
+
+
+def _stage_cells(ways: Sequence[tuple[Standing | None, Standing | None]], *, first: bool, scored: bool) -> list[Text]:
+    """Return the cells of one stage, aligned: ``12 ↑3  0.8123``."""
+    places = [str(at.place) if at else "" for _, at in ways]
+    steps = [Text("") if first else _step_cell(before, at) for before, at in ways]
+    scores = [f"{at.score:.4f}" if scored and at and at.score is not None else "" for _, at in ways]
+    place_width, step_width, score_width = (
+        max(map(cell_len, texts), default=0) for texts in (places, [step.plain for step in steps], scores)
+    )
+    cells = []
+    for place, step, score in zip(places, steps, scores, strict=True):
+        cell = Text(place.rjust(place_width))
+        if step_width:
+            cell.append(" ").append_text(step).append(" " * (step_width - step.cell_len))
+        if score_width:
+            cell.append(f"  {score.rjust(score_width)}", style="dim")
+        cells.append(cell)
+    return cells
+
+
+def _step_cell(before: Standing | None, at: Standing | None) -> Text:
+    """Return what a stage did with a document: how far it moved it, that it is new, or that it was cut."""
+    if at is not None:
+        return step_cell(before.place - at.place) if before else Text("new", style="cyan")
+    return Text("cut", style="red") if before else Text("")
+
+
+def _grade_cell(grade: int | None) -> Text:
+    if grade is None:
+        return Text("")
+    return Text(f"* {grade}", style="bold green") if grade > 0 else Text(str(grade), style="dim")
+
+
+def _footer(movement: Movement) -> list[Text]:
+    lines = []
+    if movement.missed:
+        missed = ", ".join(
+            f"{one_line(document)} ({(movement.judged or {})[document]})" for document in movement.missed
+        )
+        lines.append(Text(f"judged relevant, and found by no stage: {missed}", style="yellow"))
+    stages = [*movement.before, *movement.rankings]
+    lines.append(times_line(stages))
+    for one in stages:
+        lines += trouble_lines(one)
+        if one.stood_in is not None:
+            lines.append(fallback_line(one.stood_in, one.stage))
+    return lines

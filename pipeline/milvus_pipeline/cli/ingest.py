@@ -9,17 +9,18 @@ from typing import Annotated, Any
 
 import typer
 
-from milvus_pipeline.cli.exit_codes import Debug, UsageError, reported, tell
-from milvus_pipeline.cli.tables import progress_bar
+from milvus_pipeline.cli.exit_codes import UsageError, command, print_message, print_warning
+from milvus_pipeline.cli.options import Config, Debug
+from milvus_pipeline.cli.progress import ProgressBar
 from milvus_pipeline.errors import IngestError
 from milvus_pipeline.files.lines import STDIN, Line, read_lines
 from milvus_pipeline.ingest.ingest import ingest as ingest_records
 from milvus_pipeline.pipeline import Pipeline
 
 
-@reported
+@command
 def ingest(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The pipeline, a YAML file with a `collection:`.")],
+    config: Config,
     files: Annotated[
         list[Path], typer.Argument(metavar="FILE", help="Records, one JSON object a line; may be gzipped (.gz).")
     ],
@@ -36,21 +37,22 @@ def ingest(
     pipeline = Pipeline.from_yaml(config)
     total = _checked(files)
     places = Places()
-    with progress_bar() as progress:
-        task = progress.add_task(pipeline.name, total=total)
+    with ProgressBar(pipeline.name, lambda: total) as bar:
         try:
             report = ingest_records(
                 pipeline,
                 places.noted(files),
                 overwrite=overwrite,
-                on_progress=lambda rows: progress.update(task, completed=rows),
+                on_progress=bar.update,
             )
         except IngestError as error:
             places.add_to(error)
             raise
     for warning in report.warnings:
-        tell(f"warning: {warning}")
-    tell(f"{pipeline.name}: {report.rows} rows in the collection {report.collection!r}, {report.seconds:.1f} s")
+        print_warning(warning)
+    print_message(
+        f"{pipeline.name}: {report.rows} rows in the collection {report.collection!r}, {report.seconds:.1f} s"
+    )
     return 0
 
 

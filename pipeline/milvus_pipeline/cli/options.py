@@ -1,14 +1,17 @@
-"""What ``run`` is asked to do, and its queries: where they come from, how many, in batches."""
+"""Options that several commands have, and the options and queries of ``run``."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Annotated, Literal, Protocol
 
-from milvus_pipeline.cli.exit_codes import UsageError, tell
+import typer
+
+from milvus_pipeline.cli.exit_codes import UsageError, print_warning
 from milvus_pipeline.cli.writers import TABLE, check_output
 from milvus_pipeline.files.lines import STDIN
 from milvus_pipeline.files.queries import BadLines, InputFormat, QueryReader
@@ -17,12 +20,31 @@ from milvus_pipeline.jobs.job import answer
 from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.records import Query, SearchResult
 
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="The pipeline, a YAML file.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace output files that exist.")]
+QueryFormat = Annotated[
+    InputFormat | None, typer.Option("--input-format", help="Of the queries; by default that of the file name.")
+]
+TableOrJson = Annotated[Literal["table", "json"], typer.Option("--format", help="A table, or one JSON document.")]
+Timeout = Annotated[float | None, typer.Option(min=0.001, help="Seconds; by default those of the configuration.")]
+
 Batch = Sequence[Query | SearchResult]
 Answers = Generator[list[SearchResult], None, None]
 
 
-class Asked(NamedTuple):
-    """What the command line asks for; the fields are its options."""
+class Answering(Protocol):
+    """What answers a batch: a pipeline, or its dry run."""
+
+    def run_batch(
+        self, queries: Sequence[Query], *, timeout: float | None, return_errors: bool
+    ) -> Sequence[SearchResult]:
+        """Return one result per query, in their order."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """The options of ``run``; ``source`` is the file of the queries besides ``texts``, None if there is none."""
 
     texts: Sequence[str]
     source: Path | None
@@ -39,109 +61,85 @@ class Asked(NamedTuple):
     figures: bool
     debug: bool
 
+    @property
+    def is_job(self) -> bool:
+        """Whether the results go to a file that a job can resume: not a table, a device or a pipe."""
+        path = self.output
+        return path is not None and self.output_format != TABLE and (path.is_file() or not path.exists())
 
-class Answering(Protocol):
-    """What answers a batch: a pipeline, or its dry run."""
+    def check(self, config: Path) -> None:
+        """Check before any work that the results can be written.
 
-    def run_batch(
-        self, queries: Sequence[Query], *, timeout: float | None, return_errors: bool
-    ) -> Sequence[SearchResult]:
-        """One result a query, in their order."""
+        Args:
+            config: the file of the pipeline.
+
+        Raises:
+            UsageError: they cannot, or options of a job are given without one.
+            InputError: a job can neither begin nor be resumed there.
+        """
+        if self.accept_changes and not self.resume:
+            raise UsageError("applies only to a job that is resumed", "pass --resume too", place="--accept-changes")
+        if self.output is not None and self.output.is_file() and config.is_file() and self.output.samefile(config):
+            raise UsageError("is the configuration itself", "write to another file", place=str(self.output))
+        if self.output is not None and self.is_job:
+            check_place(self.output, self.source, resume=self.resume, overwrite=self.overwrite)
+            return
+        for option, given in (("--resume", self.resume), ("--stop-on-failure", self.stop_on_failure)):
+            if given:
+                step = "pass --output FILE too, for JSONL or a TREC run"
+                raise UsageError("applies only to a job", step, place=option)
+        check_output(self.output, self.overwrite, self.source)
+
+    def queries(self) -> Iterator[Query | SearchResult]:
+        """Yield the queries of the command line, then those of the source, numbered through."""
+        for number, text in enumerate(self.texts, start=1):
+            yield Query(text, id=str(number))
+        if self.source is not None:
+            first = len(self.texts) + 1
+            yield from QueryReader(
+                self.source, self.input_format, bad_lines=self.bad_lines, warn=print_warning, first=first
+            )
+
+    def batches(self) -> Iterator[Batch]:
+        """Return the queries in batches, and read the first one at once. UsageError if there is none."""
+        queries = self.queries()
+        batches = iter(lambda: list(islice(queries, self.batch_size)), [])
+        first = next(batches, None)
+        if first is None:
+            raise UsageError("no queries given", f"{'stdin' if self.source == STDIN else self.source} is empty")
+        return chain([first], batches)
+
+    def count(self) -> int | None:
+        """Return the number of queries, if it can be known beforehand."""
+        if self.source is None:
+            return len(self.texts)
+        count = QueryReader(self.source, self.input_format, bad_lines=self.bad_lines).count()
+        return None if count is None else len(self.texts) + count
 
 
-def source_of(texts: Sequence[str] | None, queries: Path | None) -> Path | None:
-    """Where queries are read from besides the command line. UsageError where nothing is given."""
+def choose_source(texts: Sequence[str] | None, queries: Path | None) -> Path | None:
+    """Return the file to read queries from; stdin by default. UsageError if that is a terminal."""
     if queries is not None or texts:
         return queries
     if sys.stdin.isatty():
-        raise UsageError("no queries given: pass --query TEXT or --queries FILE, or pipe them in, one a line")
+        step = "pass --query TEXT or --queries FILE, or pipe them in, one per line"
+        raise UsageError("no queries given", step)
     return STDIN
 
 
-def is_job(asked: Asked) -> bool:
-    """Whether the results go to a file that can be gone on with: no table, no device, no pipe."""
-    path = asked.output
-    return path is not None and asked.output_format != TABLE and (path.is_file() or not path.exists())
-
-
-def check_asked(asked: Asked, config: Path) -> None:
-    """Find out before any work whether the results can be written where they are to go.
-
-    Args:
-        asked: what the command line asks for.
-        config: the file of the pipeline.
-
-    Raises:
-        UsageError: they cannot, or options of a job are given without one.
-        InputError: a job can neither begin there nor be gone on with.
-    """
-    if asked.accept_changes and not asked.resume:
-        raise UsageError("--accept-changes: is for a job that is resumed", "pass it with --resume")
-    if asked.output is not None and asked.output.is_file() and config.is_file() and asked.output.samefile(config):
-        raise UsageError("is the configuration itself", "write to another file", place=str(asked.output))
-    if asked.output is None or not is_job(asked):
-        for option in ("resume", "stop_on_failure"):
-            if getattr(asked, option):
-                name = option.replace("_", "-")
-                raise UsageError(
-                    "is for a job", "pass --output FILE with it, for JSONL or a TREC run", place=f"--{name}"
-                )
-        check_output(asked.output, asked.overwrite, asked.source)
-        return
-    check_place(asked.output, asked.source, resume=asked.resume, overwrite=asked.overwrite)
-
-
-def read_batches(asked: Asked) -> Iterator[Batch]:
-    """The queries in batches, the first of which is read at once. UsageError where there is none."""
-    batches = _batches(read_items(asked), asked.batch_size)
-    first = next(batches, None)
-    if first is None:
-        raise UsageError(f"no queries given: {'stdin' if asked.source == STDIN else asked.source} holds none")
-    return chain([first], batches)
-
-
-def answers(answering: Answering, batch: Batch, timeout: float | None) -> list[SearchResult]:
-    """The results of a batch in its order; what failed when it was read passes through."""
+def answer_batch(answering: Answering, batch: Batch, timeout: float | None) -> list[SearchResult]:
+    """Return the results of a batch in its order; a query that could not be read passes through as failed."""
     queries = [item for item in batch if isinstance(item, Query)]
     found = iter(answering.run_batch(queries, timeout=timeout, return_errors=True))
     return [next(found) if isinstance(item, Query) else item for item in batch]
 
 
-def answered_batches(pipeline: Pipeline, batches: Iterator[Batch], asked: Asked) -> Answers:
-    """The results of one batch after another.
+def answer_batches(pipeline: Pipeline, batches: Iterator[Batch], options: RunOptions) -> Answers:
+    """Return the results of one batch after another.
 
-    Stages are at work on different batches where queries can be read ahead of the results. Whoever types queries into
-    a pipe waits for the answer to one before the next.
+    If queries can be read ahead of the results, stages work on different batches at the same time. From a pipe they
+    cannot: whoever types queries waits for one answer before the next query.
     """
-    if asked.source is None or asked.source.is_file():
-        return answer(pipeline, batches, asked.timeout)
-    return (answers(pipeline, batch, asked.timeout) for batch in batches)
-
-
-def count_of(asked: Asked) -> int | None:
-    """Number of queries, where it can be known beforehand."""
-    if asked.source is None:
-        return len(asked.texts)
-    count = QueryReader(asked.source, asked.input_format, bad_lines=asked.bad_lines).count()
-    return None if count is None else len(asked.texts) + count
-
-
-def read_items(asked: Asked) -> Iterator[Query | SearchResult]:
-    """The queries of the command line, then those of the source, numbered through."""
-    for place, text in enumerate(asked.texts, start=1):
-        yield Query(text, id=str(place))
-    if asked.source is not None:
-        first = len(asked.texts) + 1
-        yield from QueryReader(
-            asked.source, asked.input_format, bad_lines=asked.bad_lines, warn=tell_warning, first=first
-        )
-
-
-def tell_warning(message: str) -> None:
-    """Write a warning to stderr."""
-    tell(f"warning: {message}")
-
-
-def _batches(items: Iterator[Query | SearchResult], size: int) -> Iterator[Batch]:
-    while batch := list(islice(items, size)):
-        yield batch
+    if options.source is None or options.source.is_file():
+        return answer(pipeline, batches, options.timeout)
+    return (answer_batch(pipeline, batch, options.timeout) for batch in batches)

@@ -1,4 +1,4 @@
-"""How far a job is, on the terminal."""
+"""The progress bar of the commands."""
 
 from __future__ import annotations
 
@@ -7,61 +7,46 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from milvus_pipeline.cli.tables import console_on
 
 
-class JobBar:
-    """A bar on stderr with what is done of how much, the rate of this run, the time left and the failures so far.
+class ProgressBar:
+    """A bar on stderr: what is done of how much, the rate of this run, the time left, and the failures so far.
 
-    It appears with the first ``update``, and goes away when the context ends. There is none where stderr is no
-    terminal: a log shall not be filled with it, and the manifest tells how far a job is.
+    It appears with the first ``update`` and disappears when the context ends. If stderr is not a terminal nothing is
+    shown, so that it does not fill a log.
 
     Args:
-        name: the pipeline's.
-        total: finds out the number of queries, where it can be known; not called where nothing is shown.
+        name: what is worked on.
+        total: returns how much there is, if that can be known; not called if nothing is shown.
         hidden: show nothing.
     """
 
-    def __init__(self, name: str, total: Callable[[], int | None], *, hidden: bool = False) -> None:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            _RateColumn(),
-            TimeRemainingColumn(compact=True),
-            _FailedColumn(),
-        )
-        console = console_on(sys.stderr)
-        self._progress = Progress(*columns, console=console, transient=True, disable=hidden or not console.is_terminal)
+    def __init__(self, name: str, total: Callable[[], int | None] = lambda: None, *, hidden: bool = False) -> None:
+        note = TextColumn("{task.fields[note]}", style="red")
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _RateColumn())
+        console, left = console_on(sys.stderr), TimeRemainingColumn(compact=True)
+        hidden = hidden or not console.is_terminal
+        self._progress = Progress(*columns, left, note, console=console, transient=True, disable=hidden)
         self._name = name
         self._total = total
-        self._task: TaskID | None = None
 
-    def update(self, done: int, failed: int) -> None:
-        """Show how many queries are done, and how many of them failed; the first call, where this run begins."""
+    def update(self, done: int, failed: int = 0, *, total: int | None = None) -> None:
+        """Show how much is done and how much of it failed; the first call says where this run begins."""
         if self._progress.disable:
             return
-        if self._task is None:
-            total = self._total()
+        note = f"{failed:,} failed" if failed else ""
+        if not self._progress.tasks:
+            self._progress.add_task(self._name, total=total or self._total(), completed=done, note=note)
             self._progress.start()
-            self._task = self._progress.add_task(self._name, total=total, completed=done, failed=failed)
         else:
-            self._progress.update(self._task, completed=done, failed=failed)
+            self._progress.update(self._progress.tasks[0].id, completed=done, note=note)
 
     def stop(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._progress.stop()
 
     def __enter__(self) -> Self:
@@ -72,16 +57,8 @@ class JobBar:
 
 
 class _RateColumn(ProgressColumn):
-    """Queries a second."""
+    """The number done per second."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
         return Text("" if speed is None else f"{speed:,.1f}/s", style="progress.data.speed")
-
-
-class _FailedColumn(ProgressColumn):
-    """How many queries failed; nothing where none did."""
-
-    def render(self, task: Task) -> Text:
-        failed = task.fields["failed"]
-        return Text(f"{failed:,} failed" if failed else "", style="red")

@@ -1,196 +1,155 @@
-"""``milvus-pipeline run``: queries in, results out."""
+"""``milvus-pipeline run``: answers queries."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, TextIO
 
 import typer
 
-from milvus_pipeline.cli.dry_run import planned
-from milvus_pipeline.cli.exit_codes import FAILED, Debug, UsageError, check_nothing_run, ended_by_sigterm, reported
-from milvus_pipeline.cli.options import Asked, answered_batches, check_asked, count_of, is_job, read_batches, source_of
-from milvus_pipeline.cli.progress import JobBar
+from milvus_pipeline.cli.dry_run import run_dry
+from milvus_pipeline.cli.exit_codes import FAILED, UsageError, command, raise_as_failure, sigterm_raises
+from milvus_pipeline.cli.options import (
+    Config,
+    Debug,
+    Overwrite,
+    QueryFormat,
+    RunOptions,
+    Timeout,
+    answer_batches,
+    choose_source,
+)
+from milvus_pipeline.cli.progress import ProgressBar
 from milvus_pipeline.cli.run_job import run_as_job
-from milvus_pipeline.cli.summary import Tally
+from milvus_pipeline.cli.summary import RunSummary
 from milvus_pipeline.cli.tables import ResultTables
-from milvus_pipeline.cli.writers import TABLE, Format, Lines, Writer, choose_format, opened
+from milvus_pipeline.cli.writers import TABLE, Format, choose_format, open_output
 from milvus_pipeline.errors import PipelineError
-from milvus_pipeline.files.queries import BadLines, InputFormat
+from milvus_pipeline.files.queries import BadLines
 from milvus_pipeline.files.results import FORMATS, OutputError, OutputFormat
 from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.records import SearchResult
 
 
-@reported
+@command
 def run(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The pipeline, a YAML file.")],
-    query: Annotated[list[str] | None, typer.Option("--query", "-q", help="A query; may be given many times.")] = None,
-    queries: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Queries: one a line, JSONL (.jsonl, .json), TSV (.tsv), or a folder in BEIR's shape; gunzipped where "
-            "the name ends in .gz; - is stdin.",
-        ),
-    ] = None,
-    input_format: Annotated[
-        InputFormat | None, typer.Option(help="How to read the queries; by default as the file's name says.")
-    ] = None,
-    bad_lines: Annotated[
-        BadLines,
-        typer.Option(
-            help="What is done about a line that is no query: report makes a failed result of it, skip leaves it out, "
-            "fatal runs nothing."
-        ),
-    ] = BadLines.REPORT,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="Write here instead of stdout, as a job that can be resumed; FILE.manifest.json tells about it. "
-            "Gzipped where the name ends in .gz.",
-        ),
-    ] = None,
-    output_format: Annotated[
-        Format | None,
-        typer.Option("--format", help="By default a table on a terminal, trec for a .trec or .run file, else jsonl."),
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file if it exists.")] = False,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume",
-            help="Go on with the job whose output exists, where it was; the whole will be as if it had never stopped. "
-            "Begins where nothing exists.",
-        ),
-    ] = False,
+    config: Config,
+    query: Annotated[list[str] | None, typer.Option("--query", "-q", help="A query; repeat it for several.")] = None,
+    queries: Annotated[Path | None, typer.Option(metavar="FILE", help="A file of queries; - is stdin.")] = None,
+    input_format: QueryFormat = None,
+    bad_lines: Annotated[BadLines, typer.Option(help="What to do with lines that are not queries.")] = BadLines.REPORT,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write a job here.")] = None,
+    output_format: Annotated[Format | None, typer.Option("--format", help="Format of the results.")] = None,
+    overwrite: Overwrite = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the job in --output, or start it.")] = False,
     accept_changes: Annotated[
-        bool,
-        typer.Option(
-            "--accept-changes",
-            help="With --resume: go on though a model or collection is no longer the same (it has grown, say).",
-        ),
+        bool, typer.Option("--accept-changes", help="Resume although a model or collection has changed or grown.")
     ] = False,
     stop_on_failure: Annotated[
-        bool,
-        typer.Option(
-            "--stop-on-failure",
-            help="With --output: end where a query fails in a stage, before its batch is written, so that --resume "
-            "can go on once that is repaired.",
-        ),
+        bool, typer.Option("--stop-on-failure", help="End the job if a query fails in a stage; --resume continues it.")
     ] = False,
     figures: Annotated[
-        bool,
-        typer.Option(
-            "--figures",
-            help="With --output: write into each line what differs from run to run, too: seconds, batch sizes, usage. "
-            "Without it the same job gives the same bytes. On stdout they are always in it.",
-        ),
+        bool, typer.Option("--figures", help="Include in a job's lines what differs from run to run: seconds, usage.")
     ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Queries that go through the pipeline together.")] = 32,
-    timeout: Annotated[
-        float | None,
-        typer.Option(
-            min=0.001,
-            help="Seconds that a batch (of --batch-size queries) may take; reaching the server when opening is bounded "
-            "by it too. The config's own by default.",
-        ),
-    ] = None,
+    timeout: Timeout = None,
     dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            help="Send nothing to hosted rerankers, but say how many requests, documents and (estimated) tokens each "
-            "would be sent: a table, or with --format jsonl a line a stage. Retrieval runs; no key is needed, no "
-            "--output written.",
-        ),
+        bool, typer.Option("--dry-run", help="Count the requests to hosted rerankers instead of sending them.")
     ] = False,
     debug: Debug = False,
 ) -> int:
     """Answer queries: from --query, from a file (--queries), or from stdin.
 
-    Results go to stdout or to a file, everything else to stderr. A line of JSONL is one query with its status, hits
-    and a report of every stage. Ends with 1 if any query failed; the others are written all the same. What hosted
-    rerankers were asked, and what they count, is told at the end.
+    A file has one query per line, or is JSONL (.jsonl, .json), TSV (.tsv) or a BEIR folder; it is gunzipped if its name
+    ends in .gz. By default --bad-lines reports a line that is not a query as a failed result; skip leaves it out, and
+    fatal stops before anything is run. --timeout bounds a batch (of --batch-size queries), and the wait for the server
+    when opening.
 
-    With --output it is a job: whatever ends it, --resume goes on with it, and the output will be the same.
+    Results go to stdout or to a file, everything else to stderr: a table on a terminal, a TREC run in a .trec or .run
+    file, else JSONL, in which each line is one query with its status, hits and a report of every stage. The exit code
+    is 1 if any query failed; the others are written all the same. The usage of hosted rerankers is printed at the end.
+
+    With --output it is a job, with its state in FILE.manifest.json. However it ends, --resume continues it, and the
+    output will be the same: byte for byte, unless --figures adds what differs from run to run.
+
+    With --dry-run retrieval runs, but nothing is sent to hosted rerankers, and no key is needed: the requests,
+    documents and (estimated) tokens for each are printed as a table, or with --format jsonl as one line per stage.
     """
-    source = source_of(query, queries)
     if dry_run and output_format not in (None, TABLE, OutputFormat.JSONL):
         raise UsageError(
             f"a dry run has no results to write as {output_format}", "use table or jsonl", place="--format"
         )
-    asked = Asked(
-        query or (),
-        source,
-        input_format,
-        bad_lines,
-        batch_size,
-        timeout,
-        output,
-        output_format,
-        overwrite,
-        resume,
-        accept_changes,
-        stop_on_failure,
-        figures,
-        debug,
+    options = RunOptions(
+        texts=query or (),
+        source=choose_source(query, queries),
+        input_format=input_format,
+        bad_lines=bad_lines,
+        batch_size=batch_size,
+        timeout=timeout,
+        output=output,
+        output_format=output_format,
+        overwrite=overwrite,
+        resume=resume,
+        accept_changes=accept_changes,
+        stop_on_failure=stop_on_failure,
+        figures=figures,
+        debug=debug,
     )
-    check_asked(asked, config)
+    options.check(config)
     pipeline = Pipeline.from_yaml(config)
     if dry_run:
-        return planned(pipeline.dry_run(timeout=timeout), read_batches(asked), asked)
-    with ended_by_sigterm():
-        if output is not None and is_job(asked):
-            return run_as_job(pipeline, asked, output)
-        return _written_out(pipeline, asked)
+        return run_dry(pipeline.dry_run(timeout=timeout), options)
+    with sigterm_raises():
+        if output is not None and options.is_job:
+            return run_as_job(pipeline, options, output)
+        return _run_to_stream(pipeline, options)
 
 
-def _written_out(pipeline: Pipeline, asked: Asked) -> int:
-    """Write an answer to every query to stdout, or to what is no file to go back in; the exit code."""
-    chosen = choose_format(asked.output_format, asked.output)
-    batches = read_batches(asked)
+def _run_to_stream(pipeline: Pipeline, options: RunOptions) -> int:
+    """Write the answers to stdout, a table or a device, which no job can resume; return the exit code."""
+    chosen = choose_format(options.output_format, options.output)
+    batches = options.batches()
     started = time.perf_counter()
-    pipeline.open(asked.timeout)
-    tally = Tally(pipeline.name, opened_in=time.perf_counter() - started, told=chosen != TABLE)
+    pipeline.open(options.timeout)
+    summary = RunSummary(pipeline.name, opened_in=time.perf_counter() - started, detailed=chosen != TABLE)
     try:
-        with pipeline, opened(asked.output, asked.overwrite) as stream:
-            writer = _writer(chosen, stream, pipeline.name)
+        with pipeline, open_output(options.output, options.overwrite) as stream:
             on_screen = chosen == TABLE and stream.isatty()
+            write = _writer(stream, chosen, pipeline.name)
             with (
-                JobBar(pipeline.name, lambda: count_of(asked), hidden=stream.isatty()) as bar,
-                closing(answered_batches(pipeline, batches, asked)) as answers,
+                ProgressBar(pipeline.name, options.count, hidden=stream.isatty()) as bar,
+                closing(answer_batches(pipeline, batches, options)) as answers,
             ):
-                bar.update(0, 0)
+                bar.update(0)
                 for results in answers:
                     for result in results:
-                        tally.add(result, _unwritten(writer, result), debug=asked.debug)
+                        summary.add(result, _try_to_write(write, result), debug=options.debug)
                     stream.flush()
-                    bar.update(tally.count, tally.failed)
+                    bar.update(summary.count, summary.failed)
     except (KeyboardInterrupt, PipelineError) as error:
-        tally.summarize(None if isinstance(error, OutputError) else asked.output, cut_short=True)
-        check_nothing_run(error, tally.count)
+        summary.print(None if isinstance(error, OutputError) else options.output, unfinished=True)
+        if summary.count:
+            raise_as_failure(error)
         raise
-    # Below the table of a single query its usage stands already.
-    tally.summarize(asked.output, usage=not on_screen or tally.count > 1)
-    return FAILED if tally.failed else 0
+    # The table of a single query shows its usage already.
+    summary.print(options.output, usage=not on_screen or summary.count > 1)
+    return FAILED if summary.failed else 0
 
 
-def _unwritten(writer: Writer, result: SearchResult) -> OutputError | None:
-    """Write a result; return the reason where it does not fit the format, so that the others are written."""
+def _writer(stream: TextIO, chosen: str, name: str) -> Callable[[SearchResult], object]:
+    if chosen == TABLE:
+        return ResultTables(stream).write
+    lines = FORMATS[OutputFormat(chosen)].writer(name, True)
+    return lambda result: stream.write(lines.text(result))
+
+
+def _try_to_write(write: Callable[[SearchResult], object], result: SearchResult) -> OutputError | None:
+    """Write a result; return the reason if it does not fit the format, so that the others are written."""
     try:
-        writer.write(result)
+        write(result)
     except OutputError as error:
         return error
     return None
-
-
-def _writer(chosen: str, stream: TextIO, name: str) -> Writer:
-    if chosen == TABLE:
-        return ResultTables(stream)
-    return Lines(stream, FORMATS[OutputFormat(chosen)].writer(name, True))

@@ -1,14 +1,14 @@
-"""``milvus-pipeline run --output FILE``: a job, followed on the terminal."""
+"""``milvus-pipeline run --output FILE``: a job, with its progress and summary on stderr."""
 
 from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
 
-from milvus_pipeline.cli.exit_codes import FAILED, check_nothing_run, tell
-from milvus_pipeline.cli.options import Asked, count_of, read_items, tell_warning
-from milvus_pipeline.cli.progress import JobBar
-from milvus_pipeline.cli.summary import Tally
+from milvus_pipeline.cli.exit_codes import FAILED, print_message, print_warning, raise_as_failure
+from milvus_pipeline.cli.options import RunOptions
+from milvus_pipeline.cli.progress import ProgressBar
+from milvus_pipeline.cli.summary import RunSummary
 from milvus_pipeline.errors import PipelineError
 from milvus_pipeline.files.results import OutputError
 from milvus_pipeline.jobs.job import JobProgress, JobReport, StoppedError, run_job
@@ -18,86 +18,66 @@ from milvus_pipeline.records import SearchResult
 from milvus_pipeline.text import count_text
 
 
-def run_as_job(pipeline: Pipeline, asked: Asked, output: Path) -> int:
-    """Answer the queries into a file, or go on with it; the exit code, which stands for the whole job."""
-    queries = asked.source if asked.source is not None and not asked.texts else read_items(asked)
-    with closing(pipeline), JobBar(pipeline.name, lambda: count_of(asked)) as bar:
-        seen = _Seen(pipeline.name, bar, asked.debug)
+def run_as_job(pipeline: Pipeline, options: RunOptions, output: Path) -> int:
+    """Start or resume the job that writes the answers to a file; return the exit code, which is for the whole job."""
+    summary: RunSummary | None = None
+
+    def show_progress(progress: JobProgress) -> None:
+        nonlocal summary
+        summary = summary or RunSummary(pipeline.name, opened_in=progress.opened_in, detailed=True)
+        bar.update(progress.queries, progress.failed)
+
+    def add_result(result: SearchResult, unwritten: OutputError | None) -> None:
+        if summary is not None:
+            summary.add(result, unwritten, debug=options.debug)
+
+    with closing(pipeline), ProgressBar(pipeline.name, options.count) as bar:
         try:
             report = run_job(
                 pipeline,
-                queries,
+                options.source if options.source is not None and not options.texts else options.queries(),
                 output,
-                input_format=asked.input_format,
-                output_format=asked.output_format,
-                batch_size=asked.batch_size,
-                timeout=asked.timeout,
-                bad_lines=asked.bad_lines,
-                figures=asked.figures,
-                resume=asked.resume,
-                overwrite=asked.overwrite,
-                accept_changes=asked.accept_changes,
-                stop_on_failure=asked.stop_on_failure,
-                on_progress=seen.progress,
-                on_result=seen.result,
-                warn=tell_warning,
+                input_format=options.input_format,
+                output_format=options.output_format,
+                batch_size=options.batch_size,
+                timeout=options.timeout,
+                bad_lines=options.bad_lines,
+                figures=options.figures,
+                resume=options.resume,
+                overwrite=options.overwrite,
+                accept_changes=options.accept_changes,
+                stop_on_failure=options.stop_on_failure,
+                on_progress=show_progress,
+                on_result=add_result,
+                warn=print_warning,
             )
         except (KeyboardInterrupt, PipelineError) as error:
             bar.stop()
-            seen.tell_unfinished(output, error)
-            check_nothing_run(error, seen.count)
+            if summary is not None:
+                _print_unfinished(summary, output, error)
+                if summary.count:
+                    raise_as_failure(error)
             raise
-        bar.stop()
-    seen.tell_finished(report)
+    _print_finished(summary, report)
     return FAILED if report.failed else 0
 
 
-class _Seen:
-    """What was seen of a job, to be told when it is over."""
+def _print_unfinished(summary: RunSummary, output: Path, error: BaseException) -> None:
+    """Print how far the job is, and how to continue it."""
+    summary.print(None, unfinished=True)
+    if not isinstance(error, OutputError | StoppedError):  # their messages say it
+        manifest = read_manifest(manifest_path(output))
+        done = manifest.progress.queries if manifest is not None else 0
+        print_message(f"{output}: {count_text(done, 'query')} done; --resume continues with the others")
 
-    def __init__(self, name: str, bar: JobBar, debug: bool) -> None:
-        self._name = name
-        self._bar = bar
-        self._debug = debug
-        self._tally: Tally | None = None
 
-    @property
-    def count(self) -> int:
-        """Number of queries that were answered in this run."""
-        return 0 if self._tally is None else self._tally.count
-
-    def progress(self, done: JobProgress) -> None:
-        """The job is so far."""
-        if self._tally is None:
-            self._tally = Tally(self._name, opened_in=done.opened_in, told=True)
-        self._bar.update(done.queries, done.failed)
-
-    def result(self, result: SearchResult, unwritten: OutputError | None) -> None:
-        """A result was written, or does not fit the format."""
-        if self._tally is not None:
-            self._tally.add(result, unwritten, debug=self._debug)
-
-    def tell_unfinished(self, output: Path, error: BaseException) -> None:
-        """Say how far the job is, and how it goes on; nothing where it has not begun."""
-        if self._tally is None:
-            return
-        self._tally.summarize(None, cut_short=True)
-        if not isinstance(error, OutputError | StoppedError):  # which say so themselves
-            manifest = read_manifest(manifest_path(output))
-            done = manifest.progress.queries if manifest is not None else 0
-            tell(f"{output}: {count_text(done, 'query')} done; --resume goes on with the others")
-
-    def tell_finished(self, report: JobReport) -> None:
-        """Say what became of the queries, of this run and of the job."""
-        others = f", {report.failed} failed" if report.failed else ""
-        if self._tally is None:
-            done = f"{count_text(report.queries, 'query')}{others}"
-            tell(f"{report.output}: the job is complete, {done}; nothing is left to do")
-            return
-        self._tally.summarize(report.output)
-        whole = (
-            f": {count_text(report.queries, 'query')} in all, {report.before} of them before{others}"
-            if report.before
-            else ""
-        )
-        tell(f"{report.manifest} tells about the job{whole}")
+def _print_finished(summary: RunSummary | None, report: JobReport) -> None:
+    """Print the outcome of the queries of this run and of the whole job."""
+    failed = f", {report.failed} failed" if report.failed else ""
+    queries = count_text(report.queries, "query")
+    if summary is None:
+        print_message(f"{report.output}: the job is complete, {queries}{failed}; nothing is left to do")
+        return
+    summary.print(report.output)
+    whole = f"; {queries} in total, {report.before} of them before{failed}" if report.before else ""
+    print_message(f"manifest: {report.manifest}{whole}")

@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from milvus_pipeline.cli.exit_codes import FAILED, Debug, reported, tell_error
+from milvus_pipeline.cli.exit_codes import FAILED, command, print_error
+from milvus_pipeline.cli.options import Debug
 from milvus_pipeline.cli.tables import console_on
 from milvus_pipeline.config.registry import registry
 from milvus_pipeline.errors import ConfigError
@@ -26,7 +27,7 @@ from milvus_pipeline.stage import Fallback, Stage
 Fields = Mapping[str, Mapping[str, Any]]
 
 
-@reported
+@command
 def stages(
     kind: Annotated[str | None, typer.Argument(metavar="[TYPE]", help="Only this stage; all by default.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -41,7 +42,7 @@ def stages(
         except ConfigError as error:
             if kind:
                 raise
-            tell_error(error)  # a plugin that cannot be imported must not hide the others
+            print_error(error)  # a plugin that cannot be imported must not hide the others
             code = FAILED
     if as_json:
         typer.echo(json_text(described, indent=2))

@@ -1,4 +1,4 @@
-"""What became of the queries of a run, told on stderr when it is over."""
+"""The summary of a run on stderr."""
 
 from __future__ import annotations
 
@@ -7,117 +7,109 @@ import traceback
 from collections import Counter
 from pathlib import Path
 
-from milvus_pipeline.cli.exit_codes import tell
+from milvus_pipeline.cli.exit_codes import print_message, print_warning
 from milvus_pipeline.files.results import OutputError
 from milvus_pipeline.records import SearchResult
 from milvus_pipeline.text import STATUS_WORDS, count_text, figures_text
 from milvus_pipeline.usage import Totals
 
-_SHOWN = 10
-"""Failures and warnings told one by one on stderr; the rest is counted, and stands in the results."""
+_LISTED = 10
+"""Failures and warnings that are printed; the others are only counted."""
 
 
-class Tally:
-    """Counts what became of the queries and what they cost, and tells about it on stderr.
+class RunSummary:
+    """Counts the outcomes of the queries and their cost, and prints them at the end.
 
     Args:
-        name: the pipeline's.
-        opened_in: seconds it took to open.
-        told: tell failures and warnings as well; without it only the counts.
-        kept: the results are written somewhere, with their warnings. Where they are not, no one can look up a
-            query's own, so equal warnings are told once, with the number of queries.
+        name: of the pipeline.
+        opened_in: seconds that opening it took.
+        detailed: print failures and warnings too, not only counts.
+        kept: the results, with their warnings, are written somewhere. Otherwise nobody can look up those of a query,
+            so equal warnings are printed once, with the number of queries.
     """
 
-    def __init__(self, name: str, *, opened_in: float, told: bool, kept: bool = True) -> None:
+    def __init__(self, name: str, *, opened_in: float, detailed: bool, kept: bool = True) -> None:
         self._name = name
         self._opened_in = opened_in
-        self._told = told
+        self._detailed = detailed
         self._kept = kept
         self._started = time.perf_counter()
-        self._states: Counter[str] = Counter()
+        self._statuses: Counter[str] = Counter()
         self._usage = Totals()
         self._lines: list[str] = []
-        self._folded: Counter[str] = Counter()
-        self._lacking: Counter[str] = Counter()
-        self._reasons: dict[str, str] = {}
-        self._untold = 0
+        self._equal_warnings: Counter[str] = Counter()
+        self._troubles: Counter[str] = Counter()
+        self._first_reasons: dict[str, str] = {}
+        self._unlisted = 0
 
     @property
     def count(self) -> int:
         """Number of queries."""
-        return self._states.total()
+        return self._statuses.total()
 
     @property
     def failed(self) -> int:
         """Number of queries that failed."""
-        return self._states["failed"]
+        return self._statuses["failed"]
 
     @property
     def others(self) -> str:
-        """The counts of queries that did not end well: ``, 1 degraded, 2 failed``; empty where all did."""
-        return "".join(f", {self._states[state]} {state}" for state in sorted(self._states) if state != "ok")
+        """The counts of queries whose status is not "ok": ``, 1 degraded, 2 failed``; empty if there are none."""
+        return "".join(f", {self._statuses[status]} {status}" for status in sorted(self._statuses) if status != "ok")
 
     def add(self, result: SearchResult, unwritten: OutputError | None = None, *, debug: bool) -> None:
-        """Count a result; ``unwritten`` says why it could not be written, ``debug`` shows tracebacks at once."""
+        """Count a result; ``unwritten`` says why it could not be written, ``debug`` prints tracebacks at once."""
         if debug and result.error is not None:
             traceback.print_exception(result.error)
         error = unwritten or result.error
-        self._states["failed" if error else result.status] += 1
+        self._statuses["failed" if error else result.status] += 1
         for stage, figures in result.usage.items():
             self._usage.add(stage, figures)
-        self._count_lacking(result)
+        for report in result.reports:
+            if report.status in STATUS_WORDS:
+                trouble = f"{report.stage} {STATUS_WORDS[report.status]} ({report.reason_code or 'error'})"
+                self._troubles[trouble] += 1
+                self._first_reasons.setdefault(trouble, report.reason or "no reason was given")
         lines = [f"error: query {result.query.id}: {error}"] if error else []
         if self._kept:
             lines += [f"warning: query {result.query.id}: {warning}" for warning in result.warnings]
         else:
-            self._fold(result.warnings)
-        # A table shows a failed query where it stands; one that could not be written shows nowhere.
-        for line in lines if self._told or unwritten else ():
-            if len(self._lines) < _SHOWN:
-                self._lines.append(line)
-            else:
-                self._untold += 1
+            self._count_warnings(result.warnings)
+        # A table shows the failure of a query, but not that a result could not be written.
+        if self._detailed or unwritten:
+            self._unlisted += max(0, len(self._lines) + len(lines) - _LISTED)
+            self._lines = [*self._lines, *lines][:_LISTED]
 
-    def _count_lacking(self, result: SearchResult) -> None:
-        """Count the stages whose work the result lacks, by kind of reason; the first one's words stand for all."""
-        for report in result.reports:
-            if report.status in STATUS_WORDS:
-                kind = f"{report.stage} {STATUS_WORDS[report.status]} ({report.reason_code or 'error'})"
-                self._lacking[kind] += 1
-                self._reasons.setdefault(kind, report.reason or "no reason was given")
-
-    def _fold(self, warnings: list[str]) -> None:
+    def _count_warnings(self, warnings: list[str]) -> None:
         for warning in warnings:
-            if warning in self._folded or len(self._folded) < _SHOWN:
-                self._folded[warning] += 1
+            if warning in self._equal_warnings or len(self._equal_warnings) < _LISTED:
+                self._equal_warnings[warning] += 1
             else:
-                self._untold += 1
+                self._unlisted += 1
 
-    def summarize(self, output: Path | None, *, cut_short: bool = False, usage: bool = True) -> None:
-        """Write the failures, the warnings, the counts and the usage to stderr.
+    def print(self, output: Path | None, *, unfinished: bool = False, usage: bool = True) -> None:
+        """Print the failures, the warnings, the counts and the usage to stderr.
 
         Args:
-            output: where the results stand.
-            cut_short: the run ended before its queries did, so that some may have cost what is not known here.
-            usage: tell it; False where the reader has seen it.
+            output: the file of the results.
+            unfinished: the run ended early, so there may be costs that are not known here.
+            usage: print it.
         """
         for line in self._lines:
-            tell(line)
-        for kind, count in self._lacking.items() if self._told else ():
-            tell(f"warning: {count_text(count, 'query')}: {kind}: {self._reasons[kind]}")
-        for warning, count in self._folded.items():
-            tell(f"warning: {count_text(count, 'query')}: {warning}")
-        if self._untold:
-            tell(f"{self._untold} more errors and warnings{'; every result carries its own' if self._kept else ''}")
-        if not self._states:
+            print_message(line)
+        for trouble, count in self._troubles.items() if self._detailed else ():
+            print_warning(f"{count_text(count, 'query')}: {trouble}: {self._first_reasons[trouble]}")
+        for warning, count in self._equal_warnings.items():
+            print_warning(f"{count_text(count, 'query')}: {warning}")
+        if self._unlisted:
+            print_message(f"{self._unlisted} more errors and warnings{'; see the results' if self._kept else ''}")
+        if not self._statuses:
             return
-        where = f"; written to {output}" if output else ""
         seconds = time.perf_counter() - self._started
         rate = f", {self.count / seconds:,.1f}/s" if self.count > 1 else ""
-        opened_in = f"opened in {self._opened_in:.2f} s"
-        tell(
-            f"{self._name}: {opened_in}; {count_text(self.count, 'query')} in {seconds:.2f} s{rate}{self.others}{where}"
-        )
-        unknown = "; queries that were under way are not counted" if cut_short else ""
+        counts = f"{count_text(self.count, 'query')} in {seconds:.2f} s{rate}{self.others}"
+        where = f"; written to {output}" if output else ""
+        print_message(f"{self._name}: opened in {self._opened_in:.2f} s; {counts}{where}")
+        unknown = "; queries in progress are not counted" if unfinished else ""
         for stage, figures in self._usage.as_dict().items() if usage else ():
-            tell(f"{stage}: {figures_text(figures)}{unknown}")
+            print_message(f"{stage}: {figures_text(figures)}{unknown}")

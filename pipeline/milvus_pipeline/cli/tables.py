@@ -1,27 +1,28 @@
-"""Results as a table that people read."""
+"""Tables for people: results, and what the other tables of the commands share."""
 
 from __future__ import annotations
 
 import io
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TextIO
+from dataclasses import dataclass, replace
+from typing import Literal, TextIO
 
 from rich import box
 from rich.console import Console
 from rich.padding import Padding
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from milvus_pipeline.records import Hit, SearchResult
-from milvus_pipeline.text import STATUS_WORDS, figures_text, printable
+from milvus_pipeline.explain import Ranking
+from milvus_pipeline.records import Hit, SearchResult, StageReport
+from milvus_pipeline.text import STATUS_WORDS, cut_text, figures_text, one_line, time_text
 
+INDENT = 2
 _ID_WIDTH = 24
-_LEAST_TEXT = 16
-_LEAST_HEADER = 8
-_BETWEEN_COLUMNS = 3  # a blank on either side, and the box's own
-_INDENT = 2
+_LEAST_ID = 8
+_LEAST_TEXT = 12
+_LEAST_HEADER = 6
 
 
 class _Console(Console):
@@ -31,98 +32,145 @@ class _Console(Console):
 
 
 def console_on(stream: TextIO) -> Console:
-    """A console that writes colours only to a terminal, whatever FORCE_COLOR and its like say."""
+    """Return a console that writes colours only to a terminal, even if FORCE_COLOR and the like are set."""
     return _Console(file=stream, force_terminal=stream.isatty(), highlight=False, markup=False, emoji=False)
 
 
-def progress_bar(*, hidden: bool = False) -> Progress:
-    """A bar on stderr that goes away when done; none where stderr is no terminal, or where ``hidden``."""
-    return progress_on(console_on(sys.stderr), transient=True, disable=hidden or not sys.stderr.isatty())
+@dataclass(frozen=True)
+class Column:
+    """A column of a table, with one cell per row."""
+
+    header: str
+    cells: Sequence[Text]
+    justify: Literal["left", "center", "right"] = "right"
+
+    @property
+    def width(self) -> int:
+        """The width that it takes without wrapping."""
+        return max(len(self.header), self.cells_width)
+
+    @property
+    def cells_width(self) -> int:
+        """The width of the widest cell."""
+        return max((cell.cell_len for cell in self.cells), default=0)
 
 
-def progress_on(console: Console, *, transient: bool = False, disable: bool = False) -> Progress:
-    """A bar with what is done, how much of it, and the time; it stays when done unless ``transient``."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=console, transient=transient, disable=disable)
+def text_column(header: str, texts: Iterable[str], style: str = "") -> Column:
+    """Return a column of texts, aligned to the left."""
+    return Column(header, [Text(text, style=style) for text in texts], "left")
 
 
-class ResultTables:
-    """Writes each result as a table: rank, score of every stage, where the hit stood before reranking, text."""
-
-    def __init__(self, stream: TextIO) -> None:
-        if stream is sys.stdout and isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a sign shall show the rest
-        self._console = console_on(stream)
-
-    def write(self, result: SearchResult) -> None:
-        """Write one result."""
-        self._console.print(_heading(result))
-        if result.hits:
-            table = _table(result.hits, self._console.width - _INDENT)
-            self._console.print(Padding(table, (0, 0, 0, _INDENT), expand=False))
-        elif result.status != "failed":
-            self._console.print(Text("  no hits", style="dim"))
-        for line in _footer(result):
-            self._console.print(Padding(line, (0, 0, 0, _INDENT), expand=False))
-        self._console.print()
+def id_column(ids: Iterable[str]) -> Column:
+    """Return the column ``id``, cut to a moderate width."""
+    return text_column("id", (cut_text(one, _ID_WIDTH) for one in ids))
 
 
-def _heading(result: SearchResult) -> Text:
-    heading = Text(f"{shown(result.query.id)}  " if result.query.id else "", style="dim")
-    heading.append(shown(result.query.text) or "(no text)", style="bold not dim")
-    if result.degraded:
-        heading.append(f"  [{result.status}]", style="bold red")
-    return heading
+def text_table(
+    columns: Sequence[Column],
+    texts: Sequence[str | None],
+    width: int,
+    *,
+    gap: int = 2,
+    section: int = 0,
+    force: bool = True,
+) -> Table | None:
+    """Return a table whose last column has as much of the texts as fits; the others keep their cells.
 
+    Texts give way first, then headers, then the column ``id``.
 
-def _table(hits: list[Hit], width: int) -> Table:
-    columns = {"#": [Text(str(place)) for place in range(1, len(hits) + 1)]}
-    for scorer in dict.fromkeys(stage for hit in hits for stage in hit.scores):
-        scores = [hit.scores.get(scorer) for hit in hits]
-        columns[scorer] = [Text("" if score is None else f"{score:.4f}") for score in scores]
-    if any(len(hit.ranks) > 1 for hit in hits):
-        columns["moved"] = [moved(hit) for hit in hits]
-    columns["id"] = [cut(shown(str(hit.id)), _ID_WIDTH) for hit in hits]
-    # The texts give way first, then the headers: left to itself the table would cut the scores as well.
-    headers = [Text(header) for header in columns]
-    room = width - _width(headers, columns.values())
-    if room < _LEAST_TEXT:
-        headers = [cut(header, _LEAST_HEADER) for header in columns]
-        room = max(_LEAST_TEXT, width - _width(headers, columns.values()))
-    texts = [Text("(no text)", style="dim") if hit.text is None else cut(shown(hit.text), room) for hit in hits]
+    Args:
+        columns: all but the texts.
+        texts: one per row, None if a document has none.
+        width: of the table.
+        gap: blanks between columns, 2 or 3.
+        section: rows above a dividing line.
+        force: return a table even if there is no room left for the texts; None otherwise.
+    """
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for header in headers:
-        table.add_column(header, justify="left" if header.plain == "id" else "right", no_wrap=True)
+    def room() -> int:
+        return width - sum(column.width + gap for column in columns)
+
+    if room() < _LEAST_TEXT:
+        limits = [max(_LEAST_HEADER, column.cells_width) for column in columns]
+        columns = [
+            replace(column, header=cut_text(column.header, limit))
+            for column, limit in zip(columns, limits, strict=True)
+        ]
+    if (missing := _LEAST_TEXT - room()) > 0:
+        columns = [
+            id_limited(column, max(_LEAST_ID, column.width - missing)) if column.header == "id" else column
+            for column in columns
+        ]
+    if room() < _LEAST_TEXT and not force:
+        return None
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, gap - 2))
+    for column in columns:
+        table.add_column(column.header, justify=column.justify, no_wrap=True)
     table.add_column("text", no_wrap=True)
-    for row in zip(*columns.values(), texts, strict=True):
-        table.add_row(*row)
+    cells = [Text("(no text)", style="dim") if text is None else Text(cut_text(text, max(1, room()))) for text in texts]
+    for number, row in enumerate(zip(*(column.cells for column in columns), cells, strict=True), start=1):
+        table.add_row(*row, end_section=number == section)
     return table
 
 
-def _width(headers: Iterable[Text], columns: Iterable[Sequence[Text]]) -> int:
-    """What the columns take of a line, with what is between them."""
-    own = [max(cell.cell_len for cell in (header, *cells)) for header, cells in zip(headers, columns, strict=True)]
-    return sum(own) + _BETWEEN_COLUMNS * len(own)
+def id_limited(column: Column, width: int) -> Column:
+    """Return the column with its cells cut to a width."""
+    return replace(column, cells=[Text(cut_text(cell.plain, width)) for cell in column.cells])
 
 
-def cut(text: str, width: int) -> Text:
-    """The text, at most so many columns wide; an ellipsis where it was longer."""
-    cut = Text(text)
-    cut.truncate(width, overflow="ellipsis")
-    return cut
+def print_indented(console: Console, lines: Iterable[Text | Table]) -> None:
+    """Print each with an indentation."""
+    for line in lines:
+        console.print(Padding(line, (0, 0, 0, INDENT), expand=False))
 
 
-def moved(hit: Hit) -> Text:
-    """How many places the rerankers moved the hit, from where retrieval had put it; empty where none did."""
+class ResultTables:
+    """Prints each result as a table: rank, score of every stage, how far rerankers moved the hit, text."""
+
+    def __init__(self, stream: TextIO) -> None:
+        if stream is sys.stdout and isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character must show the rest
+        self._console = console_on(stream)
+
+    def write(self, result: SearchResult) -> None:
+        """Print one result."""
+        self._console.print(heading(result.query.id, result.query.text, result.status if result.degraded else ""))
+        if result.hits:
+            table = text_table(_columns(result.hits), [hit.text for hit in result.hits], self._console.width - 2, gap=3)
+            print_indented(self._console, [table] if table else [])
+        elif result.status != "failed":
+            self._console.print(Text("  no hits", style="dim"))
+        print_indented(self._console, _footer(result))
+        self._console.print()
+
+
+def heading(query_id: str | int | None, query: str, status: str = "") -> Text:
+    """Return the line above a table: id and text of the query, and its status."""
+    return Text.assemble(
+        (f"{one_line(str(query_id))}  " if query_id else "", "dim"),
+        (one_line(query) or "(no text)", "bold"),
+        (f"  [{status}]" if status else "", "bold red"),
+    )
+
+
+def _columns(hits: list[Hit]) -> list[Column]:
+    columns = [Column("#", [Text(str(place)) for place in range(1, len(hits) + 1)])]
+    for scorer in dict.fromkeys(stage for hit in hits for stage in hit.scores):
+        scores = [hit.scores.get(scorer) for hit in hits]
+        columns.append(Column(scorer, [Text("" if score is None else f"{score:.4f}") for score in scores]))
+    if any(len(hit.ranks) > 1 for hit in hits):
+        columns.append(Column("moved", [moved_cell(hit) for hit in hits]))
+    return [*columns, id_column(str(hit.id) for hit in hits)]
+
+
+def moved_cell(hit: Hit) -> Text:
+    """Return how many places the rerankers moved the hit since retrieval; empty if there is no reranker."""
     places = list(hit.ranks.values())
-    if len(places) < 2:
-        return Text("")
-    return step(places[0] - places[-1])
+    return step_cell(places[0] - places[-1]) if len(places) > 1 else Text("")
 
 
-def step(up: int) -> Text:
-    """By how many places something rose, or fell where the number is negative."""
+def step_cell(up: int) -> Text:
+    """Return by how many places something rose, or fell if the number is negative."""
     if up == 0:
         return Text("=", style="dim")
     return Text(f"↑{up}", style="green") if up > 0 else Text(f"↓{-up}", style="red")
@@ -132,31 +180,34 @@ def _footer(result: SearchResult) -> list[Text]:
     lines = []
     if result.reports:
         shared = max(report.batch_size for report in result.reports)
-        times = " · ".join(time_said(report.stage, report.seconds) for report in result.reports)
-        lines.append(Text(times + (f"  (for {shared} queries together)" if shared > 1 else ""), style="dim"))
+        lines.append(times_line(result.reports, f"  (for {shared} queries together)" if shared > 1 else ""))
     if result.usage:
         costs = (f"{stage} {figures_text(figures)}" for stage, figures in result.usage.items())
-        lines.append(Text(shown(" · ".join(costs)), style="dim"))
+        lines.append(Text(one_line(" · ".join(costs)), style="dim"))
     for report in result.reports:
         if report.fallback_for is not None and report.status in ("ok", "partial"):
-            lines.append(Text(f"{report.stage} stood in for {report.fallback_for}", style="yellow"))
-        if report.status in STATUS_WORDS:
-            said = f"{report.stage} {STATUS_WORDS[report.status]}: {shown(report.reason or '')}"
-            lines.append(Text(said, style="red"))
-    lines += [Text(f"warning: {shown(warning)}", style="yellow") for warning in result.warnings]
+            lines.append(fallback_line(report.stage, report.fallback_for))
+        lines += trouble_lines(report)
+    lines += [Text(f"warning: {one_line(warning)}", style="yellow") for warning in result.warnings]
     if result.error is not None:
-        lines.append(Text(f"failed: {shown(str(result.error))}", style="red"))
+        lines.append(Text(f"failed: {one_line(str(result.error))}", style="red"))
     return lines
 
 
-def time_said(stage: str, seconds: float) -> str:
-    """What a stage took: ``bge 1.25s``, ``bge 120ms``, ``truncate 0.1ms``."""
-    if seconds >= 1:
-        return f"{stage} {seconds:.2f}s"
-    milliseconds = 1000 * seconds
-    return f"{stage} {milliseconds:.{0 if milliseconds >= 10 else 1}f}ms"
+def times_line(stages: Iterable[StageReport | Ranking], note: str = "") -> Text:
+    """Return the time of each stage, on one line."""
+    times = (f"{one_line(stage.stage)} {time_text(stage.seconds)}" for stage in stages)
+    return Text(" · ".join(times) + note, style="dim")
 
 
-def shown(text: str) -> str:
-    """Text on one line, without control characters."""
-    return printable(" ".join(text.split()))
+def trouble_lines(stage: StageReport | Ranking) -> list[Text]:
+    """Return a line on a stage that did not do all of its work; none for others."""
+    if stage.status not in STATUS_WORDS:
+        return []
+    text = f"{one_line(stage.stage)} {STATUS_WORDS[stage.status]}: {one_line(stage.reason or '')}"
+    return [Text(text, style="red")]
+
+
+def fallback_line(fallback: str, stage: str) -> Text:
+    """Return the line on a fallback that did a stage's work."""
+    return Text(f"{one_line(fallback)} stood in for {one_line(stage)}", style="yellow")

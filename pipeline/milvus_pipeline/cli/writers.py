@@ -1,4 +1,4 @@
-"""Where and in which format ``run`` writes results: a table on the terminal, or one of the formats of lines."""
+"""Where and in which format the commands write."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol, TextIO
+from typing import TYPE_CHECKING, Final, TextIO
 
 from milvus_pipeline.cli.exit_codes import UsageError
 from milvus_pipeline.files.output import check_target
-from milvus_pipeline.files.results import LineFormat, OutputError, OutputFormat, format_of
-from milvus_pipeline.records import SearchResult
+from milvus_pipeline.files.results import OutputError, OutputFormat, format_of
 
 TABLE: Final = "table"
 """The format for a terminal, besides those that ``files.results`` knows."""
@@ -24,56 +23,37 @@ else:  # the choices of --format
     Format = StrEnum("Format", [TABLE, *OutputFormat])
 
 
-class Writer(Protocol):
-    """Writes results, one at a time. OutputError where one does not fit the format."""
-
-    def write(self, result: SearchResult) -> None:
-        """Write one result."""
-
-
-class Lines:
-    """Writes results in a format of lines."""
-
-    def __init__(self, stream: TextIO, line_format: LineFormat) -> None:
-        self._stream = stream
-        self._format = line_format
-
-    def write(self, result: SearchResult) -> None:
-        """Write one result."""
-        self._stream.write(self._format.text(result))
-
-
-def choose_format(asked: str | None, output: Path | None) -> str:
-    """Return the format asked for, else that of the file's name, else a table for a terminal, else JSON lines."""
-    if asked is not None:
-        return asked
+def choose_format(given: str | None, output: Path | None) -> str:
+    """Return the format given, else that of the file's name, else a table for a terminal, else JSON lines."""
+    if given is not None:
+        return given
     if output is not None:
         return format_of(output)
     return TABLE if sys.stdout.isatty() else OutputFormat.JSONL
 
 
-def check_output(path: Path | None, overwrite: bool, source: Path | None) -> None:
-    """Find out before any work whether the output can be written.
+def check_output(path: Path | None, overwrite: bool, *inputs: Path | None) -> None:
+    """Check before any work that the output can be written and is not one of the inputs.
 
     Raises:
         InputError: it cannot, and UsageError if it exists.
     """
     if path is None:
         return
-    check_target(path, source)
+    check_target(path, *inputs)
     if path.exists() and not overwrite:
-        raise UsageError("exists already", "choose another file, or pass --overwrite", place=str(path))
+        raise UsageError("already exists", "choose another file, or pass --overwrite", place=str(path))
 
 
 @contextmanager
-def opened(path: Path | None, overwrite: bool) -> Iterator[TextIO]:
-    """The file, or stdout, for text. JSON and TREC runs are UTF-8 whatever the locale.
+def open_output(path: Path | None = None, overwrite: bool = False) -> Iterator[TextIO]:
+    """Open the file, or stdout, for text in UTF-8 whatever the locale.
 
     A lone surrogate, which UTF-8 cannot hold, is written as the JSON escape it came from.
 
     Raises:
         UsageError: the file cannot be opened.
-        OutputError: it cannot take what is written, as its disk is full, say.
+        OutputError: it cannot be written, for example because the disk is full.
         BrokenPipeError: the reader of stdout has left.
     """
     if path is None:
@@ -91,7 +71,5 @@ def opened(path: Path | None, overwrite: bool) -> Iterator[TextIO]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        reason = error.strerror or error
-        raise OutputError(
-            f"cannot be written: {reason}", "what it holds is not whole", place=str(path or "stdout")
-        ) from error
+        reason, place = error.strerror or error, str(path or "stdout")
+        raise OutputError(f"cannot be written: {reason}", "its contents are incomplete", place=place) from error

@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from milvus_pipeline import Pipeline, PipelineError, SearchResult, ingest
-from milvus_pipeline.cli.tables import moved, progress_on
+from milvus_pipeline.cli.tables import moved_cell
 from milvus_pipeline.demo.passages import passages
+from milvus_pipeline.text import cut_text
 
 QUESTIONS = (
     "How do I delete a directory and everything in it?",
@@ -24,18 +26,19 @@ QUESTIONS = (
     "Where do I find out how much disk space is left?",
 )
 PASSAGES = Path("data/python_docs.jsonl")
-"""What the collection was made from; written last, so that it vouches for a whole collection."""
+"""The passages in the collection; written last, so that its existence proves that the collection is complete."""
 
 console = Console()
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the demonstration; returns the exit status."""
+    """Run the demonstration and return the exit code."""
     if len(arguments) != 1:
         console.print("usage: python -m milvus_pipeline.demo CONFIG")
         return 2
     try:
-        with Pipeline.from_yaml(_prepared(arguments[0])) as pipeline:
+        _fill_collection(arguments[0])
+        with Pipeline.from_yaml(arguments[0]) as pipeline:
             started = time.perf_counter()
             results = pipeline.run_batch(QUESTIONS)
             seconds = time.perf_counter() - started
@@ -43,16 +46,16 @@ def main(arguments: Sequence[str]) -> int:
         Console(stderr=True).print(f"error: {error}", markup=False, highlight=False)
         return 1
     for result in results:
-        console.print(_answers(result))
-    console.print(_stages(results[0], len(results)))
+        console.print(_answers_table(result))
+    console.print(_stages_table(results[0], len(results)))
     console.print(f"{len(results)} questions in {seconds:.2f} s. Ask your own:", highlight=False)
     command = f'.venv/bin/milvus-pipeline run {arguments[0]} --query "how do I sort a list by two keys?"'
     console.print(f"  {command}", style="bold", soft_wrap=True)  # one line, to be copied
     return 0
 
 
-def _prepared(config: str) -> str:
-    """The configuration's path, once its collection is there: made now, or found whole from an earlier run."""
+def _fill_collection(config: str) -> None:
+    """Fill the collection of the configuration, unless it is complete from an earlier run."""
     found = passages()
     lines = "".join(json.dumps(passage._asdict(), ensure_ascii=False) + "\n" for passage in found)
     pipeline = Pipeline.from_yaml(config)
@@ -60,11 +63,12 @@ def _prepared(config: str) -> str:
         try:
             with pipeline:
                 console.print(f"The {len(found)} passages of Python's documentation are in the collection already.")
-            return config
+            return
         except PipelineError:
-            pass  # the collection is gone or broken: make it anew
+            pass  # the collection is gone or broken: create it again
     PASSAGES.unlink(missing_ok=True)
-    with progress_on(console) as progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
         task = progress.add_task("Encoding and inserting Python's documentation", total=len(found))
         ingest(
             pipeline,
@@ -72,13 +76,12 @@ def _prepared(config: str) -> str:
             overwrite=True,
             on_progress=lambda done: progress.update(task, completed=done),
         )
-    PASSAGES.parent.mkdir(exist_ok=True)  # a server keeps no file here, and so has made no folder
+    PASSAGES.parent.mkdir(exist_ok=True)  # with a server nothing has created it
     PASSAGES.write_text(lines, encoding="utf-8")
-    return config
 
 
-def _answers(result: SearchResult) -> Table:
-    """The answers to one question, with where each stood before and after reranking."""
+def _answers_table(result: SearchResult) -> Table:
+    """Return the answers to one question, each with its place before and after reranking."""
     title = f"\n{result.query.text}"
     table = Table(title=title, title_style="bold", title_justify="left", show_lines=True, expand=True)
     table.add_column("before", justify="right")
@@ -87,17 +90,13 @@ def _answers(result: SearchResult) -> Table:
     for hit in result:
         before, *_, after = hit.ranks.values()
         name, _, text = (hit.text or "").partition(" ")
-        text = text if len(text) <= 240 else text[:239] + "…"
-        table.add_row(str(before), Text.assemble(moved(hit), f" {after}"), f"[bold]{_plain(name)}[/] {_plain(text)}")
+        passage = Text.assemble((name, "bold"), f" {cut_text(text, 240)}")
+        table.add_row(str(before), Text.assemble(moved_cell(hit), f" {after}"), passage)
     return table
 
 
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")
-
-
-def _stages(result: SearchResult, queries: int) -> Table:
-    """What each stage took for the batch of questions, and what it did to the number of hits."""
+def _stages_table(result: SearchResult, queries: int) -> Table:
+    """Return the time of each stage for all questions together, and the number of hits before and after it."""
     table = Table(
         title=f"\nWhat each stage took for {queries} questions together", title_justify="left", title_style="bold"
     )

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 from milvus_pipeline.evaluation.figures import Tally
 from milvus_pipeline.evaluation.records import Comparison
 from milvus_pipeline.evaluation.tree import Node, Tree
 from milvus_pipeline.extras import require
 
-TESTS: Final = ("t", "permutation")
-CORRECTIONS: Final = ("holm", "bonferroni", "fdr_bh", "none")
+Test = Literal["t", "permutation"]
+Correction = Literal["holm", "bonferroni", "fdr_bh", "none"]
+TESTS: Final[tuple[str, ...]] = get_args(Test)
+CORRECTIONS: Final[tuple[str, ...]] = get_args(Correction)
 
 Tallies = Mapping[Node, Tally]
 Pair = tuple[str, str, Node, Node]

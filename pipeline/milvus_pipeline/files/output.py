@@ -14,12 +14,12 @@ from milvus_pipeline.errors import InputError
 from milvus_pipeline.files.results import OutputError
 
 
-def check_target(path: Path, source: Path | None) -> None:
+def check_target(path: Path, *sources: Path | None) -> None:
     """Check before any work whether a file can be written here.
 
     Args:
         path: the output.
-        source: a file that is read, and must not be overwritten.
+        sources: files that are read, and must not be overwritten.
 
     Raises:
         InputError: it cannot; with what to do about it.
@@ -28,8 +28,8 @@ def check_target(path: Path, source: Path | None) -> None:
         raise InputError("is a folder", "give the name of a file in it", place=str(path))
     if not path.parent.is_dir():
         raise InputError(f"the folder {path.parent} does not exist", "create it first", place=str(path))
-    if source is not None and path.exists() and source.exists() and path.samefile(source):
-        raise InputError("is the file of queries itself", "write to another file", place=str(path))
+    if path.exists() and any(source and source.exists() and path.samefile(source) for source in sources):
+        raise InputError("is one of the files that are read", "write to another file", place=str(path))
 
 
 @contextmanager
