@@ -203,7 +203,7 @@ def test_a_table_tells_what_went_wrong(monkeypatch):
     assert f"{QUERY}  [degraded]" in table
     assert "spare did part of its work: 1 of 3 was not scored" in table
     assert "spare stood in for bge" in table
-    assert "search 1.25 s · bge 2.1 ms · spare 100 ms  (for 4 queries together)" in table
+    assert "search 1.25s · bge 2.1ms · spare 100ms  (for 4 queries together)" in table
     assert "bge was skipped: bge failed: no memory" in table
     assert "warning: search: only 3 of 5" in table
     failed = table_of(SearchResult(Query("", id="8"), status="failed", error=ValueError("is empty")), monkeypatch)

@@ -196,7 +196,8 @@ def _footer(result: SearchResult) -> list[Text]:
 
 def times_line(stages: Iterable[StageReport | Ranking], note: str = "") -> Text:
     """Return the time of each stage, on one line."""
-    times = (f"{one_line(stage.stage)} {time_text(stage.seconds)}" for stage in stages)
+    # Without the blank before the unit, so that four stages fit into 80 columns.
+    times = (f"{one_line(stage.stage)} {time_text(stage.seconds).replace(' ', '')}" for stage in stages)
     return Text(" · ".join(times) + note, style="dim")
 
 
