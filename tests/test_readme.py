@@ -14,7 +14,7 @@ from support.readme import README, blocks
 from support.run_docs import DocsRunner
 
 ROOT = README.parent
-DURATION = re.compile(r"[\d.,]+ ?(ms|s|min)\b")
+DURATION = re.compile(r"[\d.,]+ ?(µs|ms|s|min)\b")
 
 
 @pytest.fixture

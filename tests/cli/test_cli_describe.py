@@ -74,7 +74,7 @@ def test_a_hosted_stage_says_where_it_sends(invoke):
     lines = [line.strip() for line in invoke("stages", "tei", env={"COLUMNS": "120"}).stdout.splitlines()]
     assert lines[2:4] == [
         "key: none is sent, unless api_key_env names its variable",
-        "address: base_url, and /rerank behind it",
+        "address: base_url, followed by /rerank",
     ]
     described = json.loads(invoke("stages", "--json").stdout)
     assert described["jev"]["about"]["key"] == "TYPESAFE_API_KEY"
