@@ -45,9 +45,9 @@ def test_a_bad_line_is_named_by_its_number(make, name, line, message):
     assert (first.text, last.text) == ("red", "red")
     assert isinstance(failed.error, QueryError)
     assert str(failed.error).startswith(f"{path}:3: {message}")
-    told = []
-    assert [query.text for query in read_queries(path, bad_lines="skip", warn=told.append)] == ["red", "red"]
-    assert told == [f"{failed.error}; the line is left out"]
+    messages = []
+    assert [query.text for query in read_queries(path, bad_lines="skip", warn=messages.append)] == ["red", "red"]
+    assert messages == [f"{failed.error}; the line is left out"]
     with pytest.raises(InputError) as fatal:
         next(read_queries(path, bad_lines="fatal"))
     assert str(fatal.value).splitlines() == [str(failed.error), NOTHING_RUN]
@@ -80,10 +80,13 @@ def test_the_count_is_of_what_will_be_read(make):
 def test_only_the_first_bad_lines_are_listed(make):
     """Five bad lines are listed and the others counted, whether skipped or fatal."""
     path = make("q.jsonl", '{"text": "red"}\n' + "oops\n" * 12 + '{"text": "sky"}\n')
-    told = []
-    assert len(list(read_queries(path, bad_lines="skip", warn=told.append))) == 2
-    assert [message.split(": ")[0] for message in told] == [*(f"{path}:{number}" for number in range(2, 7)), str(path)]
-    assert told[-1] == f"{path}: 7 lines more left out"
+    messages = []
+    assert len(list(read_queries(path, bad_lines="skip", warn=messages.append))) == 2
+    assert [message.split(": ")[0] for message in messages] == [
+        *(f"{path}:{number}" for number in range(2, 7)),
+        str(path),
+    ]
+    assert messages[-1] == f"{path}: 7 lines more left out"
     with pytest.raises(InputError) as fatal:
         QueryReader(path, bad_lines="fatal").count()
     lines = str(fatal.value).splitlines()
@@ -132,13 +135,13 @@ LINES = st.one_of(
 
 def outcome(path, input_format, bad_lines):
     """Return the queries, bad lines and warnings of a file, and the error that ended it."""
-    told, items = [], []
-    reader = QueryReader(path, input_format, bad_lines=bad_lines, warn=told.append)
+    messages, items = [], []
+    reader = QueryReader(path, input_format, bad_lines=bad_lines, warn=messages.append)
     try:
         items.extend(reader)
     except InputError as error:
-        told.append(str(error))
-    return [repr((item, getattr(item, "error", ""), getattr(item, "vector", ""))) for item in items], told
+        messages.append(str(error))
+    return [repr((item, getattr(item, "error", ""), getattr(item, "vector", ""))) for item in items], messages
 
 
 @settings(max_examples=300)

@@ -69,9 +69,9 @@ def test_a_score_that_does_not_decrease_is_moved_by_the_least():
     below = float(np.nextafter(np.float32(0.5), np.float32(0)))
     assert decreasing([0.5, 0.5, 0.25]) == pytest.approx([0.5, below, 0.25], abs=1e-7)
     assert decreasing([0.5, 0.5, 0.25])[::2] == [0.5, 0.25]
-    told = decreasing([float("nan"), 0.5, float("nan"), float("inf"), float("-inf")])
-    assert told[:2] == [pytest.approx(1e37), 0.5]
-    assert all(before > after for before, after in pairwise(told))
+    found = decreasing([float("nan"), 0.5, float("nan"), float("inf"), float("-inf")])
+    assert found[:2] == [pytest.approx(1e37), 0.5]
+    assert all(before > after for before, after in pairwise(found))
 
 
 @given(st.lists(SCORES, min_size=1, max_size=3), st.dictionaries(st.integers(0, 11), st.integers(0, 3), min_size=1))

@@ -161,9 +161,9 @@ def test_a_file_that_is_not_utf8(tmp_path, content, message):
     with pytest.raises(InputError) as caught:
         list(passages(tmp_path))
     assert str(caught.value) == f"{tmp_path / 'b.md'}: {message}"
-    told = []
-    assert [passage["text"] for passage in passages(tmp_path, on_bad_file=told.append)] == ["Good."]
-    assert told == [str(caught.value)]
+    messages = []
+    assert [passage["text"] for passage in passages(tmp_path, on_bad_file=messages.append)] == ["Good."]
+    assert messages == [str(caught.value)]
 
 
 def test_a_byte_order_mark_and_other_line_ends_are_read(tmp_path):
@@ -210,7 +210,7 @@ def test_nothing_is_lost_in_markdown(source, max_chars):
     """Pieces make up the sections, sections the source in order, and what is between them is in headings."""
     assume(not source.startswith("---"))  # may be front matter
     sections = list(markdown_sections(source))
-    told = " ".join(" ".join([*section.headings, section.text]) for section in sections)
+    words = " ".join(" ".join([*section.headings, section.text]) for section in sections)
     at = 0
     for section in sections:
         pieces = list(cut(section, max_chars))
@@ -218,9 +218,9 @@ def test_nothing_is_lost_in_markdown(source, max_chars):
         assert all(0 < len(piece) <= max_chars and piece.strip() for piece in pieces)
         if section.headings[-1:] != (section.text,):  # a heading that is its own text is found above
             found = source.index(section.text, at)
-            assert all(word in told for word in re.sub(r"[#=`-]", " ", source[at:found]).split())
+            assert all(word in words for word in re.sub(r"[#=`-]", " ", source[at:found]).split())
             at = found + len(section.text)
-    assert all(word in told for word in re.sub(r"[#=`-]", " ", source[at:]).split())
+    assert all(word in words for word in re.sub(r"[#=`-]", " ", source[at:]).split())
 
 
 @settings(max_examples=200)

@@ -36,10 +36,9 @@ class FieldSpec(_Section):
             raise ValueError(f"the primary key must be INT64 or VARCHAR, got {self.dtype}")
         if self.auto_id and not self.is_primary:
             raise ValueError("auto_id belongs to the primary key only")
-        if self.max_length is not None and self.dtype != "VARCHAR":
-            raise ValueError(f"max_length belongs to VARCHAR only, not to {self.dtype}")
-        if self.dim is not None and self.dtype != "FLOAT_VECTOR":
-            raise ValueError(f"dim belongs to FLOAT_VECTOR only, not to {self.dtype}")
+        for key, dtype in (("max_length", "VARCHAR"), ("dim", "FLOAT_VECTOR")):
+            if getattr(self, key) is not None and self.dtype != dtype:
+                raise ValueError(f"{key} belongs to {dtype} only, not to {self.dtype}")
         return self
 
 
@@ -81,11 +80,10 @@ class CollectionSpec(_Section):
             if names.count(name) > 1:
                 raise ValueError(f"two fields are named {name!r}")
         keys = [field.name for field in self.fields if field.is_primary]
-        if len(keys) != 1:
-            raise ValueError(f"exactly one field must have is_primary: true, got {', '.join(keys) or 'none'}")
         vectors = [field.name for field in self.fields if field.dtype == "FLOAT_VECTOR"]
-        if len(vectors) != 1:
-            raise ValueError(f"exactly one field must be a FLOAT_VECTOR, got {', '.join(vectors) or 'none'}")
+        for role, found in (("have is_primary: true", keys), ("be a FLOAT_VECTOR", vectors)):
+            if len(found) != 1:
+                raise ValueError(f"exactly one field must {role}, got {', '.join(found) or 'none'}")
         return self
 
     @property

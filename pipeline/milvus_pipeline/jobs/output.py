@@ -30,7 +30,7 @@ class OutputFile:
     """A file that is locked while it is open. The system releases the lock of a process that was killed.
 
     Args:
-        path: the file.
+        path: the file, which is a regular one if it exists.
         new: create it; otherwise it must exist, and keeps its content.
 
     Raises:
@@ -45,29 +45,19 @@ class OutputFile:
         except FileExistsError:
             what = "was created while the job was starting"
             raise InputError(what, "is another job writing to it?", place=str(path)) from None
-        except FileNotFoundError:
-            if not new:
-                raise
-            raise InputError(f"the folder {path.parent} does not exist", "create it first", place=str(path)) from None
         except OSError as error:
+            if isinstance(error, FileNotFoundError) and not new:
+                raise
             raise InputError(f"cannot be written: {error.strerror}", place=str(path)) from error
         self.path = path
         try:
-            if not stat.S_ISREG(os.fstat(self._file).st_mode):
-                raise InputError("is not a regular file, so a job cannot go back in it", place=str(path))
-            self._lock()
-        except BaseException:
-            self.close()
-            raise
-
-    def _lock(self) -> None:
-        try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                step = "wait until it has ended, or write to another file"
-                raise InputError("another job is writing it", step, place=str(self.path)) from error
             # Some network file systems have no locks; a job there is as safe as it can be.
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                self.close()
+                step = "wait until it has ended, or write to another file"
+                raise InputError("another job is writing it", step, place=str(path)) from error
 
     @property
     def size(self) -> int:
