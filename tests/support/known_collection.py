@@ -1,4 +1,4 @@
-"""A small collection on a server or in a file, and questions whose right answers are known."""
+"""A small collection on a server or in a file, and queries whose answers are known."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COLLECTION = "things"
 
 
 def unit(seed: int, shape: tuple[int, ...]) -> Any:
-    """Vectors of length 1, the same for the same seed."""
+    """Return vectors of length 1, the same for the same seed."""
     vectors = np.random.default_rng(seed).normal(size=shape)
     return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
 
@@ -24,11 +24,11 @@ VECTORS = unit(0, (ROWS, DIM))
 
 
 def questions(count: int = CROWD, dim: int = DIM, vectors: Any = VECTORS) -> Sequence[Question]:
-    """Queries with the keys of the nearest vectors by inner product."""
-    asked = unit(1, (count, dim))
-    best = np.argsort(-(asked @ vectors.T), axis=1)[:, :LIMIT]
+    """Return queries with the keys of the nearest vectors by inner product."""
+    queries = unit(1, (count, dim))
+    best = np.argsort(-(queries @ vectors.T), axis=1)[:, :LIMIT]
     return [
-        Question(Query(f"question {number}", vector=asked[number]), [int(key) for key in best[number]])
+        Question(Query(f"question {number}", vector=queries[number]), [int(key) for key in best[number]])
         for number in range(count)
     ]
 
@@ -36,9 +36,9 @@ def questions(count: int = CROWD, dim: int = DIM, vectors: Any = VECTORS) -> Seq
 def make_known_collection(
     uri: str, vectors: Any = VECTORS, flushed: bool = True, index_type: str = "FLAT", **params: Any
 ) -> None:
-    """The collection anew: keys 0, 1, ... and an index that is exact, or another.
+    """Make the collection anew, with keys 0, 1, ... and an exact index, or another.
 
-    A server that is killed has lost what was not flushed; flushing takes seconds.
+    A server that is killed loses rows that were not flushed; flushing takes seconds.
     """
     from pymilvus import DataType, MilvusClient
 
@@ -57,6 +57,6 @@ def make_known_collection(
     index.add_index("vector", index_type=index_type, metric_type="IP", params={"params": params})
     client.create_index(COLLECTION, index, timeout=60)
     client.load_collection(COLLECTION, timeout=60)
-    # Searches may be a moment behind; this one waits until all rows are seen, and so do those after it.
+    # Searches may miss new rows for a moment; after this one, all rows are visible.
     client.search(COLLECTION, vectors[:1], limit=1, consistency_level="Strong", timeout=60)
     client.close()

@@ -1,9 +1,9 @@
 """A standalone Milvus server for the tests: the one in the PyPI package ``milvus``.
 
-Each server has ports of its own, that of the etcd inside it too, so that several can run at once. One that was killed
-comes back on its old data: on its old ports, which the package's own launcher would not take again while connections
-to them linger (it moves on to others, and clients find nothing), and once the leases of its dead nodes have run out,
-until when it says that its collections are loading.
+Each server has its own ports, also for the etcd inside it, so that several can run at once. A server that was killed
+restarts on its old data and its old ports; the package's own launcher would pick other ports while connections linger,
+and clients would not find it. Until the leases of its dead nodes have expired, it reports that its collections are
+loading.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ import pytest
 from support.ports import free_ports, is_free
 
 ATTEMPTS = 3
-START_SECONDS = 45.0  # for one attempt; it takes 6 to 20 on two cores
-# Ports that are not named are searched for from fixed ones on: two servers that start at once would take the same.
+START_SECONDS = 45.0  # for one attempt, which takes 6 to 20 on two cores
+# The server would look for unspecified ports from a fixed one on, so two servers that start at once would collide.
 _PORTS = (
     "proxy",
     "etcd",
@@ -48,17 +48,17 @@ initial-cluster: default=http://127.0.0.1:{peer}
 """
 
 
-class NoServer(Exception):  # noqa: N818 - not a fault, a reason to skip
-    """The server cannot run here, and why."""
+class NoServer(Exception):  # noqa: N818 - a reason to skip, not an error
+    """The server cannot run here; the message says why."""
 
 
 class MilvusServer:
-    """A server, which can die, come back, and stand still.
+    """A server that can be killed, restarted, and frozen.
 
     Args:
-        folder: for its data; it must be there and empty.
+        folder: for its data; it must exist and be empty.
         lease: seconds after which its nodes count as dead. A collection is loaded again that long after a kill; a
-            server that stood still for two thirds of it ends itself. The server's own 30 by default.
+            server that was frozen for two thirds of it ends itself. By default the server's own 30.
     """
 
     def __init__(self, folder: Path, lease: int | None = None) -> None:
@@ -70,19 +70,19 @@ class MilvusServer:
 
     @property
     def port(self) -> int:
-        """Its port for clients."""
+        """The port for clients."""
         return self._ports["proxy"]
 
     @property
     def uri(self) -> str:
-        """Its address for clients."""
+        """The URI for clients."""
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Start it for the first time, and wait until it takes calls.
+        """Start it for the first time, and wait until it accepts calls.
 
         Raises:
-            NoServer: it does not.
+            NoServer: it does not start.
         """
         etcd = self.folder / "etcd.yaml"
         etcd.write_text(_ETCD.format(client=self._ports["etcd"], peer=self._ports["peer"]))
@@ -94,7 +94,7 @@ class MilvusServer:
         self._launch(command, {"ETCD_CONFIG_PATH": str(etcd)})
 
     def kill(self) -> None:
-        """End it and the child that does its work, which would outlive it, as a crash does."""
+        """Kill it, and the child process that does its work and would outlive it, as a crash would."""
         if self._process is None:
             return
         self._signal(signal.SIGKILL)
@@ -108,10 +108,10 @@ class MilvusServer:
         self._process = None
 
     def restart(self) -> None:
-        """Start it again, on its data and its ports, and wait until it takes calls; its collections load after that.
+        """Start it again on its data and ports, and wait until it accepts calls; its collections load after that.
 
         Raises:
-            NoServer: it does not.
+            NoServer: it does not start.
         """
         libraries = "DYLD_LIBRARY_PATH" if sys.platform == "darwin" else "LD_LIBRARY_PATH"
         environment = {
@@ -125,11 +125,11 @@ class MilvusServer:
         self._launch([str(self.folder / "bin" / "milvus"), "run", "standalone"], environment)
 
     def freeze(self) -> None:
-        """Let it stand still: it takes connections, and does nothing."""
+        """Freeze it: it accepts connections, and does nothing."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let it go on."""
+        """Let it continue."""
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -175,10 +175,10 @@ class MilvusServer:
 
 @contextmanager
 def running_server(folder: Path, lease: int | None = None) -> Iterator[MilvusServer]:
-    """Start a server with its data in ``folder``, yield it when it is ready, and end it.
+    """Run a server with its data in ``folder`` for the duration of the block.
 
     Args:
-        folder: is removed at the end.
+        folder: removed at the end.
         lease: see ``MilvusServer``.
 
     Raises:
@@ -187,7 +187,7 @@ def running_server(folder: Path, lease: int | None = None) -> Iterator[MilvusSer
     if find_spec("milvus") is None or not _launcher().exists():
         raise NoServer("the package `milvus`, which holds the server, is not installed")
     try:
-        server = _started(folder, lease)
+        server = _start(folder, lease)
         try:
             yield server
         finally:
@@ -198,12 +198,12 @@ def running_server(folder: Path, lease: int | None = None) -> Iterator[MilvusSer
 
 @contextmanager
 def server_for_tests(folder: Path, lease: int | None = None) -> Iterator[MilvusServer]:
-    """``running_server`` for a fixture: where it cannot run, the tests are skipped, or fail in CI."""
+    """``running_server`` for a fixture: if it cannot run, the tests are skipped, or fail in CI."""
     running = running_server(folder, lease)
     try:
         server = running.__enter__()
     except NoServer as reason:
-        if os.environ.get("CI"):  # there, half of the tests must not be left out in silence
+        if os.environ.get("CI"):  # so that CI does not silently skip half of the tests
             pytest.fail(f"no Milvus server: {reason}")
         pytest.skip(f"no Milvus server: {reason}")
     try:
@@ -212,8 +212,8 @@ def server_for_tests(folder: Path, lease: int | None = None) -> Iterator[MilvusS
         running.__exit__(None, None, None)
 
 
-def _started(folder: Path, lease: int | None) -> MilvusServer:
-    """Start the server; again where it hangs, which happens when its etcd elects a leader at a bad moment."""
+def _start(folder: Path, lease: int | None) -> MilvusServer:
+    """Start the server; try again if it hangs, as happens when its etcd elects a leader at a bad moment."""
     for attempt in range(1, ATTEMPTS + 1):
         data = folder / f"attempt-{attempt}"
         data.mkdir()
@@ -241,4 +241,4 @@ def _launcher() -> Path:
 
 def _last_line(path: Path) -> str:
     lines = path.read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "its log is empty"
