@@ -14,14 +14,14 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from difflib import get_close_matches
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 
 from milvus_pipeline import DeadlineError, PipelineError, QueryError, RetrySettings, StageError
-from milvus_pipeline.plugin import CheckContext, Finding, doctor
+from milvus_pipeline.plugin import CheckContext, Deadline, Finding, doctor, suggestion
 from milvus_stages.doctors.recall import QUERIES, recall_findings
 from milvus_stages.doctors.sample import RowReader, Sample
 from milvus_stages.milvus import failures, filters
@@ -53,6 +53,7 @@ _NAME: Final = re.compile(r"(?<![\w.{$\[])[A-Za-z_]\w*(?!\w*\s*[(}])")
 _KEYWORDS: Final = frozenset({"and", "or", "not", "in", "like", "is", "null", "true", "false", "exists"})
 
 
+@dataclass
 class Examination:
     """One examination of a search: what the checks work with, and what they leave for later ones.
 
@@ -63,28 +64,29 @@ class Examination:
         connect_seconds: that connecting took.
 
     Attributes:
+        call_seconds: that a call takes.
         info: the collection.
         state: the collection, if it fits the search; otherwise None.
         is_loaded: the collection is in memory, so that its rows can be read.
+        was_loaded_here: it was loaded for this examination.
         rows: how many it holds.
-        call_seconds: that a call takes.
     """
 
-    info: CollectionInfo
+    settings: SearchSettings
+    context: CheckContext
+    connection: Connection
+    connect_seconds: float
+    call_seconds: float = 0.0
+    info: CollectionInfo = field(init=False)
+    state: CollectionState | None = None
+    is_loaded: bool = False
+    was_loaded_here: bool = False
+    rows: int = 0
 
-    def __init__(
-        self, settings: SearchSettings, context: CheckContext, connection: Connection, connect_seconds: float
-    ) -> None:
-        self.settings = settings
-        self.context = context
-        self.deadline = context.deadline
-        self.connection = connection
-        self.connect_seconds = connect_seconds
-        self.call_seconds = 0.0
-        self.state: CollectionState | None = None
-        self.is_loaded = False
-        self.rows = 0
-        self.was_loaded_here = False
+    @property
+    def deadline(self) -> Deadline:
+        """When the examination must be done."""
+        return self.context.deadline
 
     @property
     def topic(self) -> str:
@@ -215,25 +217,24 @@ def check_filter(examination: Examination) -> Iterator[Finding]:
         return
     for name in dict.fromkeys(_NAME.findall(_QUOTED.sub(" ", expression))):
         if name.lower() not in _KEYWORDS and name not in info.fields:
-            near = get_close_matches(name, list(info.fields), n=1)
-            step = f"did you mean {near[0]!r}?" if near else f"its fields are {', '.join(sorted(info.fields))}"
-            yield Finding.error("filter", f"it uses {name!r}, which is not a field of the collection", step)
+            problem = f"it uses {name!r}, which is not a field of the collection"
+            yield Finding.error("filter", problem, suggestion(name, info.fields))
 
 
 def check_dimension(examination: Examination) -> Iterator[Finding]:
     """Compare the dimension of the field with that of the encoder."""
-    field = _vector_field(examination)
-    if field is None:
+    name = _vector_field(examination)
+    if name is None:
         return
-    dim, given, encoder = examination.info.dims[field], examination.context.dim, examination.context.dim_of
+    dim, given, encoder = examination.info.dims[name], examination.context.dim, examination.context.dim_of
     if given is None:
-        yield Finding.ok("dimension", f"{field!r} holds vectors of {dim}")
+        yield Finding.ok("dimension", f"{name!r} holds vectors of {dim}")
     elif given == dim:
-        yield Finding.ok("dimension", f"{field!r} holds vectors of {dim}, as does {encoder}")
+        yield Finding.ok("dimension", f"{name!r} holds vectors of {dim}, as does {encoder}")
     else:
         yield Finding.error(
             "dimension",
-            f"{field!r} holds vectors of {dim}, but {encoder} gives {given}",
+            f"{name!r} holds vectors of {dim}, but {encoder} gives {given}",
             "encode queries with the model that the collection was made with, or rebuild it with `milvus-pipeline "
             "ingest`",
         )
@@ -241,10 +242,10 @@ def check_dimension(examination: Examination) -> Iterator[Finding]:
 
 def check_index(examination: Examination) -> Iterator[Finding]:
     """Report type and parameters of the index, and rows that are not in it."""
-    field, settings, rows = _vector_field(examination), examination.settings, examination.info.rows
-    if field is None:
+    name, settings, rows = _vector_field(examination), examination.settings, examination.info.rows
+    if name is None:
         return
-    index = describe_index(examination.connection, settings.collection, field, examination.deadline)
+    index = describe_index(examination.connection, settings.collection, name, examination.deadline)
     if index is None:
         return  # reported with what does not fit
     nprobe = settings.params.get("nprobe", DEFAULT_NPROBE)
@@ -337,21 +338,21 @@ def check_texts(examination: Examination) -> Iterator[Finding]:
     """Look for rows without text, and leave the texts of a sample to the stages that follow."""
     if not (examination.rows and examination.is_loaded and examination.has_text):
         return
-    field, sample = str(examination.settings.text_field), examination.sample
-    values = [row.get(field) for row in sample.rows]
+    name, sample = str(examination.settings.text_field), examination.sample
+    values = [row.get(name) for row in sample.rows]
     texts = [text for text in values if isinstance(text, str) and text.strip()]
     examination.context.texts = texts
     empty, total = len(values) - len(texts), f"{len(values)} sampled"
-    if field in examination.info.fields and empty == values.count(""):  # a filter finds no other rows without text
+    if name in examination.info.fields and empty == values.count(""):  # a filter finds no other rows without text
         with suppress(PipelineError, ValueError):
-            count = _count(examination.reader, f'{field} == ""')
+            count = _count(examination.reader, f'{name} == ""')
             if count is not None and count >= empty:
                 empty, total = count, f"{examination.rows:,}"
     where = "" if sample.spread else " (the first by key; others cannot be reached without a search)"
     if empty:
         yield Finding.warning(
             "texts",
-            f"{empty:,} of {total} rows have no text in {field!r}{where}; a reranker ranks them last, without a score",
+            f"{empty:,} of {total} rows have no text in {name!r}{where}; a reranker ranks them last, without a score",
             "leave them out when you fill the collection, or with a `filter`",
         )
     elif texts:

@@ -160,8 +160,6 @@ def literal(value: Any, name: str) -> str:
     Raises:
         QueryError: a filter cannot hold values of this type.
     """
-    if isinstance(value, np.generic):
-        value = value.item()
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if isinstance(value, list | tuple | set | frozenset):

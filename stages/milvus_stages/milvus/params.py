@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any
 
-from milvus_pipeline.plugin import short_repr
+from milvus_pipeline.plugin import short_repr, suggestion
 
 DEFAULT_NPROBE = 16
 MAX_NPROBE = 65536
@@ -59,9 +58,7 @@ def find_problem(params: Mapping[str, Any], index_type: str, metric_type: str) -
     known = _KNOWN.get(index_type)
     for name in params:
         if known is not None and name not in known | _ANY_INDEX:
-            near = get_close_matches(name, known | _ANY_INDEX, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"its parameters are {', '.join(sorted(known)) or 'none'}"
-            return f"params: {index_type} has no parameter {name!r}; {hint}"
+            return f"params: {index_type} has no parameter {name!r}; {suggestion(name, known | _ANY_INDEX)}"
     for name, most in _INTEGERS.items():
         value = params.get(name, 1)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1 or (most and value > most):

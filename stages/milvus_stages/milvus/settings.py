@@ -22,73 +22,72 @@ MAX_WINDOW = 16384
 class SearchSettings(Stage):
     """The fields of ``milvus_search`` with their checks: a stage without its work, so that helpers need no more."""
 
-    uri: Annotated[
-        str, Field(description="Server (http, https, tcp or unix), or a path that ends in .db for Milvus Lite.")
-    ] = "./milvus.db"
-    token_env: Annotated[
-        str | None,
-        Field(description="Environment variable that holds the token: user:password, or an API key. May be unset."),
-    ] = "MILVUS_TOKEN"  # noqa: S105 - the variable's name
-    tls: Annotated[
-        TLS | None, Field(description="CA, client certificate and name of an https:// server, as files.")
-    ] = None
-    db_name: Annotated[str, Field(description="Database on the server; the default database if empty.")] = ""
-    collection: Annotated[str, Field(min_length=1, description="The collection to search.")]
-    anns_field: Annotated[
-        str | None, Field(description="The vector field to search; by default the collection's only one.")
-    ] = None
-    index_type: Annotated[str, Field(min_length=1, description="Type of the field's index. AUTOINDEX accepts any.")] = (
-        "IVF_FLAT"
-    )
-    metric_type: Annotated[
-        Literal["IP", "COSINE", "L2"], Field(description="Metric that the index was built with.")
-    ] = "IP"
-    params: Annotated[
-        dict[str, Any],
-        Field(
-            description="Search parameters of the index, such as nprobe (16 by default for IVF) or ef; radius and "
-            "range_filter for a range search."
-        ),
-    ] = {}
-    limit: Annotated[int, Field(ge=1, le=MAX_WINDOW, description="Hits to retrieve for each query.")] = 10
-    offset: Annotated[int, Field(ge=0, lt=MAX_WINDOW, description="Number of best hits to skip.")] = 0
-    filter: Annotated[
-        str | None, Field(description="Boolean expression that hits must match; {name} is replaced by a value.")
-    ] = None
-    filter_params: Annotated[
-        dict[str, Any], Field(description="Values for the {name} placeholders: strings, numbers, booleans, or lists.")
-    ] = {}
-    partition_names: Annotated[
-        list[str] | None, Field(min_length=1, description="Partitions to search; all by default.")
-    ] = None
-    output_fields: Annotated[
-        list[str] | None,
-        Field(description="Fields to return with a hit; by default all fields of the schema except vectors."),
-    ] = None
-    text_field: Annotated[
-        str | None, Field(description="Field that becomes the hit's text; null for hits without text.")
-    ] = "text"
-    consistency_level: Annotated[
-        Literal["Strong", "Bounded", "Session", "Eventually"] | None,
-        Field(description="How fresh the data must be; by default the collection's own level."),
-    ] = None
-    group_by_field: Annotated[
-        str | None, Field(description="Return one hit per value of this field. Milvus 2.4 or later, or Milvus Lite.")
-    ] = None
-    round_decimal: Annotated[int | None, Field(ge=0, le=6, description="Decimals that scores are rounded to.")] = None
-    load: Annotated[
-        bool, Field(description="Load the collection if it is not in memory; if false, that is an error.")
-    ] = True
+    uri: str = "./milvus.db"
+    """Server (http, https, tcp or unix), or a path that ends in .db for Milvus Lite."""
+
+    token_env: str | None = "MILVUS_TOKEN"  # noqa: S105 - the variable's name
+    """Environment variable that holds the token: user:password, or an API key. May be unset."""
+
+    tls: TLS | None = None
+    """CA, client certificate and name of an https:// server, as files."""
+
+    db_name: str = ""
+    """Database on the server; the default database if empty."""
+
+    collection: Annotated[str, Field(min_length=1)]
+    """The collection to search."""
+
+    anns_field: str | None = None
+    """The vector field to search; by default the collection's only one."""
+
+    index_type: Annotated[str, Field(min_length=1)] = "IVF_FLAT"
+    """Type of the field's index. AUTOINDEX accepts any."""
+
+    metric_type: Literal["IP", "COSINE", "L2"] = "IP"
+    """Metric that the index was built with."""
+
+    params: dict[str, Any] = {}
+    """Search parameters of the index, such as nprobe (16 by default for IVF) or ef, and radius and range_filter."""
+
+    limit: Annotated[int, Field(ge=1, le=MAX_WINDOW)] = 10
+    """Hits to retrieve for each query."""
+
+    offset: Annotated[int, Field(ge=0, lt=MAX_WINDOW)] = 0
+    """Number of best hits to skip."""
+
+    filter: str | None = None
+    """Boolean expression that hits must match; {name} is replaced by a value."""
+
+    filter_params: dict[str, Any] = {}
+    """Values for the {name} placeholders: strings, numbers, booleans, or lists."""
+
+    partition_names: Annotated[list[str] | None, Field(min_length=1)] = None
+    """Partitions to search; all by default."""
+
+    output_fields: list[str] | None = None
+    """Fields to return with a hit; by default all fields of the schema except vectors."""
+
+    text_field: str | None = "text"
+    """Field that becomes the hit's text; null for hits without text."""
+
+    consistency_level: Literal["Strong", "Bounded", "Session", "Eventually"] | None = None
+    """How fresh the data must be; by default the collection's own level."""
+
+    group_by_field: str | None = None
+    """Return one hit per value of this field. Milvus 2.4 or later, or Milvus Lite."""
+
+    round_decimal: Annotated[int | None, Field(ge=0, le=6)] = None
+    """Decimals that scores are rounded to."""
+
+    load: bool = True
+    """Load the collection if it is not in memory; if false, that is an error."""
+
     # gRPC waits a second before it connects again, so the attempts together must last longer.
-    retry: Annotated[RetrySettings, Field(description="How calls that fail for a passing reason are repeated.")] = (
-        RetrySettings(attempts=5, min_wait=0.2, max_wait=2.0)
-    )
-    breaker: Annotated[
-        BreakerSettings | None,
-        Field(
-            description="When to stop calling a server that keeps failing; null for never. Not used for Milvus Lite."
-        ),
-    ] = BreakerSettings(failures=5, wait=2.0)
+    retry: RetrySettings = RetrySettings(attempts=5, min_wait=0.2, max_wait=2.0)
+    """How calls that fail for a passing reason are repeated."""
+
+    breaker: BreakerSettings | None = BreakerSettings(failures=5, wait=2.0)
+    """When to stop calling a server that keeps failing; null for never. Not used for Milvus Lite."""
 
     @field_validator("uri", mode="before")
     @classmethod

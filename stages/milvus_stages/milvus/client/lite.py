@@ -6,9 +6,8 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, Self
 from urllib.parse import urlsplit
@@ -82,10 +81,10 @@ class LiteConnection(Connection):
                 "check `uri`",
                 reason_code="not_found",
             )
-        with _reasons.collect() as reasons:
-            address = manager.server_manager_instance.start_and_get_uri(path)
+        _last_error.attach()
+        address = manager.server_manager_instance.start_and_get_uri(path)
         if address is None:
-            cause = reasons[-1] if reasons else None
+            cause = _last_error.error
             what, step = _explain(cause, Path(path))
             raise StageError(what, step, place=uri, reason_code="unavailable") from cause
         options = {"uri": address, "dedicated": True, "grpc_options": _GRPC_OPTIONS}
@@ -158,47 +157,32 @@ def _has_other_clients(address: str) -> bool:
         return True  # a database that may be in use stays open
 
 
-class _Reasons(logging.Filter):
-    """Collects the exceptions that opening a database logs: they are reported nowhere else.
-
-    Threads may open different databases at once; each collects its own.
-    """
+class _LastError(logging.Filter):
+    """Keeps, by thread, the last exception that opening a database logged: it is reported nowhere else."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._logger = logging.getLogger(_MANAGER_LOG)
-        self._lock = threading.Lock()
-        self._found: dict[int, list[BaseException]] = {}
-        self._level = logging.NOTSET
+        self._kept = threading.local()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        reasons = self._found.get(record.thread or 0)
-        if reasons is None or not record.exc_info or record.exc_info[1] is None:
-            return True
-        reasons.append(record.exc_info[1])
-        return False
+        self._kept.error = record.exc_info[1] if record.exc_info else None
+        return logging.getLogger("milvus_lite").isEnabledFor(logging.ERROR)
 
-    @contextmanager
-    def collect(self) -> Iterator[list[BaseException]]:
-        """Collect the exceptions that this thread logs within the block."""
-        thread = threading.get_ident()
-        with self._lock:
-            if not self._found:  # the first thread changes the logger, the last one restores it
-                self._level = self._logger.level
-                self._logger.setLevel(logging.ERROR)
-                self._logger.addFilter(self)
-            reasons = self._found[thread] = []
-        try:
-            yield reasons
-        finally:
-            with self._lock:
-                del self._found[thread]
-                if not self._found:
-                    self._logger.removeFilter(self)
-                    self._logger.setLevel(self._level)
+    def attach(self) -> None:
+        """Have the logger pass its errors here, whatever level hides them from users."""
+        logger = logging.getLogger(_MANAGER_LOG)
+        if logger.getEffectiveLevel() > logging.ERROR:
+            logger.setLevel(logging.ERROR)
+        logger.addFilter(self)
+        self._kept.error = None
+
+    @property
+    def error(self) -> BaseException | None:
+        """The last exception of this thread."""
+        return getattr(self._kept, "error", None)
 
 
-_reasons = _Reasons()
+_last_error = _LastError()
 
 
 def _explain(reason: BaseException | None, path: Path) -> tuple[str, str]:
