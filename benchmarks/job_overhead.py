@@ -47,7 +47,7 @@ class StubSearch(Stage):
     hits: int = 10
 
     def process(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
-        """Takes no time to speak of."""
+        """Return at once."""
         found = [
             Hit(place, text(place, 12), 0.0, {}).ranked(self.name, 1.0 - place / 1000, place + 1)
             for place in range(self.hits)
@@ -63,7 +63,7 @@ class StubEncode(Stage):
     gives: ClassVar[frozenset[str]] = frozenset({"vector"})
 
     def process(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
-        """Takes no time to speak of."""
+        """Return at once."""
         return [result.with_query(result.query.with_vector(vector(len(result.query.text)))) for result in results]
 
 

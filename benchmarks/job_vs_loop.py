@@ -191,7 +191,7 @@ def differing(expected: Run, found: Run) -> str | None:
             if abs(scores[other] - other_score) > TOLERANCE:
                 return f"query {query}: document {other} has the score {other_score}, and {scores[other]}"
             if key != other and abs(score - scores[other]) > TOLERANCE:
-                return f"query {query}: {key} ({score}) stands where {other} ({scores[other]}) does"
+                return f"query {query}: {key} ({score}) has the place of {other} ({scores[other]})"
     return None
 
 
