@@ -11,20 +11,12 @@ from typing import Any
 import pytest
 
 from milvus_pipeline import Hit, Query, SearchResult
-from milvus_pipeline.plugin import Context, Deadline
-from milvus_stages import TEI, Cohere, Jev, Jina, Mixedbread, RerankAPI, Voyage
+from milvus_pipeline.plugin import Context, Deadline, registry
 from milvus_stages.hosted import HostedReranker
-from support.standins import StandIn
+from support.standins import PROVIDERS, StandIn
 
 STAGES: dict[str, type[HostedReranker]] = {
-    "cohere": Cohere,
-    "voyage": Voyage,
-    "jina": Jina,
-    "mixedbread": Mixedbread,
-    "tei": TEI,
-    "vllm": RerankAPI,
-    "infinity": RerankAPI,
-    "jev": Jev,
+    name: registry.get(provider.stage or name) for name, provider in PROVIDERS.items()
 }
 """The stage for each stand-in."""
 

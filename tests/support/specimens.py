@@ -14,7 +14,7 @@ import numpy as np
 
 from milvus_pipeline.config.file import registry
 from milvus_pipeline.plugin import Stage
-from support.standins import StandIn
+from support.standins import PROVIDERS, StandIn
 
 DIM = 16
 TEXTS = ("a red apple", "a green pear and a red plum", "the blue sky", "", "plum jam, where the red plum is")
@@ -90,13 +90,7 @@ MAKERS = {
     "cross_encoder": lambda world: {"model": world.bert, "device": "cpu"},
     "bge": lambda world: {"model": world.xlm_roberta, "device": "cpu"},
     "late_interaction": lambda world: {"model": world.encoder, "device": "cpu"},
-    "cohere": lambda world: world.service("cohere"),
-    "voyage": lambda world: world.service("voyage"),
-    "jina": lambda world: world.service("jina"),
-    "mixedbread": lambda world: world.service("mixedbread"),
-    "tei": lambda world: world.service("tei"),
     "rerank_api": lambda world: world.service("vllm", options={"truncate_prompt_tokens": -1}),
-    "jev": lambda world: world.service("jev"),
     "pymilvus_model": lambda world: {
         "function": "BGERerankFunction",
         "arguments": {"model_name": world.xlm_roberta, "device": "cpu", "use_fp16": False},
@@ -106,11 +100,14 @@ MAKERS = {
 
 
 def specimen(kind: str, world: World) -> Stage:
-    """A closed stage of the type.
+    """Make a closed stage of the type.
 
-    The arguments of a type that is not listed come from the variable ``SPECIMENS``, a JSON object by type, which is how
-    a third party brings them; where they are not there either, it is made without arguments.
+    A hosted reranker with a stand-in needs no maker. The arguments of any other type come from the variable
+    ``SPECIMENS``, a JSON object by type, which third parties set; if it has none, the stage is made without arguments.
     """
     others = json.loads(os.environ.get("SPECIMENS", "{}"))
-    arguments = MAKERS[kind](world) if kind in MAKERS else others.get(kind, {})
+    if kind in MAKERS:
+        arguments = MAKERS[kind](world)
+    else:
+        arguments = world.service(kind) if kind in PROVIDERS else others.get(kind, {})
     return registry.get(kind)(**arguments)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any, Final
 
 from milvus_pipeline import ServiceError
@@ -24,7 +24,16 @@ _LONGEST_SHOWN_WAIT: Final = 86_400.0
 """Seconds. A message repeats no longer number."""
 
 _ID_HEADERS: Final = ("x-debug-trace-id", "x-typesafe-request-id", "x-request-id", "request-id")
-_ID_MEMBERS: Final = ("request_id", "id")
+_ID_PATHS: Final = (("request_id",), ("id",))
+_CODE_PATHS: Final = (
+    ("code",),
+    ("error_type",),
+    ("detail", "error_type"),
+    ("error", "code"),
+    ("error", "type"),
+    ("type",),
+)
+_TEXT_PATHS: Final = (("error",), ("error", "message"), ("message",), ("detail",), ("detail", "message"))
 
 _NEXT: Final = {
     402: "check the account's balance and billing",
@@ -46,7 +55,9 @@ def refusal_error(received: Received, service: HostedService, request: str, priv
         private: what the message must not repeat.
     """
     data = _data(received)
-    code, request_id = private.token(_code(data)), private.token(_request_id(received.headers, data))
+    code = private.token(_first_text(data, _CODE_PATHS))
+    ids = (received.headers[name] for name in _ID_HEADERS if received.headers.get(name))
+    request_id = private.token(next(ids, None) or _first_text(data, _ID_PATHS))
     what = f"{request} answered {received.status}"
     if code:
         what += f" {code}"
@@ -105,10 +116,8 @@ def _data(received: Received) -> Any:
 
 def _text(received: Received, data: Any) -> str:
     """Return the service's text, from the shapes that such services use."""
-    for path in (("error",), ("error", "message"), ("message",), ("detail",), ("detail", "message")):
-        text = get_member(data, *path)
-        if isinstance(text, str) and text.strip():
-            return text
+    if text := _first_text(data, _TEXT_PATHS):
+        return text
     detail = get_member(data, "detail")
     complaints = detail if isinstance(detail, list) else get_member(data, "errors")
     if isinstance(complaints, list):
@@ -137,26 +146,7 @@ def _raw_text(received: Received) -> str:
     return body
 
 
-def _code(data: Any) -> str | None:
-    places = (
-        ("code",),
-        ("error_type",),
-        ("detail", "error_type"),
-        ("error", "code"),
-        ("error", "type"),
-        ("type",),
-    )
-    for place in places:
-        if isinstance(found := get_member(data, *place), str) and found.strip():
-            return found
-    return None
-
-
-def _request_id(headers: Mapping[str, str], data: Any) -> str | None:
-    for name in _ID_HEADERS:
-        if found := headers.get(name):
-            return found
-    for name in _ID_MEMBERS:
-        if isinstance(found := get_member(data, name), str) and found.strip():
-            return found
-    return None
+def _first_text(data: Any, paths: Iterable[tuple[str, ...]]) -> str | None:
+    """Return the first member at one of these paths that is a text and not blank."""
+    found = (get_member(data, *path) for path in paths)
+    return next((text for text in found if isinstance(text, str) and text.strip()), None)

@@ -13,6 +13,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from copy import copy
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 from weakref import WeakSet
 
@@ -44,15 +45,9 @@ class KeyRefusal:
     def check(self) -> None:
         """Raise the remembered error for a request that has not been sent."""
         if (error := self._error) is not None:
-            raise ServiceError(
-                f"{error.what} (to another request of the batch; this one was not sent)",
-                error.next_step,
-                place=error.place,
-                status=error.status,
-                code=error.code,
-                detail=error.detail,
-                request_id=error.request_id,
-            )
+            unsent = copy(error)
+            unsent.what += " (to another request of the batch; this one was not sent)"
+            raise unsent
 
 
 class Stopped(Exception):  # noqa: N818 - not an error

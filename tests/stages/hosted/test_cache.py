@@ -8,16 +8,10 @@ from milvus_pipeline import Hit, Pipeline, Query, SearchResult
 from milvus_pipeline.plugin import Context, Deadline
 from milvus_stages import TEI, Jina, RerankAPI
 from support.fake_stages.basic import ListedSearch
-from support.hosted import QUERY, TEXTS, ask, serving, stage_for
+from support.hosted import QUERY, TEXTS, ask, stage_for
 from support.standins import PROVIDERS, Reply
 
 DISTINCT = len(set(TEXTS))
-
-
-@pytest.fixture
-def serve(monkeypatch):
-    """Starts stand-ins, whose keys lie in the environment."""
-    yield from serving(monkeypatch)
 
 
 @pytest.fixture

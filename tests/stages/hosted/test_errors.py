@@ -21,6 +21,7 @@ from support.standins import Reply, StandIn, errors
 DOCUMENT = "The Board met in secret on 12 March\nand chose Ms Ann Ufford as its next head, unseen by the press."
 SHORT = "Ann Ufford"
 ASKED = "who is to be the next head of the firm?"
+ACCEPTED = "what the service accepts"
 KEY = "FAKE-cohere-key-no-secret-0123456789"
 
 
@@ -192,6 +193,10 @@ def test_an_error_has_the_id_of_the_request(way, provider):
         403: "check the API key in STANDIN_API_KEY, and the account's balance and permissions",
         404: "check model and base_url",
         405: "check base_url",
+        413: "lower max_documents, or shorten the documents",
+        501: "check the model, which may not be a reranker",
+        **dict.fromkeys((400, 415, 422, 424), f"check the model, the options and the texts against {ACCEPTED}"),
+        **dict.fromkeys((408, 500, 503, 529), "the service fails; try again later"),
         407: "check the proxy",
         429: "set requests_per_minute or tokens_per_minute to what your plan allows, or lower max_concurrency",
     }.items(),

@@ -5,14 +5,8 @@ import json
 import pytest
 
 from milvus_stages import TEI, Cohere, Voyage
-from support.hosted import serving, stage_for
+from support.hosted import stage_for
 from support.standins import PROVIDERS, Reply
-
-
-@pytest.fixture
-def serve(monkeypatch):
-    """Starts stand-ins, whose keys lie in the environment."""
-    yield from serving(monkeypatch)
 
 
 @pytest.mark.parametrize("provider", [name for name in PROVIDERS if name != "tei"])

@@ -204,17 +204,6 @@ def test_what_is_shown_of_a_stage_holds_names_only(monkeypatch):
     assert Pipeline.from_yaml(pipeline.to_yaml()) == pipeline
 
 
-def test_a_service_of_ones_own_needs_no_key(monkeypatch):
-    """No Authorization header is sent, unless a variable is named."""
-    with StandIn("tei") as server:
-        for fields, expected in (({}, None), ({"api_key_env": "TEI_KEY"}, "Bearer of-my-own")):
-            monkeypatch.setenv("TEI_KEY", "of-my-own")
-            reranker = TEI(base_url=server.url, **fields)
-            reranker(QUERY, TEXTS)
-            reranker.close()
-            assert server.requests[-1].headers.get("authorization") == expected
-
-
 @pytest.mark.parametrize(
     "url",
     ["ftp://host", "host:80", "http://", "http://:80", "http://host:port", "http://host:0", "http://h ost", "http://hóst",
@@ -225,13 +214,6 @@ def test_addresses_are_checked(url):
     with pytest.raises(ConfigError, match="base_url: must") as caught:
         Cohere(base_url=url)
     assert PRIVATE not in "".join(traceback.format_exception(caught.value))
-
-
-def test_a_server_of_ones_own_must_be_named():
-    """There is no public address to fall back to."""
-    for kind in (TEI, RerankAPI):
-        with pytest.raises(ConfigError, match="base_url"):
-            kind()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from milvus_pipeline.plugin import RerankJob
 from milvus_stages.hosted import limits as throttle
 from support.hosted_calls import QUERY, TEXTS, ask, both_ways, order, scored, sent
-from support.standins import Reply, StandIn, ranking, relevance, tokens
+from support.standins import StandIn, ranking, relevance, tokens
 
 BLANK = "3 of 7 documents are blank; ranked last, without a score"
 MANY = [f"plum number {number}{' red' * (number % 5)}{' where' * (number % 3)}" for number in range(23)]
@@ -22,19 +22,6 @@ def test_scores_come_back_to_their_documents(way):
     assert outcome.scores == [[relevance(QUERY, text) for text in TEXTS]]
     assert outcome.usage == {"requests": 1, "search_units": 1}
     assert (outcome.warnings, outcome.failures) == ([], {})
-
-
-@pytest.mark.parametrize("provider", ["cohere", "voyage", "tei", "jev"])
-def test_blank_documents_are_left_out(way, provider):
-    """They are not sent, have no score, and the report says how many they were."""
-    texts = ["", TEXTS[0], " \n\t", TEXTS[1], TEXTS[2], "\N{NO-BREAK SPACE}\N{IDEOGRAPHIC SPACE}", TEXTS[3]]
-    with StandIn(provider) as server:
-        outcome = ask(way, server, texts)
-        (request,) = server.requests
-    assert request.refused is None
-    assert outcome.scores[0] == [relevance(QUERY, text) if text.strip() else None for text in texts]
-    assert outcome.warnings == [BLANK]
-    assert outcome.details["documents_blank"] == 3
 
 
 def test_nothing_is_sent_where_every_document_is_blank(way):
@@ -135,14 +122,6 @@ def test_what_is_too_large_is_halved(way, kind):
     assert outcome.warnings == []
 
 
-def test_too_many_tokens_are_halved(way):
-    """Jev refuses with a 400 and no message what others refuse with a 413."""
-    with StandIn("jev", max_tokens=120) as server:
-        outcome = ask(way, server, MANY)
-        assert any(request.refused for request in server.requests)
-    assert outcome.scores == [[relevance(QUERY, text) for text in MANY]]
-
-
 def test_the_limit_of_halves_is_clamped(way):
     """Half of a request cannot be asked for more scores than it has documents."""
     with StandIn("cohere") as server:
@@ -152,17 +131,6 @@ def test_the_limit_of_halves_is_clamped(way):
     assert whole.body["top_n"] == 15
     assert [half.body["top_n"] for half in halves] == [11, 12]
     assert order(outcome.scores[0])[:15] == [place for place, _ in ranking(QUERY, MANY, 15)]
-
-
-def test_a_single_document_that_is_too_large_is_left_unscored(way):
-    """The others are scored, and the report says that one is not."""
-    texts = [*TEXTS[:2], "long " * 200, *TEXTS[2:]]
-    with StandIn("tei", max_bytes=500) as server:
-        outcome = ask(way, server, texts)
-    assert outcome.scores[0] == [None if text.startswith("long") else relevance(QUERY, text) for text in texts]
-    assert outcome.warnings == ["1 of 5 documents are larger than the service accepts; ranked last, without a score"]
-    assert outcome.details["documents_too_large"] == 1
-    assert outcome.failures == {}
 
 
 def test_another_400_is_not_halved(way):
@@ -186,25 +154,6 @@ def test_a_listwise_list_is_refused_beyond_the_documents(way):
     assert None not in outcome.scores[1]
 
 
-def test_a_listwise_list_is_sent_whole_beyond_the_tokens(way):
-    """Scores of two requests could not be compared; the report says that the model may not have read it all."""
-    texts = ["plum " * 5_000] * 20
-    with StandIn("jina") as server:
-        outcome = ask(way, server, texts, tokens_per_minute=10**9)
-        assert [len(part) for part in sent(server)] == [20]
-    assert "not split, since scores of two requests cannot be compared" in outcome.warnings[0]
-
-
-def test_a_listwise_list_is_never_halved(way):
-    """Where it is too large it has failed, and no part of it is scored."""
-    with StandIn("jina") as server:
-        server.always(server.error(413, "too large", "TOO_LARGE"))
-        outcome = ask(way, server, model="jina-reranker-v3.5")
-        assert len(server.requests) == 1
-    assert outcome.error().status == 413
-    assert outcome.scores == [[None] * 4]
-
-
 @pytest.mark.parametrize("provider", ["cohere", "jev"])
 def test_halves_of_surrogate_pairs_are_sent_replaced(way, provider):
     """JSON could not carry them; the rest of the text is scored."""
@@ -221,17 +170,3 @@ def test_text_is_sent_unescaped(way):
     with StandIn("cohere") as server:
         ask(way, server, ["Pflaume 李子 \U0001f347"])
         assert "Pflaume 李子 \U0001f347".encode() in server.requests[0].raw
-
-
-def test_a_service_that_gives_more_than_was_asked_for(way):
-    """What a server of the common kind gives beyond the limit is taken; others are held to it."""
-
-    def all_of_them(request, normal):
-        return Reply(200, {"results": [{"index": i, "relevance_score": i / 10} for i in range(4)]})
-
-    with StandIn("vllm") as server:
-        server.always(all_of_them)
-        assert ask(way, server, top_k=2).scores == [[0.0, 0.1, 0.2, 0.3]]
-    with StandIn("cohere") as server:
-        server.always(all_of_them)
-        assert "it gave 4 scores, but 2 were asked for" in str(ask(way, server, top_k=2).error())

@@ -101,26 +101,6 @@ def test_a_connection_that_does_not_come_to_stand_is_told_as_such(way):
 
 
 @both_ways
-def test_retries_that_the_deadline_ends_say_so(way):
-    """The service's failure stays the error; the time given is named as the reason that there was no other attempt."""
-    with StandIn("cohere") as server:
-        server.always(server.error(503))
-        outcome = ask(way, server, timeout=5, retry={"attempts": 3, "min_wait": 30})
-    error = outcome.error()
-    assert (error.status, error.attempts) == (503, 1)
-    assert str(error).endswith("not tried again: the wait would exceed the time limit of 5 s")
-
-
-@both_ways
-def test_a_wait_that_is_longer_than_the_settings_allow_is_named(way):
-    """The message says which setting ended the attempts."""
-    with StandIn("cohere") as server:
-        server.always(server.error(429).but(headers={"retry-after": "3600"}))
-        error = ask(way, server).error()
-    assert str(error).endswith("not tried again: that is longer than retry.max_wait (0.02 s)")
-
-
-@both_ways
 @pytest.mark.parametrize(
     ("fields", "timeout", "setting"), [({"request_timeout": 0.3}, 30, "request_timeout"), ({}, 0.3, "`timeout`")]
 )
@@ -142,15 +122,6 @@ def test_a_service_that_wants_a_key_is_told_from_one_that_refuses_it(way):
         outcome = batch(reranker, jobs) if way == "sync" else asyncio.run(abatch(reranker, jobs))
         reranker.close()
     assert "no key was sent; name the environment variable that holds it in api_key_env" in str(outcome.error())
-
-
-@pytest.mark.parametrize("status", [400, 408, 415, 422, 424, 500, 501, 503, 529])
-def test_every_refusal_has_a_next_step(status):
-    """Whatever the status, the message ends with what to do."""
-    with StandIn("cohere") as server:
-        server.always(server.error(status))
-        error = ask("sync", server, ["plum"], retry={"attempts": 1}).error()
-    assert "; check the model" in str(error) or "; the service fails" in str(error)
 
 
 def test_a_name_that_is_found_late_leaves_no_request_behind(monkeypatch):

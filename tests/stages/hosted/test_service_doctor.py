@@ -9,14 +9,8 @@ import pytest
 
 from milvus_pipeline.plugin import CheckContext, Deadline, Finding
 from milvus_stages import TEI, Cohere, Jina, RerankAPI
-from support.hosted import serving, stage_for
+from support.hosted import stage_for
 from support.standins import PROVIDERS, Reply
-
-
-@pytest.fixture
-def serve(monkeypatch):
-    """Starts stand-ins, whose keys lie in the environment."""
-    yield from serving(monkeypatch)
 
 
 def findings(stage: Any, **context: Any) -> dict[str, Finding]:

@@ -47,39 +47,12 @@ def test_the_documented_models(serve, model):
     assert f"``{model}``" in Cohere.__doc__
 
 
-def test_a_thousand_documents_are_one_request_and_more_are_split_evenly(serve, way):
-    """1,001 become two requests of the advised size; the ranking is that of the whole, and units add up."""
-    server = serve("cohere", max_documents=1000)
-    texts = [f"plum number {number}" for number in range(1001)]
-    whole = ask(stage_for(server, top_k=5), way, texts=texts[:1000])
-    assert [len(request.body["documents"]) for request in server.requests] == [1000]
-    assert whole.usage == {"requests": 1, "search_units": 10}
-    server.clear()
-    split = ask(stage_for(server), way, texts=texts)
-    assert sorted(len(request.body["documents"]) for request in server.requests) == [500, 501]
-    assert split.usage == {"requests": 2, "search_units": 11}
-    assert {index: split.scores[index] for index, _ in whole.ranked} == whole.scores
-    assert len(set(split.order)) == 1001
-
-
 def test_tokens_are_billed_with_the_newest_models(serve, way):
     """Whatever stands among the billed units is counted, and fractions that are whole come as they are."""
     server = serve("cohere")
     billed = {"input_tokens": 812.0, "output_tokens": 0, "images": 3, "search_units": None}
     server.always(changed(lambda body, request: {**body, "meta": {"billed_units": billed}}))
     assert ask(stage_for(server), way).usage == {"requests": 1, "input_tokens": 812.0, "output_tokens": 0}
-
-
-def test_warnings_of_the_service_are_passed_on(serve, way):
-    """They stand in the report, unless they repeat a document."""
-    server = serve("cohere")
-    said = ["the model will be retired", f"too long: {TEXTS[2]}", 3]
-    server.always(changed(lambda body, request: {**body, "meta": {"warnings": said}}))
-    answer = ask(stage_for(server), way)
-    assert answer.error is None
-    assert answer.warnings[0] == "the model will be retired"
-    assert "left out" in answer.warnings[1]
-    assert len(answer.warnings) == 2
 
 
 @pytest.mark.parametrize(

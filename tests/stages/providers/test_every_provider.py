@@ -95,4 +95,6 @@ def test_blank_texts_are_never_sent(serve, way, provider):
     expected = [kept[index] for index, _ in ranking(QUERY, [texts[index] for index in kept])]
     assert answer.order == [*expected, 0, 3]
     assert answer.scores[0] is answer.scores[3] is None
+    assert answer.warnings == ["2 of 9 documents are blank; ranked last, without a score"]
+    assert answer.details["documents_blank"] == 2
     assert server.requests[0].refused is None

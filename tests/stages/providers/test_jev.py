@@ -71,17 +71,6 @@ def test_an_overflow_is_halved(serve, way):
     assert answer.usage["requests"] == len(server.requests)
 
 
-def test_a_single_document_that_overflows_is_left_unscored(serve, way):
-    """It ranks last and is flagged; nothing is cut in silence."""
-    server = serve("jev", max_state_tokens=100)
-    texts = [*TEXTS, "plum " * 200]
-    answer = ask(stage_for(server), way, texts=texts)
-    assert answer.error is None
-    assert answer.order == [*(index for index, _ in ranking(QUERY, TEXTS)), len(TEXTS)]
-    assert answer.scores[len(TEXTS)] is None
-    assert answer.warnings == ["1 of 8 documents are larger than the service accepts; ranked last, without a score"]
-
-
 def test_usage_has_the_services_words(serve, way):
     """Input and output tokens, added over the requests."""
     server = serve("jev")

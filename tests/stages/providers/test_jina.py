@@ -178,19 +178,3 @@ def test_its_errors_have_code_and_id(serve, way, name, code):
     assert error.code == code
     assert code in str(error)
     assert error.request_id == "id-of-an-error"
-
-
-def test_an_empty_account_is_told_as_such(serve, way):
-    """It is a 403, whose next step names the balance beside the key."""
-    server = serve("jina")
-    server.always(errors("jina")["403_no_balance"])
-    error = ask(stage_for(server), way).error
-    assert "check the API key in JINA_API_KEY or JINAAI_API_KEY, and the account's balance" in str(error)
-
-
-def test_the_key_may_lie_under_the_name_that_others_use(serve, way, monkeypatch):
-    """LlamaIndex and the PyMilvus model library read JINAAI_API_KEY."""
-    server = serve("jina")
-    monkeypatch.delenv("JINA_API_KEY")
-    assert ask(stage_for(server), way).error is None
-    assert server.requests[0].key == server.key

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from milvus_stages import Mixedbread
 from support.hosted import QUERY, TEXTS, ask, stage_for
-from support.standins import errors
 from support.standins.mixedbread import MODEL
 
 
@@ -58,15 +57,6 @@ def test_the_services_word_on_repetition_counts(serve, way):
     assert answer.usage["retries"] == 1
     server.script(server.error(503).but(headers={"x-should-retry": "perhaps"}))
     assert ask(stage_for(server, retry=retry), way).error is None
-
-
-def test_its_rate_limit_says_when_to_come_again(serve, way):
-    """The wait that it asks for stands in the error."""
-    server = serve("mixedbread")
-    server.always(errors("mixedbread")["429_rate_limit"])
-    error = ask(stage_for(server), way).error
-    assert (error.code, error.retry_after) == ("too_many_requests_error", 1.0)
-    assert "asks for a wait of 1 s" in str(error)
 
 
 def test_a_refused_member_is_named(serve, way):

@@ -77,15 +77,6 @@ def test_options_stand_beside_what_the_stage_says():
     assert body == {"query": "q", "documents": ["a", "b"], "top_n": 1, "model": "m", "user": "me"}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_server_that_takes_fewer_documents_is_sent_fewer(serve, way, kind):
-    """By `max_documents`, where 1,001 would be two requests."""
-    server = serve(kind)
-    texts = [f"red plum {number}" for number in range(1001)]
-    ask(stage_for(server, max_documents=400), way, texts=texts)
-    assert len(server.requests) == 3
-
-
 def test_a_listwise_model_is_never_split(serve, way):
     """Whoever serves one says so."""
     server = serve("vllm")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from milvus_pipeline import ConfigError
-from milvus_stages import TEI
 from support.hosted import KEY, QUERY, TEXTS, ask, stage_for
 from support.standins import changed, errors, ranking, relevance
 from support.standins.tei import logit
@@ -40,18 +38,6 @@ def test_the_options(serve, way):
     assert min(answer.scores.values()) < 0
 
 
-def test_it_takes_no_model():
-    """The server has one; a name would be ignored, so it is refused."""
-    with pytest.raises(ConfigError, match="leave `model` out"):
-        TEI(base_url="http://localhost:8080", model="BAAI/bge-reranker-v2-m3")
-
-
-def test_an_address_is_needed():
-    """There is no public one, so that it is missed before anything is opened."""
-    with pytest.raises(ConfigError, match="base_url"):
-        TEI()
-
-
 def test_more_than_32_texts_are_split(serve, way):
     """70 become three requests, each within the server's limit, and the ranking is that of the whole."""
     server = serve("tei")
@@ -69,18 +55,6 @@ def test_a_server_that_takes_more_is_sent_more(serve, way):
     server = serve("tei", max_texts=128)
     assert ask(stage_for(server, max_documents=128), way, texts=MANY).error is None
     assert len(server.requests) == 1
-
-
-@pytest.mark.parametrize("status", [413, 422])
-def test_a_server_that_takes_less_is_sent_less(serve, way, status):
-    """Where it refuses a batch for its size, in the old way or the new, halves are sent."""
-    server = serve("tei", max_texts=8, validation_status=status)
-    answer = ask(stage_for(server), way, texts=MANY[:20])
-    assert answer.error is None
-    assert answer.order == [index for index, _ in ranking(QUERY, MANY[:20])]
-    accepted = [len(request.body["texts"]) for request in server.requests if request.refused is None]
-    assert sum(accepted) == 20
-    assert max(accepted) <= 8
 
 
 def test_a_text_that_the_server_does_not_take_is_left_unscored(serve, way):

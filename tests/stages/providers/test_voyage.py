@@ -117,13 +117,6 @@ def test_usage_adds_up(serve, way):
     assert several == {"requests": 4, "total_tokens": one["total_tokens"]}
 
 
-@pytest.mark.parametrize("key", ["pa-0123456789", "al-0123456789"])
-def test_the_address_is_that_of_the_key(key):
-    """Keys of Atlas belong to another host."""
-    host = "https://ai.mongodb.com" if key.startswith("al-") else "https://api.voyageai.com"
-    assert Voyage().address(key) == host
-
-
 def test_its_errors_have_the_text_under_detail(serve, way):
     """No id is known of this service, and none is made up."""
     server = serve("voyage")

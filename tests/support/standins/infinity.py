@@ -16,6 +16,7 @@ class Infinity(FastAPI):
     """Settings: ``prefix`` of the path, ``models`` (empty: any), ``max_documents``, ``max_characters`` of a text."""
 
     name = "infinity"
+    stage = "rerank_api"
     paths = ("/rerank",)
     needs_key = False
 

@@ -21,6 +21,7 @@ class Provider(ABC):
     """
 
     name: ClassVar[str]
+    stage: ClassVar[str] = ""  # the type of the stage that calls it; the name by default
     paths: ClassVar[tuple[str, ...]]
     documents_key: ClassVar[str] = "documents"
     list_key: ClassVar[str | None] = "results"  # None: the reply is the bare list

@@ -22,6 +22,7 @@ class VLLM(Provider):
     """
 
     name = "vllm"
+    stage = "rerank_api"
     paths = ("/rerank", "/v1/rerank", "/v2/rerank")
     needs_key = False
 
