@@ -1,7 +1,7 @@
-"""What the project depends on: declared as it is imported, fitting together, and without known vulnerabilities.
+"""Checks the dependencies: declared as they are imported, compatible, and without known vulnerabilities.
 
-The first two need no network. The third asks a vulnerability service, if one answers, and else says that it did not.
-Exit code 1 where anything is found.
+The first two checks need no network. The third asks a vulnerability service; if none answers, it says so. The exit code
+is 1 if anything is found.
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ NOT_IMPORTED = {
     "types-pyyaml": "stubs for mypy",
     "flagembedding": "what BGERerankFunction of pymilvus.model is built on",
 }
-"""What is declared and imported nowhere, and why."""
+"""Dependencies that are declared and imported nowhere, and why."""
 
 _FOLDERS = (("pipeline", False), ("stages", False), ("tests", True), ("benchmarks", True))
-"""Where Python code is, and whether it needs what the tests need."""
+"""Folders of Python code, and whether they may import the dependencies of the tests."""
 
 ACCEPTED: dict[str, str] = {}
-"""Known vulnerabilities that do not touch the project: identifier, and why."""
+"""Known vulnerabilities that do not affect the project: identifier, and why."""
 
 SERVICES = ("osv", "pypi")
 OSV_VARIABLE = "OSV_URL"
-"""The environment variable that names another address of OSV, a mirror within a company say."""
+"""The environment variable with another address of OSV, such as a mirror within a company."""
 
 ANSWER_SECONDS = 5
 PROBE_SECONDS = 10
 AUDIT_SECONDS = 120
 KNOWN_BAD = "jinja2==2.11.2"
-"""A release with known vulnerabilities. A service that knows none of them is none: a mirror says "not found" to all."""
+"""A release with known vulnerabilities. A service that knows none of them is useless, such as a mirror without data."""
 
 
 class Use(NamedTuple):
-    """An import: the module, where it stands, and what it needs: "" for always, an extra, or "?" for any extra."""
+    """An import: the module, its place, and the extra that may provide it: "" for none, "?" for any."""
 
     module: str
     place: str
@@ -64,20 +64,20 @@ class Use(NamedTuple):
 
 @dataclass(frozen=True)
 class Declared:
-    """Names of distributions, normalized, by extra; "" for what is always installed."""
+    """Normalized names of distributions by extra, "" for those that are always installed."""
 
     by_extra: Mapping[str, frozenset[str]]
 
     @classmethod
     def read(cls, path: Path) -> Declared:
-        """What ``pyproject.toml`` says."""
+        """Read ``pyproject.toml``."""
         project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
         extras = {name: list(given) for name, given in project.get("optional-dependencies", {}).items()}
         own = {name: frozenset(each for each in map(_name, given) if each != OWN) for name, given in extras.items()}
-        return cls({"": frozenset(map(_name, project["dependencies"])), **own, **_expanded(extras, own)})
+        return cls({"": frozenset(map(_name, project["dependencies"])), **own, **_expand(extras, own)})
 
     def covers(self, distributions: set[str], extra: str) -> bool:
-        """Whether one of the distributions is there with this extra."""
+        """Return whether one of the distributions is installed with this extra."""
         allowed = self.by_extra[""]
         for name, own in self.by_extra.items():
             if name == extra or (extra == "?" and name not in ("test", "demo")):
@@ -89,8 +89,8 @@ def _name(requirement: str) -> str:
     return re.sub(r"[-_.]+", "-", re.split(r"[^A-Za-z0-9._-]", requirement.strip(), maxsplit=1)[0]).lower()
 
 
-def _expanded(extras: Mapping[str, list[str]], own: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
-    """Extras with those that they name of the project itself in them."""
+def _expand(extras: Mapping[str, list[str]], own: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
+    """Return the extras with the project's own extras that they name."""
 
     def all_of(name: str) -> frozenset[str]:
         inner = [part.strip() for each in extras[name] if _name(each) == OWN for part in _brackets(each)]
@@ -108,17 +108,17 @@ def _brackets(requirement: str) -> list[str]:
 
 
 def uses(file: Path, root: Path, extra: str | None) -> Iterator[Use]:
-    """What a file imports.
+    """Yield the imports of a file.
 
     Args:
         file: the file.
         root: of the project.
-        extra: that all of its imports may need; None for files of the package, which need what they import at once
-            always, what they import within a function or for types with some extra, and else what ``require`` says.
+        extra: that may provide all of its imports; None for files of the packages. Their imports at the top need a
+            base dependency, those in a function or for types any extra, and those by ``require`` the extra it names.
     """
     tree = ast.parse(file.read_text(encoding="utf-8"))
     constants = dict(_constants(tree.body))
-    always = {id(node) for statement in tree.body if not _for_types_only(statement) for node in _at_once(statement)}
+    always = {id(node) for statement in tree.body if not _for_types_only(statement) for node in _at_import(statement)}
     for node in ast.walk(tree):
         place = f"{file.relative_to(root)}:{getattr(node, 'lineno', 0)}"
         for module in _imported(node):
@@ -156,14 +156,14 @@ def _imported(node: ast.AST) -> list[str]:
     return []
 
 
-def _at_once(statement: ast.stmt) -> Iterator[ast.AST]:
-    """The nodes that are run when the module is imported."""
+def _at_import(statement: ast.stmt) -> Iterator[ast.AST]:
+    """Yield the nodes that run when the module is imported."""
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
         return
     yield statement
     for child in ast.iter_child_nodes(statement):
         if isinstance(child, ast.stmt):
-            yield from _at_once(child)
+            yield from _at_import(child)
 
 
 def _for_types_only(statement: ast.stmt) -> bool:
@@ -171,7 +171,7 @@ def _for_types_only(statement: ast.stmt) -> bool:
 
 
 def distributions_of(module: str) -> set[str]:
-    """The distributions that may bring a module; empty for the standard library and for what is not installed."""
+    """Return the distributions that may provide a module; none for the standard library or if it is not installed."""
     if module.startswith("pymilvus.model"):  # a distribution of its own within the package of another
         return {"pymilvus-model"}
     return {_name(each) for each in _installed.get(module.partition(".")[0], ())}
@@ -181,7 +181,7 @@ _installed = packages_distributions()
 
 
 def disagreements(root: Path = ROOT) -> list[str]:
-    """Where ``pyproject.toml`` and the imports do not say the same."""
+    """Return the differences between ``pyproject.toml`` and the imports."""
     declared = Declared.read(root / "pyproject.toml")
     first_party = {path.stem for folder, _ in _FOLDERS for path in (root / folder).iterdir()}
     problems: list[str] = []
@@ -208,7 +208,7 @@ def disagreements(root: Path = ROOT) -> list[str]:
 
 
 def pip_audit(*arguments: str, seconds: float) -> dict[str, Any] | str:
-    """What pip-audit reports, or why there is no report."""
+    """Return the report of pip-audit, or why there is none."""
     command = [sys.executable, "-m", "pip_audit", "--format=json", "--progress-spinner=off", *arguments]
     command += [f"--timeout={ANSWER_SECONDS}"]
     command += [f"--osv-url={os.environ[OSV_VARIABLE]}"] if os.environ.get(OSV_VARIABLE) else []
@@ -224,8 +224,8 @@ def pip_audit(*arguments: str, seconds: float) -> dict[str, Any] | str:
     return report
 
 
-def answers(service: str) -> str:
-    """Why the service is of no use; empty where it knows a vulnerability that everybody knows."""
+def unusable(service: str) -> str:
+    """Return why the service is useless, or "" if it knows a well-known vulnerability."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "known.txt")
         path.write_text(f"{KNOWN_BAD}\n", encoding="utf-8")
@@ -233,14 +233,14 @@ def answers(service: str) -> str:
     if isinstance(report, str):
         return report
     known = [vuln for each in report["dependencies"] for vuln in each.get("vulns", ())]
-    return "" if known else f"it knows no vulnerability of {KNOWN_BAD}, which has some, so it would find none here"
+    return "" if known else f"knows no vulnerability of {KNOWN_BAD}, which has some, so it would find none here"
 
 
 def vulnerabilities() -> list[str] | None:
-    """Known vulnerabilities in what is installed; None, and why on stdout, where they cannot be looked for."""
+    """Return the known vulnerabilities of installed packages, or print why nobody can look for them and return None."""
     reasons = {}
     for service in SERVICES:
-        if not (reason := answers(service)):
+        if not (reason := unusable(service)):
             break
         reasons[service] = reason
     else:
@@ -257,25 +257,25 @@ def vulnerabilities() -> list[str] | None:
     for each in skipped:
         print(f"  {each}")
     return [
-        f"{each['name']} {each['version']}: {vuln['id']}, mended in {', '.join(vuln['fix_versions']) or 'no release'}"
+        f"{each['name']} {each['version']}: {vuln['id']}, fixed in {', '.join(vuln['fix_versions']) or 'no release'}"
         for each in packages
         for vuln in each.get("vulns", ())
     ]
 
 
-def unfitting() -> list[str]:
-    """What ``pip check`` finds."""
+def incompatible() -> list[str]:
+    """Return what ``pip check`` finds."""
     done = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True, check=False)
     return done.stdout.strip().splitlines() if done.returncode else []
 
 
 def main() -> int:
-    """Run all three."""
+    """Run all three checks."""
     found = 0
-    for name, look in (("installed", unfitting), ("declared", disagreements), ("vulnerable", vulnerabilities)):
+    for name, look in (("installed", incompatible), ("declared", disagreements), ("vulnerable", vulnerabilities)):
         problems = look()
         if problems is None:
-            print(f"{name}: NOT LOOKED FOR, since no service answers as it should")
+            print(f"{name}: NOT LOOKED FOR, no service gives usable answers")
             continue
         print(f"{name}: {f'{len(problems)} problems' if problems else 'nothing found'}")
         for problem in problems:

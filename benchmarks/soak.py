@@ -36,7 +36,7 @@ from milvus_pipeline import BreakerSettings, Pipeline, Query
 from milvus_pipeline.errors import REASON_CODES
 from milvus_stages import Cohere, MilvusSearch
 from support.known_collection import COLLECTION, make_known_collection, questions
-from support.load import Outcome, Question, asked, asked_by_task, done_on, loop_in_thread, told
+from support.load import Outcome, Question, ask, ask_async, loop_in_thread, outcome_text, run_on
 from support.milvus_server import MilvusServer, NoServer, running_server
 from support.ports import free_ports
 from support.process_leaks import SETTLE_SECONDS, other_tasks, socket_count, thread_names
@@ -112,7 +112,7 @@ class Tally:
             late = outcome.seconds > self.deadline + LATE_SECONDS
             self.late += late
             if (late or code not in {"ok", *CODES}) and len(self.examples) < 10:
-                self.examples.append(told(outcome))
+                self.examples.append(outcome_text(outcome))
 
     def turn(self, name: str) -> None:
         """Begin the turn of the next fault."""
@@ -240,14 +240,14 @@ def calling(
     def in_thread(number: int) -> None:
         for question in itertools.islice(itertools.cycle(asked_for), number * 7, None):
             began = time.monotonic()
-            tally.add(asked(pipeline, question, given.deadline))
+            tally.add(ask(pipeline, question, given.deadline))
             if stop.wait(max(0.0, began + period - time.monotonic())):
                 return
 
     async def in_task(number: int) -> None:
         for question in itertools.islice(itertools.cycle(asked_for), number * 7, None):
             began = time.monotonic()
-            tally.add(await asked_by_task(pipeline, question, given.deadline))
+            tally.add(await ask_async(pipeline, question, given.deadline))
             await asyncio.sleep(max(0.0, began + period - time.monotonic()))
             tasks.append(len(asyncio.all_tasks()))
             del tasks[:-2]
@@ -269,8 +269,8 @@ def calling(
                 thread.join()
             for future in futures:
                 future.result(60)
-            done_on(loop, pipeline.aclose())
-            tasks.append(len(done_on(loop, other_tasks())))
+            run_on(loop, pipeline.aclose())
+            tasks.append(len(run_on(loop, other_tasks())))
 
 
 def broken_in_turn(
@@ -301,9 +301,9 @@ def broken_in_turn(
         fault.begin()
         wait(start + share / 3)
         fault.end()
-        mended = time.monotonic()
+        repaired = time.monotonic()
         wait(start + share)
-        tally.ended(mended)
+        tally.ended(repaired)
         service.clear()  # it remembers every request
         memory.append((time.monotonic() - began, resident()))
     tally.turn("(after)")
@@ -316,9 +316,9 @@ def print_line(elapsed: float, tally: Tally, tasks: list[int]) -> None:
     """Print the outcomes since the last line, and what the process holds."""
     codes, seconds = tally.line()
     middle, high, most = np.quantile(seconds, (0.5, 0.99, 1.0)) if seconds else (0.0, 0.0, 0.0)
-    told_codes = ", ".join(f"{code} {count}" for code, count in sorted(codes.items()))
+    counts = ", ".join(f"{code} {count}" for code, count in sorted(codes.items()))
     print(
-        f"{elapsed:6.0f} s  {codes.total():6d} queries ({told_codes})  p50 {1000 * middle:.0f} ms, "
+        f"{elapsed:6.0f} s  {codes.total():6d} queries ({counts})  p50 {1000 * middle:.0f} ms, "
         f"p99 {1000 * high:.0f} ms, max {1000 * most:.0f} ms  {resident():.0f} MB, {len(thread_names())} threads, "
         f"{socket_count()} sockets, {tasks[-1]} tasks",
         flush=True,

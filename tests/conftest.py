@@ -142,7 +142,8 @@ def no_open_circuits() -> None:
 @pytest.fixture(scope="session")
 def milvus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URI of a Milvus server, which all tests marked ``server`` share; they run in one worker."""
-    with server_for_tests(tmp_path_factory.mktemp("milvus-server")) as server:
+    # With its own lease of 30 s, the server ends itself on a machine that is too busy to renew it.
+    with server_for_tests(tmp_path_factory.mktemp("milvus-server"), lease=600) as server:
         yield server.uri
 
 

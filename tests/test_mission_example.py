@@ -1,4 +1,4 @@
-"""The whole way once: the example that the project starts from, on Milvus Lite and on a server."""
+"""The example that the project starts from, end to end, on Milvus Lite and on a server."""
 
 import asyncio
 
@@ -35,7 +35,7 @@ collection:
 
 @pytest.fixture(scope="module", params=["lite", pytest.param("server", marks=pytest.mark.server)])
 def uri(request, tmp_path_factory):
-    """Where the example's collection lies."""
+    """The address of the example's collection."""
     if request.param == "server":
         return request.getfixturevalue("milvus_server")
     return str(tmp_path_factory.mktemp("example") / "example.db")
@@ -43,7 +43,7 @@ def uri(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pipeline(uri, minilm, mission_example):
-    """The example's pipeline in Python, its collection filled, open."""
+    """The open pipeline of the example, with its collection filled."""
     made = Pipeline(
         [
             Encode(model=minilm),
@@ -60,7 +60,7 @@ def pipeline(uri, minilm, mission_example):
 
 
 def test_the_search_finds_the_documents_with_the_known_distances(pipeline, mission_example):
-    """Documents 1, 0 and 3 are found, with the figures of the example within 1e-4 and with their own texts."""
+    """The search finds documents 1, 0 and 3 with their texts and the example's distances within 1e-4."""
     result = pipeline.run(mission_example["query"])
     found = sorted(result.hits, key=lambda hit: hit.ranks["milvus_search"])
     known = mission_example["search_limit_3"]
@@ -72,7 +72,7 @@ def test_the_search_finds_the_documents_with_the_known_distances(pipeline, missi
 
 
 def test_the_querys_vector_is_the_examples(pipeline, mission_example):
-    """The encoder gives the vector that the example prints."""
+    """The encoder returns the vector that the example prints."""
     vector = pipeline.run(mission_example["query"]).query.vector
     assert len(vector) == 384
     starts, ends = (mission_example["embedding"][f"query_vector_{part}"] for part in ("starts", "ends"))
@@ -80,7 +80,7 @@ def test_the_querys_vector_is_the_examples(pipeline, mission_example):
 
 
 def test_the_reranker_puts_the_answer_first(pipeline, mission_example):
-    """The Dartmouth Conference is the answer, and every hit carries the scores of both stages."""
+    """The Dartmouth Conference comes first, and every hit has the scores of both stages."""
     result = pipeline.run(mission_example["query"])
     assert result.status == "ok"
     assert result.hits[0].id == 1
@@ -90,7 +90,7 @@ def test_the_reranker_puts_the_answer_first(pipeline, mission_example):
 
 
 def test_yaml_and_python_are_equal(pipeline, uri, minilm, mission_example):
-    """The same pipeline from YAML is an equal object and gives an equal result."""
+    """The same pipeline from YAML is an equal object and returns an equal result."""
     read = Pipeline.from_yaml(YAML % {"model": minilm, "uri": uri, "name": NAME})
     assert read == pipeline
     assert Pipeline.from_yaml(pipeline.to_yaml()) == pipeline
@@ -99,7 +99,7 @@ def test_yaml_and_python_are_equal(pipeline, uri, minilm, mission_example):
 
 
 def test_sync_async_and_batch_are_equal(pipeline, mission_example):
-    """One query alone, awaited, gathered and in a batch: the same hits with the same scores."""
+    """A query has the same hits and scores alone, awaited, gathered and in a batch."""
     query, other = mission_example["query"], "Who wrote the first program that plays chess?"
     alone = pipeline.run(query)
     batch = pipeline.run_batch([query, other])

@@ -1,4 +1,4 @@
-"""The benchmark on Cranfield still runs, and its figures are those of the run, on a part that is small enough."""
+"""The Cranfield benchmark runs on a small part of the collection, and its measures are those of the written run."""
 
 import json
 import sys
@@ -30,7 +30,7 @@ def benchmark():
 
 @pytest.fixture(scope="module")
 def part(cranfield, tmp_path_factory):
-    """A folder with the first queries, all documents judged for them, the two empty ones, and some others."""
+    """A folder with the first queries, all documents judged for them, the two empty documents, and some others."""
     folder = tmp_path_factory.mktemp("cranfield")
     queries = [line.object() for line in read_lines(cranfield / "queries.jsonl")][:QUERIES]
     qrels = read_qrels(cranfield / "qrels.tsv")
@@ -52,7 +52,7 @@ def part(cranfield, tmp_path_factory):
 
 
 def calculated(results, qrels, path):
-    """What ir-measures itself gives for these results, written as a run and read again: all, and by query."""
+    """Return what ir-measures computes for the results as a written run: in all, and by query."""
     written = TrecRun("cranfield")
     path.write_text("".join(written.text(result) for result in results))
     measures = [ir_measures.parse_measure(name) for name in ("nDCG@10", "R@100")]
@@ -63,14 +63,14 @@ def calculated(results, qrels, path):
 
 @pytest.mark.parametrize("empty", ["471", "995"])
 def test_the_empty_documents_are_in_the_collection(cranfield, empty):
-    """Cranfield has two documents without title and text, and the pipeline is not spared them."""
+    """Cranfield has two documents without title and text, which the pipeline must handle."""
     corpus = (line.object() for line in read_lines(cranfield / "corpus.jsonl"))
     (document,) = [document for document in corpus if document["_id"] == empty]
     assert not (document["title"] + document["text"]).strip()
 
 
 def test_figures_are_those_of_the_written_run(benchmark, part, monkeypatch, tmp_path, capsys, minilm):
-    """Ingest, retrieval and late interaction run end to end; each stage has the measures of a run written after it."""
+    """Ingest, search and late interaction run end to end; each stage has the measures of its written run."""
     monkeypatch.setenv("CRANFIELD_URI", str(tmp_path / "cranfield.db"))
     results = []
     found = benchmark.measure(part, on_results=lambda _, some: results.extend(some))

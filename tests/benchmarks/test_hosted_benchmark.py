@@ -1,4 +1,4 @@
-"""The benchmark of hosted concurrency runs, with every contender; its figures are not judged here."""
+"""The benchmark of hosted concurrency runs with every contender; its times are not checked."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks/hosted_concurrency.py"
 
 
 def test_it_runs_and_shows_every_contender():
-    """A small run ends well and prints a line for each way of asking, with its ratio to the ideal."""
+    """A small run succeeds and prints a line for each contender, with its ratio to the ideal."""
     command = [sys.executable, BENCHMARK, "--queries", "4", "--latency", "0.01", "--concurrency", "2", "--rounds", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

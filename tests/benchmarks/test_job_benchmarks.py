@@ -1,4 +1,4 @@
-"""The benchmarks of jobs run, on sizes for a test; their figures are not judged here, what they check is."""
+"""The benchmarks of jobs run on small sizes; their checks are tested, their times are not."""
 
 import importlib
 import json
@@ -13,7 +13,7 @@ QUERIES, DOCUMENTS, CANDIDATES = 3, 20, 3
 
 
 def run(benchmark, *arguments):
-    """What a benchmark prints, which has to end well."""
+    """Run a benchmark, which must succeed."""
     command = [sys.executable, BENCHMARKS / f"{benchmark}.py", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -36,7 +36,7 @@ def vs_loop():
     [((), "stub_search -> letter_count"), (("--lite",), "stub_encode -> milvus_search -> letter_count")],
 )
 def test_overhead_is_shown_beside_that_of_a_loop(options, stages):
-    """A line for each way, and the memory after each tenth; every query's line is checked by the benchmark itself."""
+    """It prints a line for each contender and the memory after each tenth, and checks every query's line itself."""
     lines = run("job_overhead", "--queries", 150, "--batch-size", 8, *options).stdout.splitlines()
     assert lines[0].startswith(f"150 queries through {stages}, 8 a batch")
     assert [line.split("  ")[0] for line in lines[2:5]] == [
@@ -48,7 +48,7 @@ def test_overhead_is_shown_beside_that_of_a_loop(options, stages):
 
 
 def test_a_job_and_a_loop_find_the_same(vs_loop, cranfield, tmp_path, capsys, minilm):
-    """On a part of Cranfield, for two sizes of batches; the benchmark ends where results differ."""
+    """Results are equal on a part of Cranfield for two batch sizes, or the benchmark stops."""
     part = tmp_path / "part"
     part.mkdir()
     for name, count in (("corpus", DOCUMENTS), ("queries", QUERIES)):
@@ -79,7 +79,7 @@ def test_a_job_and_a_loop_find_the_same(vs_loop, cranfield, tmp_path, capsys, mi
     ],
 )
 def test_results_that_differ_are_told(vs_loop, hits, difference):
-    """Documents, scores and order are compared; who is as near as the scores' tolerance may stand either way."""
+    """Documents, scores and order are compared; documents within the scores' tolerance may be in either order."""
     expected = {"1": [("a", 3.0), ("b", 2.0), ("c", 1.99995)]}
     told = vs_loop.differing(expected, {"1": hits})
     assert told is None if difference is None else difference in told
@@ -87,12 +87,12 @@ def test_results_that_differ_are_told(vs_loop, hits, difference):
 
 
 def test_without_the_collection_it_says_so(tmp_path):
-    """The benchmark that needs Cranfield ends well where there is none."""
+    """Without the collection, the benchmark says so and exits with 0."""
     assert "no Cranfield collection" in run("job_vs_loop", tmp_path).stderr
 
 
 def test_a_job_that_loses_a_line_ends_the_benchmark(tmp_path):
-    """Its figures would be worth nothing."""
+    """Missing and misplaced lines end the benchmark with an error."""
     sys.path.insert(0, str(BENCHMARKS))
     try:
         overhead = importlib.import_module("job_overhead")

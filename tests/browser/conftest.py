@@ -1,4 +1,4 @@
-"""A headless Chromium, and reports for it to open."""
+"""A headless Chromium, and reports that it opens."""
 
 import os
 import shutil
@@ -22,17 +22,17 @@ ARGUMENTS = (
 
 
 def unavailable(reason):
-    """Skip the tests; in CI they fail, where the report must not go unseen in silence."""
+    """Skip the tests, or fail them in CI, where they must not be skipped unnoticed."""
     message = f"no browser: {reason}; on Debian: apt-get install --no-install-recommends chromium"
     if os.environ.get("CI"):
         pytest.fail(message)
     pytest.skip(message)
 
 
-# Of a module and not of the session: while it lives no other test of this process can run an event loop.
+# Not for the session: while the browser is open, no other test of this process can run an event loop.
 @pytest.fixture(scope="module")
 def browser():
-    """The browser that this machine has; its profile is a temporary folder that goes with it."""
+    """The browser of this machine, with a temporary profile."""
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
         unavailable(f"none of {', '.join(NAMES)} is on the PATH")
@@ -50,7 +50,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory):
-    """The path of the report of each specimen, by its name."""
+    """The path of each sample evaluation's report, by name."""
     folder = tmp_path_factory.mktemp("reports")
     paths = {name: folder / f"{name}.html" for name in SPECIMENS}
     for name, path in paths.items():
@@ -59,7 +59,7 @@ def reports(tmp_path_factory):
 
 
 class Seen:
-    """What a page did that one cannot see on it."""
+    """The requests and complaints of a page."""
 
     def __init__(self, page):
         self.requests, self.complaints = [], []
@@ -71,7 +71,7 @@ class Seen:
 
 @pytest.fixture
 def opened(browser, reports):
-    """Opens a report by its specimen's name, for a ``with``; ``page.seen`` is what the page did."""
+    """Opens the report of a sample evaluation for a ``with``; ``page.seen`` records what the page did."""
 
     @contextmanager
     def open_report(name, *, width=1440, scheme="light", scripts=True, unfold=False):

@@ -1,4 +1,4 @@
-"""The report as a browser shows it: nothing asked for, cut off or overlapping, readable in both schemes."""
+"""The report in a browser: no requests, nothing cut off or overlapping, readable in both colour schemes."""
 
 from itertools import pairwise, product
 from pathlib import Path
@@ -21,10 +21,7 @@ GOOD = {"outside": [], "labels": [], "texts": [], "faint": [], "wide": []}
     ],
 )
 def test_a_page_looks_right_and_keeps_to_itself(opened, name, width, scheme):
-    """No text leaves its picture or lies on another, none is faint, the page does not scroll sideways, nobody is asked.
-
-    All that can be unfolded is.
-    """
+    """Unfolded, no text leaves its picture, overlaps or is faint; the page fits its width and sends no requests."""
     with opened(name, width=width, scheme=scheme, unfold=True) as page:
         assert page.evaluate(LOOKS) == GOOD
         assert page.seen.requests == [page.url]
@@ -32,7 +29,7 @@ def test_a_page_looks_right_and_keeps_to_itself(opened, name, width, scheme):
 
 
 def test_hostile_texts_are_texts(opened):
-    """They stand on the page as they were written, and have made no element."""
+    """They appear on the page as written, and create no element."""
     with opened("hostile", unfold=True) as page:
         assert page.locator("h1").inner_text() == sample_evaluations.HOSTILE[0]
         assert (
@@ -43,7 +40,7 @@ def test_hostile_texts_are_texts(opened):
 
 
 def test_light_and_dark_differ(opened):
-    """The page follows the reader's scheme, in its ground, its ink and its pictures."""
+    """Background, text and pictures follow the reader's colour scheme."""
     asked = """() => [
         getComputedStyle(document.body).backgroundColor,
         getComputedStyle(document.body).color,
@@ -57,7 +54,7 @@ def test_light_and_dark_differ(opened):
 
 
 def test_queries_open_by_keyboard(opened):
-    """The next query is reached with Tab and opened with Enter."""
+    """Tab reaches the next query, and Enter opens it."""
     with opened("one_system") as page:
         folded = page.locator("details.movement:not([open])")
         count = folded.count()
@@ -71,7 +68,7 @@ def test_queries_open_by_keyboard(opened):
 
 
 def test_pointing_at_a_document_tells_which_it_is(opened):
-    """The title of what lies under the pointer has id, grade, places, scores and text; the line stands out."""
+    """The tooltip shows id, grade, ranks, scores and text, and the document's line is highlighted."""
     with opened("one_system") as page:
         movement = page.locator("details.movement[open]")
         document = movement.locator("g.relevant").first
@@ -88,7 +85,7 @@ def test_pointing_at_a_document_tells_which_it_is(opened):
 
 
 def test_judged_documents_are_marked(opened):
-    """Relevant ones have a shade and bear their grade; those found by no stage are listed."""
+    """Relevant documents are shaded and show their grade; those that no stage found are listed."""
     with opened("one_system") as page:
         movement = page.locator("details.movement[open]")
         number = int(movement.locator(".query-id").inner_text())
@@ -109,7 +106,7 @@ def test_judged_documents_are_marked(opened):
 
 
 def test_without_scripts_it_says_the_same(opened):
-    """The script only sorts: what is to be read is there without it."""
+    """Without the script, which only sorts, the page shows the same text."""
     with opened("sweep") as page:
         with_scripts = page.locator("body").inner_text()
     with opened("sweep", scripts=False) as page:
@@ -118,7 +115,7 @@ def test_without_scripts_it_says_the_same(opened):
 
 
 def test_tables_of_systems_are_sorted_by_a_click(opened):
-    """Once upwards, twice downwards, by the figures and not by their words; the heading says which."""
+    """One click sorts upwards, two downwards, by value and not by text; the heading shows the direction."""
     with opened("sweep") as page:
         median = page.locator(".sortable th button", has_text="median")
         figures = """() => [...document.querySelectorAll(".sortable tbody tr")]
@@ -132,7 +129,7 @@ def test_tables_of_systems_are_sorted_by_a_click(opened):
 
 
 def test_a_reader_of_screens_is_told(opened):
-    """The language, one title, headings in order without a gap, and words for every picture."""
+    """The page has a language, one title, headings without a gap, and a label for every picture."""
     with opened("sweep", unfold=True) as page:
         assert page.evaluate("document.documentElement.lang") == "en"
         assert page.title() == "papers: a sweep · evaluation"

@@ -1,4 +1,4 @@
-"""A Milvus server that these tests may kill, with a collection whose right answers are known."""
+"""A Milvus server that these tests may kill, with a collection whose correct hits are known."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from support.milvus_server import MilvusServer, server_for_tests
 from support.process_leaks import leaving_nothing
 
 LEASE = 6
-"""Seconds; so long the server loads its collections after a kill, and two thirds of it may it stand still."""
+"""Seconds that the server needs to load its collections after a kill; it may be frozen for two thirds of them."""
 
 
 def search(uri: str, **fields: Any) -> Pipeline:
-    """A pipeline that searches the collection; a dead server is tried again after a second."""
+    """Return a pipeline that searches the collection, and tries a dead server again after a second."""
     fields = {"collection": COLLECTION, "index_type": "FLAT", "limit": LIMIT, **fields}
     return Pipeline([MilvusSearch(uri=uri, breaker=BreakerSettings(wait=1.0), **fields)])
 
 
 @pytest.fixture(scope="session")
 def doomed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusServer]:
-    """A server of our own, with the collection. What libraries keep for good they have after this."""
+    """A server with the collection; a first search has created what libraries keep for good."""
     with server_for_tests(tmp_path_factory.mktemp("doomed-server"), LEASE) as server:
         make_known_collection(server.uri)
         with under_load(search(server.uri), questions()) as ask:
@@ -36,6 +36,6 @@ def doomed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusSe
 
 @pytest.fixture
 def server(doomed_server: MilvusServer) -> Iterator[MilvusServer]:
-    """The server; whoever uses it leaves no thread and no socket behind."""
+    """The server; checks that a test leaves no thread and no socket behind."""
     with leaving_nothing():
         yield doomed_server

@@ -1,4 +1,4 @@
-"""Milvus Lite, whose searches corrupt each other and which one process owns, under threads and tasks."""
+"""Milvus Lite under threads and tasks: its concurrent searches disturb each other, and one process owns the file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from milvus_pipeline import Pipeline
 from milvus_stages import MilvusSearch
 from support.known_collection import COLLECTION, LIMIT, VECTORS, make_known_collection, questions
-from support.load import Question, judged, under_load
+from support.load import Question, count_codes, under_load
 from support.process_leaks import leaving_nothing
 
 THREADS, LISTS = 8, 16
@@ -21,7 +21,7 @@ THREADS, LISTS = 8, 16
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """With an index of which a search looks at some lists only."""
+    """A database whose index is searched in part."""
     uri = str(tmp_path_factory.mktemp("lite") / "things.db")
     make_known_collection(uri, VECTORS[:500], index_type="IVF_FLAT", nlist=LISTS)
     from milvus_lite.server_manager import server_manager_instance
@@ -35,28 +35,28 @@ def search(uri: str, **fields: Any) -> Pipeline:
 
 
 def found_alone(uri: str) -> Sequence[Question]:
-    """Questions with an ``nprobe`` each, and what one thread finds."""
+    """Return questions with different ``nprobe``, and what one thread finds."""
     asked = [replace(each.query, params={"nprobe": 1 + at}) for at, each in enumerate(questions(THREADS))]
     with search(uri) as pipeline:
         return [Question(query, [hit.id for hit in pipeline.run(query)]) for query in asked]
 
 
 def test_two_thousand_searches_with_different_nprobe(database: str) -> None:
-    """Eight threads and eight tasks get what one thread gets."""
+    """Eight threads and eight tasks get the same hits as one thread."""
     asked = found_alone(database)
     exact = [each.keys for each in questions(THREADS, vectors=VECTORS[:500])]
-    assert [each.keys for each in asked] != exact  # or nprobe makes no difference here
+    assert [each.keys for each in asked] != exact  # so nprobe makes a difference
     with leaving_nothing(), under_load(search(database), asked) as ask:
-        assert judged(ask(timeout=60, times=125), set()) == {"ok": 2000}
+        assert count_codes(ask(timeout=60, times=125), set()) == {"ok": 2000}
 
 
 def test_a_pipeline_that_closes_leaves_the_other_its_database(database: str) -> None:
-    """Two pipelines share one file; one ends in the middle of the other's queries."""
+    """Of two pipelines that share a file, one closes while the other is searching."""
     asked = found_alone(database)
     with leaving_nothing(), under_load(search(database), asked) as ask:
         other = search(database).open()
         other.run(asked[0].query)
-        assert judged(ask(timeout=60, times=20, meanwhile=other.close), set()) == {"ok": 320}
+        assert count_codes(ask(timeout=60, times=20, meanwhile=other.close), set()) == {"ok": 320}
 
 
 OTHER = """
@@ -71,11 +71,11 @@ except StageError as error:
 
 
 def test_another_process_is_told_who_has_the_database(database: str) -> None:
-    """It gets a message with the next step, and the queries of this process go on."""
+    """The other process gets a message with the next step, and the queries of this process continue."""
     asked = found_alone(database)
     with under_load(search(database), asked) as ask:
         other = subprocess.Popen([sys.executable, "-c", OTHER, database], stdout=subprocess.PIPE, text=True)
         with other:
-            assert judged(ask(timeout=60, times=20), set()) == {"ok": 320}
-            said, _ = other.communicate(timeout=60)
-    assert "holds this Milvus Lite database" in said
+            assert count_codes(ask(timeout=60, times=20), set()) == {"ok": 320}
+            output, _ = other.communicate(timeout=60)
+    assert "holds this Milvus Lite database" in output

@@ -1,4 +1,4 @@
-"""A hundred threads and a hundred tasks ask while the network between them and Milvus breaks."""
+"""A hundred threads and a hundred tasks search while the network between them and Milvus breaks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from support.known_collection import questions
-from support.load import judged, under_load
+from support.load import count_codes, under_load
 from support.milvus_server import MilvusServer
 from support.proxy import Proxy
 
@@ -29,7 +29,7 @@ FAULTS: dict[str, Callable[[Proxy], None]] = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_network_that_breaks_and_heals(server: MilvusServer, fault: str) -> None:
-    """Every query is answered rightly or fails in time and says why; the same pipeline goes on afterwards."""
+    """Every query is answered correctly or fails in time with a reason; the same pipeline works afterwards."""
     with Proxy(server.port) as proxy:
 
         def break_and_heal() -> None:
@@ -38,13 +38,13 @@ def test_a_network_that_breaks_and_heals(server: MilvusServer, fault: str) -> No
             proxy.heal()
 
         with under_load(search(proxy.url), questions()) as ask:
-            judged(ask(timeout=0.5 if fault == "frozen" else 2, times=2, meanwhile=break_and_heal), AWAY)
+            count_codes(ask(timeout=0.5 if fault == "frozen" else 2, times=2, meanwhile=break_and_heal), AWAY)
             ask.until_right(20, AWAY)
-            assert set(judged(ask(timeout=30), set())) == {"ok"}
+            assert set(count_codes(ask(timeout=30), set())) == {"ok"}
 
 
 @pytest.mark.parametrize("ending", ["cut", "reset"])
 def test_connections_that_are_lost_once(server: MilvusServer, ending: str) -> None:
-    """The searches that were under way are made again, and no caller notices."""
+    """Searches that were under way are repeated, and no caller notices."""
     with Proxy(server.port) as proxy, under_load(search(proxy.url), questions()) as ask:
-        assert set(judged(ask(timeout=30, times=2, meanwhile=getattr(proxy, ending)), set())) == {"ok"}
+        assert set(count_codes(ask(timeout=30, times=2, meanwhile=getattr(proxy, ending)), set())) == {"ok"}

@@ -1,4 +1,4 @@
-"""The proxy does to connections what its faults say, and leaves nothing behind."""
+"""The faults of the proxy affect connections as documented, and the proxy leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.proxy import Proxy
 
 @pytest.fixture
 def echo() -> Iterator[int]:
-    """The port of a server that sends back what it gets."""
+    """The port of a server that echoes."""
 
     def answer(end: socket.socket) -> None:
         with end:
@@ -59,7 +59,7 @@ def asked(end: socket.socket, data: bytes = b"ping") -> bytes:
 
 
 def test_it_passes_on_what_comes(proxy: Proxy) -> None:
-    """Both ways, and the end of a connection, too."""
+    """Bytes pass in both directions, and so does the end of a connection."""
     with connected(proxy) as end:
         assert asked(end) == b"ping"
         assert (proxy.accepted, proxy.open) == (1, 1)
@@ -68,7 +68,7 @@ def test_it_passes_on_what_comes(proxy: Proxy) -> None:
 
 
 def test_slow_connections(proxy: Proxy) -> None:
-    """A delay of each chunk, and bytes that come one at a time."""
+    """Chunks are delayed, or bytes pass one at a time."""
     with connected(proxy) as end:
         proxy.delay(0.1)
         started = time.monotonic()
@@ -79,7 +79,7 @@ def test_slow_connections(proxy: Proxy) -> None:
 
 
 def test_a_frozen_connection_goes_on_when_it_is_thawed(proxy: Proxy) -> None:
-    """Nothing comes back meanwhile, on old connections and on new ones."""
+    """While it is frozen, neither old nor new connections get a reply; afterwards they do."""
     with connected(proxy, 0.2) as old:
         proxy.freeze()
         with connected(proxy, 0.2) as new:
@@ -93,7 +93,7 @@ def test_a_frozen_connection_goes_on_when_it_is_thawed(proxy: Proxy) -> None:
 
 @pytest.mark.parametrize("fault", ["cut", "reset"])
 def test_connections_end(proxy: Proxy, fault: str) -> None:
-    """With FIN or with RST: those that are open, and those that come, if so wanted."""
+    """Open connections, and new ones if requested, end with FIN or RST."""
     ending = nullcontext() if fault == "cut" else pytest.raises(ConnectionResetError)
     with connected(proxy) as end:
         assert asked(end) == b"ping"
@@ -103,7 +103,7 @@ def test_connections_end(proxy: Proxy, fault: str) -> None:
     with connected(proxy) as end:
         assert asked(end) == b"ping"
         getattr(proxy, fault)(new=True)
-    with ending, connected(proxy) as end:  # which may find out when it connects
+    with ending, connected(proxy) as end:  # may be raised by the connection itself
         assert end.recv(100) == b""
     proxy.heal()
     with connected(proxy) as end:
@@ -111,7 +111,7 @@ def test_connections_end(proxy: Proxy, fault: str) -> None:
 
 
 def test_a_reply_ends_half_way(proxy: Proxy) -> None:
-    """After so many bytes of what the server sends."""
+    """A connection ends after the given number of bytes of replies."""
     with connected(proxy) as end:
         assert asked(end) == b"ping"
         proxy.cut_after(6)
@@ -121,7 +121,7 @@ def test_a_reply_ends_half_way(proxy: Proxy) -> None:
 
 
 def test_a_port_that_refuses_and_comes_back(proxy: Proxy) -> None:
-    """Nothing listens, and then something does on the same port."""
+    """Nothing listens, and then the proxy does again on the same port."""
     with connected(proxy) as end:
         assert asked(end) == b"ping"
         proxy.refuse()
@@ -135,7 +135,7 @@ def test_a_port_that_refuses_and_comes_back(proxy: Proxy) -> None:
 
 
 def test_the_end_of_the_proxy_ends_its_connections(echo: int) -> None:
-    """Its thread is gone, and a client that is still there is told."""
+    """Its thread is gone, and a client that is still connected gets an error."""
     with Proxy(echo) as proxy:
         end = connected(proxy)
         assert asked(end) == b"ping"

@@ -1,4 +1,4 @@
-"""What docs/reliability.md says is shown by the tests that it names."""
+"""The tables of docs/reliability.md match the tests and the reason codes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TEXT = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
 
 
 def test_every_test_that_it_names_is_there() -> None:
-    """Each line of the tables of faults names one test by its file and function."""
+    """Each row of the tables of faults names an existing test by its file and function."""
     table = TEXT.split("## Faults")[1].splitlines()
     lines = [line for line in table if line.startswith("| ") and "shown by" not in line]
     assert len(lines) > 50
@@ -24,6 +24,6 @@ def test_every_test_that_it_names_is_there() -> None:
 
 
 def test_its_codes_are_those_that_there_are() -> None:
-    """All of them are explained, and no other is promised."""
+    """The table explains all reason codes and no others."""
     explained = re.findall(r"^\| `(\w+)` \|", TEXT, re.MULTILINE)
     assert sorted(explained) == sorted(REASON_CODES)

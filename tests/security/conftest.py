@@ -1,4 +1,4 @@
-"""What the tests of security share: the stages' world, a database behind a socket, and certificates."""
+"""Shared fixtures: what stages can be created with, a database behind a socket, and certificates."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.specimens import World
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory, minilm: str) -> Iterator[World]:
-    """Small models, a small collection and services that stages can be made with."""
+    """Small models, a small collection and services that stages can be created with."""
     made = World(tmp_path_factory.mktemp("world"), minilm)
     yield made
     made.close()
@@ -24,7 +24,7 @@ def target(tmp_path_factory: pytest.TempPathFactory, minilm: str) -> Iterator[st
     """``host:port`` at which Milvus Lite serves another collection like the world's, as a server would."""
     from milvus_lite.server_manager import server_manager_instance
 
-    # Of its own: a stage that closes a database ends its server.
+    # Another database than the world's: a stage that closes a database ends its server.
     uri = World(tmp_path_factory.mktemp("served"), minilm).collection["uri"]
     yield server_manager_instance.start_and_get_uri(uri).rpartition("/")[2]
     server_manager_instance.release_server(uri)

@@ -1,4 +1,4 @@
-"""`make audit`: what it finds, and that it says where it could not look."""
+"""`make audit`: what it finds, and what it reports if it cannot look."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def audit() -> Any:
 
 
 def test_what_is_declared_is_what_is_imported(audit: Any) -> None:
-    """Of the package for each extra, and of the tests."""
+    """Imports and declared dependencies match, for each extra and for the tests."""
     assert audit.disagreements() == []
 
 
 def test_disagreements_are_found(audit: Any, tmp_path: Path) -> None:
-    """An import that is not declared, or only for an extra, or only for the tests, and what is imported nowhere."""
+    """It reports undeclared imports, those declared for another extra or the tests only, and unused dependencies."""
     (tmp_path / "pyproject.toml").write_text(
         '[project]\ndependencies = ["httpx>=0.28", "rich"]\n[project.optional-dependencies]\nlocal = ["torch"]\n'
         'lite = ["milvus-lite"]\ntest = ["milvus-search-pipeline[local]", "pytest"]\n'
@@ -69,11 +69,11 @@ def test_disagreements_are_found(audit: Any, tmp_path: Path) -> None:
 
 @pytest.fixture
 def osv(audit: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
-    """A vulnerability service that knows what the test puts in: an identifier by package."""
+    """A vulnerability service that knows what the test puts in, as identifiers by package."""
     known: dict[str, str] = {}
 
     class Service(BaseHTTPRequestHandler):
-        """Answers as OSV does."""
+        """Answers like OSV."""
 
         def do_POST(self) -> None:
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -100,12 +100,12 @@ def osv(audit: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]
 def test_a_vulnerability_that_is_not_accepted_is_a_finding(
     audit: Any, osv: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One that is accepted with a reason is none."""
+    """A vulnerability is a finding unless it is accepted with a reason."""
     osv |= {"jinja2": "PYSEC-1", "idna": "PYSEC-2"}
     found = audit.vulnerabilities()
     assert sorted(problem.split(":")[1].strip() for problem in found) == [
-        "PYSEC-1, mended in no release",
-        "PYSEC-2, mended in no release",
+        "PYSEC-1, fixed in no release",
+        "PYSEC-2, fixed in no release",
     ]
     assert "packages looked up" in capsys.readouterr().out
     monkeypatch.setattr(audit, "ACCEPTED", {"PYSEC-1": "a reason", "PYSEC-2": "another"})
@@ -115,7 +115,7 @@ def test_a_vulnerability_that_is_not_accepted_is_a_finding(
 def test_a_service_that_knows_nothing_is_none(
     audit: Any, osv: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A mirror that says "not found" to everything does not pass for a clean bill; nor does silence."""
+    """A mirror that answers "not found" to everything is not trusted."""
     assert audit.vulnerabilities() is None
     assert "knows no vulnerability of jinja2==2.11.2, which has some" in capsys.readouterr().out
 
@@ -123,11 +123,11 @@ def test_a_service_that_knows_nothing_is_none(
 def test_a_service_that_is_not_there_is_told(
     audit: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The rest counts, and the output says that this was not looked for, and why."""
+    """The output says why vulnerabilities were not looked for; the other checks still count."""
     monkeypatch.setenv(audit.OSV_VARIABLE, "http://127.0.0.1:9/v1/query")
     monkeypatch.setattr(audit, "SERVICES", ("osv",))
     assert audit.main() == 0
-    said = capsys.readouterr().out
-    assert "vulnerable: NOT LOOKED FOR" in said
-    assert "127.0.0.1" in said
-    assert "installed: nothing found" in said
+    output = capsys.readouterr().out
+    assert "vulnerable: NOT LOOKED FOR" in output
+    assert "127.0.0.1" in output
+    assert "installed: nothing found" in output

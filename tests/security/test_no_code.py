@@ -1,4 +1,4 @@
-"""No value of a configuration, and no file of a model that it names, imports or runs code."""
+"""No value of a configuration and no file of a model imports or runs code."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CODE_NAMES = (
 
 
 class Canary:
-    """A package whose import, or the call of what is in it, leaves a file."""
+    """A package that creates a file when it is imported or something in it is called."""
 
     def __init__(self, folder: Path) -> None:
         self.ran = folder / "ran"
@@ -55,19 +55,19 @@ class Canary:
 
 @pytest.fixture(scope="module")
 def canary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Canary]:
-    """Importable, and never imported."""
+    """An importable package that must not be imported."""
     folder = tmp_path_factory.mktemp("canary")
     made = Canary(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
-        # Some of the names could be those of models of the hub, which nobody shall be asked for.
+        # Some of the names could be models of the hub; nothing may be requested from it.
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         yield made
         made.check()
 
 
 def attempt(kind: str, fields: dict[str, Any]) -> PipelineError | None:
-    """Make the stage, open it, close it; the error of ours that stops that."""
+    """Create, open and close a stage, and return the project's error that prevents it."""
     try:
         stage = registry.get(kind)(**fields)
         stage.open()
@@ -81,7 +81,7 @@ def attempt(kind: str, fields: dict[str, Any]) -> PipelineError | None:
     "name", [*CODE_NAMES, "os.system", "milvus_stages.encode.encoder:Encode", "Encode", "builtins"]
 )
 def test_a_type_is_one_of_the_registered_names(canary: Canary, name: str) -> None:
-    """Neither a module, nor a class, nor an entry point's value; also not within a fallback."""
+    """Modules, classes and values of entry points are rejected, also inside a fallback."""
     inner = {"type": "truncate", "top_k": 1, "on_error": {"fallback": {"type": name}}}
     for stage in ({"type": name}, inner):
         with pytest.raises(ConfigError, match="no stage is named"):
@@ -93,7 +93,7 @@ def test_a_type_is_one_of_the_registered_names(canary: Canary, name: str) -> Non
 def test_no_field_takes_code(
     canary: Canary, world: World, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Names of modules and functions in every field of every stage, alone and inside lists and mappings."""
+    """Names of modules and functions do nothing in any field, alone or inside lists and mappings."""
     monkeypatch.chdir(tmp_path)  # some fields name files, which are created
     with specimen(kind, world) as made:  # open, so that its model is loaded once
         fields = {name: value for name, value in made.config().items() if name != "type"}
@@ -113,7 +113,7 @@ def test_no_field_takes_code(
     ],
 )
 def test_a_location_is_a_folder_or_nothing(canary: Canary, location: str) -> None:
-    """Odd ones and those that lead out of a package are errors of the stage."""
+    """Malformed locations, and those that lead out of a package, are errors of the stage."""
     for kind, field in (("encode", "model"), ("truncate", "tokenizer")):
         error = attempt(kind, {field: location, **({"max_tokens": 5} if kind == "truncate" else {})})
         assert isinstance(error, StageError)
@@ -121,7 +121,7 @@ def test_a_location_is_a_folder_or_nothing(canary: Canary, location: str) -> Non
 
 
 def test_a_package_is_searched_without_being_imported(canary: Canary) -> None:
-    """Its folder is found, and what is wrong with the files in it is told."""
+    """A model inside a package is found, and the error names what its folder lacks, without importing the package."""
     error = attempt("encode", {"model": f"package:{MODULE}/model"})
     assert f"{MODULE}/model holds no model.safetensors" in str(error)
     canary.check()
@@ -190,7 +190,7 @@ LOCAL = ("encode", "cross_encoder", "bge", "late_interaction")
 
 @pytest.mark.parametrize("how", HOSTILE)
 def test_no_code_of_a_model_is_run(canary: Canary, world: World, tmp_path: Path, how: str) -> None:
-    """By no stage that reads models, whether or not it can do with the rest of them."""
+    """No stage that reads models runs their code, whether or not it can use the rest of the model."""
     for base in (world.bert, world.xlm_roberta):
         folder = tmp_path / Path(base).name
         shutil.copytree(base, folder)
@@ -223,7 +223,7 @@ def test_no_code_of_a_model_is_run(canary: Canary, world: World, tmp_path: Path,
     ["BaseRerankFunction", "import_FlagEmbedding", "__import__", "cohere", "os.system", f"{MODULE}:run", "Any", "sys"],
 )
 def test_a_function_is_a_reranker_of_the_library(canary: Canary, function: str) -> None:
-    """Nothing else that the library, or Python, has by that name."""
+    """Other names of the library or of Python are rejected."""
     assert isinstance(attempt("pymilvus_model", {"function": function}), PipelineError)
     canary.check()
 
@@ -237,7 +237,7 @@ def test_a_function_is_a_reranker_of_the_library(canary: Canary, function: str) 
     ],
 )
 def test_no_argument_asks_for_code(arguments: dict[str, Any]) -> None:
-    """On whatever level; to ask for none is fine."""
+    """`trust_remote_code` is rejected on every level unless it is false."""
     with pytest.raises(ConfigError, match="code that comes with a model is never run"):
         registry.get("pymilvus_model")(function="BGERerankFunction", arguments=arguments)
     stage: Stage = registry.get("pymilvus_model")(function="BGERerankFunction", arguments={"trust_remote_code": False})
@@ -245,7 +245,7 @@ def test_no_argument_asks_for_code(arguments: dict[str, Any]) -> None:
 
 
 def test_the_canary_would_sing(canary: Canary, tmp_path: Path) -> None:
-    """A pickle like the one above does run its code where it is read without care."""
+    """The pickle above does run its code if it is loaded without care."""
     import torch
 
     ran = tmp_path / "ran"

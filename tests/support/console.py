@@ -1,4 +1,4 @@
-"""The commands that a document shows, with what they print: run, and compared line by line."""
+"""The commands in a document with their output, and the comparison with what they really print."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Block:
     """A block of code.
 
     Args:
-        language: the word behind the backticks.
-        about: the rest of that line; of a file that is shown, its name.
+        language: the word after the backticks.
+        about: the rest of that line; the name, if the block shows a file.
         text: the code.
-        line: where it begins in the document, from 1.
+        line: its first line in the document, from 1.
     """
 
     language: str
@@ -27,7 +27,7 @@ class Block:
     line: int
 
     def commands(self) -> list[tuple[str, str]]:
-        """Each command behind a ``$``, with the lines that it prints."""
+        """Return each command after a ``$`` with the output that the document shows."""
         parts = re.split(r"^\$ ", self.text, flags=re.MULTILINE)[1:]
         found = []
         for part in parts:
@@ -38,7 +38,7 @@ class Block:
 
 
 def blocks_of(document: Path) -> list[Block]:
-    """The blocks of a document, in order."""
+    """Return the blocks of a document, in order."""
     text = document.read_text(encoding="utf-8")
     return [
         Block(found[1], found[2] or "", found[3], text.count("\n", 0, found.start()) + 1)
@@ -47,10 +47,10 @@ def blocks_of(document: Path) -> list[Block]:
 
 
 def difference(shown: str, printed: str) -> str | None:
-    """What differs between what a document shows and what was printed; None where nothing does.
+    """Return both texts if the shown output does not match the printed one, else None.
 
-    ``…`` stands for anything in its line, and alone in a line for any number of lines. Blanks and lines of tables count
-    once however long they are, as the widths of columns hang on times; blanks at the end of a line do not count.
+    ``…`` matches anything within its line, and alone in a line any number of lines. The length of blanks and of rules
+    does not matter, because the widths of columns depend on measured times; nor do blanks at the end of a line.
     """
     wanted, got = _lines(shown), _lines(printed)
     pattern = "".join(r"(?:[^\n]*\n)*?" if line == _ANYTHING else _anything_at(line) + "\n" for line in wanted)
@@ -60,7 +60,7 @@ def difference(shown: str, printed: str) -> str | None:
 
 
 def _anything_at(line: str) -> str:
-    """The line as a pattern; between two blanks, the dots may stand for nothing with one blank."""
+    """Return the line as a pattern; dots between two blanks may match nothing, with a single blank."""
     return re.escape(line).replace(rf"\ {_ANYTHING}\ ", r"\ (?:[^\n]*?\ )?").replace(_ANYTHING, r"[^\n]*?")
 
 

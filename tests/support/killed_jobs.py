@@ -1,7 +1,7 @@
-"""Jobs in processes that are killed: from outside at random moments, or at each of their calls of the file system.
+"""Jobs whose processes are killed: at random moments from outside, or at each of their file system calls.
 
-Run as a script, since it forks: ``python -m support.killed_jobs random|each FOLDER OUTPUT``. It prints what it saw as
-one JSON object; the caller judges.
+It forks, so it runs as a script: ``python -m support.killed_jobs random|each FOLDER OUTPUT``. It prints one JSON object
+with its observations, for the caller to check.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ FAILING = "plum"
 
 
 def pipeline(seconds: float = 0.0) -> Pipeline:
-    """Search, a stage that takes its time and fails on some queries, a reranker."""
+    """Return a search, a stage that takes time, one that fails for some queries, and a reranker."""
     slow = basic.Slow(seconds=seconds)
     return Pipeline([basic.ListedSearch(), slow, basic.Faulty(how="word", word=FAILING), basic.WordOverlap()])
 
 
 def queries(count: int) -> Iterator[str]:
-    """Texts, some of which fail in a stage, and some of which are empty."""
+    """Yield texts; some fail in a stage, and some are empty."""
     for number in range(count):
         yield "" if number % 17 == 5 else f"red {FAILING if number % 7 == 3 else 'pear'} {number}"
 
 
 def run(output: Path, count: int, seconds: float = 0.0) -> None:
-    """The job, begun or gone on with."""
+    """Start or resume the job."""
     run_job(pipeline(seconds), queries(count), output, batch_size=BATCH, resume=True)
 
 
 def forked(work: Callable[[], None]) -> int:
-    """A child process that does this, and leaves without cleaning up; its id."""
+    """Do the work in a forked process that exits without cleaning up, and return its id."""
     child = os.fork()
     if child:
         return child
@@ -60,17 +60,17 @@ def forked(work: Callable[[], None]) -> int:
 
 
 def ended(child: int) -> int:
-    """How the process ended: the exit code, or minus the signal."""
+    """Wait for the process, and return its exit code, or minus the signal that ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def size_of(output: Path) -> int:
-    """Bytes that stand in the output."""
+    """Return the bytes in the output."""
     return output.stat().st_size if output.exists() else 0
 
 
 def known(output: Path) -> Manifest | None:
-    """The manifest; None where there is none yet."""
+    """Return the manifest, or None if there is none yet."""
     return read_manifest(manifest_path(output))
 
 
@@ -78,7 +78,7 @@ def known(output: Path) -> Manifest | None:
 
 
 def kill_at_random(output: Path, undisturbed: Path, kills: int, count: int = 480) -> dict[str, Any]:
-    """One job, killed again and again, each time when the output has grown by a random number of bytes."""
+    """Kill a job repeatedly, each time when its output has grown by a random number of bytes."""
     commits._INTERVAL = 0.01  # manifests as often as in a job of hours
     seconds = 0.006
     run(undisturbed, count, seconds)
@@ -92,7 +92,7 @@ def kill_at_random(output: Path, undisturbed: Path, kills: int, count: int = 480
         child = forked(lambda: run(output, count, seconds))
         while size_of(output) < target:
             if os.waitpid(child, os.WNOHANG)[0]:
-                break  # it was done before: no kill, which the caller sees
+                break  # it finished before the kill; the caller sees that one is missing
         else:
             time.sleep(float(rng.choice([0, 0, 0.001, 0.003])))
             os.kill(child, signal.SIGKILL)
@@ -121,7 +121,7 @@ def kill_at_random(output: Path, undisturbed: Path, kills: int, count: int = 480
 
 
 class Killer:
-    """Kills this process at its ``at``-th step: before or after a call of the file system, or half way of a write."""
+    """Kills this process at step ``at``: before or after a file system call, or in the middle of a write."""
 
     def __init__(self, at: int) -> None:
         self._left = at
@@ -132,7 +132,7 @@ class Killer:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def install(self) -> None:
-        """Put the steps around the calls."""
+        """Wrap the file system calls."""
         for name in ("open", "fsync", "ftruncate", "replace", "unlink", "fchmod"):
             setattr(os, name, self._stepped(getattr(os, name)))
         write = os.pwrite
@@ -157,9 +157,9 @@ class Killer:
 
 
 def kill_at_each(output: Path, undisturbed: Path, count: int = 10) -> dict[str, Any]:
-    """Jobs that are killed at each step of theirs, their resumptions at another; and what became of each."""
+    """Kill a job at each of its steps and its resumption at a random one, and report wrong outcomes."""
     commits._INTERVAL = -1.0  # a manifest for each batch
-    os.fsync = lambda file: None  # a process that is killed loses nothing that it wrote; a machine does
+    os.fsync = lambda file: None  # only a crash of the machine loses what was written
     run(undisturbed, count)
     whole = undisturbed.read_bytes()
     rng = np.random.default_rng(zlib.crc32(output.name.encode()))

@@ -1,11 +1,11 @@
-"""Many queries at once from threads and from an event loop, as a backend's requests come, while something breaks.
+"""Many concurrent queries from threads and from an event loop, like the requests of a backend, while something breaks.
 
     with under_load(pipeline, questions) as ask:
-        outcomes = ask(timeout=3, meanwhile=server.kill)     # every question once from a thread, once from a task
-        codes = judged(outcomes, {"unavailable", "deadline"})     # Counter(ok=40, unavailable=160)
+        outcomes = ask(timeout=3, meanwhile=server.kill)     # each question from a thread and from a task
+        codes = count_codes(outcomes, {"unavailable", "deadline"})     # Counter(ok=40, unavailable=160)
 
-A question is a query with the keys of its right hits. ``meanwhile`` is called when a tenth of them is answered. At the
-end of the block the pipeline is closed, on the event loop, whose tasks must have ended by then.
+A question is a query with the keys of its correct hits. ``meanwhile`` is called when a tenth of the questions is
+answered. At the end of the block the pipeline is closed on the event loop, whose tasks must have ended by then.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from support.process_leaks import other_tasks
 T = TypeVar("T")
 
 SLACK = 2.0
-"""Seconds that an answer may come after its deadline on a busy machine. What waits without end comes later still."""
+"""Seconds by which an answer may be late on a busy machine. A call without a bound is later still."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """A query, and the keys of the hits that are right: of a whole result, and of a degraded one if that differs."""
+    """A query with the keys of its correct hits, and of the correct hits of a degraded result if they differ."""
 
     query: Query
     keys: Sequence[int]
@@ -40,7 +40,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a question: a result or an error, after so many seconds of the ``timeout`` that it was given."""
+    """A question's result or error, the seconds that it took, and the ``timeout`` that it had."""
 
     question: Question
     way: str
@@ -51,7 +51,7 @@ class Outcome:
 
     @property
     def right(self) -> bool:
-        """Whether the hits are the ones that they should be."""
+        """Whether the hits are the expected ones."""
         if self.result is None:
             return False
         asked = self.question
@@ -60,7 +60,7 @@ class Outcome:
 
     @property
     def code(self) -> str:
-        """The reason of a result that is not whole, or of an error; "ok"; "wrong" for hits that are not right."""
+        """The reason code of an incomplete result or an error; "ok"; or "wrong" if the hits are not as expected."""
         if isinstance(self.error, PipelineError):
             return self.error.reason_code
         if self.error is not None:
@@ -71,8 +71,8 @@ class Outcome:
         return self.result.reasons[0].code if self.result.reasons else "ok"
 
 
-def asked(pipeline: Pipeline, question: Question, timeout: float) -> Outcome:
-    """The outcome of a question that this thread asks."""
+def ask(pipeline: Pipeline, question: Question, timeout: float) -> Outcome:
+    """Run a question in this thread."""
     begun, result, error = time.monotonic(), None, None
     try:
         result = pipeline.run(question.query, timeout=timeout)
@@ -81,8 +81,8 @@ def asked(pipeline: Pipeline, question: Question, timeout: float) -> Outcome:
     return Outcome(question, "thread", timeout, time.monotonic() - begun, result, error)
 
 
-async def asked_by_task(pipeline: Pipeline, question: Question, timeout: float) -> Outcome:
-    """The outcome of a question that this task asks."""
+async def ask_async(pipeline: Pipeline, question: Question, timeout: float) -> Outcome:
+    """Run a question in this task."""
     begun, result, error = time.monotonic(), None, None
     try:
         result = await pipeline.arun(question.query, timeout=timeout)
@@ -92,7 +92,7 @@ async def asked_by_task(pipeline: Pipeline, question: Question, timeout: float) 
 
 
 class Load:
-    """Asks every question at once from as many threads, and from as many tasks; see the module.
+    """Asks all questions at once, each from its own thread and from its own task; see the module.
 
     Args:
         pipeline: open.
@@ -108,10 +108,10 @@ class Load:
     def __call__(
         self, timeout: float = 3.0, times: int = 1, meanwhile: Callable[[], Any] | None = None
     ) -> list[Outcome]:
-        """The outcomes of all questions, each asked ``times`` times in a row in both ways.
+        """Ask all questions, each ``times`` times in a row in both ways, and return the outcomes.
 
         Raises:
-            AssertionError: an answer has not come long after its deadline.
+            AssertionError: an answer is still missing long after its deadline.
         """
         outcomes: list[Outcome] = []
         started = threading.Event()
@@ -123,11 +123,11 @@ class Load:
 
         def ask_in_thread(question: Question) -> None:
             for _ in range(times):
-                put(asked(self.pipeline, question, timeout))
+                put(ask(self.pipeline, question, timeout))
 
         async def ask_in_task(question: Question) -> None:
             for _ in range(times):
-                put(await asked_by_task(self.pipeline, question, timeout))
+                put(await ask_async(self.pipeline, question, timeout))
 
         async def ask_all() -> None:
             await asyncio.gather(*map(ask_in_task, self.questions))
@@ -144,21 +144,21 @@ class Load:
         while time.monotonic() < ended and len(outcomes) < total:
             time.sleep(0.01)
         ways = Counter(outcome.way for outcome in outcomes)
-        assert len(outcomes) == total, f"{total - len(outcomes)} of {total} have no answer after all that time: {ways}"
+        assert len(outcomes) == total, f"{total - len(outcomes)} of {total} are not answered: {ways}"
         tasks.result(SLACK)
         for thread in threads:
             thread.join()
         return outcomes
 
     def one(self, timeout: float = 3.0) -> Outcome:
-        """The outcome of the first question, from this thread."""
-        return asked(self.pipeline, self.questions[0], timeout)
+        """Ask the first question from this thread."""
+        return ask(self.pipeline, self.questions[0], timeout)
 
     def until_right(self, seconds: float, codes: set[str]) -> Counter[str]:
-        """Ask until the answer is right; the codes of those before that. Each must be one of ``codes``.
+        """Ask until an answer is correct, and count the codes of those before, which must be in ``codes``.
 
         Raises:
-            AssertionError: it is not, after so many seconds, or another code came.
+            AssertionError: no answer was correct within ``seconds``, or one had another code.
         """
         met: Counter[str] = Counter()
         end = time.monotonic() + seconds
@@ -166,56 +166,56 @@ class Load:
             outcome = self.one()
             if outcome.code == "ok":
                 return met
-            assert outcome.code in codes, told(outcome)
+            assert outcome.code in codes, outcome_text(outcome)
             met[outcome.code] += 1
             time.sleep(0.1)
-        raise AssertionError(f"no right answer within {seconds:g} s: {met}, at last {told(outcome)}")
+        raise AssertionError(f"no correct answer within {seconds:g} s: {met}, at last {outcome_text(outcome)}")
 
 
 @contextmanager
 def under_load(pipeline: Pipeline, questions: Sequence[Question]) -> Iterator[Load]:
-    """A ``Load`` with the pipeline opened and an event loop that runs in a thread of its own."""
-    with loop_in_thread("storm") as loop, pipeline:  # which ends what a failed assertion leaves open
+    """Yield a ``Load`` on the pipeline, which is opened, with an event loop in another thread."""
+    with loop_in_thread("load") as loop, pipeline:  # closed here too, in case an assertion fails
         yield Load(pipeline, questions, loop)
-        done_on(loop, pipeline.aclose())
-        left = done_on(loop, other_tasks())
-        assert not left, f"tasks that are left: {left}"
+        run_on(loop, pipeline.aclose())
+        left = run_on(loop, other_tasks())
+        assert not left, f"tasks left: {left}"
 
 
 @contextmanager
 def loop_in_thread(name: str) -> Iterator[asyncio.AbstractEventLoop]:
-    """An event loop that runs in a thread of its own until the block ends; its tasks are waited for then."""
+    """Run an event loop in another thread until the block ends; its tasks may finish then."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name=name)
     thread.start()
     try:
         yield loop
     finally:
-        done_on(loop, other_tasks())  # what an assertion that failed left for the loop to close
-        done_on(loop, loop.shutdown_default_executor())
+        run_on(loop, other_tasks())  # tasks that a failed assertion left behind
+        run_on(loop, loop.shutdown_default_executor())
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
 
 
-def done_on(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) -> T:
-    """What the coroutine returns, once it is done on a loop that runs in another thread."""
+def run_on(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on a loop in another thread, and return its result."""
     return asyncio.run_coroutine_threadsafe(coroutine, loop).result(60)
 
 
-def judged(outcomes: Sequence[Outcome], codes: set[str]) -> Counter[str]:
-    """How many outcomes have which code.
+def count_codes(outcomes: Sequence[Outcome], codes: set[str]) -> Counter[str]:
+    """Count the outcomes by code.
 
     Raises:
-        AssertionError: a code is neither "ok" nor one of these, or an answer came long after its deadline.
+        AssertionError: a code is neither "ok" nor in ``codes``, or an answer was long after its deadline.
     """
     for outcome in outcomes:
-        assert outcome.code in {"ok", *codes}, told(outcome)
-        assert outcome.seconds < outcome.timeout + SLACK, f"after {outcome.seconds:.1f} s: {told(outcome)}"
+        assert outcome.code in {"ok", *codes}, outcome_text(outcome)
+        assert outcome.seconds < outcome.timeout + SLACK, f"after {outcome.seconds:.1f} s: {outcome_text(outcome)}"
     return Counter(outcome.code for outcome in outcomes)
 
 
-def told(outcome: Outcome) -> str:
-    """An outcome for a message."""
-    said = outcome.error if outcome.error is not None else outcome.result and [hit.id for hit in outcome.result]
-    return f"{outcome.code} in a {outcome.way} after {outcome.seconds:.2f} s: {said!r}, not {outcome.question.keys}"
+def outcome_text(outcome: Outcome) -> str:
+    """Return an outcome as text for a message."""
+    found = outcome.error if outcome.error is not None else outcome.result and [hit.id for hit in outcome.result]
+    return f"{outcome.code} in a {outcome.way} after {outcome.seconds:.2f} s: {found!r}, not {outcome.question.keys}"

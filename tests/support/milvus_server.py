@@ -4,6 +4,8 @@ Each server has its own ports, also for the etcd inside it, so that several can 
 restarts on its old data and its old ports; the package's own launcher would pick other ports while connections linger,
 and clients would not find it. Until the leases of its dead nodes have expired, it reports that its collections are
 loading.
+
+A server is killed when the process that started it ends, even if that process is killed: see `start_guard`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Processes that tests start: functions in one of their own, and interrupting one as Ctrl-C does."""
+"""Processes that tests start, and Ctrl-C for them."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from typing import Any
 _TESTS = Path(__file__).parent.parent
 _CALL = "import json, runpy, sys; runpy.run_path(sys.argv[1])[sys.argv[2]](*json.loads(sys.argv[3]))"
 
-_NOTICED = 5.0  # seconds
+_AGAIN_SECONDS = 5.0
 
 
 def environment() -> dict[str, str]:
-    """Of a process that imports what supports the tests."""
+    """Return the environment of a process that imports the support modules of the tests."""
     return {**os.environ, "PYTHONPATH": str(_TESTS)}
 
 
 def hear_ctrl_c() -> None:
-    """Have processes that this one starts end on Ctrl-C.
+    """Let Ctrl-C end the processes that this one starts.
 
-    A shell has its background jobs ignore it, which they hand down. It is undone here: to do so in the child, before it
-    becomes the command, would take a fork of a process in which gRPC and torch have threads.
+    Background jobs of a shell ignore it, and so do their children. Undoing that in the child would mean to fork a
+    process in which gRPC and torch have threads, so this process undoes it for itself.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def in_its_own_process(file: str, function: str, *arguments: Any) -> subprocess.CompletedProcess[str]:
-    """Call a function of a file of tests in a new process, since it forks or sets limits; how that ended.
+    """Call a function of a test file in a new process, and return its result: for functions that fork or set limits.
 
-    To fork a process in which gRPC has threads, as that of all tests, has the child abort at times.
+    A fork of the tests' own process, in which gRPC has threads, sometimes aborts.
     """
     called = [file, function, json.dumps(arguments)]
     return subprocess.run(
@@ -48,15 +48,14 @@ def in_its_own_process(file: str, function: str, *arguments: Any) -> subprocess.
 
 
 def interrupted(process: subprocess.Popen[bytes], seconds: float = 60.0) -> int:
-    """The exit code after Ctrl-C.
+    """Send Ctrl-C until the process ends, and return its exit code.
 
-    Python sees a signal that comes in the instant before a read begins only when the read is over. Whoever sits before
-    it presses again; so does this.
+    Python notices a signal that comes just before a blocking read only when the read is over. A user presses again.
     """
-    for _ in range(int(seconds / _NOTICED)):
+    for _ in range(int(seconds / _AGAIN_SECONDS)):
         process.send_signal(signal.SIGINT)
         try:
-            return process.wait(_NOTICED)
+            return process.wait(_AGAIN_SECONDS)
         except subprocess.TimeoutExpired:
             continue
     raise AssertionError(f"Ctrl-C did not end it in {seconds:g} s")

@@ -1,19 +1,19 @@
-"""A TCP proxy in front of any server of this machine, with faults that are switched while it runs.
+"""A TCP proxy for a server on this machine, with faults that are switched on and off while it runs.
 
-    with Proxy(server_port) as proxy:       # on a port of its own: proxy.port, and proxy.url for http
-        proxy.delay(0.2)                    # every chunk, in both directions; or one: replies=False
-        proxy.trickle(chunk=1, pause=0.01)  # a byte at a time
-        proxy.freeze()                      # connections are taken, and nothing passes
-        proxy.cut_after(100)                # bytes of replies on a connection, counted from now on
-        proxy.cut()                         # close all connections now (FIN); new=True: also those that come
+    with Proxy(server_port) as proxy:       # listens on proxy.port; proxy.url is its address for http
+        proxy.delay(0.2)                    # delay every chunk in both directions, or with replies=False in one
+        proxy.trickle(chunk=1, pause=0.01)  # pass one byte at a time
+        proxy.freeze()                      # accept connections, and pass nothing
+        proxy.cut_after(100)                # pass this many more bytes of replies on each connection
+        proxy.cut()                         # close all connections now (FIN); with new=True also new ones
         proxy.reset()                       # the same with RST
-        proxy.refuse()                      # nothing listens any more, and all connections are cut
-        proxy.heal()                        # as in the beginning, on the same port
+        proxy.refuse()                      # stop listening, and reset all connections
+        proxy.heal()                        # pass everything again, on the same port
 
-There is one fault at a time: a new one takes the place of the old one. Connections that a fault has not closed live on,
-with the bytes that it held back. Every method returns when its fault is in force, and may be called from any thread.
-``proxy.accepted`` counts the connections so far, ``proxy.open`` those that are open. After the block the thread of the
-proxy and its sockets are gone.
+There is one fault at a time; a new one replaces it. Connections that a fault has not closed continue with the bytes
+that it held back. Every method returns when its fault is in force, and may be called from any thread.
+``proxy.accepted`` counts all connections, ``proxy.open`` the open ones. After the block, the proxy's thread and sockets
+are gone.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Ending = Literal["fin", "rst"]
 
 @dataclass(frozen=True)
 class _Fault:
-    """What happens to what passes; nothing by default."""
+    """What happens to passing bytes; nothing by default."""
 
     requests: float = 0.0  # seconds that a chunk from a client is held back
     replies: float = 0.0
@@ -44,12 +44,12 @@ class _Fault:
     frozen: bool = False
     limit: int | None = None  # bytes of replies
     ending: Ending = "fin"
-    arriving: Ending | None = None  # how connections end that come now
+    arriving: Ending | None = None  # how new connections end
 
 
 @dataclass(eq=False)
 class _Connection:
-    """A client's connection, and ours to the server."""
+    """A client's connection and the matching one to the server."""
 
     near: socket.socket
     far: socket.socket = field(default_factory=socket.socket)
@@ -57,8 +57,8 @@ class _Connection:
     replied: int = 0
 
 
-class _Cut(Exception):  # noqa: N818 - no error, a fault at work
-    """The connection has passed on as much as it may."""
+class _Cut(Exception):  # noqa: N818 - not an error, a fault at work
+    """The connection has passed as many bytes as it may."""
 
 
 class Proxy:
@@ -85,37 +85,37 @@ class Proxy:
 
     @property
     def open(self) -> int:
-        """How many connections of clients are open now."""
+        """The number of open connections of clients."""
         return len(self._connections)
 
     # -- faults -------------------------------------------------------------------------------------------------
 
     def heal(self) -> None:
-        """Pass everything on, and take connections again."""
+        """Pass everything, and accept connections again."""
         self._set(_Fault())
 
     def delay(self, seconds: float, *, requests: bool = True, replies: bool = True) -> None:
-        """Hold every chunk back for so long, on its way to the server, or back, or both."""
+        """Hold every chunk back for some seconds: requests, replies or both."""
         self._set(_Fault(requests=seconds * requests, replies=seconds * replies))
 
     def trickle(self, chunk: int = 1, pause: float = 0.01) -> None:
-        """Pass so many bytes on at a time, with a pause of so many seconds after each."""
+        """Pass ``chunk`` bytes at a time, with a pause in seconds after each."""
         self._set(_Fault(chunk=chunk, pause=pause))
 
     def freeze(self) -> None:
-        """Take connections, and pass nothing on."""
+        """Accept connections, and pass nothing."""
         self._set(_Fault(frozen=True))
 
     def cut_after(self, count: int, ending: Ending = "fin") -> None:
-        """Let each connection, also one that comes, pass on so many bytes of replies from now on, and then end."""
+        """End each connection, also new ones, after ``count`` more bytes of replies."""
         self._set(_Fault(limit=count, ending=ending))
 
     def cut(self, *, new: bool = False) -> None:
-        """Close all connections, and those that come where ``new`` says so."""
+        """Close all connections, with ``new`` also those to come."""
         self._set(_Fault(arriving="fin" if new else None), closing="fin")
 
     def reset(self, *, new: bool = False) -> None:
-        """Reset all connections, and those that come where ``new`` says so."""
+        """Reset all connections, with ``new`` also those to come."""
         self._set(_Fault(arriving="rst" if new else None), closing="rst")
 
     def refuse(self) -> None:
@@ -199,7 +199,7 @@ class Proxy:
             connection.far.setblocking(False)
             task = self._loop.create_task(self._serve(connection))
             self._connections[task] = connection
-            # Also where the task is cancelled before it begins.
+            # Called even if the task is cancelled before it starts.
             task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -207,7 +207,7 @@ class Proxy:
         _close(connection.near, connection.ending)
         _close(connection.far, "fin")
         if not task.cancelled() and (error := task.exception()) is not None:
-            raise error  # to the loop's log: a fault of this module
+            raise error  # to the loop's log: a bug in this module
 
     async def _serve(self, connection: _Connection) -> None:
         near, far = connection.near, connection.far
@@ -220,10 +220,10 @@ class Proxy:
         except* _Cut:
             connection.ending = self._fault.ending
         except* OSError:
-            connection.ending = "rst"  # what one side does to us, the other sees
+            connection.ending = "rst"  # the other side sees the reset of this one
 
     async def _pump(self, source: socket.socket, sink: socket.socket, replies: _Connection | None = None) -> None:
-        """Pass on what comes until it ends; ``replies`` is the connection where they are from the server."""
+        """Pass bytes until the source ends; ``replies`` is the connection if the source is the server."""
         while data := await self._loop.sock_recv(source, CHUNK):
             await asyncio.sleep(self._fault.replies if replies else self._fault.requests)
             while data:

@@ -1,4 +1,4 @@
-"""Evaluations made by hand, for tests of what shows them: small and large, with failures, with hostile texts."""
+"""Evaluations made by hand, for tests of reports and tables: small and large, with failures, with hostile texts."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ STAGES = ("milvus_search", "late_interaction", "truncate")
 
 
 def latency(p50: float) -> Latency:
-    """Percentiles as they lie about a median."""
+    """Return percentiles that are plausible for a median."""
     return Latency(mean=1.1 * p50, p50=p50, p95=1.6 * p50, p99=2.4 * p50)
 
 
 def system(
     name: str = "papers", *, gain: float = 0.05, rerank: float = 0.18, variant: Mapping[str, Any] | None = None
 ) -> SystemFigures:
-    """A system of four stages: encode, search, rerank, truncate."""
+    """Return a system of four stages: encode, search, rerank, truncate."""
     found, reranked = 0.36, 0.36 + gain
     stages = (
         StageFigures("encode", "encode", 0.0, {}, {}, latency(0.008), latency(0.008), statuses={"ok": 225}),
@@ -83,7 +83,7 @@ def system(
 
 
 def changes(of: SystemFigures) -> list[Comparison]:
-    """Each ranking stage compared with the one before it, in each measure."""
+    """Compare each ranking stage with the one before it, in each measure."""
     made = []
     stages = [stage for stage in of.stages if stage.measures]
     for before, stage in pairwise(stages):
@@ -107,7 +107,7 @@ def _comparison(
 def movement(
     number: int, *, name: str = "papers", documents: int = 100, kept: int = 10, texts: Sequence[str] = ()
 ) -> Movement:
-    """One query with 100 candidates that are reranked and cut; a few of them are relevant, and one was not found."""
+    """Return one query whose candidates are reranked and cut; some are relevant, and one relevant one was not found."""
     chance = random.Random(number)  # noqa: S311 - documents that are the same in every run
     found = [f"{chance.randrange(1, 1400)}-{place}" for place in range(documents)]
     reranked = sorted(found, key=lambda document: found.index(document) + chance.gauss(0, 12))
@@ -132,7 +132,7 @@ def _ranking(stage: str, documents: Sequence[str], judged: Mapping[str, int], ch
 
 
 def one_system(movements: int = 6) -> Evaluation:
-    """One system, with pictures of some queries."""
+    """Return the evaluation of one system, with movements of some queries."""
     only = system()
     return Evaluation(
         title="papers",
@@ -150,7 +150,7 @@ def one_system(movements: int = 6) -> Evaluation:
 
 
 def sweep(count: int = 24) -> Evaluation:
-    """A sweep over limit and nprobe, quality and latency rising with both."""
+    """Return a sweep over limit and nprobe; quality and latency rise with both."""
     systems: list[SystemFigures] = []
     comparisons: list[Comparison] = []
     for number in range(count):
@@ -186,7 +186,7 @@ def sweep(count: int = 24) -> Evaluation:
 
 
 def hostile() -> Evaluation:
-    """Names, texts, warnings and configurations that would like to be more than texts."""
+    """Return an evaluation whose names, texts, warnings and configurations contain markup and control characters."""
     bad = HOSTILE[0]
     only = replace(system(bad), config={"name": bad, "stages": [{"type": HOSTILE[1]}]}, identity={bad: {bad: bad}})
     stages = tuple(replace(stage, stage=f"{stage.stage}{HOSTILE[1]}") for stage in only.stages)
@@ -224,7 +224,7 @@ def hostile() -> Evaluation:
 
 
 def bare() -> Evaluation:
-    """As little as an evaluation can have: one stage that found nothing for failed queries, no movements."""
+    """Return a minimal evaluation: one stage that found nothing for failed queries, no movements."""
     nothing = latency(0.0)
     only = StageFigures(
         "listed_search", "listed_search", 0.0, {"nDCG@10": 0.0}, {"nDCG@10": 0.0}, nothing, nothing,

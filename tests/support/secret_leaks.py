@@ -1,4 +1,4 @@
-"""Finding what should be nowhere: secrets and texts, as they stand and encoded, in all that a program says."""
+"""Finds secrets and documents, plain or encoded, in everything that a program prints or logs."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from milvus_pipeline.plugin import Stage
 
 
 def spellings(text: str) -> set[str]:
-    """The text as it stands, escaped, and inside of base64 and hexadecimal digits, wherever these begin."""
+    """Return the text plain, escaped, in hexadecimal digits, and in base64 at each of its three offsets."""
     data = text.encode()
     found = {text, json.dumps(text)[1:-1], repr(text)[1:-1], quote(text, safe=""), data.hex()}
     for lead in range(3):
         packed = base64.b64encode(b"\0" * lead + data).decode()
-        inner = packed[4 if lead else 0 : len(packed) - 4]  # without the signs that depend on what stands beside it
+        inner = packed[4 if lead else 0 : len(packed) - 4]  # without the characters that depend on its neighbours
         found |= {inner, inner.replace("+", "-").replace("/", "_")}
     return found
 
 
-def leaked(canaries: Iterable[str], said: Iterable[Any]) -> list[str]:
-    """Those of the canaries that are anywhere in what was said, with some of what stands round them."""
+def leaked(canaries: Iterable[str], outputs: Iterable[Any]) -> list[str]:
+    """Return the canaries that occur in the outputs, each with some context."""
     found = []
-    whole = "\n".join(each if isinstance(each, str) else str(each) for each in said)
+    whole = "\n".join(each if isinstance(each, str) else str(each) for each in outputs)
     for canary in canaries:
         for spelling in spellings(canary):
             at = whole.find(spelling)
@@ -42,36 +42,36 @@ def leaked(canaries: Iterable[str], said: Iterable[Any]) -> list[str]:
 
 
 def printed(error: BaseException) -> list[str]:
-    """All that an exception may be printed as: alone, in a traceback with what caused it, by its attributes."""
-    said = [str(error), repr(error), repr(error.args), "".join(traceback.format_exception(error))]
-    return [*said, repr(vars(error)), *pickled(error)]
+    """Return all forms in which an exception may be printed: alone, in a traceback with its causes, its attributes."""
+    texts = [str(error), repr(error), repr(error.args), "".join(traceback.format_exception(error))]
+    return [*texts, repr(vars(error)), *pickled(error)]
 
 
 def shown(stage: Stage) -> list[str]:
-    """All that a stage may be printed as."""
+    """Return all forms in which a stage may be printed."""
     config = stage.config()
-    said = [repr(stage), str(stage), repr(stage.model_dump()), stage.model_dump_json(), json.dumps(config)]
-    return [*said, yaml.safe_dump(config), *pickled(stage)]
+    texts = [repr(stage), str(stage), repr(stage.model_dump()), stage.model_dump_json(), json.dumps(config)]
+    return [*texts, yaml.safe_dump(config), *pickled(stage)]
 
 
 def pickled(thing: Any) -> list[str]:
-    """What is in its pickle, if it has one."""
+    """Return the content of its pickle, if it can be pickled."""
     try:
         return [pickle.dumps(thing).decode("latin-1")]
-    except Exception:  # locks, connections, models: then nothing is written down
+    except Exception:  # locks, connections, models
         return []
 
 
 @contextmanager
 def all_logs() -> Iterator[list[str]]:
-    """Every record of every logger of the process, from DEBUG on, formatted with its traceback.
+    """Yield the formatted records of all loggers of the process, from DEBUG on, with tracebacks.
 
-    But the logger of pymilvus keeps its own level: who lowers that one asks to see every call.
+    The logger of pymilvus keeps its level: users who lower it want to see every call.
     """
-    said: list[str] = []
+    texts: list[str] = []
     formatter = logging.Formatter("%(name)s %(levelname)s %(message)s")
     handler = logging.Handler(logging.NOTSET)
-    handler.emit = lambda record: said.append(formatter.format(record))  # type: ignore[method-assign]
+    handler.emit = lambda record: texts.append(formatter.format(record))  # type: ignore[method-assign]
     names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] != "pymilvus"]
     loggers = [logging.getLogger(), *map(logging.getLogger, names)]
     before = [(logger, logger.level, logger.propagate, logger.disabled) for logger in loggers]
@@ -80,7 +80,7 @@ def all_logs() -> Iterator[list[str]]:
         logger.propagate, logger.disabled = True, False
     logging.getLogger().addHandler(handler)
     try:
-        yield said
+        yield texts
     finally:
         logging.getLogger().removeHandler(handler)
         for logger, level, propagate, disabled in before:

@@ -1,4 +1,4 @@
-"""The tutorial: its commands are run in their order, and what they print is what it shows."""
+"""The commands of the tutorial run in order, and print what it shows."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ def reader(tmp_path, monkeypatch):
 
 
 def test_the_tutorial_prints_what_it_shows(reader):
-    """From the folder of text to the figures of the tuned pipeline, with a killed job on the way."""
+    """Every command and program prints what the tutorial shows, from the text files to the tuned pipeline."""
     wrong = []
     printed = ""
     for block in BLOCKS:
@@ -44,7 +44,7 @@ def test_the_tutorial_prints_what_it_shows(reader):
 
 
 def test_the_files_that_are_shown_are_those_of_the_folder():
-    """A file is shown as it is, or a part of it."""
+    """Each shown file equals the file of that name, or a part of it."""
     shown = [block for block in BLOCKS if block.language == "yaml"]
     assert {block.about for block in shown} == {path.name for path in DATA.glob("*.yaml")}
     for block in shown:
@@ -54,7 +54,7 @@ def test_the_files_that_are_shown_are_those_of_the_folder():
 
 
 def test_the_pipelines_are_steps_of_one_way():
-    """Each adds to the one before, or changes its settings; the last has the collection of the first."""
+    """Each pipeline adds to the one before or changes its settings; the last has the collection of the first."""
     search, rerank, sweep, chosen = (
         Pipeline.from_yaml(DATA / f"{name}.yaml") for name in ("search", "rerank", "sweep", "handbook")
     )
@@ -81,7 +81,7 @@ def test_the_judgements_are_of_passages_and_questions_that_are_there():
 
 
 def test_the_commands_of_a_block():
-    """Output follows its command; a line that ends in a backslash goes on."""
+    """Output follows its command; a line that ends in a backslash continues."""
     block = Block("console", "", "$ a 1\nx\ny\n$ b \\\n  c\nz\n$ d\n", 1)
     assert block.commands() == [("a 1", "x\ny"), ("b \\\n  c", "z"), ("d", "")]
 
@@ -105,5 +105,5 @@ def test_the_commands_of_a_block():
     ],
 )
 def test_what_a_document_may_leave_open(shown, printed, same):
-    """Three dots stand for a part of a line or for lines; blanks and rules have no length; all else counts."""
+    """An ellipsis matches part of a line or whole lines; lengths of blanks and rules do not matter; all else does."""
     assert (difference(shown, printed) is None) is same

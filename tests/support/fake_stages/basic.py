@@ -1,4 +1,4 @@
-"""Small stages for tests of the framework itself: no model, no server, results that one can work out by hand."""
+"""Small stages for tests of the framework, with results that one can work out by hand."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class WordOverlap(Reranker):
 
 @register("given_scores")
 class GivenScores(Reranker):
-    """Gives the scores it was made with; None and NaN may be among them."""
+    """Gives the scores of its configuration, which may contain None and NaN."""
 
     scores: tuple[float | None, ...]
 
@@ -52,7 +52,7 @@ class GivenScores(Reranker):
 
 @register("faulty")
 class Faulty(Stage):
-    """Fails: in `setup`, on the whole batch, on queries with a word, or by returning too few results."""
+    """Fails in `setup`, for the whole batch, for queries with a word, or by returning too few results."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"hits"})
 
@@ -115,7 +115,7 @@ class FirstOnly(Stage):
 
 @register("needs_open")
 class NeedsOpen(Stage):
-    """Fails where it is not open."""
+    """Fails if it is not open."""
 
     def process(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
         if not self.is_open:

@@ -1,4 +1,4 @@
-"""A reranker that notes what it is asked, and fails as it is told."""
+"""A reranker that records what it scores, and fails on request."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from milvus_pipeline.plugin import Context, Reranker, RerankJob, register
 class Counted(Reranker):
     """Scores a text by the number of the query's words in it, times a weight.
 
-    What ``how`` names happens in queries with that word: "crash" raises for the whole batch, "late" likewise for want
-    of time, "fail" fails the query, "slow" fails it for want of time, "short" leaves its last text without a score and
-    says so, "nan" and "many" give scores that are none. "hollow" is a text without a score.
+    Each word in ``how`` has an effect on queries that contain it: "crash" raises for the whole batch, "late" raises a
+    deadline error for it, "fail" fails the query, "slow" fails it with a deadline error, "short" reports its last text
+    as not scored, "nan" and "many" give invalid scores. The text "hollow" never has a score.
     """
 
     score_neutral: ClassVar[frozenset[str]] = frozenset({"how", "commit", "speed"})
@@ -29,13 +29,13 @@ class Counted(Reranker):
     lists: bool = False
     how: tuple[str, ...] = ()
 
-    _asked: list[tuple[str, tuple[str, ...], int | None]] = PrivateAttr(default_factory=list)
+    _jobs: list[tuple[str, tuple[str, ...], int | None]] = PrivateAttr(default_factory=list)
 
     @property
     def asked(self) -> list[tuple[str, ...]]:
-        """The texts of each job since the last look."""
-        asked = [texts for _, texts, _ in self._asked]
-        self._asked.clear()
+        """The texts of each job since this was last read."""
+        asked = [texts for _, texts, _ in self._jobs]
+        self._jobs.clear()
         return asked
 
     @property
@@ -53,25 +53,25 @@ class Counted(Reranker):
         return [None if text == "hollow" else score for text, score in zip(texts, scores, strict=True)]
 
     def score_batch(self, jobs: Sequence[RerankJob], context: Context) -> list[list[float | None]]:
-        self._asked += [(job.query, tuple(job.texts), job.top_k) for job in jobs]
+        self._jobs += [(job.query, tuple(job.texts), job.top_k) for job in jobs]
         given = [self.score(job.query, job.texts) for job in jobs]
         for position, job in enumerate(jobs):
-            told = [word for word in self.how if word in job.query]
+            effects = [word for word in self.how if word in job.query]
             context.note(position, usage={"documents": len(job.texts)})
-            if "crash" in told:
+            if "crash" in effects:
                 raise ConnectionError("the service is gone")
-            if "late" in told:
+            if "late" in effects:
                 raise DeadlineError("timed out")
-            if "fail" in told:
+            if "fail" in effects:
                 context.fail(position, StageError("the service refuses this"))
-            if "slow" in told:
+            if "slow" in effects:
                 context.fail(position, DeadlineError("not one was scored in time"))
-            if "short" in told:
+            if "short" in effects:
                 given[position][-1] = None
                 context.partial(position, "1 was not scored")
-            if "nan" in told:
+            if "nan" in effects:
                 given[position][0] = float("nan")
-            if "many" in told:
+            if "many" in effects:
                 given[position].append(1.0)
         return given
 

@@ -1,4 +1,4 @@
-"""Stages for tests of evaluations: they count how often they are opened and asked, and cost what they are told."""
+"""Stages for tests of evaluations: they count their openings and queries, and report a given usage."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from milvus_pipeline import Hit, QueryError, SearchResult, StageError
 from milvus_pipeline.plugin import Context, Reranker, RerankJob, Stage, register
 
 calls: Counter[str] = Counter()
-"""Queries that came to a stage, by its name."""
+"""The number of queries that reached a stage, by its name."""
 
 setups: Counter[str] = Counter()
-"""How often a stage was opened, by its name."""
+"""The number of times that a stage was opened, by its name."""
 
 
 @register("table_search")
 class TableSearch(Stage):
-    """Finds for every query the documents of the table, by the query's text; fails for one that is not in it."""
+    """Finds the documents that the table has for the query's text; fails for other queries."""
 
     gives: ClassVar[frozenset[str]] = frozenset({"hits", "text"})
 
@@ -45,7 +45,7 @@ class TableSearch(Stage):
 
 @register("table_rerank")
 class TableRerank(Reranker):
-    """Puts the named documents first, in their order; says what it used, and can be one that sends texts away."""
+    """Puts the named documents first, in order; reports usage, and may claim to send texts away."""
 
     first: tuple[str, ...] = ()
     usage: dict[str, int] = {}
@@ -82,7 +82,7 @@ class TableRerank(Reranker):
 
 @register("preparing")
 class Preparing(Stage):
-    """Does nothing to the query, and needs no hits."""
+    """Changes nothing, and needs no hits."""
 
     def process(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
         return results
@@ -90,7 +90,7 @@ class Preparing(Stage):
 
 @register("hurried")
 class Hurried(Stage):
-    """Keeps how much time it was given."""
+    """Records the time that it was given."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"hits"})
     budgets: ClassVar[list[float | None]] = []

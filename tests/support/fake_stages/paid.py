@@ -1,4 +1,4 @@
-"""A reranker that bills as a hosted one does: it wants a key, says what a query cost, and plans what it would."""
+"""A reranker that bills like a hosted one: it needs a key, reports usage, and plans requests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from milvus_pipeline.plugin import Context, Reranker, RerankJob, register
 
 @register("paid")
 class Paid(Reranker):
-    """Scores a text by the number of the query's words in it, two texts a request, for one unit each."""
+    """Scores a text by the number of the query's words in it; two texts per request, two units per query."""
 
     refused: str = ""
     crash: bool = False
@@ -51,5 +51,5 @@ class Paid(Reranker):
 
 
 def requests_of(job: RerankJob) -> int:
-    """Two texts go into a request."""
+    """Return the number of requests for a job, two texts in each."""
     return (len(job.texts) + 1) // 2
