@@ -181,13 +181,13 @@ def test_all_scores_are_asked_for(file):
     """With a cache `top_k` cuts here: a service that is asked for the best alone would leave the others unknown."""
     with Counted(top_k=2) as stage:
         plain, _ = batch(stage, "red")
-        assert [top_k for *_, top_k in stage._asked] == [2]
+        assert [top_k for *_, top_k in stage._received] == [2]
     with Counted(top_k=2, cache=str(file)) as stage:
         first, _ = batch(stage, "red")
-        assert [top_k for *_, top_k in stage._asked] == [None]
+        assert [top_k for *_, top_k in stage._received] == [None]
         second, _ = batch(stage, "red")
         ranked = stage("red", TEXTS)
-        assert len(stage._asked) == 1
+        assert len(stage._received) == 1
     with Counted(cache=str(file)) as whole:
         assert cached(batch(whole, "red")[1]) == [5]
     assert ranking(first[0]) == ranking(second[0]) == ranking(plain[0])

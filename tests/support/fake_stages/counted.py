@@ -29,13 +29,13 @@ class Counted(Reranker):
     lists: bool = False
     how: tuple[str, ...] = ()
 
-    _jobs: list[tuple[str, tuple[str, ...], int | None]] = PrivateAttr(default_factory=list)
+    _received: list[tuple[str, tuple[str, ...], int | None]] = PrivateAttr(default_factory=list)
 
     @property
     def asked(self) -> list[tuple[str, ...]]:
         """The texts of each job since this was last read."""
-        asked = [texts for _, texts, _ in self._jobs]
-        self._jobs.clear()
+        asked = [texts for _, texts, _ in self._received]
+        self._received.clear()
         return asked
 
     @property
@@ -53,7 +53,7 @@ class Counted(Reranker):
         return [None if text == "hollow" else score for text, score in zip(texts, scores, strict=True)]
 
     def score_batch(self, jobs: Sequence[RerankJob], context: Context) -> list[list[float | None]]:
-        self._jobs += [(job.query, tuple(job.texts), job.top_k) for job in jobs]
+        self._received += [(job.query, tuple(job.texts), job.top_k) for job in jobs]
         given = [self.score(job.query, job.texts) for job in jobs]
         for position, job in enumerate(jobs):
             effects = [word for word in self.how if word in job.query]
