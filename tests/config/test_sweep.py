@@ -12,7 +12,7 @@ from milvus_pipeline.config.file import json_schema, parse_config
 from milvus_pipeline.config.sweep import MAX_VARIANTS
 from milvus_pipeline.config.yaml import parse_yaml
 from milvus_pipeline.evaluation.variants import systems_of, variants_of
-from milvus_pipeline.stage import Fallback
+from milvus_pipeline.stage import Fallback, Stage
 from support.fake_stages.basic import FirstOnly, GivenScores, ListedSearch, WordOverlap
 
 FRUIT = """
@@ -79,12 +79,6 @@ def test_equal_stages_of_several_variants_are_one_object():
     assert len({id(each.pipeline.stages[1]) for each in made}) == 2
 
 
-def test_the_pipeline_itself_comes_first_if_the_grid_has_it():
-    """The pipeline itself is the baseline if the grid has it, and is not added otherwise."""
-    assert list(variants("word_overlap.top_k: [1, 2, 3]")) == ["top_k=3", "top_k=1", "top_k=2"]
-    assert list(variants("word_overlap.top_k: [1, 2]")) == ["top_k=1", "top_k=2"]
-
-
 def test_whole_stages_keep_the_name_of_the_one_they_replace():
     """A stage that replaces another takes its name, unless it has its own."""
     made = variants(
@@ -106,29 +100,6 @@ def test_whole_stages_keep_the_name_of_the_one_they_replace():
         "rerank": {"type": "word_overlap", "name": "words", "weight": 3.0},
         "rerank.top_k": 2,
     }
-
-
-def test_places_within_a_stage_that_is_left_out_do_not_apply():
-    """Combinations that differ only in a stage that is left out are one variant."""
-    made = variants("word_overlap: [{type: word_overlap}, null]\nword_overlap.top_k: [1, 2]")
-    assert list(made) == ["word_overlap=word_overlap top_k=1", "word_overlap=word_overlap top_k=2", "word_overlap=none"]
-    assert [stage.name for stage in made["word_overlap=none"].pipeline.stages] == ["listed_search", "first_only"]
-    assert made["word_overlap=none"].varies == {"word_overlap": None}
-
-
-def test_a_field_applies_to_the_stages_that_have_it():
-    """A place does not apply to stages without its field, which are made once."""
-    made = variants("word_overlap: [{type: word_overlap}, {type: first_only, name: cut}]\nword_overlap.weight: [1, 2]")
-    assert list(made) == [
-        "word_overlap=word_overlap weight=1",
-        "word_overlap=word_overlap weight=2",
-        "word_overlap=cut",
-    ]
-
-
-def test_duplicate_values_are_one_variant():
-    """Equal values give one variant."""
-    assert list(variants("word_overlap.top_k: [1, 1, 3, 3.0]")) == ["top_k=3", "top_k=1"]
 
 
 def test_a_place_within_a_mapping_or_settings_keeps_the_rest_of_them():
@@ -185,6 +156,18 @@ def test_on_error_takes_fallbacks_as_data():
     assert [each.pipeline.stage("rerank").fallback is None for each in made.values()] == [True, False]
 
 
+def test_classes_need_not_be_registered():
+    """A stage class made in Python can be swept, and a key put into its mapping keeps the default's others."""
+
+    class Own(Stage):
+        type = "own_and_unregistered"
+        weights: dict[str, int] = {"a": 1, "b": 2}
+
+    made = variants_of(Pipeline([ListedSearch(), Own()], sweep={"own_and_unregistered.weights.b": [3]}))
+    assert made["b=3"].pipeline.stages[1] == Own(weights={"a": 1, "b": 3})
+    assert made["b=3"].varies == {"own_and_unregistered.weights.b": 3}
+
+
 def test_python_takes_stages_as_values():
     """A sweep in Python may contain stages, and is written to YAML as data."""
     stages = [ListedSearch(), WordOverlap(name="rerank", on_error=Fallback(GivenScores(scores=(1,))))]
@@ -233,6 +216,13 @@ def test_variants_are_the_distinct_pipelines_of_the_grid(top_ks, kinds, weights)
 @pytest.mark.parametrize(
     ("sweep", "names"),
     [
+        ("word_overlap.top_k: [1, 2, 3]", ["top_k=3", "top_k=1", "top_k=2"]),  # the pipeline itself comes first
+        ("word_overlap.top_k: [1, 2]", ["top_k=1", "top_k=2"]),  # and is not added
+        ("word_overlap.top_k: [1, 1, 3, 3.0]", ["top_k=3", "top_k=1"]),  # equal values are one variant
+        (  # places within a stage that is left out do not apply, nor those of a field that a stage does not have
+            "word_overlap: [null, {type: word_overlap}, {type: first_only, name: cut}]\nword_overlap.weight: [1, 2]",
+            ["word_overlap=none", *(f"word_overlap=word_overlap weight={n}" for n in (1, 2)), "word_overlap=cut"],
+        ),
         ("word_overlap.timeout: [1, 2.5, null]", ["timeout=null", "timeout=1", "timeout=2.5"]),
         ("word_overlap.timeout: [1]\nfirst_only.timeout: [2]", ["word_overlap.timeout=1 first_only.timeout=2"]),
         ("word_overlap.top_n: [1]", ["top_n=1"]),
@@ -252,8 +242,8 @@ def test_variants_are_the_distinct_pipelines_of_the_grid(top_ks, kinds, weights)
         ),
     ],
 )
-def test_names_are_short_and_unique(sweep, names):
-    """A name has the end of each place that is unique, and of a stage its name or type and what is different."""
+def test_variants_and_their_names(sweep, names):
+    """Variants are distinct; a name has the unique end of each place, and of a stage its name or type."""
     assert list(variants(sweep)) == names
 
 
