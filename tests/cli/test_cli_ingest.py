@@ -113,8 +113,8 @@ def test_a_record_that_does_not_fit_is_named_by_file_and_line(invoke, config, ma
     [
         ("none.jsonl", "none.jsonl: no such file; check the path"),
         (".", "is a folder; give the name of a file in it"),
-        ("-", "records cannot come from stdin, as they are read twice; put them into a file"),
-        ("blank.jsonl", "no records: blank.jsonl is empty"),
+        ("-", "records cannot come from stdin, because they are read twice; put them into a file"),
+        ("blank.jsonl", "blank.jsonl: there are no records; give files that are not empty"),
     ],
 )
 def test_a_file_that_cannot_be_used(invoke, config, make, name, message):

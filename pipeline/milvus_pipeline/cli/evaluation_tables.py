@@ -188,11 +188,9 @@ def _change_column(compared: Sequence[Comparison | None]) -> Column:
 
 
 def _latency_columns(latencies: Sequence[Latency]) -> Group:
-    return [
-        _column("p50 ms", [milliseconds_text(latency.p50) for latency in latencies]),
-        _column("p95", [milliseconds_text(latency.p95) for latency in latencies]),
-        _column("p99", [milliseconds_text(latency.p99) for latency in latencies]),
-    ]
+    rows = [(latency.p50, latency.p95, latency.p99) for latency in latencies]
+    columns = zip(("p50 ms", "p95", "p99"), zip(*rows, strict=True), strict=True)
+    return [_column(header, [milliseconds_text(value) for value in values]) for header, values in columns]
 
 
 def _cost_column(rows: Sequence[StageFigures | SystemFigures]) -> Column:

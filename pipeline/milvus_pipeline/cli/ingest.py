@@ -1,4 +1,4 @@
-"""``milvus-pipeline ingest``: fill the collection of a configuration."""
+"""``milvus-pipeline ingest``: creates and fills the collection of a configuration."""
 
 from __future__ import annotations
 
@@ -21,53 +21,44 @@ from milvus_pipeline.pipeline import Pipeline
 @command
 def ingest(
     config: Config,
-    files: Annotated[
-        list[Path], typer.Argument(metavar="FILE", help="Records, one JSON object a line; may be gzipped (.gz).")
-    ],
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the collection if it exists; what it holds is lost.")
-    ] = False,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Records as JSONL, gzipped (.gz) or not.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the collection; its rows are lost.")] = False,
     debug: Debug = False,
 ) -> int:
-    """Make the collection that a configuration describes, and fill it with the records of JSONL files.
+    """Create the collection that a configuration describes, and fill it with the records of JSONL files.
 
-    The files are read once to check them, before anything is written; then the records are encoded and inserted in
-    batches, and the collection is indexed and loaded.
+    The files are read twice: first to check them, before anything is written; then the records are encoded and inserted
+    in batches, and the collection is indexed and loaded.
     """
     pipeline = Pipeline.from_yaml(config)
-    total = _checked(files)
+    total = _count_records(files)
     places = Places()
     with ProgressBar(pipeline.name, lambda: total) as bar:
         try:
-            report = ingest_records(
-                pipeline,
-                places.noted(files),
-                overwrite=overwrite,
-                on_progress=bar.update,
-            )
+            records = places.read_records(files)
+            report = ingest_records(pipeline, records, overwrite=overwrite, on_progress=bar.update)
         except IngestError as error:
             places.add_to(error)
             raise
     for warning in report.warnings:
         print_warning(warning)
-    print_message(
-        f"{pipeline.name}: {report.rows} rows in the collection {report.collection!r}, {report.seconds:.1f} s"
-    )
+    rows = f"{report.rows} rows in the collection {report.collection!r}"
+    print_message(f"{pipeline.name}: {rows}, {report.seconds:.1f} s")
     return 0
 
 
 class Places:
-    """Where the records of several files stand, by their numbers over all files, from 1.
+    """Finds file and line of a record by its number over all files, from 1.
 
-    Kept as runs of lines that follow each other, so that a file costs one entry, and one more for every blank line.
+    Stored as runs of consecutive lines: one entry per file, and one more for every group of blank lines.
     """
 
     def __init__(self) -> None:
         self._firsts: list[int] = []  # number of each run's first record
-        self._runs: list[tuple[str, int]] = []  # its file, and the lines before a record less the records before it
+        self._runs: list[tuple[str, int]] = []  # its file, and line number minus record number
 
-    def noted(self, files: Sequence[Path]) -> Iterator[Mapping[str, Any]]:
-        """The records of the files; their places are known from then on."""
+    def read_records(self, files: Sequence[Path]) -> Iterator[Mapping[str, Any]]:
+        """Yield the records of the files, and remember where each one is."""
         lines = (line for path in files for line in read_lines(path))
         for number, line in enumerate(lines, start=1):
             run = (line.file, line.number - number)
@@ -77,7 +68,7 @@ class Places:
             yield line.object()
 
     def add_to(self, error: IngestError) -> None:
-        """Add file and line of the records that the error is about."""
+        """Add file and line of the records that the error names."""
         if error.record is not None:
             error.at(self._of(error.record))
         if error.earlier is not None:
@@ -88,21 +79,22 @@ class Places:
         return f"{file}:{number + ahead}"
 
 
-def _checked(files: Sequence[Path]) -> int | None:
-    """Number of records, each line parsed once; None where a file, such as a pipe, can be read only once.
+def _count_records(files: Sequence[Path]) -> int | None:
+    """Parse each line and return the number of records; None if a file, such as a pipe, can be read only once.
 
     Raises:
-        InputError: a file cannot be read, or a line is no JSON object; named by file and line.
+        InputError: a file cannot be read, or a line is not a JSON object.
+        UsageError: there are no records, or they come from stdin.
     """
     total: int | None = 0
     for path in files:
         if path == STDIN:
-            raise UsageError("records cannot come from stdin, as they are read twice", "put them into a file")
+            raise UsageError("records cannot come from stdin, because they are read twice", "put them into a file")
         if path.exists() and not path.is_file() and not path.is_dir():
             total = None
             continue
         count = sum(1 for _ in map(Line.object, read_lines(path)))
         total = None if total is None else total + count
     if total == 0:
-        raise UsageError(f"no records: {', '.join(map(str, files))} {'is' if len(files) == 1 else 'are'} empty")
+        raise UsageError("there are no records", "give files that are not empty", place=", ".join(map(str, files)))
     return total

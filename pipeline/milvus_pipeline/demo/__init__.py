@@ -1,1 +1,1 @@
-"""A demonstration on real input: search the documentation that Python ships, rerank, cut, and show what that did."""
+"""A demonstration on real input: searches the documentation that Python ships, reranks, cuts, and shows the effect."""

@@ -1,4 +1,4 @@
-"""``python -m milvus_pipeline.demo CONFIG``: put Python's documentation into a collection, then ask it questions."""
+"""``python -m milvus_pipeline.demo CONFIG``: ingests Python's documentation, then answers questions about it."""
 
 from __future__ import annotations
 

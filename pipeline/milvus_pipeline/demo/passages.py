@@ -1,7 +1,7 @@
-"""Passages to search that are on every machine: the documentation that Python itself ships.
+"""Passages that exist on every machine: the documentation that Python itself ships.
 
 Two sources: the language reference in ``pydoc_data.topics`` and the docstrings of the standard library. Python
-sources are parsed, never imported, because importing some modules of the library has effects of its own.
+sources are parsed, never imported, because importing some modules of the library has side effects.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MOST = 3000
 WORDS = 120
 FEWEST_WORDS = 12
 
-# Written in C or frozen, and free of effects when imported: their docstrings are read from the live objects.
+# Written in C or frozen, and without side effects when imported: their docstrings are read from the live objects.
 COMPILED = ("itertools", "math", "time", "sys", "gc", "array", "binascii", "zlib", "select", "errno")
 
 MODULES = """
@@ -42,7 +42,7 @@ Documented = ast.Module | Definition
 
 
 class Passage(NamedTuple):
-    """A piece of documentation: a stable id such as ``shutil.rmtree#1``, what it is about, and its text."""
+    """A piece of documentation: a stable id such as ``shutil.rmtree#1``, its subject, and its text."""
 
     id: str
     title: str
@@ -50,34 +50,34 @@ class Passage(NamedTuple):
 
 
 def passages() -> list[Passage]:
-    """At most ``MOST`` passages of about ``WORDS`` words, the same on every run of one Python version."""
-    return list(islice(_all(), MOST))
+    """Return at most ``MOST`` passages of about ``WORDS`` words, the same on every run of one Python version."""
+    return list(islice(_read_passages(), MOST))
 
 
-def _all() -> Iterator[Passage]:
+def _read_passages() -> Iterator[Passage]:
     from pydoc_data.topics import topics
 
     seen: set[str] = set()
-    for title, document in (*_language(topics), *_compiled(), *_parsed()):
-        for number, text in enumerate(_cut(document), start=1):
+    for title, document in (*_language_topics(topics), *_compiled_docs(), *_source_docs()):
+        for number, text in enumerate(_split(document), start=1):
             passage = Passage(f"{title}#{number}", title, text)
-            # Many classes repeat a docstring, and a function may be defined once a platform.
+            # Many classes repeat a docstring, and a function may be defined once for each platform.
             if seen.isdisjoint((passage.id, text)):
                 seen.update((passage.id, text))
                 yield passage
 
 
-def _language(topics: dict[str, str]) -> Iterator[tuple[str, str]]:
+def _language_topics(topics: dict[str, str]) -> Iterator[tuple[str, str]]:
     for name in sorted(topics.keys() - {"compound"}):  # repeats the topics of the single statements
         yield f"language.{name}", topics[name]
 
 
-def _compiled() -> Iterator[tuple[str, str]]:
+def _compiled_docs() -> Iterator[tuple[str, str]]:
     for module in (builtins, *map(importlib.import_module, COMPILED)):
-        yield from _described(module)
+        yield from _live_docs(module)
 
 
-def _described(module: ModuleType) -> Iterator[tuple[str, str]]:
+def _live_docs(module: ModuleType) -> Iterator[tuple[str, str]]:
     for name, value in sorted(vars(module).items()):
         if name.startswith("_") or not callable(value):
             continue
@@ -88,23 +88,23 @@ def _described(module: ModuleType) -> Iterator[tuple[str, str]]:
                     yield f"{module.__name__}.{name}.{part}", inspect.getdoc(method) or ""
 
 
-def _parsed() -> Iterator[tuple[str, str]]:
+def _source_docs() -> Iterator[tuple[str, str]]:
     for name in MODULES:
         spec = importlib.util.find_spec(name)
         if spec is not None and spec.origin and spec.origin.endswith(".py"):
             tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-            yield from _documented(tree, name)
+            yield from _tree_docs(tree, name)
 
 
-def _documented(node: Documented, name: str) -> Iterator[tuple[str, str]]:
+def _tree_docs(node: Documented, name: str) -> Iterator[tuple[str, str]]:
     yield name, ast.get_docstring(node) or ""
     for child in _definitions(node.body):
         if not child.name.startswith("_"):
-            yield from _documented(child, f"{name}.{child.name}")
+            yield from _tree_docs(child, f"{name}.{child.name}")
 
 
 def _definitions(body: list[ast.stmt]) -> Iterator[Definition]:
-    """The classes and functions of a body, those that it defines for one platform only included."""
+    """Yield the classes and functions of a body, including those that it defines for one platform only."""
     for child in body:
         if isinstance(child, Definition):
             yield child
@@ -112,21 +112,21 @@ def _definitions(body: list[ast.stmt]) -> Iterator[Definition]:
             yield from _definitions([*child.body, *child.orelse])
 
 
-def _cut(document: str) -> Iterator[str]:
-    """The document's paragraphs, put together to passages of about ``WORDS`` words."""
+def _split(document: str) -> Iterator[str]:
+    """Yield the document's paragraphs, packed into passages of about ``WORDS`` words."""
     gathered: list[str] = []
     for paragraph in re.split(r"\n\s*\n", document):
         words = paragraph.split()
         if gathered and len(gathered) + len(words) > WORDS:
-            yield from _kept(gathered)
+            yield from _long_enough(gathered)
             gathered = []
         gathered += words
         while len(gathered) > 2 * WORDS:  # a grammar or a table without a blank line
-            yield from _kept(gathered[:WORDS])
+            yield from _long_enough(gathered[:WORDS])
             gathered = gathered[WORDS:]
-    yield from _kept(gathered)
+    yield from _long_enough(gathered)
 
 
-def _kept(words: list[str]) -> Iterator[str]:
+def _long_enough(words: list[str]) -> Iterator[str]:
     if len(words) >= FEWEST_WORDS:
         yield " ".join(words)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import groupby
 
 from milvus_pipeline.evaluation.records import SystemFigures
 
@@ -18,16 +17,10 @@ def mark_front(systems: Iterable[SystemFigures]) -> tuple[SystemFigures, ...]:
     on it together. A system that failed for all queries, has no measures, or has a NaN is not on it.
     """
     given = tuple(systems)
-    places = [(place, *found) for place, system in enumerate(given) if (found := _point(system)) is not None]
-    front: set[int] = set()
-    best = -math.inf  # quality among the faster ones
-    for _, group in groupby(sorted(places, key=lambda point: point[2]), key=lambda point: point[2]):
-        alike = list(group)
-        highest = max(quality for _, quality, _ in alike)
-        if highest > best:
-            front |= {place for place, quality, _ in alike if quality == highest}
-            best = highest
-    return tuple(replace(system, on_front=place in front) for place, system in enumerate(given))
+    points = [_point(system) for system in given]
+    known = set(filter(None, points))
+    front = {one for one in known if not any(q >= one[0] and s <= one[1] and (q, s) != one for q, s in known)}
+    return tuple(replace(system, on_front=point in front) for system, point in zip(given, points, strict=True))
 
 
 def best_system(systems: Sequence[SystemFigures], measure: str) -> SystemFigures:
