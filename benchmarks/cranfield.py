@@ -2,7 +2,7 @@
 
     python benchmarks/cranfield.py [FOLDER] [--uri URI]
 
-FOLDER holds Cranfield in BEIR's file shapes: corpus.jsonl, queries.jsonl, qrels.tsv. Without ``--uri`` the collection
+FOLDER has Cranfield in the files of BEIR: corpus.jsonl, queries.jsonl, qrels.tsv. Without ``--uri`` the collection
 is a Milvus Lite file that is removed afterwards.
 """
 
@@ -25,13 +25,13 @@ BATCH = 32
 
 
 def main() -> int:
-    """Print a line of measures for each stage that ranks, and return the exit status."""
+    """Print a line of measures for each stage that ranks, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, default=FOLDER)
     parser.add_argument("--uri", help="a Milvus server; the collection `cranfield` there is replaced")
     given = parser.parse_args()
     if not (given.folder / "corpus.jsonl").is_file():
-        print(f"skipped: no Cranfield collection in {given.folder}; name its folder", file=sys.stderr)
+        print(f"skipped: no Cranfield collection in {given.folder}; pass its folder", file=sys.stderr)
         return 0
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["CRANFIELD_URI"] = given.uri or str(Path(scratch) / "cranfield.db")
@@ -66,7 +66,7 @@ def table(found: Evaluation) -> None:
             print(f"{stage.stage:<18}{values}{1000 * stage.latency.mean:>10.1f}")
     for one in found.comparisons:
         print(
-            f"{one.stage} less {one.baseline_stage}: {one.measure} {one.difference:+.4f} "
+            f"{one.stage} against {one.baseline_stage}: {one.measure} {one.difference:+.4f} "
             f"({one.low:+.4f} to {one.high:+.4f}), corrected p {one.p_corrected:.2g}"
         )
 

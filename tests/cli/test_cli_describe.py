@@ -21,7 +21,7 @@ class FieldPair(BaseModel):
 
 
 def test_stages_lists_what_is_registered(invoke):
-    """Every stage with its package, its fields, their defaults and descriptions; common fields once."""
+    """Every stage is listed with its package, fields, defaults and descriptions; common fields once."""
     done = invoke("stages", env={"COLUMNS": "120"})
     assert done.exit_code == 0
     for kind in ("encode", "milvus_search", "cross_encoder", "bge", "late_interaction", "truncate"):
@@ -32,7 +32,7 @@ def test_stages_lists_what_is_registered(invoke):
 
 
 def test_one_stage_with_all_its_fields(invoke):
-    """Alone it is shown with the fields that every stage has."""
+    """A single stage is shown with the fields that every stage has."""
     done = invoke("stages", "truncate", env={"COLUMNS": "120"})
     rows = {line.split()[0]: line.split() for line in done.stdout.splitlines() if line.startswith(" ") and line.split()}
     assert rows["top_k"][1:6] == ["none", "int", "|", "none", "·"]
@@ -43,14 +43,14 @@ def test_one_stage_with_all_its_fields(invoke):
 
 
 def test_a_required_field_is_marked(invoke):
-    """It has no default to show."""
+    """A required field has no default."""
     done = invoke("stages", "given_scores", env={"COLUMNS": "120"})
     row = next(line.split() for line in done.stdout.splitlines() if line.startswith(" scores"))
     assert row[1] == "required"
 
 
 def test_stages_as_json(invoke):
-    """The same as data."""
+    """--json prints the same as data."""
     described = json.loads(invoke("stages", "--json").stdout)
     truncate = described["truncate"]
     assert truncate["package"] == f"milvus-search-pipeline {version('milvus-search-pipeline')}"
@@ -68,7 +68,7 @@ def test_stages_as_json(invoke):
 
 
 def test_a_hosted_stage_says_where_it_sends(invoke):
-    """The address, and the variables that the key is looked for in, before the fields."""
+    """The address and the variables of the key come before the fields."""
     lines = [line.strip() for line in invoke("stages", "cohere", env={"COLUMNS": "120"}).stdout.splitlines()]
     assert lines[2:4] == ["key: COHERE_API_KEY, else CO_API_KEY", "address: https://api.cohere.com/v2/rerank"]
     lines = [line.strip() for line in invoke("stages", "tei", env={"COLUMNS": "120"}).stdout.splitlines()]
@@ -82,7 +82,7 @@ def test_a_hosted_stage_says_where_it_sends(invoke):
 
 
 def test_fields_within_a_field_are_shown(invoke):
-    """Each in a row of its own, by the way to it, with words that YAML has; no name of a class is."""
+    """Each has its own row under a dotted name, with YAML's words for types and no class names."""
     shown = invoke("stages", "cohere", env={"COLUMNS": "120"}).stdout
     rows = [line.split() for line in shown.splitlines() if line.startswith(" ")]
     first = next(number for number, row in enumerate(rows) if row[:1] == ["retry"])
@@ -120,7 +120,7 @@ def test_a_stage_that_is_not_there(invoke):
     ],
 )
 def test_types_are_said_as_one_writes_them(annotation, said):
-    """Without quotes, modules and metadata."""
+    """Types have no quotes, modules or metadata."""
     assert type_text(annotation) == said
 
 
@@ -135,7 +135,7 @@ def test_the_schema_accepts_what_validate_accepts(invoke, fruit, make):
 
 
 def test_the_schema_knows_what_a_hosted_stage_needs(invoke):
-    """An address where there is no public one; what stands for classes has a title that a reader understands."""
+    """It requires an address if there is no public one, and definitions have readable titles."""
     schema = json.loads(invoke("schema").stdout)
     validator = jsonschema.Draft202012Validator(schema)
 
@@ -158,13 +158,13 @@ def test_the_version(invoke):
 
 @pytest.mark.parametrize("arguments", [("--help",), ("run", "-h"), ("ingest", "--help"), ("stages", "-h")])
 def test_help(invoke, arguments):
-    """Help is plain text, and every option has a word on it."""
+    """Help is plain text."""
     done = invoke(*arguments)
     assert done.exit_code == 0
     assert done.stdout.startswith("Usage: milvus-pipeline")
 
 
 def test_the_help_says_what_a_timeout_bounds(invoke):
-    """It is the time of a batch, not of a query, and holds for reaching the server too."""
+    """It bounds a batch, not a query, and the wait for the server."""
     text = " ".join(invoke("run", "--help").stdout.split())
     assert "--timeout bounds a batch (of --batch-size queries), and the wait for the server when opening" in text

@@ -51,7 +51,7 @@ def test_a_bad_configuration(invoke, make, text, message, arguments):
 
 
 def test_every_problem_of_a_file_is_told(invoke, make):
-    """Each on a line of its own."""
+    """Each problem has its own line."""
     config = make("x.yaml", "nam: x\nstages:\n - {type: truncate, top_k: 0}\n - {type: bgee}\n")
     done = invoke("validate", config)
     assert [line.split(": ")[2] for line in done.stderr.splitlines()] == ["nam", "stages[0].top_k", "stages[1].type"]
@@ -101,7 +101,7 @@ def test_a_file_of_queries_that_cannot_be_used(invoke, fruit, tmp_path, name, co
 
 
 def test_no_queries_on_stdin(invoke, fruit):
-    """An empty pipe is told from an empty file."""
+    """The message names stdin."""
     done = invoke("run", fruit, input="")
     assert (done.exit_code, done.stderr) == (2, "error: no queries given; stdin is empty\n")
 
@@ -119,7 +119,7 @@ def test_no_queries_on_stdin(invoke, fruit):
     ],
 )
 def test_a_bad_command_line(invoke, arguments, message):
-    """The usual usage message, without boxes, and exit code 2."""
+    """A wrong command line gives the usual message, without boxes, and exit code 2."""
     done = invoke(*arguments)
     assert done.exit_code == 2
     assert message in done.output
@@ -127,7 +127,7 @@ def test_a_bad_command_line(invoke, arguments, message):
 
 
 def test_the_traceback_only_when_asked(invoke, make):
-    """--debug shows it, then the same message."""
+    """--debug prints the traceback, then the same message."""
     config = make("a.yaml", "stages:\n - {type: listed_search}\n - {type: faulty, how: setup}\n")
     plain = invoke("run", config, "-q", "red")
     debug = invoke("run", config, "-q", "red", "--debug")
@@ -138,7 +138,7 @@ def test_the_traceback_only_when_asked(invoke, make):
 
 
 def test_the_traceback_of_a_failed_query(invoke, make):
-    """--debug shows where in the stage a query failed."""
+    """--debug shows the line of the stage on which a query failed."""
     config = make("a.yaml", "stages:\n - {type: listed_search}\n - {type: faulty}\n")
     done = invoke("run", config, "-q", "red", "--debug")
     assert done.exit_code == 1
@@ -148,13 +148,13 @@ def test_the_traceback_of_a_failed_query(invoke, make):
 
 
 def test_messages_cannot_steer_the_terminal(invoke, fruit, make):
-    """An id from a file of queries is shown without its control characters."""
+    """An id from a file of queries is printed without its control characters."""
     done = invoke("run", fruit, "--queries", make("q.jsonl", '{"_id": "a\\u001b[31m", "text": " "}\n'))
     assert "error: query a\ufffd[31m: " in done.stderr
 
 
 def test_an_unforeseen_error_is_a_message_too(invoke, fruit, monkeypatch):
-    """Its class, what it says, and how to learn more."""
+    """The message has the class, the text, and how to get the traceback."""
     monkeypatch.setattr("milvus_pipeline.pipeline.Pipeline.run_batches", lambda *_, **__: 1 / 0)
     done = invoke("run", fruit, "-q", "red")
     assert done.exit_code == 1

@@ -97,7 +97,7 @@ def test_tables_keep_to_the_width(invoke, swept, judged, width):
 
 
 def test_a_sweep_is_evaluated_variant_by_variant(invoke, swept, judged):
-    """Every variant is a system, the pipeline as it stands the first; the front is told in words."""
+    """Every variant is a system, the unchanged pipeline the first one."""
     done = invoke("evaluate", swept, *judged, "--format", "json", "-m", "P@1")
     assert done.exit_code == 0, done.stderr
     data = json.loads(done.stdout)
@@ -112,7 +112,7 @@ def test_a_sweep_is_evaluated_variant_by_variant(invoke, swept, judged):
 
 
 def test_several_configurations_side_by_side(invoke, fruit, swept, judged, make):
-    """Each by its name, variants led by it; where two files have the same name in them, the files' names tell."""
+    """Systems have the names of their pipelines, or of their files if two pipelines have the same name."""
     done = invoke("evaluate", fruit, swept, *judged, "--format", "json")
     names = [system["name"] for system in json.loads(done.stdout)["systems"]]
     assert names == ["my fruit", *(f"swept fruit {name}" for name in SWEPT)]
@@ -123,7 +123,7 @@ def test_several_configurations_side_by_side(invoke, fruit, swept, judged, make)
 
 
 def test_the_baseline_can_be_chosen(invoke, swept, judged):
-    """It comes first, and the others are compared with it."""
+    """The chosen baseline comes first, and the others are compared with it."""
     done = invoke("evaluate", swept, *judged, "--format", "json", "-m", "P@1", "--baseline", SWEPT[4])
     data = json.loads(done.stdout)
     assert [system["name"] for system in data["systems"]] == [SWEPT[4], *SWEPT[:4], SWEPT[5]]
@@ -156,7 +156,7 @@ def test_csv_has_a_row_for_each_stage_of_each_system(invoke, swept, judged):
 
 
 def test_outputs_are_chosen_by_their_names(invoke, fruit, judged, tmp_path):
-    """.json and .csv say the format, anything else is a table; what was written is told on stderr."""
+    """A name with .json or .csv selects the format, any other a table; stderr says what was written."""
     for name, begin in (("out.json", "{"), ("out.csv", "system,"), ("out.txt", "fruit  3 judged queries")):
         done = invoke("evaluate", fruit, *judged, "-o", tmp_path / name)
         assert (done.exit_code, done.stdout) == (0, "")
@@ -165,7 +165,7 @@ def test_outputs_are_chosen_by_their_names(invoke, fruit, judged, tmp_path):
 
 
 def test_the_report_is_written_beside_the_figures(invoke, swept, judged, tmp_path):
-    """One HTML file, that names every variant."""
+    """The report is one HTML file that names every variant."""
     done = invoke("evaluate", swept, *judged, "--report", tmp_path / "report.html")
     assert done.exit_code == 0, done.stderr
     html = (tmp_path / "report.html").read_text()
@@ -175,7 +175,7 @@ def test_the_report_is_written_beside_the_figures(invoke, swept, judged, tmp_pat
 
 
 def test_the_measures_can_be_computed_anew_from_the_written_runs(invoke, swept, judged, tmp_path):
-    """ir-measures gives the very same values for the runs as the evaluation tells."""
+    """ir-measures computes the values of the evaluation from the runs."""
     wanted = [ir_measures.nDCG @ 10, ir_measures.P @ 1, ir_measures.R @ 2]
     options = [option for measure in wanted for option in ("-m", str(measure))]
     done = invoke("evaluate", swept, *judged, *options, "--runs", tmp_path / "runs", "-o", tmp_path / "out.json")
@@ -193,7 +193,7 @@ def test_the_measures_can_be_computed_anew_from_the_written_runs(invoke, swept, 
 
 
 def test_figures_that_the_file_cannot_take_go_to_stdout(invoke, fruit, judged, tmp_path):
-    """The work is not lost, the report is written, and the command ends with 1."""
+    """The figures are printed instead, the report is written, and the exit code is 1."""
     full = Path("/dev/full")
     if not full.exists():
         pytest.skip("there is no device here that is always full")
@@ -208,7 +208,7 @@ def test_figures_that_the_file_cannot_take_go_to_stdout(invoke, fruit, judged, t
 
 
 def test_a_failed_query_is_told_and_ends_with_1(invoke, make, judged, tmp_path):
-    """Its measures count as 0, and the figures are written all the same."""
+    """A failed query counts as 0 in the measures, and the figures are still written."""
     config = make("a.yaml", "name: a\nstages:\n - {type: listed_search}\n - {type: faulty, how: word, word: plum}\n")
     done = invoke("evaluate", config, *judged, "-o", tmp_path / "out.json", "--runs", tmp_path / "runs")
     assert done.exit_code == 1
@@ -219,7 +219,7 @@ def test_a_failed_query_is_told_and_ends_with_1(invoke, make, judged, tmp_path):
 
 
 def test_a_bad_line_of_queries_is_a_failed_query(invoke, fruit, make):
-    """It is told by its number, and spoils no other."""
+    """The message has the number of the line, and other queries are not affected."""
     queries = make("queries.jsonl", '{"_id": "a", "text": "red plum"}\n{"_id": "b", "txt": "blue"}\n')
     done = invoke("evaluate", fruit, "--queries", queries, "--qrels", make("qrels.tsv", QRELS))
     assert done.exit_code == 1
@@ -227,7 +227,7 @@ def test_a_bad_line_of_queries_is_a_failed_query(invoke, fruit, make):
 
 
 def test_queries_from_stdin(invoke, fruit, make):
-    """As lines, whose ids are their places; --input-format says otherwise."""
+    """Stdin is read as lines, whose ids are their positions."""
     qrels = make("qrels.txt", "1 0 1 1\n2 0 2 1\n")
     done = invoke("evaluate", fruit, "--queries", "-", "--qrels", qrels, "--format", "json", input="red plum\nblue\n")
     assert done.exit_code == 0, done.stderr
@@ -235,7 +235,7 @@ def test_queries_from_stdin(invoke, fruit, make):
 
 
 def test_the_timeout_holds_for_each_batch(invoke, make, judged):
-    """A pipeline that would take longer fails, with the reason."""
+    """A pipeline that takes longer fails with the reason deadline."""
     stages = " - {type: listed_search}\n - {type: slow, seconds: 0.1}\n - {type: word_overlap}\n"
     config = make("slow.yaml", f"name: a\nstages:\n{stages}")
     done = invoke("evaluate", config, *judged, "--timeout", "0.05")
@@ -293,7 +293,7 @@ def test_wrong_files_are_told_before_anything_is_opened(invoke, make, tmp_path):
 
 @pytest.mark.parametrize("module", ["ir_measures", "scipy.stats", "statsmodels.stats.multitest", "jinja2"])
 def test_a_missing_package_is_told_before_anything_is_opened(invoke, make, judged, tmp_path, monkeypatch, module):
-    """Also those that are wanted only in the end; with the command that installs them."""
+    """A missing package is reported with its pip command, even if it is needed only at the end."""
     monkeypatch.setitem(sys.modules, module, None)
     config = make("a.yaml", "stages:\n - {type: listed_search}\n - {type: faulty, how: setup}\n")
     done = invoke("evaluate", config, *judged, "--report", tmp_path / "report.html")
@@ -321,7 +321,7 @@ def test_an_evaluation_that_ran_nothing_leaves_no_runs(invoke, fruit, judged, tm
 
 
 def test_an_id_that_no_run_can_hold_is_told_at_the_end(invoke, make, tmp_path):
-    """The figures are there, the run lacks the query, and the command ends with 1."""
+    """The figures are printed, the query is missing in the run, and the exit code is 1."""
     config = make("fruit.yaml", "name: ü/..\nstages:\n - {type: listed_search}\n")
     queries = make("queries.jsonl", '{"_id": "a b", "text": "red"}\n{"_id": "c", "text": "blue"}\n')
     qrels = make("qrels.tsv", "query-id\tcorpus-id\tscore\na b\t1\t1\nc\t2\t1\n")
@@ -333,7 +333,7 @@ def test_an_id_that_no_run_can_hold_is_told_at_the_end(invoke, make, tmp_path):
 
 
 def test_validate_counts_the_variants(invoke, make, swept, fruit):
-    """What a sweep amounts to can be seen before it is run."""
+    """`validate` prints the number of variants."""
     assert (
         invoke("validate", swept).stdout == f"{swept}: ok: listed_search -> word_overlap -> first_only (6 variants)\n"
     )
@@ -343,7 +343,7 @@ def test_validate_counts_the_variants(invoke, make, swept, fruit):
 
 
 def test_prices_are_told_with_the_usage(invoke, make, judged, tmp_path):
-    """Usage without a price, and a price without usage, are warned of."""
+    """A price without usage gives a warning."""
     config = make("fruit.yaml", "name: f\nstages:\n - {type: listed_search}\n")
     done = invoke("evaluate", config, *judged, "--price", "cohere.search_units=0.002", "-o", tmp_path / "out.json")
     assert done.exit_code == 0
@@ -352,7 +352,7 @@ def test_prices_are_told_with_the_usage(invoke, make, judged, tmp_path):
 
 
 def test_the_document_names_every_column_of_the_csv(invoke, fruit, judged):
-    """And none that is not there."""
+    """The document lists exactly the columns of the CSV."""
     table = DOC.read_text(encoding="utf-8").split("| column | what it is |")[1].split("\n\n")[0]
     header = invoke("evaluate", fruit, *judged, "--format", "csv").stdout.splitlines()[0].split(",")
     plain = {column for column in header if re.fullmatch("[a-z_]+", column) and not column.endswith("_seconds")}

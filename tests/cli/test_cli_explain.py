@@ -23,7 +23,7 @@ def rows_of(text):
 
 
 def test_places_steps_scores_and_texts_are_told(invoke, fruit, wide):
-    """A row a document in the final order; the one that was cut stands below, with the stage that cut it."""
+    """There is a row per document in the final order, then those that were cut, with the stage that cut them."""
     done = invoke("explain", fruit, "-q", "red plum")
     assert done.exit_code == 0, done.stderr
     lines = rows_of(done.stdout)
@@ -38,7 +38,7 @@ def test_places_steps_scores_and_texts_are_told(invoke, fruit, wide):
 
 
 def test_judged_documents_bear_their_grades(invoke, fruit, make, wide):
-    """Relevant ones are starred, and those that no stage found are named with their grade."""
+    """Relevant documents are starred, and those that no stage found are listed with their grade."""
     qrels = make("qrels.txt", QRELS)
     done = invoke("explain", fruit, "-q", "red plum", "--qrels", qrels, "--id", "1")
     assert done.exit_code == 0, done.stderr
@@ -50,7 +50,7 @@ def test_judged_documents_bear_their_grades(invoke, fruit, make, wide):
 
 
 def test_the_query_is_taken_from_a_file_by_its_id(invoke, fruit, make):
-    """With --queries and --id the text need not be repeated."""
+    """--queries and --id select the query."""
     queries = make("queries.jsonl", '{"_id": "1", "text": "red plum"}\n{"_id": "2", "text": "blue"}\n')
     done = invoke("explain", fruit, "--queries", queries, "--id", "2", "--format", "json")
     assert done.exit_code == 0, done.stderr
@@ -79,7 +79,7 @@ def test_what_is_not_listed_is_counted(invoke, fruit, wide):
 
 
 def test_relevant_documents_are_listed_wherever_they_stand():
-    """Those beyond --show, too, as it is them that one looks for."""
+    """Relevant documents are listed beyond --show too."""
     movement = sample_evaluations.movement(3)
     found = {document for ranking in movement.rankings for document in ranking.documents}
     relevant = [document for document, grade in movement.judged.items() if grade > 0 and document in found]
@@ -109,7 +109,7 @@ def test_texts_from_elsewhere_do_not_steer_the_terminal():
 
 
 def test_a_skipped_stage_is_told(invoke, make):
-    """The reason stands below the table, and the command ends with 0."""
+    """The reason is below the table, and the exit code is 0."""
     config = make("a.yaml", "stages:\n - {type: listed_search}\n - {type: faulty, on_error: skip}\n")
     done = invoke("explain", config, "-q", "red")
     assert done.exit_code == 0, done.stderr
@@ -117,7 +117,7 @@ def test_a_skipped_stage_is_told(invoke, make):
 
 
 def test_what_stood_in_is_told(invoke, make, wide):
-    """A fallback's scores stand in the column of the stage that it stood in for."""
+    """A fallback's scores are in the column of the stage that it stood in for."""
     config = make(
         "a.yaml",
         "stages:\n - {type: listed_search}\n - {type: faulty, on_error: {fallback: {type: word_overlap, top_k: 2}}}\n",
@@ -129,7 +129,7 @@ def test_what_stood_in_is_told(invoke, make, wide):
 
 
 def test_nothing_found_is_said(invoke, make):
-    """A query without hits has no table."""
+    """A query without hits prints a message instead of a table."""
     config = make("a.yaml", "stages:\n - {type: listed_search, documents: []}\n")
     done = invoke("explain", config, "-q", "red")
     assert done.exit_code == 0
@@ -137,7 +137,7 @@ def test_nothing_found_is_said(invoke, make):
 
 
 def test_a_failed_stage_ends_with_1(invoke, make):
-    """As `run` does for its query, with the place of the stage."""
+    """The exit code is 1, and the message names the stage."""
     config = make("a.yaml", "stages:\n - {type: listed_search}\n - {type: faulty}\n")
     done = invoke("explain", config, "-q", "red")
     assert done.exit_code == 1
@@ -157,7 +157,7 @@ def test_a_failed_stage_ends_with_1(invoke, make):
     ],
 )
 def test_bad_usage_ends_with_2(invoke, fruit, make, monkeypatch, tmp_path, arguments, said):
-    """Before anything is opened, with what to write instead."""
+    """Wrong options give exit code 2 and a next step before anything is opened."""
     monkeypatch.chdir(tmp_path)
     make("q.jsonl", '{"_id": "1", "text": "red"}\n')
     done = invoke("explain", fruit, *arguments)
@@ -166,14 +166,14 @@ def test_bad_usage_ends_with_2(invoke, fruit, make, monkeypatch, tmp_path, argum
 
 
 def test_a_query_without_judgements_is_warned_of(invoke, fruit, make):
-    """The movement is shown all the same."""
+    """The movement is shown with a warning."""
     done = invoke("explain", fruit, "-q", "red", "--qrels", make("qrels.txt", QRELS), "--id", "7")
     assert done.exit_code == 0
     assert "has no judgements for the query 7" in done.stderr
 
 
 def test_no_time_ends_with_the_stage_that_had_none(invoke, make):
-    """--timeout holds for all stages together."""
+    """--timeout bounds all stages together."""
     config = make("a.yaml", "stages:\n - {type: slow, seconds: 0.05}\n - {type: listed_search}\n")
     done = invoke("explain", config, "-q", "red", "--timeout", "0.01")
     assert done.exit_code == 1

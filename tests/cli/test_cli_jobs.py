@@ -70,7 +70,7 @@ def test_figures_are_in_the_lines_where_asked_for(invoke, fruit, tmp_path):
 
 
 def wait_for_results(process, output):
-    """Until the first ones stand in the output of the process."""
+    """Wait until the output has the first results."""
     while not output.exists() or not output.stat().st_size:
         assert process.poll() is None
         time.sleep(0.005)
@@ -121,7 +121,7 @@ def test_a_command_that_was_killed_is_run_again(start, invoke, slow, make, tmp_p
 
 
 def test_the_exit_code_stands_for_the_whole_job(invoke, make, tmp_path):
-    """A query that failed in an earlier run counts; a job with nothing left to do says so, and ends as it ended."""
+    """A query that failed in an earlier run counts; a complete job says so, with the same exit code."""
     config = make("a.yaml", "stages:\n - {type: listed_search}\n - {type: faulty, how: word, word: plum}\n")
     queries, out = make("q.txt", "plum\nred\n"), tmp_path / "out.jsonl"
     arguments = ("run", config, "--queries", queries, "-o", out, "--batch-size", "1", "--resume")
@@ -137,7 +137,7 @@ def test_the_exit_code_stands_for_the_whole_job(invoke, make, tmp_path):
 
 
 def test_another_configuration_is_refused(invoke, fruit, make, tmp_path, monkeypatch):
-    """Key by key, variables counting as what they stand for, with exit code 2."""
+    """The message lists the changed keys, with variables replaced by their values; the exit code is 2."""
     text = fruit.read_text(encoding="utf-8").replace("top_k: 3", "top_k: '${KEPT}'")
     config, out = make("b.yaml", text), tmp_path / "out.jsonl"
     monkeypatch.setenv("KEPT", "3")
@@ -155,7 +155,7 @@ def test_another_configuration_is_refused(invoke, fruit, make, tmp_path, monkeyp
 
 
 def test_stdin_is_piped_again(invoke, fruit, tmp_path):
-    """A job from stdin goes on where the same queries come in again, more of them at the end, and not with others."""
+    """A job from stdin resumes with the same queries and more at the end, not with other queries."""
     out = tmp_path / "out.trec"
     assert invoke("run", fruit, "-o", out, input="red\nblue\n").exit_code == 0
     assert read_manifest(manifest_path(out)).input.path == "-"
@@ -167,7 +167,7 @@ def test_stdin_is_piped_again(invoke, fruit, tmp_path):
 
 
 def test_a_failure_stops_a_job_that_is_to_stop(invoke, make, tmp_path):
-    """The error is told, with the way to go on; what was done before stands."""
+    """The error is printed with how to continue, and earlier results are kept."""
     config = make("a.yaml", "stages:\n - {type: listed_search}\n - {type: faulty, how: word, word: plum}\n")
     queries, out = make("q.txt", "red\nplum\nblue\n"), tmp_path / "out.jsonl"
     arguments = ("run", config, "--queries", queries, "-o", out, "--batch-size", "1")
@@ -195,7 +195,7 @@ def test_a_failure_stops_a_job_that_is_to_stop(invoke, make, tmp_path):
     ],
 )
 def test_options_that_make_no_sense(invoke, tmp_path, arguments, message):
-    """They are told before the configuration is read, with exit code 2."""
+    """They are reported before the configuration is read, with exit code 2."""
     given = [argument.format(out=tmp_path / "out.jsonl") for argument in arguments]
     ended = invoke("run", tmp_path / "none.yaml", "-q", "red", *given)
     assert ended.exit_code == 2
@@ -217,7 +217,7 @@ def test_bad_lines(invoke, fruit, make, tmp_path, how, code, count):
 
 @pytest.mark.parametrize("arguments", [("--output", "{out}"), ()], ids=["job", "stdout"])
 def test_input_that_breaks_off_is_a_failure_behind_what_was_run(invoke, fruit, tmp_path, arguments):
-    """The exit code is 2 only where nothing was run."""
+    """The exit code is 2 only if nothing was run."""
     whole = gzip.compress("".join(f"red {number * 7919}\n" for number in range(9000)).encode())
     queries = tmp_path / "q.txt.gz"
     for length, code in ((len(whole) // 2, 1), (20, 2)):
@@ -239,7 +239,7 @@ def test_the_configuration_is_no_output(invoke, fruit, tmp_path):
 
 
 def test_there_has_to_be_room_for_a_manifest(invoke, fruit, tmp_path):
-    """A name that is too long for one is told before anything is run."""
+    """A name that is too long for a manifest is reported before anything is run."""
     for length in (238, 250):
         ended = invoke("run", fruit, "-q", "red", "-o", tmp_path / ("x" * length))
         assert ended.exit_code == 2
@@ -252,12 +252,6 @@ def test_a_table_and_a_device_are_no_jobs(invoke, fruit, tmp_path):
     assert invoke("run", fruit, "-q", "red", "-o", tmp_path / "out.txt", "--format", "table").exit_code == 0
     assert invoke("run", fruit, "-q", "red", "-o", os.devnull, "--overwrite").exit_code == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fruit.yaml", "out.txt"]
-
-
-def test_a_dry_run_makes_no_manifest(invoke, fruit, tmp_path):
-    """Nothing is written that a job could be taken for."""
-    invoke("run", fruit, "-q", "red", "-o", tmp_path / "out.jsonl", "--dry-run")
-    assert [path.name for path in tmp_path.iterdir()] == ["fruit.yaml"]
 
 
 def test_the_options_that_the_documentation_names_exist(invoke):

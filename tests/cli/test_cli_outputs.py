@@ -120,7 +120,7 @@ def test_a_place_that_cannot_be_written(invoke, make, tmp_path, place, message):
 @pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
 @pytest.mark.parametrize("output_format", ["jsonl", "trec", "table"])
 def test_a_full_disk_is_said(invoke, fruit, make, output_format):
-    """The message names the file, and nothing claims that the results stand in it."""
+    """The message names the file, and no line says that the results were written to it."""
     queries = make("q.txt", "red\n" * 100)
     done = invoke("run", fruit, "--queries", queries, "-o", FULL, "--overwrite", "--format", output_format)
     assert done.exit_code == 1
@@ -193,7 +193,7 @@ def test_signs_that_turn_the_order_of_a_text_do_not(sign):
 
 
 def test_a_table_tells_what_went_wrong(monkeypatch):
-    """Times, what stages did not do, who stood in, warnings and failures stand below the hits."""
+    """Times, incomplete stages, fallbacks, warnings and failures are printed below the hits."""
     reports = [
         StageReport("search", "milvus_search", 1.25, 0, 3, warnings=("only 3 of 5",), batch_size=4),
         StageReport("bge", "bge", 0.0021, 3, 3, status="skipped", reason="bge failed: no memory", batch_size=4),

@@ -61,7 +61,7 @@ def test_a_stage_that_fails_on_a_query_fails_that_query(invoke, make):
 
 
 def test_a_skipped_stage_is_degraded_not_failed(invoke, make):
-    """A result that lost a stage is written as degraded, the reason is told, and the command ends with 0."""
+    """A result without the work of a stage is degraded, the reason is printed, and the exit code is 0."""
     config = make("a.yaml", "stages:\n - {type: listed_search}\n - {type: faulty, on_error: skip}\n")
     done = invoke("run", config, "-q", "red", "-q", "blue")
     assert done.exit_code == 0
@@ -117,7 +117,7 @@ def test_gzipped_queries(invoke, fruit, tmp_path):
 
 
 def test_queries_from_stdin(invoke, fruit):
-    """Stdin is read where nothing else is given, and where - is."""
+    """Stdin is read by default, and for -."""
     for arguments in ([], ["--queries", "-"]):
         done = invoke("run", fruit, *arguments, input="red\nblue\n")
         assert [line["query"]["text"] for line in lines_of(done.stdout)] == ["red", "blue"]
@@ -170,7 +170,7 @@ def test_a_line_that_is_no_query_fails_alone(invoke, fruit, make, line, message)
     ],
 )
 def test_a_line_that_is_no_query_keeps_its_id(invoke, fruit, make, line, query_id):
-    """Its own where it can be read, else the number of its line; not its place, which may be the id of another."""
+    """A line keeps its own id if it can be read, else gets its line number, which is no other query's id."""
     done = invoke("run", fruit, "--queries", make("q.jsonl", f'{{"text": "red"}}\n\n{line}\n{{"text": "blue"}}\n'))
     assert [result["query"]["id"] for result in lines_of(done.stdout)] == ["1", query_id, "3"]
     assert f"error: query {query_id}: " in done.stderr
@@ -209,7 +209,7 @@ def test_many_failures_are_counted_not_listed(invoke, fruit, make):
 
 
 def test_the_time_given_bounds_a_batch(invoke, make):
-    """A timeout ends as a failed query that says so."""
+    """A query that times out fails with a message that says so."""
     config = make("a.yaml", "stages:\n - {type: slow, seconds: 0.05}\n - {type: listed_search}\n")
     done = invoke("run", config, "-q", "red", "--timeout", "0.01")
     assert done.exit_code == 1

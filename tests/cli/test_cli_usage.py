@@ -71,7 +71,7 @@ def installed(environment, tmp_path):
     ],
 )
 def test_figures_read_as_words(figures, said):
-    """What all services have comes first, thousands are apart, one is one, and nothing is not told."""
+    """Common words come first, thousands are separated, one is singular, and zeros are left out."""
     assert figures_text(figures) == said
 
 
@@ -119,13 +119,16 @@ def test_a_terminal_is_told_once_what_one_query_cost(start, config, installed, q
 
 
 def test_an_interrupted_run_tells_what_it_cost(start, config, installed):
-    """What was answered is counted, and that there may be more is said."""
+    """A batch is answered before the next is read; its usage is printed, with the note that there may be more."""
     process = start("run", config, "--batch-size", "1", stdin=subprocess.PIPE, env=installed)
     process.stdin.write(b"red\nblue\n")
     process.stdin.flush()
-    assert all(process.stdout.readline() for _ in range(2))
+    answered = [json.loads(process.stdout.readline()) for _ in range(2)]
+    assert [line["query"]["text"] for line in answered] == ["red", "blue"]
     assert interrupted(process) == 130
     said = process.stderr.read().decode()
+    assert "2 queries" in said
+    assert "Traceback" not in said
     assert "\npaid: 4 requests, 8 documents, 4 units; queries in progress are not counted\n" in said
     assert said.endswith("interrupted\n")
 
@@ -160,7 +163,7 @@ def test_a_dry_run_as_plain_data(invoke, config, make, no_key):
 
 
 def test_a_query_that_would_send_nothing_is_none_of_a_service(invoke, make):
-    """No hit has a text, so the row stands there with nothing in it."""
+    """If no hit has a text, the row of the service has only zeros."""
     config = make("a.yaml", "stages:\n - {type: listed_search, documents: [null]}\n - {type: paid}\n")
     done = invoke("run", config, "-q", "red", "--dry-run", "--format", "jsonl")
     assert json.loads(done.stdout) == {
@@ -193,7 +196,7 @@ def test_a_dry_run_writes_no_results(invoke, config, make, tmp_path):
     assert done.exit_code == 0
     assert done.stdout.startswith("stage ")
     assert done.stderr.endswith(f"{out}: not written, because a dry run has no results\n")
-    assert not out.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["paid.yaml"]
     done = invoke("run", config, "-q", "red", "-o", make("old.trec", "precious\n"), "--dry-run")
     assert done.exit_code == 2
     assert "exists already; choose another file" in done.stderr
@@ -207,7 +210,7 @@ def test_a_dry_run_is_no_trec_run(invoke, config):
 
 
 def test_a_dry_run_of_what_sends_nothing(invoke, make):
-    """It says so, and opens nothing."""
+    """A message says so, and nothing is opened."""
     config = make("a.yaml", "name: my own\nstages:\n - {type: listed_search}\n - {type: faulty, how: setup}\n")
     done = invoke("run", config, "-q", "red", "--dry-run")
     assert (done.exit_code, done.stdout) == (0, "")
@@ -215,7 +218,7 @@ def test_a_dry_run_of_what_sends_nothing(invoke, make):
 
 
 def test_a_dry_run_ends_as_a_run_does(invoke, make, config):
-    """What cannot be opened ends it with 1, what is late fails, and a lack of queries is an error of usage."""
+    """A stage that cannot be opened gives exit code 1, a late query fails, and a lack of queries is a usage error."""
     stages = "stages:\n - {type: listed_search}\n - {type: %s}\n - {type: paid}\n"
     done = invoke("run", make("a.yaml", stages % "faulty, how: setup"), "-q", "red", "--dry-run")
     assert (done.exit_code, done.stdout) == (1, "")

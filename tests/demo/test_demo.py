@@ -18,7 +18,7 @@ def found():
 
 
 def test_the_passages_are_many_and_differ(found):
-    """Between 1,000 and 3,000 passages, each with an id and a text of its own."""
+    """There are between 1,000 and 3,000 passages with unique ids and texts."""
     assert 1000 <= len(found) <= 3000
     assert len({passage.id for passage in found}) == len({passage.text for passage in found}) == len(found)
 

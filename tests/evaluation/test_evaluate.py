@@ -115,7 +115,7 @@ def test_before_the_first_hits_there_is_nothing_to_measure():
 
 
 def test_queries_without_judgements_are_left_out_and_told():
-    """They cost as much as the others, and tell nothing; nor do judgements of queries that were not asked."""
+    """They are not run, and judgements of queries that were not given are ignored, with warnings."""
     queries = [*QUERIES, Query("two", id="unjudged"), Query("two"), "two"]
     found = evaluate(pipeline(), queries, QRELS, warm_up=False)
     assert calls["table_search"] == 2
@@ -134,14 +134,14 @@ def test_a_line_that_could_not_be_read_counts_as_a_failed_query():
 
 
 def test_a_query_with_nothing_relevant_counts_as_ir_measures_counts_it():
-    """It is 0 in nearly every measure, and told."""
+    """It is 0 in nearly every measure, with a warning."""
     found = evaluate(pipeline(), QUERIES, {**QRELS, "2": {"a": 0}}, measures=["RR"])
     assert found.systems[0].measures["RR"] == pytest.approx(1 / 2)
     assert "1 of 2 queries have no document judged relevant; most measures are 0 for them" in found.warnings
 
 
 def test_all_of_it_is_strict_json():
-    """A number that JSON lacks is null."""
+    """NaN and infinities are null."""
     found = evaluate(pipeline(), QUERIES, QRELS, variants={"fake": {"table_search.x": math.inf}})
     data = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert data["systems"][0]["variant"] == {"table_search.x": None}
@@ -152,7 +152,7 @@ def test_all_of_it_is_strict_json():
 
 
 def test_a_measure_that_wants_other_ids_is_told_before_anything_runs():
-    """The program of gdeval takes query ids that are numbers; that it fails shows with the judgements at hand."""
+    """Measures of gdeval need numeric query ids, and fail before anything runs."""
     with pytest.raises(ConfigError, match=r"ERR@10 cannot be computed here: .*numeric query ids"):
         evaluate(pipeline(), [Query("one", id="q1")], {"q1": {"a": 1}}, measures=["ERR@10"])
     assert not setups
@@ -174,7 +174,7 @@ def test_no_measure_at_all_is_told():
 
 
 def test_a_measure_that_fails_on_a_ranking_costs_no_other():
-    """Accuracy divides by zero where only relevant documents were found; that is told, and the rest is measured."""
+    """Accuracy divides by zero if only relevant documents were found; a warning says so, and others are computed."""
     qrels = {"1": {"a": 1, "b": 1, "c": 1}, "2": {"x": 1}}
     found = evaluate(pipeline(), QUERIES, qrels, measures=["RR", "Accuracy"])
     assert found.systems[0].measures == pytest.approx({"RR": 3 / 4, "Accuracy": 2 / 3})
@@ -231,7 +231,7 @@ def test_a_wrong_option_is_told_before_anything_runs(options, message):
 
 
 def test_systems_have_names_of_their_own():
-    """By their pipelines' names two could not be told apart."""
+    """Pipelines with equal names are refused unless a mapping names them."""
     with pytest.raises(ConfigError, match="two pipelines have the name 'fake'"):
         evaluate([pipeline(), pipeline(FirstOnly())], QUERIES, QRELS)
     with pytest.raises(ConfigError, match="give at least one pipeline"):

@@ -83,7 +83,7 @@ def test_a_difference_is_the_systems_less_the_baselines():
 
 
 def test_the_permutation_test_is_taken_where_asked_for():
-    """The test and the correction are told with the comparisons."""
+    """The evaluation records the test and the correction."""
     found = evaluated([rotated()], test="permutation", correction="none")
     differences = [new - old for new, old in zip(ROTATED, SEARCH, strict=True)]
     expected = stats.permutation_test((differences,), lambda d, axis: d.mean(axis=axis), permutation_type="samples")

@@ -29,7 +29,7 @@ def reported(seconds, batch_size=1, **fields):
 
 
 def tallied(*results):
-    """The figures of a stage behind which these results stand."""
+    """The figures of a stage after which these are the results."""
     (node,) = build_tree({"fake": Pipeline([TableSearch(table=TABLE)])})
     tally = Tally(node, Measures(["RR"]), {str(result.query.id): {"a": 1} for result in results})
     tally.add([SearchResult(result.query) for result in results], results)

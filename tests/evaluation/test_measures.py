@@ -22,7 +22,7 @@ def test_a_measure_that_looks_at_scores_is_that_of_a_written_run():
 
 
 def test_every_query_is_tried():
-    """The program of gdeval refuses grades above 4, of whichever query, which is told before anything runs."""
+    """Measures of gdeval refuse grades above 4 in any query, which is reported before anything runs."""
     measures = Measures(["ERR@10"])
     measures.check(JUDGED)
     with pytest.raises(ConfigError, match=r"ERR@10 cannot be computed here: .* grades of at most 4"):
@@ -30,7 +30,7 @@ def test_every_query_is_tried():
 
 
 def test_a_measure_that_divides_by_what_is_not_relevant_can_be_tried():
-    """Accuracy@1 fails where only relevant documents rank, which the trial is not to be mistaken for."""
+    """Accuracy@1 fails if only relevant documents rank; the check must not fail for that reason."""
     Measures(["Accuracy@1"]).check(JUDGED)
 
 

@@ -28,7 +28,7 @@ few = st.integers(0, 4).map(lambda number: number / 4)  # so that ties are commo
 
 @given(st.lists(st.tuples(few, few), max_size=12))
 def test_the_front_is_what_its_definition_says(points):
-    """A system is marked exactly where no other is at least as good in both and better in one of them."""
+    """A system is marked exactly if no other is at least as good in both and better in one of them."""
     wanted = [
         not any(q >= quality and t <= seconds and (q > quality or t < seconds) for q, t in points)
         for quality, seconds in points

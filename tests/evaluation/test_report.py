@@ -41,7 +41,7 @@ class Elements(HTMLParser):
 
 @pytest.mark.parametrize("name", ["one_system", "sweep", "hostile", "bare"])
 def test_the_page_asks_for_nothing(name):
-    """No element has an address but within the page, none has an event or a style of its own, no style names an url."""
+    """No element has an external address, an event handler or a style attribute, and no style has a URL."""
     html = report_html(getattr(sample_evaluations, name)())
     for tag, attributes in Elements(html).found:
         assert tag not in {"img", "link", "iframe", "object", "embed", "base", "form", "foreignobject", "image", "use"}
@@ -53,7 +53,7 @@ def test_the_page_asks_for_nothing(name):
 
 
 def test_the_policy_allows_its_own_style_and_script_alone():
-    """By their hashes, which are those of what stands in the page."""
+    """The policy has the hashes of the page's style and script."""
     html = report_html(sample_evaluations.hostile())
     (policy,) = [
         attributes["content"]
@@ -79,7 +79,7 @@ def test_texts_from_elsewhere_are_escaped():
 
 
 def test_figures_are_those_of_the_evaluation():
-    """Measures, ceilings, percentiles and differences stand on the page as they are in the records."""
+    """Measures, ceilings, percentiles and differences on the page are those of the records."""
     evaluation = sample_evaluations.sweep(4)
     text = Elements(report_html(evaluation)).text
     for system in evaluation.systems:
@@ -166,7 +166,7 @@ def test_the_cost_of_a_query_is_that_of_those_asked():
 
 
 def test_what_went_wrong_is_said():
-    """Warnings stand at the top, failed queries above the figures, stages that were skipped in their table."""
+    """Warnings are at the top, failed queries above the figures, skipped stages in their table."""
     text = Elements(report_html(sample_evaluations.one_system())).text
     assert "Read this first the latency of late_interaction" in text
     assert "Some queries were not answered completely: 3 degraded." in text

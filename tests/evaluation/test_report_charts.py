@@ -60,7 +60,7 @@ def test_ticks_are_round():
 @pytest.mark.parametrize("width", [326, 1060])
 @pytest.mark.parametrize("count", [2, 8, 24, 60])
 def test_labels_of_points_keep_off_each_other(count, width):
-    """By the width that their texts are taken to have; the front's are all there where there is room."""
+    """By the estimated width of their texts; all labels are drawn if there is room."""
     systems = sample_evaluations.sweep(count).systems
     root = parsed(scatter(systems, "nDCG@10", width, 400))
     boxes = []
