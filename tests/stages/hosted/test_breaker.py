@@ -1,4 +1,4 @@
-"""A service that fails again and again is left alone: who is refused, at what cost, and how it comes back."""
+"""The circuit breaker of a failing service: which calls it refuses, what that costs, and how it closes again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HANGS = 30.0
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The time that breakers see; it stands until ``now`` is moved."""
+    """The time that breakers see; it changes only when a test sets ``now``."""
     clock = SimpleNamespace(now=1000.0)
     monkeypatch.setattr(breaker, "time", SimpleNamespace(monotonic=lambda: clock.now))
     return clock
@@ -39,7 +39,7 @@ def is_refused(outcome: Outcome) -> bool:
 
 @both_ways
 def test_a_dead_service_costs_its_callers_nothing(way):
-    """After five failures in a row nothing is sent; who has a deadline fails at once, and reads what is to be known."""
+    """After five consecutive failures nothing is sent; a caller with a deadline gets an error at once."""
     with StandIn("cohere", locked=True) as server, opened(way, server, retry=ONCE, breaker={"over": 0}) as call:
         server.always(server.error(503, "down"))
         for _ in range(5):
@@ -73,7 +73,7 @@ def test_an_answer_is_no_failure_of_the_service(way, status):
 @both_ways
 @pytest.mark.parametrize("fault", [500, 502, 503, 504, 529, "nobody", "hangs", "breaks"])
 def test_what_a_service_fails_in_counts(way, fault):
-    """Statuses of trouble, no connection, a broken one, and no reply where the attempt had a fair time."""
+    """Statuses of failure, no connection, a broken one, and no reply if the attempt had enough time."""
     fields = {"retry": ONCE, "breaker": SOON, "request_timeout": 0.3 if fault == "hangs" else 30}
     if fault == "nobody":
         fields["base_url"] = "http://127.0.0.1:1"
@@ -130,7 +130,7 @@ def test_a_job_without_a_deadline_waits_until_the_service_is_tried_again(way):
 
 @both_ways
 def test_the_waits_of_a_job_are_bounded_by_its_settings(way):
-    """A wait is no longer than ``max_wait``, and there are no more of them than attempts; the cause is told."""
+    """A wait is at most ``max_wait``, there are at most as many as attempts, and the error has its cause."""
     with StandIn("cohere") as server:
         server.always(server.error(503))
         outcome = scored(way, server, [JOB], breaker=SOON)
@@ -143,7 +143,7 @@ def test_the_waits_of_a_job_are_bounded_by_its_settings(way):
 
 @both_ways
 def test_who_has_a_deadline_does_not_wait_where_its_own_attempt_was_the_last_straw(way):
-    """The service's own error ends the query at once, and says why there was no other attempt."""
+    """The service's error ends the query at once, and says why there was no other attempt."""
     with StandIn("cohere") as server:
         server.always(server.error(503))
         retry = {"attempts": 4, "min_wait": 0.01, "max_wait": 60}
@@ -169,7 +169,7 @@ def test_a_refused_call_takes_no_turn_of_the_rate(way, clock):
 
 @both_ways
 def test_a_refused_call_waits_for_no_slot(way):
-    """The only one is held by a request that hangs, and what another stage learned meanwhile is said at once."""
+    """A hanging request holds the only slot, and a circuit that another stage opened meanwhile is reported at once."""
     fields = {"retry": ONCE, "breaker": {"failures": 1, "wait": 3600, "over": 0}}
     with ThreadPoolExecutor(1) as pool, StandIn("cohere") as server, keyed(server):
         server.script(late(HANGS))

@@ -28,7 +28,7 @@ def posts(server) -> int:
 @pytest.mark.parametrize("way", ["sync", "async"])
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_the_second_time_nothing_is_sent(serve, file, provider, way):
-    """The ranking is the one without a cache, and the usage says that it was free."""
+    """The ranking is the same as without a cache, and the usage is empty."""
     server = serve(provider)
     plain = ask(stage_for(server), way)
     sent = posts(server)

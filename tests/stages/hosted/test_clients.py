@@ -65,7 +65,7 @@ def test_deadlines_near_the_latency_spoil_no_connection():
 
 
 def test_idle_connections_are_closed_in_time(monkeypatch):
-    """A burst's connections do not stay for ever where one is enough afterwards."""
+    """The connections of a burst are closed if one is enough afterwards."""
     monkeypatch.setattr(clients, "KEPT_SECONDS", 0.2)
     with StandIn("cohere") as server, keyed(server):
         reranker = stage(server, max_concurrency=8)
@@ -131,7 +131,7 @@ def test_a_cancel_while_old_connections_are_closed_loses_none(monkeypatch):
 
 
 def test_a_stage_that_is_closed_leaves_no_thread_to_watch_over_it():
-    """Also where a request was under way, as soon as that has ended."""
+    """A request in flight may end first."""
     before = set(threading.enumerate())
     with StandIn("cohere") as server, keyed(server):
         reranker = stage(server, retry={"attempts": 1})

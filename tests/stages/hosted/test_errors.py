@@ -64,7 +64,7 @@ def disguised(text: str) -> dict[str, str]:
 
 
 def pieces(text: str, size: int) -> set[str]:
-    """Every run of so many letters and digits of a text, in lower case."""
+    """Every run of ``size`` letters and digits of a text, in lower case."""
     flat = flattened(text)
     return {flat[at : at + size] for at in range(len(flat) - size + 1)}
 
@@ -125,7 +125,7 @@ HALVED = {
 @both_ways
 @each_provider
 def test_every_documented_error_is_told(way, provider):
-    """Status and place are said, neither a key nor a text; it is repeated, or sent in halves, where that may help."""
+    """The error has status and place, but no key and no text; the request is retried or halved if that helps."""
     retry = {"attempts": 2, "min_wait": 0.001, "max_wait": 0.01}
     with StandIn(provider, locked=True) as server, opened(way, server, retry=retry, breaker=None) as call:
         for name, reply in errors(provider).items():
@@ -164,7 +164,7 @@ IDS = {"cohere": "trace-000001", "jina": "request-000001", "jev": "request-00000
 @both_ways
 @pytest.mark.parametrize("provider", CODES)
 def test_an_error_has_the_services_code(way, provider):
-    """In the message, where the text does not say it, and as an attribute."""
+    """The code is in the message and an attribute."""
     name, code = CODES[provider]
     with StandIn(provider) as server:
         server.always(errors(provider)[name])

@@ -63,7 +63,7 @@ class Trusting(HostedReranker):
 @both_ways
 @pytest.mark.parametrize("fault", ["key", "value", "type", "none", "bad"])
 def test_a_plugins_parse_may_fail(way, fault):
-    """With any exception: the query fails with an error that says whose reply it was, and repeats none of it."""
+    """Whatever the exception, the query fails with an error that names the endpoint without repeating the reply."""
     text = "the text of a document"
     with StandIn("cohere", locked=False) as server, keyed(server):
         server.always(standins.Reply(200, {"results": [{"index": 0, "document": text}]}))
@@ -101,7 +101,7 @@ def test_a_plugins_fault_before_it_sends_is_told_as_its_own(way, fault, says):
 
 @both_ways
 def test_a_plugins_figures_are_taken_as_far_as_they_are_some(way):
-    """What is no figure, or is ours to count, is left out; so is a warning that is no text."""
+    """What is not a figure, or is counted by the base, is left out; so is a warning that is not a string."""
     with StandIn("cohere", locked=False) as server, keyed(server):
         server.always(standins.Reply(200, {"results": [{"document": ""}]}))
         job = RerankJob(QUERY, TEXTS[:1])
@@ -122,7 +122,7 @@ def test_limits_that_make_no_sense_are_named():
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_what_ends_the_process_ends_the_call(count):
-    """Also where it happens in one of the threads of a batch, which would swallow it."""
+    """It does so even in one of the threads of a batch, which would swallow it."""
     reranker = Trusting(base_url="http://127.0.0.1:9", fault="exit")
     reranker.open()
     with pytest.raises(SystemExit, match="no such plugin"):

@@ -1,4 +1,4 @@
-"""What a hosted reranker says that it works with."""
+"""The identity of a hosted reranker: model and address."""
 
 import json
 
@@ -22,7 +22,7 @@ def test_a_service_is_known_by_model_and_address(serve, provider):
 
 
 def test_the_address_may_follow_from_the_key(monkeypatch):
-    """Where the kind of key says so, it is the one that requests go to, and the key is not in it."""
+    """The kind of key may decide the address, which does not contain the key."""
     monkeypatch.setenv("VOYAGE_API_KEY", "al-0123456789")
     told = Voyage().identity()
     assert told == {"model": "rerank-2.5", "url": "https://ai.mongodb.com/v1/rerank"}
@@ -34,7 +34,7 @@ def test_the_address_may_follow_from_the_key(monkeypatch):
 
 @pytest.mark.parametrize("locked", [False, True])
 def test_a_server_of_tei_tells_its_model(serve, locked):
-    """Commit and precision, behind the server's own key where it has one."""
+    """The server reports commit and precision, with its key if it has one."""
     server = serve("tei", locked=locked)
     for base in (server.url, f"{server.url}/rerank"):
         with TEI(base_url=base, api_key_env="SERVICE_KEY" if locked else None) as stage:
@@ -61,7 +61,7 @@ REPLIES = {
 
 @pytest.mark.parametrize("reply", REPLIES.values(), ids=REPLIES)
 def test_a_server_that_does_not_tell_is_no_failure(serve, monkeypatch, reply):
-    """What is missing, or is no short text, is left out; so is what repeats the key."""
+    """A member that is missing, too long, not a string or repeats the key is left out."""
     server = serve("tei", locked=True, model_sha=None)
     if reply is not None:
         if reply.body == {"model_id": "SECRET"}:

@@ -1,4 +1,4 @@
-"""Hosted rerankers in a pipeline and called on their own: failures, deadlines, usage, and what a dry run foretells."""
+"""Hosted rerankers in a pipeline and called alone: failures, deadlines, usage and dry runs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def ran(way, server, stages, queries, timeout=None, errors=True):
 @both_ways
 @pytest.mark.parametrize("provider", STAGES)
 def test_a_pipeline_reranks(way, provider):
-    """Hits in the order of the service's scores, which they carry; what it cost stands in the report."""
+    """Hits are in the order of the service's scores and have them; the report has the usage."""
     with StandIn(provider) as server:
         (result,) = ran(way, server, [stage(server, top_k=3)], [QUERY])
         name = stage(server).name
@@ -74,7 +74,7 @@ def test_a_failure_that_is_skipped_degrades(way):
 
 @both_ways
 def test_a_failure_is_raised_with_its_cause(way):
-    """The pipeline's error says where; the service's error stands behind it with its figures."""
+    """The pipeline's error says where; its cause is the service's error."""
     with StandIn("jina") as server:
         server.always(server.error(500, "out of order", "INTERNAL_ERROR"))
         with pytest.raises(StageError, match=r"pipeline: stages\[1\] \(jina\): jina: POST .* answered 500") as caught:
@@ -123,7 +123,7 @@ def test_what_was_answered_before_the_deadline_is_kept(way, concurrency, expecte
 
 @both_ways
 def test_a_stages_own_time_bounds_it(way):
-    """`timeout` of the stage, where the pipeline has none; with `skip` the hits come as they were."""
+    """The stage's `timeout` applies if the pipeline has none; with `skip` the hits keep their order."""
     began = time.monotonic()
     with StandIn("cohere") as server:
         server.always(late(HANGS))
@@ -135,7 +135,7 @@ def test_a_stages_own_time_bounds_it(way):
 
 @both_ways
 def test_blank_documents_and_hits_without_text_are_last(way):
-    """Each with a warning of its own; every other hit has its score."""
+    """Each has its own warning; every other hit has its score."""
     documents = ("", TEXTS[0], None, TEXTS[1], "  ")
     with StandIn("voyage") as server:
         (result,) = ran(way, server, [ListedSearch(documents=documents), stage(server)], [QUERY])
@@ -197,7 +197,7 @@ def test_a_dry_run_tells_what_cannot_be_sent():
 
 
 def test_a_call_on_its_own():
-    """Opens the stage at the first call; `top_k` of the call stands over that of the stage."""
+    """The first call opens the stage; `top_k` of the call overrides that of the stage."""
     with StandIn("cohere") as server, keyed(server):
         reranker = stage(server, top_k=2)
         best = [RerankResult(TEXTS[index], score, index) for index, score in ranking(QUERY, TEXTS)]

@@ -1,4 +1,4 @@
-"""Keys, headers and addresses: where they come from, and what is refused before anything is sent."""
+"""Keys, headers and addresses: their sources, and what is refused before anything is sent."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ both_ways = pytest.mark.parametrize("way", ["sync", "async"])
 @both_ways
 @pytest.mark.parametrize(("kind", "names"), NAMES.items())
 def test_a_key_has_the_usual_names(kind, names, way, monkeypatch):
-    """In this order; without any the stage cannot be opened, and the message says which could be set."""
+    """They are read in this order; without any of them the stage cannot be opened, and the message names them."""
     assert kind.key_names == names
     reranker = kind(base_url="http://127.0.0.1:9")
     if not names:
@@ -109,14 +109,14 @@ def test_a_value_that_cannot_be_a_key_is_refused(way, value, monkeypatch):
 
 
 def test_a_blank_value_is_told(monkeypatch):
-    """It is most likely a mistake in a file of settings, so it is told from one that is not set."""
+    """An empty variable is reported differently from one that is not set, since it is most likely a mistake."""
     monkeypatch.setenv("MXBAI_API_KEY", " \n")
     with pytest.raises(StageError, match="environment variable MXBAI_API_KEY is empty; set it before the stage opens"):
         Mixedbread().open()
 
 
 def test_a_key_in_place_of_a_name_is_refused_unseen():
-    """`api_key_env` names a variable; the message does not repeat what stands there instead."""
+    """`api_key_env` names a variable; the message does not repeat a wrong value."""
     for wrong in (PRIVATE, "sk-1", "two words", "1KEY", "KÉY", ""):
         with pytest.raises(ConfigError, match="api_key_env: must be the name of an environment variable") as caught:
             Cohere(api_key_env=wrong)
@@ -210,7 +210,7 @@ def test_what_is_shown_of_a_stage_holds_names_only(monkeypatch):
      "http://host/?key=1", "http://host/#part", f"https://user:{PRIVATE}@host", f"https://{PRIVATE}@host", "", "http://[::1"],
 )  # fmt: skip
 def test_addresses_are_checked(url):
-    """What is no address, and what would carry secrets or a query into every message."""
+    """An invalid address is refused, and one that would put secrets or a query into every message."""
     with pytest.raises(ConfigError, match="base_url: must") as caught:
         Cohere(base_url=url)
     assert PRIVATE not in "".join(traceback.format_exception(caught.value))

@@ -49,7 +49,7 @@ def test_the_bound_of_concurrency_holds_for_all_together(threads, loops):
 
 
 async def here(reranker, jobs=JOBS):
-    """A batch on an event loop of its own, whose end closes its connections."""
+    """Run a batch on a new event loop, whose end closes its connections."""
     await reranker.aopen()
     try:
         return await abatch(reranker, jobs)

@@ -240,7 +240,7 @@ gc.collect()
 
 @pytest.mark.parametrize("how", ["closed", "open"])
 def test_a_process_ends_tidily(how):
-    """With every warning shown: nothing is said of sockets, event loops or coroutines, closed or not."""
+    """With every warning shown, there is none about sockets, event loops or coroutines, closed or not."""
     arguments = [sys.executable, "-X", "dev", "-W", "error", "-c", TIDY, how]
     done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr

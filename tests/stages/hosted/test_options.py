@@ -30,7 +30,7 @@ PRIVATE = "sk-live-Zq81hT0kLm42"
     ],
 )
 def test_a_secret_in_options_is_refused_unseen(options, place):
-    """On any level, by its name; the message says where it stands, and what to write."""
+    """On any level, by its name; the message says where it is, and what to write instead."""
     advice = f"options: {place}: looks like a secret; .* write {{env: NAME}} instead"
     with pytest.raises(ConfigError, match=advice) as caught:
         RerankAPI(base_url="http://127.0.0.1:9", options=options)
@@ -57,7 +57,7 @@ def test_what_the_stage_writes_is_no_option(name):
     ],
 )
 def test_options_are_plain_data(options, says):
-    """What cannot be written as JSON is told at once."""
+    """What cannot be written as JSON is refused at once."""
     with pytest.raises(ConfigError, match=f"options: {says}") as caught:
         RerankAPI(base_url="http://127.0.0.1:9", options=options)
     assert PRIVATE not in "".join(traceback.format_exception(caught.value))
@@ -72,7 +72,7 @@ def test_numbers_of_tokens_are_no_secrets():
 
 @pytest.mark.parametrize("way", ["sync", "async"])
 def test_a_secret_comes_from_the_environment(way, monkeypatch):
-    """It is sent, on any level, and neither printed, nor dumped, nor told where the server repeats it."""
+    """It is sent, on any level, but not printed, dumped or repeated in an error."""
     monkeypatch.setenv("MY_KEY", f" {PRIVATE}\n")
     options = {"api_key": FromEnv(env="MY_KEY"), "extra": {"tokens": [{"env": "MY_KEY"}]}}
     with StandIn("vllm") as server:
@@ -105,7 +105,7 @@ def test_a_secret_that_is_missing_is_told(value, monkeypatch):
 
 
 def test_a_secret_written_into_yaml_is_refused_with_its_line(monkeypatch):
-    """Also where it comes from the environment in the way of YAML, which a dump would write out."""
+    """Even if it comes from the environment by YAML's `${VAR}`, which a dump would write out."""
     monkeypatch.setenv("MY_KEY", PRIVATE)
     text = "stages:\n  - type: rerank_api\n    base_url: http://h\n    options:\n      api_key: ${MY_KEY}\n"
     with pytest.raises(ConfigError, match=r"options: api_key: looks like a secret.*line 4") as caught:
@@ -114,7 +114,7 @@ def test_a_secret_written_into_yaml_is_refused_with_its_line(monkeypatch):
 
 
 def asked(stage, way):
-    """Ask once; the error, or None where there was an answer."""
+    """Score once, and return the error, or None."""
 
     async def main():
         await stage.aopen()
@@ -195,7 +195,7 @@ class ByKey(Own):
     ],
 )
 def test_an_address_that_is_nowhere_public_must_be_given(make, says):
-    """That is told before a pipeline opens."""
+    """The error comes before a pipeline opens."""
     with pytest.raises(ConfigError) as caught:
         make()
     assert str(caught.value) == says
@@ -215,7 +215,7 @@ def test_an_address_may_depend_on_the_key():
 
 
 def test_tei_takes_no_model():
-    """The reason is told."""
+    """The message has the reason."""
     with pytest.raises(ConfigError, match="model: tei serves the model it was started with; leave `model` out"):
         TEI(base_url="http://localhost:8080", model="x")
     assert TEI(base_url="http://localhost:8080", model=None).model is None

@@ -1,4 +1,4 @@
-"""What is kept where time runs out after some requests of a query were answered, and what is not said of a failure."""
+"""Partial results: what is kept if time runs out after some requests of a query were answered."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MANY = ("plum one", "a red plum", *(f"pear {number}" for number in range(6)), " 
 
 
 def slow_for(word):
-    """A reply that never comes where a document has the word."""
+    """A reply that never comes if a document has the word."""
     return lambda request, normal: late(HANGS)(request, normal) if word in str(request.body) else normal
 
 
@@ -87,7 +87,7 @@ def test_without_a_score_there_is_nothing_to_keep(way):
 
 @both_ways
 def test_a_query_that_was_not_ranked_has_no_warning_of_its_ranks(way):
-    """Blank documents are not told to rank last where nothing was ranked; those of the other query are."""
+    """There is no warning that blank documents rank last if nothing was ranked; the other query has one."""
     texts = [*TEXTS, " "]
     with StandIn("cohere") as server:
         server.always(lambda request, normal: server.error(402) if asked_of(request) == "bad" else normal)
@@ -97,7 +97,7 @@ def test_a_query_that_was_not_ranked_has_no_warning_of_its_ranks(way):
 
 @both_ways
 def test_a_key_that_is_refused_is_not_tried_with_every_query(way):
-    """Those under way end, no other is sent; each query fails with the same error, and says whether it was sent."""
+    """Requests in flight end, and no other is sent; each query's error says whether it was sent."""
     with StandIn("cohere", locked=True) as server:
         server.always(server.error(401, "wrong key"))
         outcome = scored(way, server, [RerankJob(QUERY, TEXTS)] * 20, max_concurrency=2)

@@ -44,7 +44,7 @@ def test_a_plan_keeps_to_the_limits_and_loses_nothing(texts, limits, top_k, quer
 
 @given(texts=TEXTS, limits=LIMITS, top_k=st.integers(1, 40), seed=st.randoms(use_true_random=False))
 def test_the_best_of_the_parts_hold_the_best_of_all(texts, limits, top_k, seed):
-    """Each request asks for so many that the union holds what one request would have given, ties included."""
+    """Each request asks for enough scores that the union contains what one request would have given, ties included."""
     job = RerankJob("q", texts, top_k)
     scores = [seed.choice([0.1, 0.2, 0.3]) for _ in texts]
 
@@ -59,7 +59,7 @@ def test_the_best_of_the_parts_hold_the_best_of_all(texts, limits, top_k, seed):
 
 @given(count=st.integers(1, 200), most=st.integers(1, 50))
 def test_groups_are_as_few_and_as_even_as_can_be(count, most):
-    """No request is much smaller than another, and there is none too many."""
+    """The requests are as few as possible, and none is much smaller than another."""
     parts = plan(RerankJob("q", ["text"] * count), Limits(documents=most), "service").parts
     sizes = [len(part.places) for part in parts]
     assert len(sizes) == -(-count // most)
@@ -87,7 +87,7 @@ def test_tokens_are_counted_by_bytes_and_the_query_once_a_document():
 
 
 def test_a_listwise_list_is_refused_or_flagged_and_never_split():
-    """Beyond the documents it cannot be sent; beyond the tokens it is sent whole, and the result says so."""
+    """With too many documents it is not sent; with too many tokens it is sent whole, with a warning."""
     job = RerankJob("q", ["abc"] * 9 + [" "])
     with pytest.raises(StageError, match="so 9 of them cannot be split into requests of 8; retrieve fewer"):
         plan(job, Limits(documents=8, listwise=True), "service (model-x)")

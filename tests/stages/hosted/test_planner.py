@@ -66,7 +66,7 @@ def test_a_list_is_split_by_tokens(way):
 
 
 def test_a_query_that_is_read_once_counts_once(way):
-    """Long documents stand alone where two together are too much."""
+    """A long document has its own request if two together are too large."""
     texts = ["plum " * 20_000, "red plum " * 10_000, *TEXTS]
     with StandIn("jev") as server:
         outcome = ask(way, server, texts)
@@ -109,7 +109,7 @@ def test_the_best_of_the_parts_are_the_best_of_all(way, provider, top_k):
 
 @pytest.mark.parametrize("kind", ["plain", "validation", "Validation"])
 def test_what_is_too_large_is_halved(way, kind):
-    """TEI says so in three ways, by its version; the list is halved until it fits, and scored as a whole."""
+    """TEI refuses in three ways, depending on its version; the list is halved until it fits, and scored completely."""
     most = {"validation_status": 413 if kind == "validation" else 422, "max_texts": 3}
     settings = {"max_bytes": 400} if kind == "plain" else most
     with StandIn("tei", **settings) as server:
@@ -143,7 +143,7 @@ def test_another_400_is_not_halved(way):
 
 
 def test_a_listwise_list_is_refused_beyond_the_documents(way):
-    """Nothing is sent; the message says what to do, and the queries beside it go on."""
+    """Nothing is sent; the message says what to do, and the other queries go on."""
     with StandIn("jina") as server:
         jobs = [RerankJob(QUERY, TEXTS), RerankJob(QUERY, TEXTS[:3])]
         outcome = scored(way, server, jobs, model="jina-reranker-v3", max_documents=3)

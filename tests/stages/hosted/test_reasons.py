@@ -27,7 +27,7 @@ STATUSES = {
 }
 TOO_LARGE = {"tei": "422_validation", "jev": "400_overflow", "jina": "400_token_limit"}
 OWN = {"tei": {422: "too_large"}, "jina": {400: "too_large"}}
-"""Statuses of which a service's word says more; the stand-ins' plain errors have it."""
+"""Statuses for which a service's code says more; the stand-ins' plain errors have that code."""
 
 
 @both_ways
@@ -62,7 +62,7 @@ def test_no_answer_is_told_from_no_time(way):
 
 
 def test_a_list_that_must_not_be_split_is_too_large():
-    """Nothing is sent, and the code says why."""
+    """Nothing is sent, and the error has this code."""
     with StandIn("jina") as server:
         outcome = scored("sync", server, [RerankJob(QUERY, TEXTS)], model="jina-reranker-v3", max_documents=3)
         assert server.requests == []
@@ -71,7 +71,7 @@ def test_a_list_that_must_not_be_split_is_too_large():
 
 @pytest.mark.parametrize("encoding", ["gzip", "br"])
 def test_a_compressed_reply_that_cannot_be_read_is_a_bad_one(encoding):
-    """The service was reached, whatever it said."""
+    """The service was reached, whatever it answered."""
     with StandIn("cohere") as server:
         server.always(lambda request, normal: normal.but(headers={"content-encoding": encoding}))
         assert ask("sync", server).failures[0].reason_code == "bad_reply"

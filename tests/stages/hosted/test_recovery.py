@@ -1,4 +1,4 @@
-"""What a failure costs and says: nothing is sent in vain, and the message names the cause, not its consequence."""
+"""The cost and the message of a failure: nothing is sent in vain, and the message names the cause."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MANY = [f"plum number {number} of the tree" + " and its leaves" * (number % 7) f
 
 
 def closed_port() -> str:
-    """An address where nobody listens."""
+    """An address that nobody listens at."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
@@ -41,7 +41,7 @@ def test_a_service_that_is_not_there_takes_no_turn_of_the_rate(way):
 @both_ways
 @pytest.mark.parametrize("kind", ["tei", "jev"])
 def test_a_query_that_is_too_long_is_not_sent_with_each_document(way, kind):
-    """After the first refused document the smallest is tried; where that is refused too, the query has failed."""
+    """After the first refused document the smallest is tried; if that is refused too, the query fails."""
     with StandIn(kind) as server:
         server.always(errors(kind)["422_validation" if kind == "tei" else "400_overflow"])
         outcome = scored(way, server, [RerankJob(QUERY, MANY[:30])])
@@ -54,7 +54,7 @@ def test_a_query_that_is_too_long_is_not_sent_with_each_document(way, kind):
 
 @both_ways
 def test_documents_that_are_too_large_cost_the_others_nothing(way):
-    """Also where they come first, so that nothing has been scored when they are refused."""
+    """Even if they come first, so that nothing has been scored when they are refused."""
     huge = ["leaf " * 3000, "branch " * 3000, "root " * 3000]
     with StandIn("tei", max_bytes=9_000) as server:
         outcome = scored(way, server, [RerankJob(QUERY, [*huge, *MANY[:20]])])
@@ -114,7 +114,7 @@ def test_the_setting_that_ended_an_attempt_is_named(way, fields, timeout, settin
 
 @both_ways
 def test_a_service_that_wants_a_key_is_told_from_one_that_refuses_it(way):
-    """A stage that needs no key by itself is told how to send one."""
+    """The message says how to send a key with a stage that needs none by default."""
     with StandIn("tei", locked=True) as server:
         reranker = RerankAPI(base_url=server.url, retry={"attempts": 1})
         reranker.open()

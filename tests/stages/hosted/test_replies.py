@@ -50,7 +50,7 @@ def test_right_replies_are_taken(way, provider):
 @both_ways
 @each_provider
 def test_wrong_replies_are_refused(way, provider):
-    """Whatever a reply with status 200 is: no score is made of it, and the error says whose it is and what is wrong."""
+    """A wrong reply with status 200 never gives a score; the error names the endpoint and what is wrong."""
     with StandIn(provider) as server, opened(way, server, retry={"attempts": 2, "min_wait": 0.001}) as call:
         for name, reply in wrong(provider).items():
             server.clear()
@@ -212,7 +212,7 @@ def test_the_tolerant_reader_takes_the_shapes_that_services_share():
 
 
 def test_figures_are_counted_tolerantly():
-    """Words that are missing or no figure are left out; what is no object has none."""
+    """Members that are missing or not figures are left out; anything but an object has none."""
     assert read_figures({"a": 1, "b": 2.5, "c": "3", "d": 10**400, "e": True}, "a", "b", "c", "d", "e", "f") == {
         "a": 1,
         "b": 2.5,

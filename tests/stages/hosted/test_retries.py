@@ -30,7 +30,7 @@ from support.standins import FAULTS, PROVIDERS, Reply, StandIn, closing, drippin
 
 RIGHT = [[relevance(QUERY, text) for text in TEXTS]]
 HANGS = 30.0
-"""Seconds that a test would take at least where something is not bounded."""
+"""Seconds that a test would take at least if a wait had no limit."""
 
 pytestmark = both_ways
 
@@ -78,7 +78,7 @@ def hint_first(provider):
 
 
 def test_a_wait_that_is_asked_for_is_kept(way, servers):
-    """By each service and in each form, at a query of its own; what cannot be read leaves it to the own backoff."""
+    """For each service and each form of the header, with a query each; an unreadable header means the usual backoff."""
     for server in servers:
         server.always(hint_first(server.provider.name))
     jobs = [RerankJob(name, TEXTS) for name in WAITS]
@@ -98,7 +98,7 @@ def score(provider: str, query: str, text: str) -> float:
 
 @each_provider
 def test_a_wait_of_an_hour_ends_it(way, provider):
-    """Who asks for more than `max_wait` is not asked again, and the message says how long it would be."""
+    """If a service asks for more than `max_wait`, there is no other attempt, and the message has the wait."""
     with StandIn(provider) as server:
         server.always(rate_limits(provider)["retry_after_3600"])
         outcome = ask(way, server, retry=PATIENT)
@@ -137,7 +137,7 @@ def test_what_does_not_pass_is_not_repeated(way, status):
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_redirects_are_not_followed(way, status):
-    """Neither as a GET nor with the key to another address; the message says what to set."""
+    """Neither as a GET nor with the key to another address; the message says which setting to change."""
     with StandIn("cohere") as server, StandIn("cohere") as elsewhere:
         server.always(Reply(status, b"", {"location": f"{elsewhere.url}/v2/rerank"}))
         outcome = ask(way, server)
@@ -147,7 +147,7 @@ def test_redirects_are_not_followed(way, status):
 
 
 def test_what_never_passes_ends(way):
-    """The last attempt's error says how many there were, and the last wait."""
+    """The last attempt's error has the number of attempts and the last wait."""
     with StandIn("cohere") as server:
         server.always(server.error(500, "no luck"))
         outcome = ask(way, server, retry={"attempts": 4, "min_wait": 0.05, "max_wait": 0.1})
@@ -161,7 +161,7 @@ def test_what_never_passes_ends(way):
 
 @each_provider
 def test_a_connection_that_breaks_is_repeated(way, provider):
-    """Before the reply or inside of it, with a length or in chunks; in the end it succeeds, or says what happened."""
+    """Before or within the reply, with a length or in chunks; the last attempt succeeds or says what happened."""
     fields = {"retry": {"attempts": 3, "min_wait": 0.001}, "breaker": None}
     with StandIn(provider) as server, opened(way, server, **fields) as call:
         for name, fault in FAULTS.items():
@@ -204,7 +204,7 @@ def test_a_reply_that_takes_too_long_is_given_up(way):
 
 
 def test_a_late_reply_is_given_up(way, servers):
-    """Whichever service it is: another attempt is made, and the last one's error says what to raise."""
+    """For each service another attempt is made, and the error of the last one says which setting to increase."""
     for server in servers:
         server.always(late(HANGS))
     retry = {"attempts": 2, "min_wait": 0.001}
@@ -219,7 +219,7 @@ def test_a_late_reply_is_given_up(way, servers):
 
 @each_provider
 def test_nobody_listens(way, provider):
-    """A port without a server: repeated, then told with the address."""
+    """A port without a server is tried again, and the error has the address."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -232,7 +232,7 @@ def test_nobody_listens(way, provider):
 
 
 def test_the_deadline_bounds_a_reply_that_does_not_come(way):
-    """What is left of the query's time bounds an attempt, and the error says that the time is used up."""
+    """The rest of the query's time limits an attempt, and the error says that it timed out."""
     began = time.monotonic()
     with StandIn("cohere") as server:
         server.always(late(HANGS))
@@ -315,7 +315,7 @@ def test_a_query_stops_sending_when_it_has_failed(way):
 
 
 def test_a_query_that_has_failed_does_not_wait_to_try_again(way):
-    """One request is told to come again in half a minute; when the other is refused, that wait ends."""
+    """One request has to wait for half a minute; when the other is refused, that wait ends."""
 
     def reply(request, normal):
         if "plum 0" in request.body["documents"]:

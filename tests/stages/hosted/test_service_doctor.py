@@ -20,7 +20,7 @@ def findings(stage: Any, **context: Any) -> dict[str, Finding]:
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_check_sends_neither_key_nor_text(serve, provider):
-    """One GET without a key and without a body tells that the service is there."""
+    """One GET without a key and without a body shows that the service answers."""
     server = serve(provider)
     found = findings(stage_for(server), texts=["the red plum"], hits=40)
     assert {one.level for one in found.values()} == {"ok"}
@@ -33,7 +33,7 @@ def test_a_check_sends_neither_key_nor_text(serve, provider):
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_with_leave_one_request_is_sent(serve, provider):
-    """It is one of one short document, and what it cost is told."""
+    """It has one short document, and the finding has its usage."""
     server = serve(provider)
     found = findings(stage_for(server, retry={"attempts": 5}), send=True)
     posts = [request for request in server.requests if request.method == "POST"]

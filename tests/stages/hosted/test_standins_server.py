@@ -160,7 +160,7 @@ def test_an_error_in_the_block_ends_the_server():
 
 
 def test_a_fault_of_the_script_comes_out_of_the_block():
-    """The client sees a closed connection only; the test is told why."""
+    """The client only sees a closed connection; the test gets the exception."""
 
     def faulty(request, normal):
         return normal.but(body=normal.body["nothing"])
@@ -172,7 +172,7 @@ def test_a_fault_of_the_script_comes_out_of_the_block():
 
 
 def test_a_stand_in_runs_in_a_process_of_its_own():
-    """It says where it is, and ends with its input."""
+    """It prints its address, and ends with its input."""
     with standin_process("cohere", latency=0.01) as (url, key):
         reply = httpx.post(
             f"{url}/v2/rerank", json=good("cohere"), headers={"authorization": f"Bearer {key}"}, timeout=20

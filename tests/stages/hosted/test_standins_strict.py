@@ -128,7 +128,7 @@ def test_the_limit_is_a_number_from_one_to_the_number_of_documents(provider_name
 
 
 def test_documents_are_strings_and_at_least_one(server, provider):
-    """An empty list is refused, and what is no text (Jina takes objects with a text; vLLM a bare string)."""
+    """An empty list is refused, and anything but strings (Jina accepts objects with a text; vLLM a single string)."""
     member = "questions" if provider == "jev" else server.provider.documents_key
     empty, numbers = ({}, {"d0": 1}) if provider == "jev" else ([], [1, 2])
     assert send(server, {**good(provider), member: empty}).status_code in (400, 422)
@@ -182,7 +182,7 @@ def test_jina_wants_the_echo_off():
 
 
 def test_jinas_v3_scores_from_minus_one_to_one():
-    """And, where asked, each score depends on the other documents."""
+    """If wanted, each score depends on the other documents."""
     with StandIn("jina") as server:
         found = pairs("jina", send(server, good("jina", model="jina-reranker-v3.5")).json())
     assert found == [(index, 2 * score - 1) for index, score in ranking(QUERY, TEXTS)]
@@ -253,7 +253,7 @@ def test_infinity_limits_the_characters_and_repeats_the_text_in_its_error():
 
 
 def test_jev_reads_a_question_as_its_model_would():
-    """The document is in the question, or in the state under the name that the question says; else nobody can tell."""
+    """The document is in the question, or in the state under the name in the question; anything else is refused."""
     question = {"type": "noul", "instructions": "Is document d1 relevant?"}
     body = {
         "model": "m",

@@ -1,4 +1,4 @@
-"""A hosted reranker in a stream of batches: who stops early does not pay for what nobody waits for."""
+"""A hosted reranker in a stream of batches: a caller that stops early does not pay for the rest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_what_nobody_waits_for_is_not_sent():
     """The requests that are under way when the stream is closed are the last; their replies are waited for."""
 
     class Told(Cohere):
-        """The service answers a moment after the stage was told that nobody waits."""
+        """The service answers a moment after the call was cancelled."""
 
         def score_batch(self, jobs, context):
             with context.on_cancel(threading.Timer(0.2, server.release).start):

@@ -1,4 +1,4 @@
-"""Blocking requests are bounded as a whole, also where a service keeps sending a little."""
+"""A blocking request has a time limit as a whole, even if a service keeps sending a little."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ BODY = b'{"results": [' + b" " * int(LONG / PAUSE)
 )
 @pytest.mark.parametrize("bound", ["request_timeout", "deadline"])
 def test_a_reply_that_trickles_is_cut(first, trickle, bound):
-    """The request ends when its time is up, however often there is something to read."""
+    """The request ends at its time limit, however often there is something to read."""
     with trickling(first, trickle) as url:
         fields = {"request_timeout": 0.4} if bound == "request_timeout" else {}
         stage = RerankAPI(base_url=url, retry={"attempts": 1}, **fields)

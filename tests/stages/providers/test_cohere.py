@@ -48,7 +48,7 @@ def test_the_documented_models(serve, model):
 
 
 def test_tokens_are_billed_with_the_newest_models(serve, way):
-    """Whatever stands among the billed units is counted, and fractions that are whole come as they are."""
+    """All figures among the billed units are counted."""
     server = serve("cohere")
     billed = {"input_tokens": 812.0, "output_tokens": 0, "images": 3, "search_units": None}
     server.always(changed(lambda body, request: {**body, "meta": {"billed_units": billed}}))

@@ -40,7 +40,7 @@ def database(tmp_path_factory, minilm) -> Iterator[str]:
 
 
 def directed(name, url, tmp_path, monkeypatch, timeout=None, **fields) -> Path:
-    """The configuration with the stand-in's address: by its variable, or as a line more where it has none.
+    """Write the configuration with the stand-in's address, in its variable or in an added line.
 
     The pipeline's ``timeout`` may be another one, and the stage have more fields.
     """
@@ -62,7 +62,7 @@ def directed(name, url, tmp_path, monkeypatch, timeout=None, **fields) -> Path:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_configuration_runs(serve, database, monkeypatch, tmp_path, name):
-    """The three best of four documents by the service's scores; the command tells what it cost."""
+    """The three best of four documents by the service's scores; the command prints the usage."""
     monkeypatch.setenv("MILVUS_URI", database)
     server = serve(NAMES[name])
     done = invoke("run", directed(name, server.url, tmp_path, monkeypatch), "--query", QUERY)
@@ -95,7 +95,7 @@ def test_the_configuration_is_counted_without_a_key(database, monkeypatch, name)
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_service_may_fail(serve, database, monkeypatch, tmp_path, name):
-    """`on_error: skip` answers in the order of the search, and says so."""
+    """With `on_error: skip` the result has the order of the search, and status degraded."""
     monkeypatch.setenv("MILVUS_URI", database)
     server = serve(NAMES[name])
     server.always(server.error(401))
@@ -135,7 +135,7 @@ def test_a_server_that_hangs_is_not_waited_for(serve, database, monkeypatch, tmp
 
 
 def assert_degraded(done) -> None:
-    """The command answered with what the search found, and said that this was all."""
+    """The command printed what the search found, with status degraded."""
     assert done.exit_code == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["status"] == "degraded"

@@ -11,7 +11,7 @@ PROVIDERS = sorted(STAGES)
 
 
 def with_key(provider: str) -> dict[str, str]:
-    """What makes a stage send the key where it does not by itself."""
+    """The arguments that make a stage send a key that it does not send by default."""
     return {} if STAGES[provider].key_names else {"api_key_env": KEY}
 
 

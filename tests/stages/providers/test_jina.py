@@ -37,7 +37,7 @@ def test_the_request(serve, way):
     ],
 )
 def test_the_options(serve, way, options):
-    """Which there are depends on the model; they are sent only where they are given."""
+    """They depend on the model, and are sent only if they are set."""
     server = serve("jina")
     ask(stage_for(server, **options), way)
     (request,) = server.requests
@@ -87,7 +87,7 @@ def test_a_model_that_is_not_known_for_pairs_is_held_for_listwise(model):
     ],
 )
 def test_a_model_of_pairs_is_known_by_its_name(model):
-    """Also where the name begins with the one who published it."""
+    """Even if the name begins with its publisher."""
     assert not Jina(model=model).limits().listwise
 
 
@@ -147,7 +147,7 @@ def test_a_document_too_long_for_a_model_of_pairs_is_left_unscored(serve, way):
 
 
 def test_a_model_of_pairs_is_split_where_wanted(serve, way):
-    """No limit of documents is stated, so there is none unless one is set."""
+    """No limit of documents is documented, so there is none unless one is set."""
     server = serve("jina")
     answer = ask(stage_for(server, model=PAIRWISE, max_documents=3), way)
     assert sorted(len(request.body["documents"]) for request in server.requests) == [2, 2, 3]
@@ -171,7 +171,7 @@ def test_a_model_of_pairs_is_split_where_wanted(serve, way):
     ],
 )
 def test_its_errors_have_code_and_id(serve, way, name, code):
-    """An unknown model and an empty account are told apart by the code."""
+    """The code distinguishes an unknown model from an empty account."""
     server = serve("jina")
     server.always(errors("jina")[name])
     error = ask(stage_for(server), way).error

@@ -25,7 +25,7 @@ def test_the_request(serve, way):
 
 
 def test_the_options(serve, way):
-    """A reworded query is asked for only where it is wanted."""
+    """A rewritten query is requested only if it is wanted."""
     server = serve("mixedbread")
     ask(stage_for(server, model="mixedbread-ai/mxbai-rerank-base-v2", rewrite_query=True), way)
     body = server.requests[0].body

@@ -14,7 +14,7 @@ KINDS = ("vllm", "infinity")
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_request(serve, way, kind):
-    """`top_n` is always sent; a model and a key only where they are given."""
+    """`top_n` is always sent, a model and a key only if they are set."""
     server = serve(kind)
     ask(stage_for(server), way)
     ask(stage_for(server, top_k=3, model="m", api_key_env=KEY), way)
@@ -51,7 +51,7 @@ def test_the_prefix_of_infinity(serve, way):
 
 
 def test_the_options_of_vllm(serve, way):
-    """Its overflow is an error unless it is told to cut, with an option of its own."""
+    """Its overflow is an error unless its own option tells it to truncate."""
     server = serve("vllm", max_tokens=50)
     texts = [*TEXTS, "plum " * 100]
     error = ask(stage_for(server), way, texts=texts).error
@@ -78,7 +78,7 @@ def test_options_stand_beside_what_the_stage_says():
 
 
 def test_a_listwise_model_is_never_split(serve, way):
-    """Whoever serves one says so."""
+    """The field `listwise` says so."""
     server = serve("vllm")
     texts = [f"red plum {number}" for number in range(1001)]
     assert ask(stage_for(server, listwise=True), way, texts=texts).error is None
@@ -152,7 +152,7 @@ def test_a_locked_server(serve, way, kind):
 
 
 def test_a_model_that_cannot_rerank(serve, way):
-    """What vLLM says of it is told, and not repeated."""
+    """The error has vLLM's code, and the request is not retried."""
     server = serve("vllm")
     server.always(errors("vllm")["501_no_reranker"])
     error = ask(stage_for(server, retry={"attempts": 3, "min_wait": 0.001}), way).error

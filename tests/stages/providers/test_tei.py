@@ -51,7 +51,7 @@ def test_more_than_32_texts_are_split(serve, way):
 
 
 def test_a_server_that_takes_more_is_sent_more(serve, way):
-    """`max_documents` says what the server was started with."""
+    """`max_documents` is set to what the server was started with."""
     server = serve("tei", max_texts=128)
     assert ask(stage_for(server, max_documents=128), way, texts=MANY).error is None
     assert len(server.requests) == 1
@@ -87,7 +87,7 @@ def test_equal_scores_keep_the_order_of_the_search(serve, way):
 
 
 def test_usage_comes_from_a_header(serve, way):
-    """Tokens are added over the requests; a header that is no number is not counted."""
+    """Tokens are added over the requests; a header that is not a number is not counted."""
     server = serve("tei")
     one = ask(stage_for(server), way).usage
     assert set(one) == {"requests", "total_tokens"}
@@ -120,7 +120,7 @@ def test_a_key_is_sent_where_one_is_named(serve, way):
     ],
 )
 def test_its_errors_have_their_kind(serve, way, name, code, says):
-    """Those of the web framework are plain text, and are told as such."""
+    """Those of the web framework are plain text, and their text is the detail."""
     server = serve("tei")
     server.always(errors("tei")[name])
     error = ask(stage_for(server), way).error
@@ -130,7 +130,7 @@ def test_its_errors_have_their_kind(serve, way, name, code, says):
 
 
 def test_an_object_in_place_of_the_list_is_refused(serve, way):
-    """A server of another kind at the address is told apart."""
+    """A server of another kind at the address gives an error."""
     server = serve("tei")
     server.always(changed(lambda body, request: {"results": body}))
     assert "answered wrongly" in str(ask(stage_for(server), way).error)

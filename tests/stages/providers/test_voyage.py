@@ -37,7 +37,7 @@ def test_the_options(serve, way):
 
 
 def test_too_long_without_truncation_is_the_services_error(serve, way):
-    """The message of the service says what was too long."""
+    """The detail of the error says what was too long."""
     server = serve("voyage", max_pair_tokens=20)
     answer = ask(stage_for(server, truncation=False), way, texts=[*TEXTS, "plum " * 50])
     assert answer.error.status == 400
@@ -68,7 +68,7 @@ def test_the_documented_models(serve, model):
     ],
 )
 def test_the_limits_of_each_model(model, tokens, pair):
-    """A request's total, and where a document is cut; a model that is not known has those of the newest."""
+    """The total of a request, and the length of a document; an unknown model has those of the newest."""
     limits = Voyage(model=model).limits()
     assert (limits.documents, limits.tokens, limits.document_tokens) == (1000, tokens, pair)
     assert Voyage(model=model, truncation=False).limits().document_tokens is None
@@ -88,7 +88,7 @@ def test_the_total_of_tokens_bounds_a_request(serve, way):
 
 
 def test_long_documents_bound_a_request(serve, way):
-    """Documents count up to where the service cuts them, which their number in a request follows from."""
+    """A document counts up to the length at which the service truncates it, which decides how many fit in a request."""
     server = serve("voyage")
     texts = [f"{number} red plum " + "plum " * 20_000 for number in range(20)]
     answer = ask(stage_for(server), way, texts=texts)
