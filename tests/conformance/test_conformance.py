@@ -187,7 +187,7 @@ def test_async_equals_sync(stage, world):
 
 @pytest.mark.parametrize("stage", AFTER_RETRIEVAL, indirect=True)
 def test_results_without_hits_pass_through(stage, world):
-    """A query that found nothing is no reason to fail."""
+    """A query without hits does not fail."""
     with_stage_open(stage)
     results, context = processed(stage, [SearchResult(Query("red", id="1")), *inputs(world, ["red plum"])])
     assert context.failures == {}
@@ -227,7 +227,7 @@ def test_it_is_a_context_manager(stage):
 
 
 def test_its_dry_run_leaves_its_input_alone(stage, world):
-    """A dry run gives as many results, new ones where they differ, and opens the stage only where it must."""
+    """A dry run returns as many results, new ones if they differ, and opens the stage only if it must."""
     if stage.dry_run_opens:
         with_stage_open(stage)
     given = inputs(world)
@@ -392,7 +392,7 @@ def test_a_reranker_takes_empty_and_very_long_documents(reranker):
 
 
 def test_a_reranker_with_a_cache_ranks_as_without(reranker, world, tmp_path):
-    """Cold and warm, cut and whole: the same order and scores, and each report tells what was known."""
+    """Cold and warm, cut and whole: the same order and scores, and each report has the number of cached scores."""
     plain, _ = processed(with_stage_open(reranker), inputs(world))
     scored = [sum(reranker.name in hit.scores for hit in result) for result in plain]
     with cached(reranker, tmp_path) as first:
@@ -467,6 +467,6 @@ def with_stage_open(stage: Stage) -> Stage:
 
 
 def bare(world: World, stage: Stage) -> list[SearchResult]:
-    """Results as the first stages meet them: no hits, and a vector only where one is needed."""
+    """Results as the first stages get them: no hits, and a vector only if one is needed."""
     vectors = "vector" in stage.requires()
     return [SearchResult(Query(text, vector=world.vector(text) if vectors else None)) for text in QUERIES]

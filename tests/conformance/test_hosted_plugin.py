@@ -138,7 +138,7 @@ def test_a_parse_of_its_own(service, sievert, way):
 
 
 def test_the_installed_plugin_runs_from_the_command_line(service, installed, tmp_path, minilm):
-    """After pip install, YAML knows its name; the command reranks with it, and tells what it cost."""
+    """After pip install, YAML knows its name; the command reranks with it, and prints its usage."""
     config, fruit = tmp_path / "fruit.yaml", tmp_path / "fruit.jsonl"
     config.write_text(CONFIG.format(model=minilm, uri=tmp_path / "fruit.db", url=service.url), encoding="utf-8")
     fruit.write_text("".join(json.dumps({"id": i, "text": text}) + "\n" for i, text in enumerate(TEXTS)), "utf-8")
@@ -165,7 +165,7 @@ def test_the_installed_plugin_runs_from_the_command_line(service, installed, tmp
 
 
 def test_the_installed_plugin_passes_the_conformance_suite(service, installed):
-    """The suite finds it by its entry point, and is told where its service is."""
+    """The suite finds it by its entry point, and gets the address of its service."""
     arguments = {"sievert": {"base_url": service.url}}
     assert conformance("sievert", installed, SPECIMENS=json.dumps(arguments)) > 20
     sent = [request for request in service.requests if request.method == "POST"]  # a check only looks who is there

@@ -1,4 +1,4 @@
-"""Neither a secret nor a text of a query or a document is in anything that a stage prints, logs or raises."""
+"""No secret and no text of a query or a document is in anything that a stage prints, logs or raises."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_nothing_private_is_printed(stage: Stage, world: World, capfd: pytest.Ca
 def test_a_stage_that_cannot_open_tells_no_secret(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Where its model or its server is not there, or its key is none that a header can hold."""
+    """Its model or server is missing, or its key is not valid in a header."""
     private = secrets(stage)
     changes: dict[str, Any] = {"uri": "http://127.0.0.1:1", "timeout": 1.0, "tokenizer": "/no/such/folder"}
     changes |= {"arguments": {"model_name": "/no/such/bge-reranker-base"}}
@@ -204,7 +204,7 @@ def failing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[P
 
 
 def test_a_fallback_within_a_stage(failing: tuple[Path, list[str]]) -> None:
-    """It is printed with the stage that it stands in for, and its error with that one's."""
+    """It is printed with the stage that it replaces, and its error with that stage's error."""
     path, keys = failing
     with all_logs() as logs, Pipeline.from_yaml(path) as pipeline:
         said = [text for stage in pipeline.stages[1:] for text in shown(stage)]

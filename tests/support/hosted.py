@@ -21,7 +21,7 @@ STAGES: dict[str, type[HostedReranker]] = {
 """The stage for each stand-in."""
 
 KEY = "SERVICE_KEY"
-"""The variable that holds the key of a service that has none of its own."""
+"""The variable of the key for a service without a usual one."""
 
 QUERY = "where is the red plum?"
 TEXTS = (
@@ -56,7 +56,7 @@ def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
 
 
 def stage_for(server: StandIn, **arguments: Any) -> HostedReranker:
-    """The closed stage for a stand-in; it repeats nothing unless told to."""
+    """The closed stage for a stand-in, without retries by default."""
     return STAGES[server.provider.name](**{"base_url": server.url, "retry": {"attempts": 1}, **arguments})
 
 

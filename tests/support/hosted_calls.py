@@ -54,7 +54,7 @@ class Outcome:
 
     @property
     def usage(self) -> dict[str, float]:
-        """Of the first query; empty where there is none."""
+        """Of the first query; empty if it has none."""
         return self.details.get("usage", {})
 
     @property
@@ -79,7 +79,7 @@ def stage(server: StandIn, **fields: Any) -> HostedReranker:
 
 @contextmanager
 def keyed(server: StandIn) -> Iterator[None]:
-    """The server's key stands in the environment."""
+    """Put the server's key into the environment."""
     before = os.environ.get(KEY_VARIABLE)
     os.environ[KEY_VARIABLE] = server.key
     try:
@@ -122,7 +122,7 @@ def scored_by(
 
 @contextmanager
 def opened(way: str, server: StandIn, **fields: Any) -> Iterator[Callable[..., Outcome]]:
-    """A stage that is open for as many calls as a test makes, on one event loop where it is not blocking.
+    """Open a stage for all calls of a test, on one event loop if it is not blocking.
 
     Gives a function of the texts, the query, ``top_k`` and the timeout, as `ask` is.
     """

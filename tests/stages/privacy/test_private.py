@@ -84,7 +84,7 @@ def test_pieces_of_a_text():
 
 @given(st.text("abcdefgh ", min_size=30, max_size=300), st.integers(0, 280), st.lists(st.text("xyz ", max_size=7)))
 def test_a_piece_is_found_at_any_place_among_others(text, start, others):
-    """It may begin anywhere in the texts and in the message; two texts side by side do not make a piece."""
+    """It may begin anywhere in the texts and in the message; a piece across two texts does not count."""
     private = Private((), lambda: [*others, text, *others])
     piece = letters(text[start:])[:14]
     if len(piece) == 14:

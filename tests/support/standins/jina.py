@@ -62,11 +62,11 @@ class Jina(Provider):
         return reply.but(body={**reply.body, "errors": errors})
 
     def missing_key(self) -> Reply:
-        """A code of its own."""
+        """Use the given code."""
         return self.error(401, "no api key", "AUTH_MISSING_API_KEY")
 
     def bad_header(self) -> Reply:
-        """A code of its own."""
+        """Use the given code."""
         return self.error(401, "the header is not of the form Bearer <key>", "AUTH_INVALID_FORMAT")
 
     def check(self, body: Body) -> None:
@@ -123,7 +123,7 @@ class Jina(Provider):
         return Reply(200, {"model": body["model"], "object": "list", "usage": usage, "results": results})
 
     def stamped(self, reply: Reply, request: Request) -> Reply:
-        """The id stands in the body of an error."""
+        """Put the id into the body of an error."""
         if isinstance(reply.body, dict) and "request_id" in reply.body:
             return reply.but(body={**reply.body, "request_id": f"request-{request.number:06}"})
         return reply

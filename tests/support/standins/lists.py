@@ -118,7 +118,7 @@ def _count(service: Provider, request: Request) -> int:
 
 
 def _with_unknown(service: Provider, body: Any) -> Any:
-    """A member that no reference knows in each entry and, where there is an object around them, beside them."""
+    """Add an unknown member to each entry and to the object around them, if there is one."""
     key = service.list_key
     rows = [{**row, "novelty": {"since": 2027}} for row in (body if key is None else body[key])]
     return rows if key is None else {"novelty": ["since", 2027], **body, key: rows}

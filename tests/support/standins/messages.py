@@ -39,7 +39,7 @@ class Request:
 
     @property
     def key(self) -> str | None:
-        """The bearer key that was sent; None where there is none."""
+        """The bearer key that was sent, if any."""
         scheme, _, key = self.headers.get("authorization", "").partition(" ")
         return key if scheme == "Bearer" and key else None
 

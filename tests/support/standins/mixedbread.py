@@ -84,7 +84,7 @@ class Mixedbread(FastAPI):
         return Reply(200, content)
 
     def errors(self) -> dict[str, Scripted]:
-        """Of the error page; 429 says when to come again, twice."""
+        """The documented errors; 429 asks for a wait in two headers."""
         limit = self.error(429, "rate limit exceeded")
         details = {"retry_after": 1, "limit": 240, "remaining": 0, "reset": 1764000000}
         return {

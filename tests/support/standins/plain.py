@@ -37,7 +37,7 @@ def good(provider: str, query: str = QUERY, texts: Sequence[str] = TEXTS, **more
 def send(
     server: StandIn, body: Any, *, key: str | None = None, path: str | None = None, **options: Any
 ) -> httpx.Response:
-    """Send a body once, on a connection of its own.
+    """Send a body once, on a new connection.
 
     Args:
         server: where to.

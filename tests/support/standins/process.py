@@ -1,4 +1,4 @@
-"""A stand-in in a process of its own, for measurements: the server's work then takes no time from the client's."""
+"""A stand-in in a separate process, for measurements: the server's work then takes no time from the client's."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class Provider(ABC):
         return self.error(400, f"{where}: {message}")
 
     def wrong_type(self, request: Request) -> Reply:
-        """The refusal of a body that is not said to be JSON."""
+        """The refusal of a body whose content type is not JSON."""
         return self.error(400, "the content type is not application/json")
 
     def not_json(self) -> Reply:
@@ -88,11 +88,11 @@ class Provider(ABC):
         """Give slots back."""
 
     def stamped(self, reply: Reply, request: Request) -> Reply:
-        """The reply with what tells one from another, such as the id of the request."""
+        """Add what differs between replies, such as the id of the request."""
         return reply
 
     def get(self, request: Request) -> Reply | None:
-        """The reply to a GET of a path that needs no key; None where there is no such path."""
+        """The reply to a GET of a path that needs no key, or None for any other path."""
         return None
 
     def answer(self, request: Request) -> Reply:

@@ -55,7 +55,7 @@ def chunked() -> Scripted:
 
 
 def rate_limits(provider: str) -> dict[str, Scripted]:
-    """The provider's 429 with every form of the hint when to come again."""
+    """The provider's 429 with every form of the wait that it asks for."""
     limit = make(provider).error(429, "rate limit reached")
     return {
         "retry_after_1": limit.but(headers={"retry-after": "1"}),
@@ -134,7 +134,7 @@ def _shapes(service: Provider):
 
 
 def _date(seconds: float) -> str:
-    """An HTTP date so many seconds from now."""
+    """An HTTP date that many seconds from now."""
     return formatdate(time.time() + seconds, usegmt=True)
 
 

@@ -1,4 +1,4 @@
-"""The server behind every stand-in: a thread of its own, real sockets, a script of replies, a record of requests."""
+"""The server behind every stand-in: its own thread, real sockets, a script of replies, a record of requests."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class StandIn:
             self._always = reply
 
     def clear(self) -> None:
-        """Forget the script, what `always` said, and the requests so far."""
+        """Forget the script, the reply of `always`, and the requests so far."""
         with self._lock:
             self._script.clear()
             self._always = None
