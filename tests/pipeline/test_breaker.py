@@ -1,4 +1,4 @@
-"""The circuit breaker: when calls are refused, who may try again, and that nothing keeps it shut for ever."""
+"""The circuit breaker: when calls are refused, which call may try again, and that no circuit stays open for ever."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """A clock that stands until it is moved."""
+    """A clock that only the test moves."""
     clock = Clock()
     monkeypatch.setattr(breaker, "time", SimpleNamespace(monotonic=clock.monotonic))
     return clock
@@ -41,7 +41,7 @@ class Down(Exception):  # noqa: N818 - named for what it is
 
 
 class Refused(Exception):  # noqa: N818 - named for what it is
-    """The server answers, though not with what was wanted."""
+    """The server answers, but refuses the call."""
 
 
 class Hurried(Exception):  # noqa: N818 - named for what it is
@@ -68,7 +68,7 @@ def opened(failures: int = 3, wait: float = 10.0) -> Breaker:
 
 
 def refused(guard: Breaker) -> bool:
-    """Whether a call is refused; one that is made ends without an outcome."""
+    """Whether a call is refused; a call that is made says nothing about the server."""
     try:
         call(guard, Hurried())
     except CircuitOpenError:
@@ -77,7 +77,7 @@ def refused(guard: Breaker) -> bool:
 
 
 def test_failures_in_a_row_open_it_and_the_message_says_what_is_to_be_known(clock: Clock) -> None:
-    """Who is refused reads the server's name, how often it failed, in what, and when it is tried again."""
+    """The error names the server, the number and kind of its failures, and the time of the next attempt."""
     guard = Breaker("POST http://server/rerank", failures=2, wait=10.0, over=0)
     call(guard, Down())
     assert not refused(guard)
@@ -117,7 +117,7 @@ def test_what_says_nothing_of_the_server_changes_nothing(nothing: BaseException)
 
 
 def test_one_event_that_ends_many_calls_is_no_row_of_failures(clock: Clock) -> None:
-    """A connection that is lost ends all calls under way; the next ones find the server alive, or they do not."""
+    """One lost connection ends all running calls at once; only failures after ``over`` seconds open the circuit."""
     alive, dead = Breaker("server", over=0.5), Breaker("server", over=0.5)
     for _ in range(64):
         call(alive, Down())
@@ -131,7 +131,7 @@ def test_one_event_that_ends_many_calls_is_no_row_of_failures(clock: Clock) -> N
 
 
 def test_after_the_wait_one_call_is_let_through_whose_outcome_decides(clock: Clock) -> None:
-    """While it is under way the others are refused; its failure begins the wait anew, its success ends it."""
+    """While the trial runs, other calls are refused; its failure restarts the wait, its success closes the circuit."""
     guard = opened(wait=10.0)
     clock.now += 10.0
     with suppress(Down), guard.guarding(counts):
@@ -149,7 +149,7 @@ def test_after_the_wait_one_call_is_let_through_whose_outcome_decides(clock: Clo
 
 @pytest.mark.parametrize("end", [Hurried(), asyncio.CancelledError(), GeneratorExit()])
 def test_a_trial_call_without_an_outcome_frees_its_place(clock: Clock, end: BaseException) -> None:
-    """Where the trial call is cancelled, the next call is the trial."""
+    """If the trial call is cancelled, the next call is the trial."""
     guard = opened()
     clock.now += 10.0
     call(guard, end)
@@ -159,7 +159,7 @@ def test_a_trial_call_without_an_outcome_frees_its_place(clock: Clock, end: Base
 
 
 def test_a_trial_call_that_never_ends_keeps_the_others_out_for_one_wait(clock: Clock) -> None:
-    """Then there is another beside it, and the success of either ends the refusals."""
+    """Another trial is let through beside one that never ends; the success of either closes the circuit."""
     for first_to_end in (0, 1):
         guard = opened(wait=10.0)
         clock.now += 10.0
@@ -178,7 +178,7 @@ def test_a_trial_call_that_never_ends_keeps_the_others_out_for_one_wait(clock: C
 
 
 def test_calls_that_began_before_it_changed_say_nothing(clock: Clock) -> None:
-    """A herd that ends late neither opens it again after a good trial, nor closes or prolongs it."""
+    """Calls from before the circuit opened that end late do not open, close or prolong it."""
     guard = Breaker("server", failures=2, wait=10.0, over=0)
     herd = [guard.guarding(counts) for _ in range(6)]
     for each in herd:
@@ -205,7 +205,7 @@ def test_calls_that_began_before_it_changed_say_nothing(clock: Clock) -> None:
 
 
 def test_threads_and_event_loops_together_let_one_trial_through() -> None:
-    """Of all callers of the process exactly one asks a server that is to be tried again."""
+    """Of all callers in the process exactly one makes the trial call."""
     guard = opened(wait=0.01)
     crowd = 4
     barrier = threading.Barrier(2 * crowd)
@@ -256,7 +256,7 @@ def test_threads_and_event_loops_together_let_one_trial_through() -> None:
 
 
 def test_no_lock_is_held_while_calls_run() -> None:
-    """Calls of a server that is well overlap."""
+    """Calls of a healthy server overlap."""
     guard = Breaker("server")
     together = threading.Barrier(3)
 
@@ -270,7 +270,7 @@ def test_no_lock_is_held_while_calls_run() -> None:
 
 
 def test_any_order_of_outcomes_ends_as_a_plain_count_says(clock: Clock) -> None:
-    """Calls that end before the next begins: refused while a long run of failures is younger than the wait."""
+    """Any sequence of calls is refused exactly as a simple model of the rules says."""
     chance = random.Random(7)  # noqa: S311 - the same on every run
     for _ in range(200):
         limit, over = chance.randint(1, 4), chance.choice([0.0, 5.0])
@@ -297,7 +297,7 @@ def test_any_order_of_outcomes_ends_as_a_plain_count_says(clock: Clock) -> None:
 
 
 def test_an_endpoint_has_one_breaker_in_the_process() -> None:
-    """Stages of one endpoint share what they learn; other settings and other endpoints do not."""
+    """Stages of one endpoint share a breaker; other settings and other endpoints have others."""
     one = breaker_for(("http://a",), "a", BreakerSettings())
     assert breaker_for(("http://a",), "a", BreakerSettings(failures=5)) is one
     assert breaker_for(("http://b",), "b", BreakerSettings()) is not one
@@ -338,6 +338,6 @@ def test_a_forked_process_starts_with_a_closed_circuit() -> None:
 
 @pytest.mark.parametrize("wrong", [{"failures": 0}, {"failures": True}, {"wait": 0}, {"wait": float("inf")}, {"x": 1}])
 def test_settings_are_checked(wrong: dict[str, object]) -> None:
-    """What would never open, never end, or is no number, is refused."""
+    """Settings that would never open, never end, or are not numbers are refused."""
     with pytest.raises(ValidationError):
         BreakerSettings(**wrong)

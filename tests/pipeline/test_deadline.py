@@ -9,7 +9,7 @@ from milvus_pipeline.plugin import Deadline
 
 
 def test_no_deadline_never_comes():
-    """Without a time given there is nothing left to count, and nothing expires."""
+    """Without a time limit nothing expires."""
     deadline = Deadline()
     assert deadline.remaining() is None
     assert deadline.remaining(at_most=5.0) == 5.0
@@ -18,7 +18,7 @@ def test_no_deadline_never_comes():
 
 
 def test_remaining_is_bounded_on_both_sides():
-    """What is left is at most what was asked for, and never negative."""
+    """The remaining time is at most the limit that was asked for, and never negative."""
     assert Deadline.after(100.0).remaining(at_most=5.0) == 5.0
     assert 99.0 < (Deadline.after(100.0).remaining() or 0) <= 100.0
     assert Deadline(at=time.monotonic() - 1, budget=1.0).remaining() == 0.0
@@ -34,13 +34,13 @@ def test_the_sooner_of_two_counts():
 
 
 def test_a_past_deadline_says_what_was_given():
-    """The message carries the seconds that were given and what to change."""
+    """The message has the time limit and what to change."""
     with pytest.raises(DeadlineError, match=r"timed out after 0.5 s; increase `timeout`"):
         Deadline(at=time.monotonic() - 1, budget=0.5).check()
 
 
 def test_a_deadline_that_is_only_a_point_in_time_knows_how_far_it_was():
-    """Messages tell the seconds that were given, also where a plugin has made it by hand."""
+    """The message has the time limit, even if a plugin made the deadline itself."""
     assert Deadline().budget is None
     assert 9 < Deadline(time.monotonic() + 10).budget <= 10
     with pytest.raises(DeadlineError, match=r"timed out after 0 s"):

@@ -1,4 +1,4 @@
-"""How documents move: rankings side by side, what cut a document, what stood in for a stage, one deadline."""
+"""How documents move: rankings side by side, the stage that cut a document, fallbacks, one deadline."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from support.fake_stages.basic import Faulty, FirstOnly, GivenScores, ListedSear
 
 
 def test_each_stage_has_its_ranking():
-    """Documents, scores and places after every stage that has hits; what ran before them stands apart."""
+    """A movement has documents, scores and places after every stage with hits; stages before those are separate."""
     pipeline = Pipeline([NeedsOpen(), ListedSearch(), WordOverlap(), FirstOnly()], name="fruit")
     with pipeline:
         found = explain(pipeline, Query("red plum", id="7"), judged={"2": 1, "nowhere": 3})
@@ -24,7 +24,7 @@ def test_each_stage_has_its_ranking():
 
 
 def test_the_stage_that_cut_a_document_is_known():
-    """Of every document of the movement, which stand in the order that they would have without the cuts."""
+    """Documents are in the order that they would have without cuts, and each knows the stage that cut it."""
     with Pipeline([ListedSearch(), WordOverlap(top_k=3), FirstOnly()]) as pipeline:
         found = explain(pipeline, "red plum")
     assert found.documents == ("1", "0", "2", "3")
@@ -43,7 +43,7 @@ def test_it_is_what_a_run_gives():
 
 
 def test_what_stood_in_gives_the_scores():
-    """The ranking bears the name of the stage, says that it was skipped, why, and what did its work."""
+    """The ranking has the name of the stage, that it was skipped, why, and the fallback that replaced it."""
     stage = Faulty(on_error=Fallback(WordOverlap(top_k=2)))
     with Pipeline([ListedSearch(), stage]) as pipeline:
         ranking = explain(pipeline, "red plum").rankings[-1]
@@ -53,7 +53,7 @@ def test_what_stood_in_gives_the_scores():
 
 
 def test_a_skipped_stage_leaves_the_ranking():
-    """And says why; nothing stood in."""
+    """A skipped stage without a fallback leaves the ranking and has a reason."""
     with Pipeline([ListedSearch(), Faulty(on_error="skip")]) as pipeline:
         before, after = explain(pipeline, "red").rankings
     assert after.documents == before.documents
@@ -61,7 +61,7 @@ def test_a_skipped_stage_leaves_the_ranking():
 
 
 def test_failures_are_raised():
-    """Of a bad query, and of a stage whose ``on_error`` is "raise"."""
+    """The errors of a bad query and of a stage whose ``on_error`` is "raise" are raised."""
     with Pipeline([ListedSearch(), Faulty()]) as pipeline:
         with pytest.raises(QueryError, match="is empty"):
             explain(pipeline, " ")
@@ -70,7 +70,7 @@ def test_failures_are_raised():
 
 
 def test_one_deadline_holds_for_all_stages():
-    """The time that the first stage took is not given again."""
+    """The time that the first stage took is not available to the next."""
     with (
         Pipeline([Slow(seconds=0.05), ListedSearch()]) as pipeline,
         pytest.raises(DeadlineError, match="listed_search"),

@@ -1,4 +1,4 @@
-"""The records: what they carry, how they compare, what they look like as data."""
+"""The records: their content, equality, and form as plain data."""
 
 import json
 
@@ -25,7 +25,7 @@ def test_unscored_hit_keeps_its_latest_score():
 
 
 def test_ranking_leaves_the_hit_it_came_from_alone():
-    """Records are values: a stage's work shows only in what it returns."""
+    """Records are values: a stage's work is only in what it returns."""
     first = Hit(7, "text", 0.0).ranked("search", 0.5, 1)
     first.ranked("rerank", 1.0, 2)
     assert first.scores == {"search": 0.5}
@@ -45,7 +45,7 @@ def test_results_compare_without_timings():
 
 
 def test_result_without_hits_is_still_a_result():
-    """Truth is about failure, not about the number of hits."""
+    """A result is true unless it failed, also without hits."""
     assert SearchResult(Query("a"))
     assert not SearchResult(Query("a"), status="failed")
 
@@ -72,7 +72,7 @@ def test_result_as_data_is_the_documented_json_line():
 
 
 def test_report_is_found_by_the_name_of_its_stage():
-    """`report` names what there is when it is asked for what there is not."""
+    """`report` lists the reports there are if there is none of that name."""
     result = SearchResult(Query("a"), reports=[StageReport("search", "milvus_search", 0.25, 0, 1)])
     assert result.report("search").seconds == 0.25
     with pytest.raises(KeyError, match="no report of a stage 'rerank'"):
@@ -80,7 +80,7 @@ def test_report_is_found_by_the_name_of_its_stage():
 
 
 def test_rerank_result_prints_as_in_the_pymilvus_model_library():
-    """Whoever moves over from PyMilvus sees the same line."""
+    """The repr is that of PyMilvus's class."""
     from pymilvus.model.base import RerankResult as Theirs
 
     for arguments in (('it\'s a "text"', 0.9911615761470803, 1), ("", -4.0, 0)):

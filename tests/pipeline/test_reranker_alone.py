@@ -16,7 +16,7 @@ TEXTS = ["blue sky", "red apple", "red red plum"]
 
 
 class Watched(Reranker):
-    """Scores by length; warns, fails or dawdles as it is told."""
+    """Scores by length; warns, fails or takes its time as the test asks."""
 
     type = "watched"
     hang: float = 0.0
@@ -45,7 +45,7 @@ class Watched(Reranker):
 
 
 def called(reranker, way, *arguments):
-    """The outcome of a call, blocking or on an event loop."""
+    """The result of a call, blocking or on an event loop."""
 
     async def main():
         async with reranker as entered:
@@ -63,7 +63,7 @@ both_ways = pytest.mark.parametrize("way", ["sync", "async"])
 
 
 def test_a_block_that_fails_closes_its_stage():
-    """The failure is not swallowed; on an event loop likewise."""
+    """The context managers, blocking and async, do not swallow a failure."""
     stage = ListedSearch()
 
     async def main():
@@ -81,13 +81,13 @@ def test_a_block_that_fails_closes_its_stage():
 
 
 def test_what_cannot_open_is_not_entered():
-    """The error of its setup is that of the block."""
+    """The error of setup is raised by the with statement."""
     with pytest.raises(OSError, match="no such device"), Faulty(how="setup"):
         pytest.fail("must not be entered")
 
 
 def test_within_others_a_stage_stays_open():
-    """As many closes as opens."""
+    """A stage needs as many closes as opens."""
     stage = WordOverlap()
     with stage:
         with stage:
@@ -99,7 +99,7 @@ def test_within_others_a_stage_stays_open():
 
 @both_ways
 def test_a_call_ranks_plain_texts(way):
-    """Blocking and on an event loop the same, cut by the call or by the stage."""
+    """A blocking and an awaited call give the same, cut by the call's or the stage's top_k."""
     whole = [RerankResult(TEXTS[2], 12.0, 2), RerankResult(TEXTS[1], 9.0, 1), RerankResult(TEXTS[0], 8.0, 0)]
     assert called(Watched(), way, "red", TEXTS) == whole
     assert called(Watched(), way, "red", iter(TEXTS), 2) == whole[:2]
@@ -110,14 +110,14 @@ def test_a_call_ranks_plain_texts(way):
 
 @both_ways
 def test_a_call_refuses_what_it_cannot_read(way):
-    """By the same checks."""
+    """Wrong arguments are refused, blocking and awaited."""
     for arguments in (("", TEXTS), ("red", "blue sky"), ("red", [1]), ("red", TEXTS, 0), ("red", TEXTS, True)):
         with pytest.raises(QueryError):
             called(Watched(), way, *arguments)
 
 
 def test_an_awaited_call_opens_the_stage_once(monkeypatch):
-    """However many begin at a time; it is left open."""
+    """Calls that begin at the same time open the stage once; it stays open."""
     monkeypatch.setenv("PAID_API_KEY", "a-key")
     stage = Paid()
 
@@ -132,7 +132,7 @@ def test_an_awaited_call_opens_the_stage_once(monkeypatch):
 
 
 def test_an_awaited_call_does_not_block_its_loop():
-    """Neither a reranker that awaits, nor one that is blocking."""
+    """An awaited call blocks no event loop, even if the reranker is blocking."""
     entered, leave = threading.Event(), threading.Event()
 
     class Blocking(Watched):
@@ -158,7 +158,7 @@ def test_an_awaited_call_does_not_block_its_loop():
     [("raise", "broken"), ("fail", "refused"), ("twice", "expected 1 lists of scores, got 2")],
 )
 def test_the_failure_of_a_call_is_raised(way, wrong, says):
-    """Whether it is that of the batch or that of the query."""
+    """The failure of a call is raised, whether the batch or the query failed."""
     with pytest.raises(StageError, match=says):
         called(Watched(wrong=wrong), way, "red", TEXTS)
 
@@ -166,7 +166,7 @@ def test_the_failure_of_a_call_is_raised(way, wrong, says):
 @both_ways
 @pytest.mark.parametrize("wrong", ["", "raise", "fail"])
 def test_the_warnings_of_a_call_are_logged(way, wrong, caplog):
-    """With the stage's name, also where the call fails; there is no report to carry them."""
+    """Warnings are logged with the stage's name, even if the call fails, as there is no report."""
     with caplog.at_level(logging.WARNING):
         try:
             called(Watched(name="mine", wrong=wrong), way, "red", TEXTS)
@@ -177,7 +177,7 @@ def test_the_warnings_of_a_call_are_logged(way, wrong, caplog):
 
 
 def test_the_time_of_an_awaited_call_is_bounded():
-    """By the stage's own timeout; a TimeoutError of another kind is left as it is."""
+    """An awaited call ends at the stage's timeout; another TimeoutError is raised as it is."""
     began = time.monotonic()
     with pytest.raises(DeadlineError, match=r"timed out after 0\.05 s; increase `timeout`"):
         called(Watched(hang=30.0, timeout=0.05), "async", "red", TEXTS)

@@ -24,7 +24,7 @@ def is_passing(error: BaseException) -> bool:
 
 
 class Service:
-    """Fails a number of times, then answers; counts its calls."""
+    """A service that fails a number of times, then answers; it counts its calls."""
 
     def __init__(self, failures: int, error: BaseException | None = None) -> None:
         self.failures = failures
@@ -56,7 +56,7 @@ pytestmark = pytest.mark.parametrize("way", ["sync", "async"])
 
 
 def test_a_passing_failure_is_repeated(way: str) -> None:
-    """The answer comes after as many attempts as it takes."""
+    """The call is repeated until it succeeds."""
     service = Service(failures=3)
     assert run(way, service, QUICK, Deadline()) == "answer"
     assert service.calls == 4
@@ -71,7 +71,7 @@ def test_attempts_are_bounded_and_the_last_error_is_raised(way: str) -> None:
 
 
 class Shut(Service):
-    """Is not asked any more after its first failures."""
+    """A service whose circuit opens after its first failures."""
 
     def __call__(self, answer: str) -> str:
         self.error = Passing("busy") if self.calls < 3 else CircuitOpenError("left alone")
@@ -79,7 +79,7 @@ class Shut(Service):
 
 
 def test_refusals_of_a_breaker_take_no_attempt(way: str) -> None:
-    """Who has made all attempts but one waits through refusals as well, of which there are no more than attempts."""
+    """Refusals by the circuit breaker do not use up attempts, and there are at most as many of them."""
     service = Shut(failures=5)
     assert run(way, service, QUICK, Deadline()) == "answer"
     assert service.calls == 6
@@ -99,7 +99,7 @@ def test_other_failures_are_final(way: str, error: BaseException) -> None:
 
 
 def test_no_wait_goes_past_the_deadline(way: str) -> None:
-    """Where the next attempt would begin after the deadline, the error is raised at once."""
+    """If the next attempt would begin after the deadline, the error is raised at once."""
     service = Service(failures=9)
     with pytest.raises(Passing):
         run(way, service, RetrySettings(attempts=9, min_wait=60, max_wait=60), Deadline.after(5))
@@ -116,7 +116,7 @@ def test_a_wait_that_is_asked_for_is_kept(way: str) -> None:
 
 
 def test_a_wait_that_is_too_long_ends_it(way: str) -> None:
-    """A service that asks for more than max_wait is not asked again."""
+    """There is no other attempt if a service asks for more than max_wait."""
     service = Service(failures=1)
     with pytest.raises(Passing):
         run(way, service, QUICK, Deadline(), wait_hint=lambda error: 3600.0)
@@ -144,6 +144,6 @@ def test_waits_grow_up_to_the_ceiling(way: str) -> None:
 
 @pytest.mark.parametrize("fields", [{"attempts": 0}, {"min_wait": 2, "max_wait": 1}, {"max_wait": 0}, {"tries": 3}])
 def test_settings_are_checked(way: str, fields: dict) -> None:
-    """Settings that make no sense, or that nobody knows, are refused."""
+    """Invalid and unknown settings are refused."""
     with pytest.raises(ValidationError):
         RetrySettings(**fields)

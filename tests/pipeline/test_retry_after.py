@@ -1,4 +1,4 @@
-"""The wait that a reply asks for, and what a wait becomes that is asked for."""
+"""The wait that a reply asks for, and the wait that follows."""
 
 from __future__ import annotations
 
@@ -49,32 +49,32 @@ NOW = 784_111_747.0
     ],
 )
 def test_every_form_of_the_hint_is_read(headers, seconds):
-    """Seconds, with fractions, milliseconds, and the dates of HTTP; what cannot be read asks for nothing."""
+    """Seconds, fractions of them, milliseconds and HTTP dates are read; anything else asks for no wait."""
     assert retry_after(headers, now=NOW) == (None if seconds is None else pytest.approx(seconds))
 
 
 def test_a_date_counts_from_now():
-    """By the clock of this machine where no time is given."""
+    """A date counts from the current time by default."""
     assert retry_after({"retry-after": formatdate(usegmt=True, timeval=None)}, now=NOW) > 50
     assert retry_after({"retry-after": formatdate(usegmt=True)}) == 0.0
 
 
 @given(st.text(), st.text())
 def test_no_hint_breaks_anything(given, milliseconds):
-    """Whatever the text: a number of seconds that can be waited, or none."""
+    """Any text gives a finite number of seconds from 0, or None."""
     for headers in ({"retry-after": given}, {"retry-after-ms": milliseconds, "retry-after": given}):
         seconds = retry_after(headers)
         assert seconds is None or 0 <= seconds < float("inf")
 
 
 def test_which_statuses_pass():
-    """Those of a server that is busy or broken for a while; none of a request that is wrong."""
+    """Passing statuses are those of a server that is busy or broken for a while, not those of a wrong request."""
     assert sorted(PASSING_STATUSES) == [408, 429, 500, 502, 503, 504, 529]
 
 
 @given(st.floats(0, 10), st.floats(0.1, 10))
 def test_a_wait_that_is_asked_for_is_kept_and_spread(asked, most):
-    """No shorter than asked, a tenth longer at most, never above `max_wait`; above that there is no other attempt."""
+    """A wait is at most a tenth longer than asked, never shorter; above `max_wait` there is no other attempt."""
     waits: list[float] = []
     told: list[float] = []
     settings = RetrySettings(attempts=2, min_wait=0.001, max_wait=most)

@@ -12,7 +12,7 @@ from support.fake_stages.paid import Paid
 
 @pytest.fixture(autouse=True)
 def key(monkeypatch):
-    """The service's key."""
+    """Set the service's key."""
     monkeypatch.setenv("PAID_API_KEY", "a-key")
 
 
@@ -21,7 +21,7 @@ def report(stage, **details):
 
 
 def test_a_report_and_a_result_tell_the_usage():
-    """By word in the report, by stage and word in the result; a stage that cost nothing is left out."""
+    """A report has usage by word, a result by stage and word, without stages that cost nothing."""
     result = Pipeline([ListedSearch(), Paid(), WordOverlap()]).run("red")
     assert result.report("paid").usage == {"requests": 2, "documents": 4, "units": 2.0}
     assert result.report("listed_search").usage == {}
@@ -31,20 +31,20 @@ def test_a_report_and_a_result_tell_the_usage():
 
 @pytest.mark.parametrize("noted", [None, "much", 3, ["requests"]])
 def test_what_is_no_usage_counts_as_none(noted):
-    """A plugin may note anything; neither report nor sum trips over it."""
+    """A plugin may note anything as usage; reports and sums take only its numbers."""
     result = SearchResult(Query("q"), reports=[report("odd", usage=noted, planned=noted)])
     assert (result.reports[0].usage, result.reports[0].planned, result.usage) == ({}, {}, {})
     assert total_usage([result]) == total_planned([result]) == {}
 
 
 def test_only_finite_numbers_are_usage():
-    """A service's null, NaN, text or truth value is no number that could be added up."""
+    """A null, NaN, string or truth value of a service is not added."""
     odd = report("odd", usage={"a": 1, "b": None, "c": float("nan"), "d": "7", "e": True, "f": 0.5})
     assert odd.usage == {"a": 1, "f": 0.5}
 
 
 def test_the_sum_is_by_stage_and_word():
-    """Words that come later are added; whole numbers are ints, parts stay parts."""
+    """Later words are added; whole numbers become ints, fractions stay."""
     results = [
         SearchResult(Query("a"), reports=[report("one", usage={"requests": 1, "units": 1.0})]),
         SearchResult(Query("b"), reports=[report("one", usage={"requests": 2, "retries": 1, "units": 2.0})]),
@@ -57,7 +57,7 @@ def test_the_sum_is_by_stage_and_word():
 
 
 def test_the_sum_keeps_no_result():
-    """Results of a job of any length are let go of as they are added up."""
+    """Results are not kept while they are added up."""
 
     def results():
         for number in range(200):
@@ -72,7 +72,7 @@ def test_the_sum_keeps_no_result():
 
 
 def test_a_query_that_failed_cost_too():
-    """Its result has no hits, and the usage all the same."""
+    """A failed query has its usage."""
     pipeline = Pipeline([ListedSearch(), Paid(refused="plum")])
     good, failed = pipeline.run_batch(["red", "plum"], return_errors=True)
     assert (good.status, failed.status) == ("ok", "failed")
@@ -82,7 +82,7 @@ def test_a_query_that_failed_cost_too():
 
 @pytest.mark.parametrize(("on_error", "status"), [("raise", "failed"), ("skip", "degraded")])
 def test_a_batch_that_broke_off_cost_too(on_error, status):
-    """What was noted before the exception is in the reports of its queries."""
+    """Usage noted before the exception is in the reports of the batch."""
     pipeline = Pipeline([ListedSearch(), Paid(crash=True, on_error=on_error)])
     results = pipeline.run_batch(["red", "plum"], return_errors=True)
     assert [result.status for result in results] == [status] * 2
@@ -90,7 +90,7 @@ def test_a_batch_that_broke_off_cost_too(on_error, status):
 
 
 def test_a_query_that_was_given_up_cost_too():
-    """An event loop cancels the stage at its deadline; the usage until then is told."""
+    """Usage noted before a stage was abandoned at its deadline is reported."""
     pipeline = Pipeline([ListedSearch(), Paid(hang=30.0, timeout=0.05)])
     (result,) = asyncio.run(pipeline.arun_batch(["red"], return_errors=True))
     assert result.status == "failed"
@@ -99,7 +99,7 @@ def test_a_query_that_was_given_up_cost_too():
 
 
 def test_sync_and_async_tell_the_same():
-    """Also where some queries have no hit to send."""
+    """Blocking and awaited runs report the same usage, even if some queries have nothing to send."""
     pipeline = Pipeline([ListedSearch(), Paid()])
     synchronous = pipeline.run_batch(["red", "blue"])
     assert asyncio.run(pipeline.arun_batch(["red", "blue"])) == synchronous

@@ -1,4 +1,4 @@
-"""Work that nobody waits for any more ends: a thread of a stage asks, and is told."""
+"""Work that nobody waits for ends: the thread of a stage checks its context."""
 
 import asyncio
 import threading
@@ -13,20 +13,20 @@ WAIT = 20.0
 
 
 class Patient(Reranker):
-    """Scores for as long as anybody waits."""
+    """A reranker that works until it is cancelled."""
 
     type = "patient"
 
     def setup(self):
-        """What the test looks at."""
+        """What the test observes."""
         self.__dict__["began"], self.__dict__["ended"] = threading.Event(), threading.Event()
 
     def score(self, query, texts):
-        """No score of its own."""
+        """Not used."""
         raise NotImplementedError
 
     def score_batch(self, jobs, context):
-        """Goes on until the context says that there is no sense in it."""
+        """Work until the context is cancelled."""
         self.began.set()
         try:
             while True:
@@ -41,7 +41,7 @@ async def begun(stage):
 
 
 def test_cancelling_a_call_ends_the_work_of_its_thread():
-    """The stage's context says that the call is given up, in the part of it that a reranker works with, too."""
+    """A cancelled call cancels the stage's context, and the part of it that a reranker works with."""
 
     async def run():
         stage = Patient()
@@ -57,7 +57,7 @@ def test_cancelling_a_call_ends_the_work_of_its_thread():
 
 
 def test_a_call_that_is_given_up_at_its_deadline_ends_the_work_of_its_thread():
-    """A stage's own timeout is enough for that, though the query goes on."""
+    """A stage's own timeout ends its work, even if the query goes on."""
 
     async def run():
         stage = Patient(timeout=0.05, on_error="skip")
@@ -84,7 +84,7 @@ def test_a_reranker_alone_is_cancelled_too():
 
 
 def test_a_context_is_checked_by_deadline_and_cancellation():
-    """Both are told as a DeadlineError; the parts of a context are given up with it, and not the other way round."""
+    """Deadline and cancellation raise DeadlineError; a context's parts are cancelled with it, but not the reverse."""
     Context(Deadline(), 1).check()
     with pytest.raises(DeadlineError, match="timed out"):
         Context(Deadline.after(-1), 1).check()
@@ -100,7 +100,7 @@ def test_a_context_is_checked_by_deadline_and_cancellation():
 
 
 def test_what_a_part_says_is_the_wholes():
-    """Partial results are brought back to the positions of the batch; the first reason counts."""
+    """Partial results get the positions of the batch; the first reason counts."""
     whole = Context(Deadline(), 3)
     part = whole.part([2, 0])
     part.partial(0, "half of it", "deadline")
@@ -110,7 +110,7 @@ def test_what_a_part_says_is_the_wholes():
 
 
 def test_a_wait_is_ended_when_the_call_is_given_up():
-    """Who waits is told by the one who cancels, also where he has a part of the context; not before, and not after."""
+    """A cancellation calls the callbacks whose blocks run, also those of parts of the context, and no others."""
     whole, told = Context(Deadline(), 2), []
     part = whole.part([1])
     with part.on_cancel(lambda: told.append("part")):

@@ -1,4 +1,4 @@
-"""`Pipeline.check`: what the stages find and what they make of each other."""
+"""`Pipeline.check`: the findings of the stages, and whether the stages fit together."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.fake_stages.basic import ListedSearch, WordOverlap
 
 
 class Limited(ListedSearch):
-    """A retrieval stage with a limit, which leaves a fact for those behind it."""
+    """A retrieval stage with a limit, which shares a fact."""
 
     limit: int = 10
 
@@ -26,14 +26,14 @@ class Limited(ListedSearch):
 
 
 class Noting(WordOverlap):
-    """Says what comes to it."""
+    """A stage that reports the facts it gets."""
 
     def check(self, context: CheckContext) -> Iterable[Finding]:
         yield Finding.ok("noted", f"{context.hits} by {context.hits_of or 'none'}, {list(context.texts)}")
 
 
 class Broken(Stage):
-    """Its check fails, after it has used up all of its time."""
+    """A stage whose check fails after its time is over."""
 
     def check(self, context: CheckContext) -> Iterable[Finding]:
         yield Finding.ok("first", "fine")
@@ -43,7 +43,7 @@ class Broken(Stage):
 
 
 class Odd(Limited):
-    """Its check gives what it was made with, or raises it."""
+    """A stage whose check yields or raises what the test gives it."""
 
     given: Any = None
 
@@ -62,7 +62,7 @@ def found(stages: list[Stage], **others: Any) -> list[tuple[str, str, str]]:
 
 
 def test_each_stage_has_its_own_time_and_a_failure_is_a_finding():
-    """A check that fails keeps what it found before, and takes neither time nor turn from the others."""
+    """A check that fails keeps its findings so far, and does not affect the other stages."""
     assert found([Limited(name="search"), Broken(name="broken"), Noting(name="noting")]) == [
         ("search", "ok", "rows"),
         ("broken", "ok", "first"),
@@ -82,14 +82,14 @@ def test_each_stage_has_its_own_time_and_a_failure_is_a_finding():
     ],
 )
 def test_a_check_that_gives_something_else_is_told(given, said):
-    """Whatever a plugin's check does, what is found can be shown, and holds no document."""
+    """Whatever a plugin's check does, the finding is valid and contains no document."""
     odd, noted = Pipeline([Odd(given=given), Noting()]).check()
     assert (odd.level, odd.topic, noted.topic) == ("error", "check", "noted")
     assert odd.message.startswith(f"the check itself failed: {said}")
 
 
 def test_stages_learn_what_comes_to_them():
-    """The number of hits follows limit and top_k; a fallback gets what the stage before it got."""
+    """The number of hits follows limit and top_k; a fallback gets as many as the stage it replaces."""
     pipeline = Pipeline(
         [
             Limited(name="search", limit=50),
@@ -105,7 +105,7 @@ def test_stages_learn_what_comes_to_them():
 
 
 class Sized(Stage):
-    """Says how long its vectors are, unless it cannot tell."""
+    """A stage that reports the length of its vectors, if it knows it."""
 
     size: int | None = None
 
@@ -117,7 +117,7 @@ class Sized(Stage):
 
 @pytest.mark.parametrize(("own", "said"), [(3, "3 of own"), (None, "4 of spare")])
 def test_a_fallback_does_not_speak_for_the_stage_before_it(own, said):
-    """Its facts are those of queries only where the stage that it stands in for left none."""
+    """A fallback's facts count only if the stage before it left none."""
 
     class Comparing(ListedSearch):
         def check(self, context: CheckContext) -> Iterable[Finding]:
@@ -128,7 +128,7 @@ def test_a_fallback_does_not_speak_for_the_stage_before_it(own, said):
 
 
 def test_a_cut_that_cuts_nothing_is_told():
-    """A top_k above what comes has no effect; one that is equal is fine."""
+    """A top_k above the number of incoming hits gets a warning; an equal one does not."""
     stages = [Limited(name="search", limit=10), WordOverlap(name="a", top_k=10), WordOverlap(name="b", top_k=11)]
     assert found(stages) == [("search", "ok", "rows"), ("b", "warning", "top_k")]
     (told,) = [one for one in Pipeline(stages).check() if one.level == "warning"]
@@ -136,7 +136,7 @@ def test_a_cut_that_cuts_nothing_is_told():
 
 
 def test_a_fallback_without_time_is_told():
-    """It gets what the stages before it leave of the pipeline's timeout."""
+    """A fallback that would have no time left gets a warning."""
 
     def chain(first: float | None, second: float | None) -> list[Stage]:
         third = WordOverlap(name="third")
@@ -161,16 +161,16 @@ def test_a_finding_is_made_of_an_error():
 
 
 def test_cancelling_a_check_ends_it_with_the_stage_that_it_is_at():
-    """The stages behind it are not looked at any more."""
+    """After a cancellation no other stage is checked."""
     looked, began, go = [], threading.Event(), threading.Event()
 
     class Looks(ListedSearch):
-        """Says that it is looked at, and takes its time."""
+        """A stage whose check takes its time."""
 
         type = "looks"
 
         def check(self, context):
-            """Nothing is found."""
+            """Find nothing."""
             looked.append(self.name)
             began.set()
             go.wait(20)

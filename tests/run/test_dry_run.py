@@ -12,12 +12,12 @@ TEXTS = ("blue sky", "red apple", None, "green pear and red plum", "red red")
 
 
 def paid(*stages, **fields):
-    """A pipeline that lists five hits, one without text, goes through the stages, and would send what is left."""
+    """A pipeline that lists five hits, one without text, and would send those that the stages leave."""
     return Pipeline([ListedSearch(documents=TEXTS), *stages, Paid(**fields)], name="papers")
 
 
 def test_the_reports_say_what_would_be_sent():
-    """The figures are the reranker's own; the key, which nobody has set, is not missed."""
+    """A dry run has the reranker's figures, and needs no key."""
     pipeline = paid()
     with pipeline.dry_run() as dry:
         (result,) = dry.run_batch(["red"])
@@ -30,7 +30,7 @@ def test_the_reports_say_what_would_be_sent():
 
 @pytest.mark.parametrize("top_k", [None, 2])
 def test_what_is_planned_is_what_a_run_sends(monkeypatch, top_k):
-    """Requests and documents, query by query, also for hits without text and after a cut."""
+    """Requests and documents are those of a real run, query by query, also for hits without text and after a cut."""
     pipeline = paid(Truncate(top_k=4), top_k=top_k)
     planned = pipeline.dry_run().run_batch(["red", "blue sky"])
     monkeypatch.setenv("PAID_API_KEY", "a-key")
@@ -43,7 +43,7 @@ def test_what_is_planned_is_what_a_run_sends(monkeypatch, top_k):
 
 
 def test_no_order_and_no_score_is_invented():
-    """The hits stay as retrieval put them, cut to `top_k`, and a reranker behind is shown those."""
+    """The hits keep their order and are cut to `top_k`; a second reranker gets those."""
     pipeline = Pipeline([ListedSearch(), Paid(name="first", top_k=3), WordOverlap(top_k=2), Paid(name="last")])
     (result,) = pipeline.dry_run().run_batch(["green"])
     assert [hit.id for hit in result] == [0, 1]
@@ -52,7 +52,7 @@ def test_no_order_and_no_score_is_invented():
 
 
 def test_only_what_it_needs_is_opened_and_run():
-    """Rerankers stay closed, local ones too; what stands behind the last that sends is left out."""
+    """Rerankers stay closed, local ones too; stages behind the last that sends do not run."""
     behind = Faulty(how="setup")
     pipeline = Pipeline([ListedSearch(), NeedsOpen(), WordOverlap(), Paid(), WordOverlap(name="x"), behind])
     with pipeline.dry_run() as dry:
@@ -67,14 +67,14 @@ def test_only_what_it_needs_is_opened_and_run():
 
 
 def test_without_a_context_manager_nothing_stays_open():
-    """One batch opens and closes what it needs."""
+    """Without a with statement, each batch opens and closes its stages."""
     pipeline = paid(NeedsOpen())
     assert pipeline.dry_run().run_batch(["red"])[0].status == "ok"
     assert not any(stage.is_open for stage in pipeline.stages)
 
 
 def test_a_pipeline_in_use_is_left_open():
-    """A dry run beside a pipeline that is open takes nothing from it."""
+    """A dry run leaves an open pipeline open."""
     pipeline = Pipeline([ListedSearch(), NeedsOpen(), Paid()])
     other = Pipeline([pipeline.stages[0], pipeline.stages[1]]).open()
     pipeline.dry_run().run_batch(["red"])
@@ -84,7 +84,7 @@ def test_a_pipeline_in_use_is_left_open():
 
 
 def test_a_pipeline_that_sends_nothing():
-    """There is no stage to run, so nothing is opened; queries come back as they are."""
+    """Without a service nothing runs or opens."""
     dry = Pipeline([ListedSearch(), Faulty(how="setup"), WordOverlap()]).dry_run()
     assert (dry.stages, dry.services) == ((), ())
     with dry:
@@ -93,7 +93,7 @@ def test_a_pipeline_that_sends_nothing():
 
 
 def test_failures_are_those_of_a_run():
-    """A bad query fails alone, with the place that a run would name; without `return_errors` it is raised."""
+    """A bad query fails alone, with the place of a real run; without `return_errors` its error is raised."""
     unread = Query("", vector=np.ones(2))
     dry = paid().dry_run()
     blank, vector, good = dry.run_batch([" ", unread, "red"], return_errors=True)
@@ -105,7 +105,7 @@ def test_failures_are_those_of_a_run():
 
 
 def test_a_stage_that_cannot_open_is_named_with_its_place():
-    """What opened before it is closed again."""
+    """The error names the stage, and the stages opened before it are closed."""
     pipeline = paid(Faulty(how="setup"))
     with pytest.raises(StageError, match=r"papers: stages\[1\] \(faulty\): cannot be opened: OSError"):
         pipeline.dry_run().run_batch(["red"])
@@ -113,7 +113,7 @@ def test_a_stage_that_cannot_open_is_named_with_its_place():
 
 
 def test_its_time_is_bounded_too():
-    """By the call's time, else the dry run's, else the pipeline's."""
+    """The timeout is the call's, else the dry run's, else the pipeline's."""
     pipeline = paid(Slow(seconds=0.05))
     assert pipeline.dry_run().run_batch(["red"])[0].status == "ok"
     with pytest.raises(DeadlineError, match=r"stages\[2\] \(paid\): timed out"):
@@ -125,7 +125,7 @@ def test_its_time_is_bounded_too():
 
 
 def test_the_options_of_a_batch_are_named():
-    """As those of `Pipeline.run_batch` are: a truth value in the place of seconds is a mistake."""
+    """Arguments are checked like those of `Pipeline.run_batch`: True is not a number of seconds."""
     with pytest.raises(TypeError, match="positional argument"):
         paid().dry_run().run_batch(["red"], 5.0, True)
 
@@ -135,7 +135,7 @@ def test_the_options_of_a_batch_are_named():
     [("first", 3, True), ("listed_search", 2, False)],
 )
 def test_a_threshold_waits_for_a_score(score_of, documents, warned):
-    """One on the score of a reranker is left out and said to be, one on retrieval's is kept, as is `top_k`."""
+    """A threshold on a reranker's score is skipped with a warning; one on retrieval's is applied, and so is `top_k`."""
     cut = Truncate(min_score=0.9, score_of=score_of, top_k=3)
     pipeline = Pipeline([ListedSearch(), Paid(name="first"), cut, Paid(name="last")])
     (result,) = pipeline.dry_run().run_batch(["red"])
@@ -145,7 +145,7 @@ def test_a_threshold_waits_for_a_score(score_of, documents, warned):
 
 
 def test_the_batches_of_a_job_are_added_up():
-    """In one pass over as many as there are; a query without a text adds nothing."""
+    """The sums are made in one pass; a query without a text adds nothing."""
     with paid().dry_run() as dry:
         batches = (["red", "blue", " "] for _ in range(50))
         total = total_planned(result for batch in batches for result in dry.run_batch(batch, return_errors=True))

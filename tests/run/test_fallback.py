@@ -1,4 +1,4 @@
-"""`on_error: {fallback: ...}`: another stage stands in for one that failed, and the result says so."""
+"""`on_error: {fallback: ...}`: another stage replaces one that failed, and the result says so."""
 
 import asyncio
 import time
@@ -22,14 +22,14 @@ stages:
 
 
 def both_ways(pipeline, queries, **options):
-    """The results of a blocking batch, which an event loop's must equal."""
+    """The results of a blocking batch, which equal those of an event loop."""
     results = pipeline.run_batch(queries, return_errors=True, **options)
     assert asyncio.run(pipeline.arun_batch(queries, return_errors=True, **options)) == results
     return results
 
 
 def test_the_fallback_does_the_work_of_the_stage_that_failed():
-    """It gets the hits as they were; the result is degraded, and tells who stood in for whom, and why."""
+    """The fallback gets the hits as they were; the result is degraded, and names both stages and the reason."""
     pipeline = Pipeline([ListedSearch(), Faulty(on_error=Fallback(WordOverlap(top_k=2)))], name="papers")
     (result,) = both_ways(pipeline, ["red plum"])
     assert [hit.id for hit in result] == [1, 0]
@@ -45,7 +45,7 @@ def test_the_fallback_does_the_work_of_the_stage_that_failed():
 
 
 def test_only_the_queries_that_failed_go_to_the_fallback():
-    """Of a batch the others keep what the stage made of them, and every query keeps its place."""
+    """Only failed queries go to the fallback, and every query keeps its place."""
     pipeline = Pipeline([ListedSearch(), Faulty(how="word", word="sky", on_error=Fallback(WordOverlap()))])
     first, second, third = both_ways(pipeline, ["red", "blue sky", "plum"])
     assert [result.status for result in (first, second, third)] == ["ok", "degraded", "ok"]
@@ -56,7 +56,7 @@ def test_only_the_queries_that_failed_go_to_the_fallback():
 
 
 def test_a_fallback_that_works_is_not_asked_without_need():
-    """Where the stage does its work there is no trace of its fallback."""
+    """If the stage does its work, there is no report of its fallback."""
     (result,) = both_ways(Pipeline([ListedSearch(), WordOverlap(on_error=Fallback(Faulty()))]), ["red"])
     assert result.status == "ok"
     assert result.reasons == []
@@ -64,7 +64,7 @@ def test_a_fallback_that_works_is_not_asked_without_need():
 
 
 def test_a_chain_goes_on_to_the_last_fallback():
-    """The first that does the work ends it; each report names the one that it stood in for."""
+    """The first fallback that succeeds ends the chain; each report names the stage that it replaced."""
     pipeline = Pipeline.from_yaml(NESTED)
     (result,) = [asyncio.run(pipeline.arun("red plum"))]
     assert [(report.stage, report.status, report.fallback_for) for report in result.reports] == [
@@ -79,7 +79,7 @@ def test_a_chain_goes_on_to_the_last_fallback():
 
 @pytest.mark.parametrize(("last", "status"), [("skip", "degraded"), ("raise", "failed")])
 def test_the_last_of_a_chain_says_what_its_own_failure_does(last, status):
-    """Where nobody does the work the hits stay as they were, or the query fails with the last one's error."""
+    """If the last fallback fails, the hits stay as they were, or the query fails with its error."""
     chain = Faulty(name="second", on_error=last)
     pipeline = Pipeline([ListedSearch(), Faulty(on_error=Fallback(chain)), WordOverlap()], name="papers")
     (result,) = both_ways(pipeline, ["red plum"])
@@ -96,7 +96,7 @@ def test_the_last_of_a_chain_says_what_its_own_failure_does(last, status):
 
 
 def test_the_fallback_has_what_is_left_of_the_time():
-    """A stage's own timeout leaves some; the time of the query holds for both together."""
+    """A stage's own timeout leaves time for its fallback; the deadline of the query holds for both."""
     late = Slow(seconds=0.3, timeout=0.05, on_error=Fallback(WordOverlap(on_error="skip")))
     pipeline = Pipeline([ListedSearch(), late])
     began = time.perf_counter()
@@ -110,7 +110,7 @@ def test_the_fallback_has_what_is_left_of_the_time():
 
 
 def test_a_query_that_cannot_be_run_says_so_in_code():
-    """It came to no stage, so its reason names none."""
+    """The reason of a query that came to no stage names none."""
     (bad,) = both_ways(Pipeline([ListedSearch(), WordOverlap()]), [" "])
     (reason,) = bad.reasons
     assert (reason.stage, reason.code) == ("", "query")
@@ -122,10 +122,10 @@ def test_what_is_partial_and_what_is_degraded_together():
     """The worst of the stages is the status, and each has its reason."""
 
     class Half(WordOverlap):
-        """Does half of its work."""
+        """A stage that does half of its work."""
 
         def score_batch(self, jobs, context):
-            """Scores of the first half, as where time runs out."""
+            """Report half of the hits as unscored."""
             context.partial(0, "2 of 4 documents were not scored in the time given")
             return [[1.0, 2.0, None, None] for _ in jobs]
 
@@ -141,7 +141,7 @@ def test_what_is_partial_and_what_is_degraded_together():
 
 
 def test_fallbacks_open_and_close_with_the_pipeline():
-    """So that what they lack shows at the start, and not on the day they are needed."""
+    """Fallbacks open and close with the pipeline, so that faults show at the start."""
     spare = NeedsOpen(on_error=Fallback(WordOverlap()))
     stage = Faulty(on_error=Fallback(spare))
     pipeline = Pipeline([ListedSearch(), stage])
@@ -157,7 +157,7 @@ def test_fallbacks_open_and_close_with_the_pipeline():
 
 
 def test_yaml_and_python_say_the_same():
-    """A chain is nested in the file; it is written as it is read."""
+    """A chain of fallbacks is nested in YAML, and survives a round trip."""
     pipeline = Pipeline(
         [
             ListedSearch(),
@@ -187,7 +187,7 @@ def test_yaml_and_python_say_the_same():
     ],
 )
 def test_what_is_wrong_with_a_fallback_is_told_with_its_place(on_error, said):
-    """Place, line and next step, as for any stage."""
+    """Errors in a fallback have place, line and next step."""
     with pytest.raises(ConfigError) as caught:
         Pipeline.from_yaml(f"stages:\n  - type: listed_search\n  - type: faulty\n    on_error: {on_error}\n")
     assert f"stages[1].{said}" in str(caught.value)
@@ -195,7 +195,7 @@ def test_what_is_wrong_with_a_fallback_is_told_with_its_place(on_error, said):
 
 
 def test_a_fallback_gives_what_its_stage_gives():
-    """One that retrieves nothing cannot stand in for retrieval; one that needs a text is told as any stage is."""
+    """A fallback must give what its stage gives, and get what it needs."""
     with pytest.raises(ConfigError) as caught:
         Pipeline([ListedSearch(on_error=Fallback(Slow())), WordOverlap()])
     assert str(caught.value) == (
@@ -208,7 +208,7 @@ def test_a_fallback_gives_what_its_stage_gives():
 
 
 def test_retrieval_may_have_a_fallback():
-    """A second collection, say: what comes behind it finds hits and texts as ever."""
+    """Retrieval may have a fallback, for example a second collection."""
     spare = ListedSearch(name="spare", documents=DOCUMENTS[:2])
     failing = Retrieval(on_error=Fallback(spare))
     (result,) = both_ways(Pipeline([failing, WordOverlap()]), ["red plum"])
@@ -217,23 +217,23 @@ def test_retrieval_may_have_a_fallback():
 
 
 class Retrieval(ListedSearch):
-    """Retrieval whose server is away."""
+    """Retrieval whose server is unreachable."""
 
     type = "retrieval_away"
 
     def process(self, results, context):
-        """No hits."""
+        """Fail."""
         raise ConnectionRefusedError("nobody listens")
 
 
 def test_a_connection_that_a_plugin_lost_is_unavailable():
-    """The codes of errors that are none of ours."""
+    """Foreign errors of a lost connection have the code `unavailable`."""
     (result,) = both_ways(Pipeline([Retrieval(on_error="skip")]), ["red"])
     assert [reason.code for reason in result.reasons] == ["unavailable"]
 
 
 def test_the_threshold_of_each_of_two_rerankers():
-    """A threshold cuts on the scale of the stage that it names, whichever of the two has done the work."""
+    """A threshold applies to the scores of the stage that it names, whichever of the two did the work."""
     from milvus_stages import Truncate
 
     scores = GivenScores(scores=(0.9, 0.2, 0.8, 0.1), name="spare")

@@ -1,4 +1,4 @@
-"""The life of a pipeline: opening, closing, sharing stages, threads."""
+"""Opening and closing pipelines, sharing stages, threads."""
 
 import asyncio
 import threading
@@ -36,7 +36,7 @@ def test_an_async_context_manager_opens_and_closes_every_stage():
 
 
 def test_two_pipelines_share_a_stage():
-    """A stage stays open until the last of its pipelines lets go."""
+    """A stage stays open until the last of its pipelines closes."""
     search = ListedSearch()
     one, two = Pipeline([search]), Pipeline([search, WordOverlap()])
     one.run("a")
@@ -50,7 +50,7 @@ def test_two_pipelines_share_a_stage():
 
 
 def test_closing_waits_for_the_runs_in_flight():
-    """A query that is under way when another thread closes the pipeline gets its answer; then all is closed."""
+    """A query that runs while another thread closes the pipeline gets its result; then everything is closed."""
     search, slow = ListedSearch(), Slow(seconds=0.2)
     pipeline = Pipeline([search, slow, NeedsOpen()])
     answers = []
@@ -65,7 +65,7 @@ def test_closing_waits_for_the_runs_in_flight():
 
 
 def test_closing_waits_for_the_tasks_in_flight():
-    """The same for an event loop: no task of a closed pipeline fails or is cancelled."""
+    """The same on an event loop: no task of a closed pipeline fails or is cancelled."""
     pipeline = Pipeline([ListedSearch(), Slow(seconds=0.1), NeedsOpen()])
 
     async def run():
@@ -80,7 +80,7 @@ def test_closing_waits_for_the_tasks_in_flight():
 
 
 def test_a_call_that_is_cancelled_while_it_opens_holds_nothing():
-    """The opening goes on in its thread; closing the pipeline then leaves no stage with a user that is gone."""
+    """Opening goes on in its thread after a cancellation; closing then leaves no stage open."""
     slow = Slow(setup_seconds=0.1)
     pipeline = Pipeline([ListedSearch(), slow])
 
@@ -98,7 +98,7 @@ def test_a_call_that_is_cancelled_while_it_opens_holds_nothing():
 
 
 def test_a_stage_that_cannot_close_does_not_keep_the_others_open():
-    """Every stage is closed, then the error is told, with the stage's name."""
+    """Every stage is closed, then the error is raised, with the stage's name."""
     first, last = ListedSearch(), WordOverlap()
     pipeline = Pipeline([first, Faulty(how="teardown"), last], name="papers").open()
     with pytest.raises(StageError, match=r"papers: stages\[1\] \(faulty\): cannot be closed: OSError: stuck"):
@@ -107,7 +107,7 @@ def test_a_stage_that_cannot_close_does_not_keep_the_others_open():
 
 
 def test_an_error_in_closing_does_not_hide_the_error_in_opening():
-    """What is told is why the pipeline could not open."""
+    """The error of opening is raised, not that of closing."""
     stages = [ListedSearch(), Faulty(how="teardown"), Faulty(how="setup", name="broken")]
     with pytest.raises(StageError, match=r"stages\[2\] \(broken\): cannot be opened: OSError: no such device"):
         Pipeline(stages).open()
@@ -123,7 +123,7 @@ def test_an_interrupted_opening_leaves_nothing_open():
 
 
 def test_threads_that_call_a_closed_reranker_open_it_once():
-    """Six threads count as one opening, so that one close is enough."""
+    """Six threads open the pipeline once, so that one close is enough."""
     reranker = WordOverlap()
     threads = [threading.Thread(target=reranker, args=("red", ["red"])) for _ in range(6)]
     for thread in threads:
@@ -135,7 +135,7 @@ def test_threads_that_call_a_closed_reranker_open_it_once():
 
 
 def test_a_closed_pipeline_opens_again():
-    """Running after close opens anew."""
+    """A run after close opens the pipeline again."""
     pipeline = words()
     pipeline.run("a")
     pipeline.close()
@@ -143,7 +143,7 @@ def test_a_closed_pipeline_opens_again():
 
 
 def test_threads_share_a_pipeline():
-    """Eight threads through one pipeline get what each asked for."""
+    """Each of eight threads gets its own results from one pipeline."""
     pipeline = words(top_k=1)
     asked = ["red plum", "blue", "green", "apple"] * 50
     answers: list[tuple[str, int]] = []
@@ -161,7 +161,7 @@ def test_threads_share_a_pipeline():
 
 
 def test_a_stage_is_found_by_its_name():
-    """`stage` gives the stage, or says which there are."""
+    """`stage` returns the stage, or lists those there are."""
     pipeline = words()
     assert pipeline.stage("word_overlap") is pipeline.stages[1]
     with pytest.raises(KeyError, match="has no stage 'bge'"):
@@ -169,7 +169,7 @@ def test_a_stage_is_found_by_its_name():
 
 
 def test_every_error_is_a_pipeline_error():
-    """A caller needs one `except` for all that the framework raises on purpose."""
+    """One `except` catches all exceptions of the framework."""
     for kind in (ConfigError, QueryError, StageError, DeadlineError):
         assert issubclass(kind, PipelineError)
     assert issubclass(ConfigError, ValueError)

@@ -27,12 +27,12 @@ WORDS = ("red", "green", "plum", "late", "", "  ")
 
 
 class Watched(Stage):
-    """Has the test look at each call: it is told the first text of the batch, and the context."""
+    """Calls a function of the test with the first text of each batch and the context."""
 
     type = "watched"
 
     def watch(self, what):
-        """Say what shall be done in each call."""
+        """Set what is done in each call."""
         self.__dict__["what"] = what
         return self
 
@@ -43,18 +43,18 @@ class Watched(Stage):
 
 
 def watched(name, what=lambda text, context: None, **fields):
-    """A stage that does what the test says, and nothing to the results."""
+    """A stage that does what the test says, and leaves the results as they are."""
     return Watched(name=name, **fields).watch(what)
 
 
 def told(result):
-    """What there is to a result but the seconds; equality alone leaves errors and sizes out."""
+    """Everything of a result but the seconds; equality leaves out errors and sizes."""
     sizes = [report.batch_size for report in result.reports]
     return result, sizes, type(result.error), str(result.error)
 
 
 def one_by_one(pipeline: Pipeline, batches: Sequence[Sequence[Any]], timeout: float | None) -> list[Any]:
-    """What the batches give without any overlap."""
+    """The results of the batches one after another."""
     return [
         [told(result) for result in pipeline.run_batch(batch, timeout=timeout, return_errors=True)] for batch in batches
     ]
@@ -67,7 +67,7 @@ def numbered(count: int) -> list[list[str]]:
 
 @st.composite
 def stage_lists(draw: Any) -> list[Stage]:
-    """Stages that fail on all, on some or on none, and are then skipped, stood in for, or the end of it."""
+    """Stages that fail on all, some or none of the queries, and then skip, raise or have a fallback."""
     outcomes = st.sampled_from(["raise", "skip", "fallback"])
     stages: list[Stage] = [ListedSearch(documents=draw(st.permutations(DOCUMENTS)))]
     for number in range(draw(st.integers(0, 4))):
@@ -108,7 +108,7 @@ def test_results_are_those_of_one_batch_after_another(stages, batches, timeout):
 @given(stage_lists(), st.lists(st.lists(queries, max_size=3), max_size=5))
 @settings(max_examples=50, deadline=None)
 def test_the_first_error_is_raised_after_the_batches_before_it(stages, batches):
-    """Without `return_errors` what one batch after another gives comes first, then the same error."""
+    """Without `return_errors` the results before the first error come first, then that error."""
 
     def outcome(answered):
         before = []
@@ -125,7 +125,7 @@ def test_the_first_error_is_raised_after_the_batches_before_it(stages, batches):
 
 
 def test_a_batch_is_retrieved_while_the_one_before_is_reranked():
-    """Each of the two stages waits in its work until the other is at work, too, on the neighbouring batch."""
+    """Each of two stages waits until the other works on the neighbouring batch."""
     both = threading.Barrier(2, timeout=WAIT)
     met = []
 
@@ -145,7 +145,7 @@ def test_a_batch_is_retrieved_while_the_one_before_is_reranked():
 
 
 def test_a_stage_takes_one_batch_at_a_time_in_their_order():
-    """Whatever takes its time elsewhere, no stage sees two batches at once, or one before its turn."""
+    """No stage gets two batches at once, or one before its turn."""
     seen = {name: [] for name in "abc"}
     at_work = dict.fromkeys("abc", 0)
     most = []
@@ -166,7 +166,7 @@ def test_a_stage_takes_one_batch_at_a_time_in_their_order():
 
 
 def test_it_reads_no_further_ahead_than_it_says():
-    """One batch for each stage that takes time, and one more, however many there are."""
+    """It reads one batch for each stage that takes time, and one more."""
     read = 0
 
     def endless():
@@ -182,11 +182,11 @@ def test_it_reads_no_further_ahead_than_it_says():
 
 
 class Text(str):
-    """A text whose life can be followed."""
+    """A string that can be referenced weakly."""
 
 
 def test_memory_does_not_grow_with_the_number_of_batches():
-    """What has been answered and let go is gone: the queries that are alive are those under way."""
+    """Only queries that are under way are in memory."""
     alive = WeakSet()
 
     def many():
@@ -206,7 +206,7 @@ def test_memory_does_not_grow_with_the_number_of_batches():
 
 
 def test_who_stops_early_leaves_nothing():
-    """After `close` no thread is left, the call under way was told, no other has begun, and stages are given back."""
+    """After `close` no thread is left, the running call was cancelled, no other began, and the stages are released."""
     begun, calls = threading.Event(), []
 
     def patient(text, context):
@@ -232,12 +232,12 @@ def test_who_stops_early_leaves_nothing():
 
 
 def of_streams() -> list[str]:
-    """The threads that are left."""
+    """The threads of streams."""
     return [thread.name for thread in threading.enumerate() if thread.name.endswith("of a stream")]
 
 
 def test_a_stage_that_was_given_up_is_not_stood_in_for():
-    """Its fallback, and the stages that go with it, are not begun for nobody."""
+    """After a cancellation neither a fallback nor another stage begins."""
     begun, after = threading.Event(), []
 
     def patient(text, context):
@@ -267,7 +267,7 @@ def _raising(begun: threading.Event) -> Any:
 
 
 def test_an_error_of_the_consumer_leaves_nothing():
-    """Once the iterator is gone with the frame that held it, so are its threads."""
+    """If the consumer fails, the threads end with the iterator."""
     with leaving_nothing(), Pipeline([ListedSearch(), WordOverlap()]) as pipeline:
 
         def consume():
@@ -280,7 +280,7 @@ def test_an_error_of_the_consumer_leaves_nothing():
 
 
 def test_ctrl_c_ends_the_wait_for_a_batch():
-    """The signal reaches who waits; the call under way is told, and its thread ended, before it is raised."""
+    """Ctrl-C cancels the running call and ends its thread before KeyboardInterrupt is raised."""
 
     def interrupting(text, context):
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
@@ -297,7 +297,7 @@ def test_ctrl_c_ends_the_wait_for_a_batch():
 
 @pytest.mark.parametrize("stages", [1, 3])
 def test_what_no_result_can_tell_is_raised_in_its_turn(stages):
-    """A plugin's SystemExit ends the iteration after the batches before, and nothing hangs."""
+    """A plugin's SystemExit ends the iteration after the batches before it, and nothing hangs."""
 
     def leaving(text, context):
         if text == "2":
@@ -313,7 +313,7 @@ def test_what_no_result_can_tell_is_raised_in_its_turn(stages):
 
 @pytest.mark.parametrize("stages", [1, 3])
 def test_an_error_of_the_source_comes_after_the_batches_before_it(stages):
-    """What was read is answered first."""
+    """Batches read before the error are answered first."""
 
     def source():
         yield from numbered(2)
@@ -329,14 +329,14 @@ def test_an_error_of_the_source_comes_after_the_batches_before_it(stages):
 
 @pytest.mark.parametrize("stages", [1, 3])
 def test_queries_that_are_no_batches_are_refused(stages):
-    """Who passes queries where batches belong is told so, also where errors are returned."""
+    """Queries in the place of batches are refused, even with `return_errors`."""
     pipeline = Pipeline([watched(f"stage{number}") for number in range(stages)])
     with pipeline, pytest.raises(QueryError, match="a list of queries"):
         list(pipeline.run_batches(["red", "green"], return_errors=True))
 
 
 def test_what_cannot_be_asked_is_refused_at_once():
-    """Before a batch is read, or a stage is opened."""
+    """Wrong arguments are refused before a batch is read or a stage opened."""
     pipeline = Pipeline([ListedSearch(), WordOverlap()])
     with pytest.raises(QueryError, match="timeout: must be a number"):
         pipeline.run_batches([], timeout="soon")
@@ -346,7 +346,7 @@ def test_what_cannot_be_asked_is_refused_at_once():
 
 
 def test_an_iterator_that_is_never_asked_opens_nothing():
-    """The pipeline opens with the first batch that is asked for, and stays open, as after `run_batch`."""
+    """The pipeline opens with the first batch, and stays open, as after `run_batch`."""
     pipeline = Pipeline([ListedSearch(), WordOverlap()])
     answered = pipeline.run_batches(numbered(1))
     assert not any(stage.is_open for stage in pipeline.stages)
@@ -357,7 +357,7 @@ def test_an_iterator_that_is_never_asked_opens_nothing():
 
 
 def test_a_single_stage_needs_no_thread():
-    """There is nothing to overlap; what takes no time has no thread of its own, wherever it stands."""
+    """A single stage runs in the caller's thread; instant stages have no thread."""
     threads = []
     stage = watched("alone", lambda text, context: threads.append(threading.current_thread()))
     with Pipeline([stage, ListedSearch(name="search")][:1]) as pipeline:
@@ -380,7 +380,7 @@ class Instant(Stage):
 
 
 def test_stages_see_the_context_variables_of_the_caller():
-    """Each thread has a copy of the caller's context, as of the first batch."""
+    """Each thread has a copy of the caller's context variables."""
     variable: ContextVar[str] = ContextVar("variable", default="none")
     seen = []
 
@@ -399,7 +399,7 @@ def test_stages_see_the_context_variables_of_the_caller():
 
 
 class Clock:
-    """Time that passes when a test says so."""
+    """A clock that only the test moves."""
 
     def __init__(self, monkeypatch):
         self.now = 1000.0
@@ -408,7 +408,7 @@ class Clock:
             monkeypatch.setattr(module, "time", time)
 
     def passes(self, seconds):
-        """What a stage does that takes so long."""
+        """The work of a stage that takes this long."""
 
         def work(text, context):
             self.now += seconds
@@ -417,7 +417,7 @@ class Clock:
 
 
 def test_the_time_of_a_batch_is_shared_by_its_stages(monkeypatch):
-    """What the first used is not there for the second: a stage finishes late, and the one after it fails."""
+    """The stages share the time of a batch: one finishes late, and the one after it fails."""
     clock = Clock(monkeypatch)
     stages = [watched("a", clock.passes(6)), watched("b", clock.passes(6)), watched("c", on_error="skip")]
     with Pipeline(stages, timeout=10) as pipeline:
@@ -430,7 +430,7 @@ def test_the_time_of_a_batch_is_shared_by_its_stages(monkeypatch):
 
 
 def test_the_time_that_a_batch_waits_for_its_turn_does_not_count(monkeypatch):
-    """While the second batch waits, the first takes longer than either has; the second has all of its time."""
+    """While the second batch waits, the first exceeds its time; the second has all of its own."""
     clock = Clock(monkeypatch)
     third_is_searched, first_is_ranked = threading.Event(), threading.Event()
 

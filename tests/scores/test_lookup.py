@@ -1,4 +1,4 @@
-"""A reranker with a score cache: what is known is not scored again, and nothing else is different."""
+"""A reranker with a score cache: known scores are not computed again, and nothing else changes."""
 
 import asyncio
 import importlib
@@ -26,12 +26,12 @@ def file(tmp_path):
 
 @pytest.fixture(params=["sync", "async"])
 def way(request):
-    """How the stage is called."""
+    """Blocking or awaited."""
     return request.param
 
 
 def batch(stage, *queries, way="sync", texts=TEXTS, deadline=None):
-    """What the stage makes of these texts for the queries, with the context it was given."""
+    """The results of the stage for these queries and texts, with its context."""
     hits = [Hit(place, text, 0.0) for place, text in enumerate(texts)]
     results = [SearchResult(Query(query), list(hits)) for query in queries]
     context = Context(deadline or Deadline(), len(results))
@@ -51,7 +51,7 @@ def cached(context):
 
 
 def test_what_is_known_is_not_scored_again(file, way):
-    """The second time nothing is asked, in another stage too, and the ranking is the one without a cache."""
+    """The second time nothing is scored, also by an equal stage, and the ranking is that without a cache."""
     plain, _ = batch(Counted(), "red plum", "sky", way=way)
     with Counted(cache=str(file)) as stage:
         first, context = batch(stage, "red plum", "sky", way=way)
@@ -68,7 +68,7 @@ def test_what_is_known_is_not_scored_again(file, way):
 
 
 def test_only_what_is_missing_is_asked(file, way):
-    """New texts alone, each once, and not a query that lacks none."""
+    """Only unknown texts are scored, each once."""
     with Counted(cache=str(file)) as stage:
         batch(stage, "red", way=way, texts=("a red one", "blue"))
         assert stage.asked == [("a red one", "blue")]
@@ -86,7 +86,7 @@ def test_only_what_is_missing_is_asked(file, way):
     ids=["parameter", "last_bit", "revision", "listwise"],
 )
 def test_what_makes_other_scores_is_kept_apart(file, other):
-    """Another parameter, to the last bit, or another revision of the model finds nothing of the first."""
+    """Another parameter, even in the last bit, or another revision of the model has other keys."""
     with Counted(cache=str(file)) as one, Counted(cache=str(file), **other) as two:
         batch(one, "red")
         results, context = batch(two, "red")
@@ -96,7 +96,7 @@ def test_what_makes_other_scores_is_kept_apart(file, other):
 
 
 def test_another_class_is_kept_apart(file):
-    """Two rerankers of the same fields do not mix."""
+    """Two classes with the same fields have other keys."""
 
     class Other(Counted):
         def score(self, query, texts):
@@ -125,7 +125,7 @@ class Plugin(Base):
 
 @pytest.fixture
 def plugin(tmp_path, monkeypatch):
-    """Makes the class of a plugin anew, as another process would, of two files with a score in the one of its base."""
+    """Import a plugin anew, as another process would, with this score in the file of its base."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
 
@@ -141,7 +141,7 @@ def plugin(tmp_path, monkeypatch):
 
 
 def test_a_plugin_whose_base_is_edited_is_another(file, plugin):
-    """Also where the base stands in a file of its own; what is as it was finds its scores."""
+    """A change in the file of a base class counts; without a change the scores are found."""
     for score, known in ((1.0, 0), (1.0, 5), (2.0, 0), (1.0, 5)):
         with plugin(score)(cache=str(file)) as stage:
             (result,), context = batch(stage, "red")
@@ -149,7 +149,7 @@ def test_a_plugin_whose_base_is_edited_is_another(file, plugin):
 
 
 def test_a_plugin_that_was_edited_after_its_import_is_what_it_was(file, plugin):
-    """Its scores are not taken for those of the file that stands there now."""
+    """A class that was imported before an edit does not use the scores of the edited file."""
     old = plugin(1.0)
     new = plugin(2.0)
     with old(cache=str(file)) as stage:
@@ -160,7 +160,7 @@ def test_a_plugin_that_was_edited_after_its_import_is_what_it_was(file, plugin):
 
 
 def test_a_class_without_a_file_goes_by_its_code(file):
-    """As one that was typed at a prompt, or in a notebook."""
+    """Of a class from a prompt or notebook the code counts."""
     for score, known in ((1.0, 0), (1.0, 5), (2.0, 0)):
         typed: dict[str, object] = {"__name__": "typed"}
         exec(BASE.replace("VALUE", str(score)), typed)  # noqa: S102 - what the user typed
@@ -170,7 +170,7 @@ def test_a_class_without_a_file_goes_by_its_code(file):
 
 
 def test_query_and_text_are_not_mixed_up(file):
-    """Neither swapped, nor cut elsewhere, nor of other white space; strings that are no Unicode are texts, too."""
+    """Query and text are kept apart in the key; strings with lone surrogates are texts, too."""
     with Counted(cache=str(file)) as stage:
         for query, text in (("ab", "c"), ("a", "bc"), ("c", "ab"), ("ab", "c "), ("ab", "\ud800"), ("ab", "\ud801")):
             assert cached(batch(stage, query, texts=(text,))[1]) == [0]
@@ -178,7 +178,7 @@ def test_query_and_text_are_not_mixed_up(file):
 
 
 def test_all_scores_are_asked_for(file):
-    """With a cache `top_k` cuts here: a service that is asked for the best alone would leave the others unknown."""
+    """With a cache all scores are requested, and `top_k` is applied here."""
     with Counted(top_k=2) as stage:
         plain, _ = batch(stage, "red")
         assert [top_k for *_, top_k in stage._received] == [2]
@@ -195,7 +195,7 @@ def test_all_scores_are_asked_for(file):
 
 
 def test_alone_it_works_as_well(file):
-    """Called and awaited with plain texts."""
+    """A cache works without a pipeline, blocking and awaited."""
 
     async def awaited():
         async with Counted(cache=str(file)) as stage:
@@ -211,7 +211,7 @@ def test_alone_it_works_as_well(file):
 
 
 def test_a_list_is_known_whole_or_not_at_all(file, way):
-    """Where a score hangs on the other texts, another list, or another order of it, is another."""
+    """If scores depend on the other texts, another list or order has other keys."""
     with Counted(cache=str(file), lists=True) as stage:
         first, context = batch(stage, "red", way=way)
         assert cached(context) == [0]
@@ -225,7 +225,7 @@ def test_a_list_is_known_whole_or_not_at_all(file, way):
 
 
 def test_a_list_that_lacks_a_score_is_not_kept(file):
-    """Neither cut short, nor with a text that the reranker leaves out."""
+    """A list is not kept if it is cut short, or a text is unscored."""
     with Counted(cache=str(file), lists=True, how=("short",)) as stage:
         for query, texts in (("short", TEXTS), ("red", ("red", "hollow"))):
             batch(stage, query, texts=texts)
@@ -234,7 +234,7 @@ def test_a_list_that_lacks_a_score_is_not_kept(file):
 
 
 def test_what_has_no_score_is_asked_for_again(file):
-    """A text without a score, and a query that was not done to the end; what was scored of it is kept."""
+    """Texts without a score are scored again; the scores of a partial query are kept."""
     with Counted(cache=str(file), how=("short",)) as stage:
         results, _ = batch(stage, "red", texts=("red", "hollow"))
         assert ranking(results[0])[-1] == (1, None)
@@ -249,7 +249,7 @@ def test_what_has_no_score_is_asked_for_again(file):
 
 @pytest.mark.parametrize("how", ["fail", "nan", "many"])
 def test_a_query_that_failed_keeps_nothing(file, way, how):
-    """Its error is the one without a cache, the other query is answered, and no score of it is believed."""
+    """A query that failed has the error it has without a cache, and none of its scores is kept."""
     with Counted(cache=str(file), how=(how,)) as stage, Counted(how=(how,)) as plain:
         _, expected = batch(plain, f"{how} red", "red", way=way, texts=TEXTS[:4])
         results, context = batch(stage, f"{how} red", "red", way=way, texts=TEXTS[:4])
@@ -261,7 +261,7 @@ def test_a_query_that_failed_keeps_nothing(file, way, how):
 
 
 def test_a_query_that_is_known_needs_no_service(file, way):
-    """Where the service is gone, what is known is answered, and the others fail."""
+    """Queries with known scores are answered without the service; the others fail."""
     with Counted(cache=str(file)) as stage:
         batch(stage, "crash red")
     with Counted(cache=str(file), how=("crash",)) as stage:
@@ -277,7 +277,7 @@ def test_a_query_that_is_known_needs_no_service(file, way):
 
 @pytest.mark.parametrize("how", ["late", "slow"])
 def test_time_that_is_up_leaves_what_is_known(file, way, how):
-    """A query of which a part is known is partial, and one of which nothing is fails."""
+    """After the deadline a query with some known scores is partial, and one with none fails."""
     with Counted(cache=str(file)) as stage:
         batch(stage, f"{how} red", texts=TEXTS[:2])
     with Counted(cache=str(file), how=(how,)) as stage:
@@ -289,7 +289,7 @@ def test_time_that_is_up_leaves_what_is_known(file, way, how):
 
 
 def test_a_pipeline_tells_it(file):
-    """The report's details have the number; without a cache they do not."""
+    """The report's details have the number of cached scores."""
     with Pipeline([ListedSearch(), Counted(cache=str(file)), Counted(name="plain")]) as pipeline:
         assert [r.report("counted").details["cached"] for r in pipeline.run_batch(["red", "sky"])] == [0, 0]
         result = pipeline.run("red")
@@ -299,7 +299,7 @@ def test_a_pipeline_tells_it(file):
 
 
 def test_a_dry_run_counts_what_is_missing(file):
-    """Closed or open; it makes no file, and leaves the stage closed."""
+    """A dry run counts what is not in the cache, also of a closed stage, and creates no file."""
     pipeline = Pipeline([ListedSearch(documents=TEXTS), Counted(cache=str(file), top_k=3)])
 
     def planned(query):
@@ -319,7 +319,7 @@ def test_a_dry_run_counts_what_is_missing(file):
 
 
 def test_a_dry_run_that_cannot_look_counts_everything(file):
-    """A stage that knows only when it is open what it works with says why all is counted."""
+    """If a closed stage cannot make its keys, everything counts, with a warning."""
 
     class Shy(Counted):
         def identity(self):
@@ -335,7 +335,7 @@ def test_a_dry_run_that_cannot_look_counts_everything(file):
 
 
 def test_the_fields_that_count_are_those_that_nobody_calls_neutral(file):
-    """A plugin's own list adds to that of its bases, and what it forgets counts."""
+    """A plugin's neutral fields add to those of its bases; all other fields count."""
 
     class Plugin(Counted):
         score_neutral = frozenset({"colour"})
@@ -350,7 +350,7 @@ def test_the_fields_that_count_are_those_that_nobody_calls_neutral(file):
 
 
 def test_what_a_plugin_says_of_itself_must_be_plain(file):
-    """Else its scores could not be found again: that is said when it opens, and nothing stays open."""
+    """Fields and identity that are not plain data are refused when the stage opens."""
 
     class Odd(Counted):
         def identity(self):
@@ -366,7 +366,7 @@ def test_what_a_plugin_says_of_itself_must_be_plain(file):
 
 
 def test_a_set_is_the_same_in_every_order(file):
-    """Fields without an order make the same key in each process."""
+    """The order of a set does not change the key."""
 
     class Tagged(Counted):
         tags: frozenset[str] = frozenset()
@@ -379,7 +379,7 @@ def test_a_set_is_the_same_in_every_order(file):
 
 
 def test_event_loops_share_it(file):
-    """Four loops in threads of their own, at the same time, each with several queries under way."""
+    """Four event loops in threads use the cache at the same time, each with several queries."""
     queries = [f"red {number}" for number in range(6)]
 
     async def main(stage):
@@ -396,7 +396,7 @@ def test_event_loops_share_it(file):
 
 
 def test_an_event_loop_does_not_wait_long_for_a_thread(file, monkeypatch):
-    """Where all threads are busy the query goes on without the cache, and says so."""
+    """If all threads are busy, the query goes on without the cache, with a warning."""
     monkeypatch.setattr(lookup, "_THREAD_SECONDS", 0.05)
     freed = threading.Event()
 

@@ -1,4 +1,4 @@
-"""The file of a score cache: shared, killed, locked, damaged, full, or something else."""
+"""The file of a score cache: shared, killed, locked, damaged, full, or not a cache."""
 
 import multiprocessing
 import os
@@ -40,7 +40,7 @@ def key(number: int) -> bytes:
 
 
 def rows(numbers) -> dict[bytes, float]:
-    """A score for each number: half of it."""
+    """A score for each number: its half."""
     return {key(number): number / 2 for number in numbers}
 
 
@@ -53,7 +53,7 @@ def in_file(file: Path) -> int:
 
 
 def test_numbers_come_back_to_the_last_bit(file):
-    """After it was closed and opened, any finite score is what it was."""
+    """Scores read from the file are exactly those written."""
     scores = {key(place): score for place, score in enumerate([0.1 + 0.2, 0.0, 5e-324, 1.7e308, -3.5])}
     cache = acquire(str(file))
     cache.put(scores)
@@ -81,7 +81,7 @@ def test_the_first_score_stays(cache):
 
 
 def test_stages_of_a_process_share_it(file):
-    """It is open once, by whatever name, and until the last of them is closed."""
+    """Two names of a file are one cache, which is open until its last user closes."""
     link = file.parent / "link.db"
     link.symlink_to(file)
     one, two = Counted(cache=str(file)), Counted(cache=str(link), name="two")
@@ -96,7 +96,7 @@ def test_stages_of_a_process_share_it(file):
 
 
 def test_a_stage_that_is_open_twice_closes_it_once(file):
-    """Each open wants its close; a pipeline of two stages opens and closes as ever."""
+    """Each open needs its close, alone and in a pipeline."""
     stage = Counted(cache=str(file))
     for _ in range(2):
         stage.open()
@@ -110,7 +110,7 @@ def test_a_stage_that_is_open_twice_closes_it_once(file):
 
 
 def test_threads_share_it(cache):
-    """Eight of them write and read their own and each other's."""
+    """Eight threads write and read the same scores."""
 
     def work(seed):
         numbers = np.random.default_rng(seed).choice(2000, 500, replace=False).tolist()
@@ -139,7 +139,7 @@ print(cache.fault)
 
 
 def test_processes_share_it(file):
-    """Four begin at the same moment, with no file, and all of their rows are there in the end."""
+    """Four processes create the same file at the same time, and all of their rows are there in the end."""
     workers = [
         subprocess.Popen(
             [sys.executable, "-c", WORKER, str(file), str(first), "400"], stdout=subprocess.PIPE, text=True
@@ -165,7 +165,7 @@ while True:
 
 
 def test_a_process_that_is_killed_leaves_it_whole(file):
-    """Again and again in the midst of writing: what was written is right, and the next process goes on."""
+    """After kills in the middle of writing the file is intact, and each transaction whole."""
     rng = np.random.default_rng(7)
     for turn in range(3):
         worker = subprocess.Popen(
@@ -188,7 +188,7 @@ def test_a_process_that_is_killed_leaves_it_whole(file):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_process_goes_on_with_it(file):
-    """Parent and child both read and write afterwards, and neither harms the other."""
+    """Parent and children read and write after a fork, and do not harm each other."""
     done = in_its_own_process(__file__, "fork_with_a_cache", str(file))
     assert (done.returncode, done.stderr) == (0, "")
     assert in_file(file) == 2 + 50 + 3
@@ -231,7 +231,7 @@ def test_a_stage_that_is_never_closed_loses_nothing(file):
 
 
 def made(path: Path, *statements: str) -> None:
-    """A database that these statements have made."""
+    """Run these statements on a database."""
     database = sqlite3.connect(path)
     for statement in statements:
         database.execute(statement)
@@ -240,7 +240,7 @@ def made(path: Path, *statements: str) -> None:
 
 
 def refusal(path: Path) -> str:
-    """What a stage says that is opened with this file, which it leaves as it is."""
+    """The error of a stage that opens with this file, which it leaves as it is."""
     before = path.read_bytes() if path.is_file() else None
     stage = Counted(cache=str(path))
     with pytest.raises(StageError) as caught:
@@ -252,7 +252,7 @@ def refusal(path: Path) -> str:
 
 
 def test_something_else_is_not_touched(file):
-    """A text, a database of another program, a cache of a later version: each by name, with what to do."""
+    """A text file, another program's database and a cache of a later version are refused and left alone."""
     file.write_text("notes of mine " * 50)
     assert refusal(file) == f"cache: {file} is not a score cache; it is left as it is; name another file"
     file.unlink()
@@ -265,13 +265,13 @@ def test_something_else_is_not_touched(file):
 
 
 def test_a_place_where_no_file_can_be_is_refused(file):
-    """A folder, and a file in a folder that is not there."""
+    """A folder, and a file in a folder that does not exist, are refused."""
     assert "is a folder; name a file in it" in refusal(file.parent)
     assert "does not exist; create it, or name another path" in refusal(file.parent / "missing" / "scores.db")
 
 
 def test_a_damaged_file_is_refused(file):
-    """Pages of nonsense are found when the stage opens, and it says to delete the file."""
+    """Damage is found when the stage opens, and the error says to delete the file."""
     cache = acquire(str(file))
     cache.put(rows(range(5000)))
     release(cache)
@@ -284,7 +284,7 @@ def test_a_damaged_file_is_refused(file):
 
 
 def test_an_empty_file_is_taken(file):
-    """There is nothing in it to lose."""
+    """An empty file is made into a cache."""
     file.touch()
     release(acquire(str(file)))
     assert in_file(file) == 0
@@ -323,7 +323,7 @@ def test_a_locked_file_holds_nobody_up(file, hasty):
 
 
 def test_after_a_failure_the_file_is_left_alone_for_a_while(file):
-    """So that queries do not wait for it one after the other; closing writes what is left."""
+    """After a failure to write the file is left alone, so that queries do not wait in vain; closing writes the rest."""
     cache = acquire(str(file))
     other = sqlite3.connect(file, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
