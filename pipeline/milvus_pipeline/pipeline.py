@@ -261,7 +261,7 @@ class Pipeline:
         While one batch is reranked, the next is retrieved: each stage that takes time has a thread. The results are
         those of ``run_batch``: no batch is split or joined with another, and a stage takes one at a time::
 
-            batches = itertools.batched(queries, 32)   # also of a generator that reads a file
+            batches = (queries[start : start + 32] for start in range(0, len(queries), 32))
             with contextlib.closing(pipeline.run_batches(batches, return_errors=True)) as answers:
                 for results in answers:
                     for result in results:

@@ -135,5 +135,5 @@ def test_a_system_whose_every_query_fails_is_told_with_the_first_error():
     found = evaluated(Faulty(how="echo"))
     assert found.systems[0].measures == {"nDCG@10": 0.0, "R@100": 0.0}
     (warning,) = [warning for warning in found.warnings if "all of 2 queries failed" in warning]
-    assert "fake: stages[1] (faulty) failed" in warning
+    assert "fake: stages[1] (faulty): ValueError" in warning
     assert "the text of" not in warning
