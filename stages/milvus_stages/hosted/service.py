@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator
 
-from milvus_pipeline import BreakerSettings, RetrySettings, ServiceError, StageError
+from milvus_pipeline import BreakerSettings, ConfigError, RetrySettings, ServiceError, StageError
 from milvus_pipeline.plugin import PASSING_STATUSES, Stage
 from milvus_stages.hosted.http.transport import USER_AGENT
 from milvus_stages.hosted.replies import Received
@@ -58,7 +58,7 @@ def _check_url(url: str) -> str:
     if not valid or not re.fullmatch(r"[!-~]+", url):
         raise ValueError("must be http://HOST or https://HOST, with a port and a path if needed")
     if "@" in parts.netloc:
-        raise ValueError("must not contain user and password; put the key in the variable that `api_key_env` names")
+        raise ConfigError("must not contain user and password", "put the key in the variable that `api_key_env` names")
     if parts.query or parts.fragment:
         raise ValueError("must end with the host, the port or the path, without `?` and `#`")
     return url
@@ -82,8 +82,8 @@ def _check_headers(headers: Any) -> Any:
         elif not isinstance(value, str) or not re.fullmatch(r"[ -~]*", value) or value != value.strip():
             raise ValueError(f"{name}: must be printable ASCII without blanks around it, or {{env: NAME}}")
         elif names_a_secret(name) or re.match(r"(basic|bearer)\s", value, re.IGNORECASE):
-            raise ValueError(
-                f"{name}: looks like a secret; write {{env: NAME}} with the name of a variable that holds it"
+            raise ConfigError(
+                f"{name}: looks like a secret", "write {env: NAME} with the name of a variable that holds it"
             )
         else:
             checked[name] = value
@@ -155,7 +155,7 @@ class HostedService(Stage):
     @classmethod
     def _address_is_known(cls, url: str | None) -> str | None:
         if url is None and cls.default_url is None and cls.address is HostedService.address:
-            raise ValueError("is not set, and the service has no public address; give the address of your server")
+            raise ConfigError("is not set, and the service has no public address", "give the address of your server")
         return url
 
     # -- what a provider may override ---------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from milvus_pipeline import BreakerSettings, RetrySettings
+from milvus_pipeline import BreakerSettings, ConfigError, RetrySettings
 from milvus_pipeline.plugin import Stage
 from milvus_stages.milvus import filters
 from milvus_stages.milvus.client.server import check_uri, is_https, is_lite
@@ -112,14 +112,18 @@ class SearchSettings(Stage):
     @model_validator(mode="after")
     def _check_combination(self) -> Self:
         if self.limit + self.offset > MAX_WINDOW:
-            raise ValueError(
-                f"limit + offset must be at most {MAX_WINDOW}, got {self.limit + self.offset}; Milvus searches no "
-                "further"
+            raise ConfigError(
+                f"limit + offset must be at most {MAX_WINDOW}, got {self.limit + self.offset}",
+                "Milvus searches no further",
             )
         if self.is_lite and self.db_name:
-            raise ValueError("db_name: only servers have databases; for Milvus Lite, name another file in `uri`")
+            raise ConfigError(
+                "only servers have databases", "for Milvus Lite, name another file in `uri`", place="db_name"
+            )
         if self.tls is not None and not is_https(self.uri):
-            raise ValueError("tls: only applies to an https:// server; write https:// in `uri`, or remove `tls`")
+            raise ConfigError(
+                "only applies to an https:// server", "write https:// in `uri`, or remove `tls`", place="tls"
+            )
         if problem := find_problem(self.params, self.index_type, self.metric_type):
             raise ValueError(problem)
         filters.check(self.filter, self.filter_params)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Final, NamedTuple
 
 from pydantic import Field, PrivateAttr, field_validator
 
-from milvus_pipeline import DeadlineError, StageError
+from milvus_pipeline import ConfigError, DeadlineError, StageError
 from milvus_pipeline.plugin import Context, Deadline, Reranker, RerankJob, error_text, require, suggestion
 from milvus_stages.hosted.plan import Limits, plan
 from milvus_stages.local.anytime import MORE_TIME, Clock, Threads, budget_text, run_in_time
@@ -90,7 +90,9 @@ class PymilvusModel(Reranker):
         if not all(isinstance(name, str) and name.isidentifier() for name in value):
             raise ValueError("the names must be those of arguments in Python, such as model_name")
         if _trusts_code(value):
-            raise ValueError("trust_remote_code: Python code that comes with a model is never run; leave it out")
+            raise ConfigError(
+                "Python code that comes with a model is never run", "leave it out", place="trust_remote_code"
+            )
         return plain_arguments(value)
 
     def setup(self) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from milvus_pipeline import ServiceError
+from milvus_pipeline import ConfigError, ServiceError
 from milvus_stages.hosted import BaseURL, HostedReranker, Limits, Reply, read_scores
 from milvus_stages.hosted.model_info import fetch_model_info
 
@@ -34,7 +34,7 @@ class TEI(HostedReranker):
     @classmethod
     def _one_model(cls, model: Any) -> Any:
         if model is not None:
-            raise ValueError("tei serves the model it was started with; leave `model` out")
+            raise ConfigError("tei serves the model it was started with", "leave `model` out")
         return model
 
     def limits(self) -> Limits:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AliasChoices, Field, PrivateAttr, model_validator
 
-from milvus_pipeline import Hit, SearchResult, StageError
+from milvus_pipeline import ConfigError, Hit, SearchResult, StageError
 from milvus_pipeline.plugin import Context, Stage
 from milvus_stages.truncate.budget import Budget, Cost, TokenCounter, load_counter
 
@@ -66,18 +66,20 @@ class Truncate(Stage):
     @model_validator(mode="after")
     def _limits_make_sense(self) -> Self:
         if self.top_k is None and self.min_score is None and self.max_tokens is None and self.max_chars is None:
-            raise ValueError("sets no limit; give at least one of top_k, min_score, max_tokens, max_chars")
+            raise ConfigError("sets no limit", "give at least one of top_k, min_score, max_tokens, max_chars")
         if self.min_score is not None and self.score_of is None:
-            raise ValueError(
-                "min_score needs `score_of`, the name of the stage whose score it applies to, such as "
-                "score_of: late_interaction; the scores of different stages have different scales"
+            raise ConfigError(
+                "min_score needs `score_of`, as the scores of different stages have different scales",
+                "name the stage whose score it applies to, such as score_of: late_interaction",
             )
         if self.score_of is not None and self.min_score is None:
-            raise ValueError("score_of has no effect without min_score; set min_score, or leave score_of out")
+            raise ConfigError("score_of has no effect without min_score", "set min_score, or leave score_of out")
         if self.max_tokens is None:
             for name in ("tokenizer", "reserve", "per_hit"):
                 if getattr(self, name):
-                    raise ValueError(f"{name} has no effect without max_tokens; set max_tokens, or leave {name} out")
+                    raise ConfigError(
+                        f"{name} has no effect without max_tokens", f"set max_tokens, or leave {name} out"
+                    )
         elif self.tokenizer is None:
             raise ValueError("max_tokens needs `tokenizer`, the one of the model that will read the texts")
         elif self.reserve + self.per_hit >= self.max_tokens:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from milvus_pipeline import StageError
+from milvus_pipeline import ConfigError, StageError
 
 _PEM: Final = "-----BEGIN"
 
@@ -67,7 +67,7 @@ class TLS(BaseModel):
         if self.client_cert is not None and self.ca is None:
             raise ValueError("ca is missing: a client certificate also requires the CA of the server's certificate")
         if self.ca is None and self.server_name is None:
-            raise ValueError("is empty; remove it, or name the `ca` that signed the server's certificate")
+            raise ConfigError("is empty", "remove it, or name the `ca` that signed the server's certificate")
         return self
 
     def check_files(self) -> None:
