@@ -45,6 +45,7 @@ NAMES = {
     "killed_at": "fault",
     "SIGKILL": "fault",
     "cranfield": "slow",
+    "FlagEmbedding": "slow",
 }
 """The marker of all tests that use a name: in their code, in their fixtures', or in functions of the same module."""
 

@@ -36,9 +36,9 @@ QUERIES = ("where is the red plum?", "blue", "a question that none of the texts 
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory, minilm):
+def world(tmp_path_factory):
     """Small models, a small collection and services that stages can be made with."""
-    made = World(tmp_path_factory.mktemp("world"), minilm)
+    made = World(tmp_path_factory.mktemp("world"))
     yield made
     made.close()
 

@@ -91,7 +91,6 @@ def test_the_graph_sees_all_imports():
     assert "milvus_stages.local.models" in GRAPH["milvus_stages.doctors.local"]
 
 
-@pytest.mark.xfail(strict=False, reason="two circles in milvus_stages are being opened")
 def test_no_imports_form_a_circle():
     """A module can be read without those that use it, imports for types and within functions included."""
     try:

@@ -12,20 +12,20 @@ from support.specimens import World
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory, minilm: str) -> Iterator[World]:
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """Small models, a small collection and services that stages can be created with."""
-    made = World(tmp_path_factory.mktemp("world"), minilm)
+    made = World(tmp_path_factory.mktemp("world"))
     yield made
     made.close()
 
 
 @pytest.fixture(scope="session")
-def target(tmp_path_factory: pytest.TempPathFactory, minilm: str) -> Iterator[str]:
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """``host:port`` at which Milvus Lite serves another collection like the world's, as a server would."""
     from milvus_lite.server_manager import server_manager_instance
 
     # Another database than the world's: a stage that closes a database ends its server.
-    uri = World(tmp_path_factory.mktemp("served"), minilm).collection["uri"]
+    uri = World(tmp_path_factory.mktemp("served")).collection["uri"]
     yield server_manager_instance.start_and_get_uri(uri).rpartition("/")[2]
     server_manager_instance.release_server(uri)
 

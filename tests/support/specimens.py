@@ -23,9 +23,8 @@ TEXTS = ("a red apple", "a green pear and a red plum", "the blue sky", "", "plum
 class World:
     """What the stages of the suite are made with; each part is made when it is first asked for, and ends with it."""
 
-    def __init__(self, folder: Path, encoder: str) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.encoder = encoder
         self._services: dict[str, StandIn] = {}
         self._ending = ExitStack()
 
@@ -47,6 +46,13 @@ class World:
         """A unit vector that depends on the text alone."""
         vector = np.random.default_rng(zlib.crc32(text.encode())).standard_normal(DIM)
         return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+    @cached_property
+    def encoder(self) -> str:
+        """A small BERT that makes vectors of texts."""
+        from support.checkpoints import encoder
+
+        return str(encoder(self.folder / "encoder"))
 
     @cached_property
     def bert(self) -> str:
