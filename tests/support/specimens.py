@@ -81,11 +81,13 @@ class World:
         schema.add_field("text", DataType.VARCHAR, max_length=1000)
         index = client.prepare_index_params()
         index.add_index("vector", index_type="IVF_FLAT", metric_type="IP", params={"params": {"nlist": 4}})
-        client.create_collection("world", schema=schema, index_params=index)
+        client.create_collection("world", schema=schema)
         client.insert(
             "world", [{"id": i, "vector": self.vector(text).tolist(), "text": text} for i, text in enumerate(TEXTS)]
         )
         client.flush("world")
+        client.create_index("world", index)  # before it, Milvus Lite would build one while tests search
+        client.load_collection("world")
         client.close()
         return {"uri": uri, "collection": "world", "params": {"nprobe": 4}, "limit": 5}
 

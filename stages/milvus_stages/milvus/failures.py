@@ -83,13 +83,7 @@ def is_transient(error: BaseException) -> bool:
     return code(error) in _TRANSIENT_CODES or is_not_loaded(error)
 
 
-def is_transient_at_connect(error: BaseException) -> bool:
-    """``is_transient`` for connecting, where every fault, of authentication too, is raised as code 2."""
-    passing = _status_of_cause(error) in _TRANSIENT_STATUS
-    return passing and tls.meaning(error) is None and not _is_database_missing(error)
-
-
-def says_unreachable(error: BaseException, seconds: float | None) -> bool | None:
+def shows_unreachable(error: BaseException, seconds: float | None) -> bool | None:
     """Whether the error shows that the server fails (True) or answers (False); None if it shows neither.
 
     Args:

@@ -246,7 +246,7 @@ def open_connection(settings: SearchSettings, deadline: Deadline) -> Connection:
         StageError: the server cannot be reached, or refuses.
     """
     limit = deadline.sooner(CONNECT_SECONDS)
-    policy = retrying(settings.retry, limit, failures.is_transient_at_connect)
+    policy = retrying(settings.retry, limit, failures.is_transient)
     with failures.explained(settings.uri, settings.token_env):
         return policy(lambda: _acquire(settings, limit))
 
@@ -302,7 +302,7 @@ def guarded_call(settings: SearchSettings, seconds: float | None) -> Iterator[No
     breaker = breaker_for((settings.uri, settings.db_name), f"Milvus at {settings.uri}", settings.breaker)
     raised: Exception | None = None
     try:
-        with breaker.guarding(lambda error: failures.says_unreachable(raised or error, seconds)):
+        with breaker.guarding(lambda error: failures.shows_unreachable(raised or error, seconds)):
             try:
                 yield
             except PipelineError:

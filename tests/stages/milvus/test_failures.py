@@ -124,20 +124,14 @@ def test_what_failures_mean(error: Exception, transient: bool, reason: str) -> N
 )
 def test_what_failures_show_about_the_server(error: Exception, seconds: float, verdict: bool | None) -> None:
     """A short timeout shows nothing about the server, and an answer of any kind shows that it runs."""
-    assert failures.says_unreachable(error, seconds) is verdict
-
-
-@pytest.mark.parametrize(("status", "transient"), [("UNAVAILABLE", True), ("UNAUTHENTICATED", False)])
-def test_transient_failures_to_connect(status: str, transient: bool) -> None:
-    """A refused token and a lost server have the same code when connecting; only the cause distinguishes them."""
-    assert failures.is_transient_at_connect(at_connect(grpc.StatusCode[status])) is transient
+    assert failures.shows_unreachable(error, seconds) is verdict
 
 
 def test_an_error_that_is_its_own_cause() -> None:
     """An error that pymilvus raises `from` itself does not send the code into a loop."""
     error = MilvusException(code=2, message="lost")
     error.__cause__ = error
-    assert not failures.is_transient_at_connect(error)
+    assert failures.is_transient(error)
     assert "cannot be reached (lost)" in str(failures.explain(error, "here"))
 
 

@@ -75,12 +75,6 @@ class LiteConnection(Connection):
         pymilvus = pymilvus_for("milvus_search")
         manager = require("milvus_lite.server_manager", extra="lite", wanted_by=f"milvus_search with uri {uri}")
         path = lite_path(uri)
-        if not Path(path).parent.is_dir():
-            raise StageError(
-                f"the folder of {uri} does not exist (looked for {Path(path).parent})",
-                "check `uri`",
-                reason_code="not_found",
-            )
         _last_error.attach()
         address = manager.server_manager_instance.start_and_get_uri(path)
         if address is None:
