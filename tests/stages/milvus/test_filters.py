@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from milvus_pipeline import QueryError
 from milvus_stages.milvus.filters import join, without_values
@@ -111,12 +107,3 @@ def test_messages_without_the_values_of_a_filter(message: str, expected: str) ->
     """The engine's objection stays in the message; the values that it quotes are removed."""
     assert without_values(message, 't == "geheim 1" and n == 4711 oops') == expected
     assert without_values(message, "") == message
-
-
-@given(st.text(st.characters(exclude_categories=["Cs"])))
-def test_a_string_never_ends_its_literal(text: str) -> None:
-    """Any string becomes one string literal that reads back as itself."""
-    filled = join(["t == {v}", "year > 0"], {"v": text})
-    assert filled.startswith('(t ==  "')
-    assert filled.endswith('") and (year > 0)')
-    assert json.loads(filled.removeprefix("(t == ").removesuffix(") and (year > 0)"), strict=False) == text

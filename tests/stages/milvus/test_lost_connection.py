@@ -36,15 +36,6 @@ def test_a_connection_that_comes_back(lite: Engine, proxy: Proxy, run: Any) -> N
     assert result.report("milvus_search").details["retries"] > 0
 
 
-async def test_a_connection_that_comes_back_on_the_same_event_loop(lite: Engine, proxy: Proxy) -> None:
-    """The client of an event loop that keeps running finds its server again, too."""
-    async with search(proxy, PATIENT) as pipeline:
-        expected = await pipeline.arun(lite.query(0))
-        proxy.refuse()
-        threading.Timer(0.2, proxy.heal).start()
-        assert (await pipeline.arun(lite.query(0))).hits == expected.hits
-
-
 def test_a_connection_that_stays_lost(lite: Engine, proxy: Proxy, run: Any) -> None:
     """After the last attempt the error says what to check."""
     with search(proxy, HASTY) as pipeline:

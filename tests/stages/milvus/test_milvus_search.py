@@ -11,7 +11,7 @@ import pytest
 from milvus_pipeline import Pipeline, Query, QueryError, StageError
 from milvus_stages import MilvusSearch
 
-from .conftest import DIM, NASTY, NLIST, ROWS, Engine, make_things, unit
+from .conftest import DIM, NLIST, ROWS, Engine, make_things, unit
 
 
 def ids(result):
@@ -88,18 +88,6 @@ def test_filters_join_and_never_widen(engine: Engine) -> None:
     assert isinstance(broken.error, QueryError)
     assert "closes nothing" in str(broken.error)
     assert sorted(ids(overridden)) == [0, 1, 2]
-
-
-def test_no_value_changes_what_a_filter_means(engine: Engine) -> None:
-    """Every string, whatever quotes, backslashes and control characters it has, matches its own row and no other."""
-    queries = [engine.query(0, filter="tag == {t}", filter_params={"t": text}) for text in NASTY]
-    queries += [engine.query(0, filter="tag in {t}", filter_params={"t": [text]}) for text in NASTY]
-    queries.append(engine.query(0, filter="tag in {t} and id != {i}", filter_params={"t": list(NASTY), "i": 2}))
-    with Pipeline([engine.stage(limit=100)]) as pipeline:
-        results = pipeline.run_batch(queries)
-    rows = list(range(len(NASTY)))
-    assert [ids(result) for result in results[:-1]] == [[row] for row in rows * 2]
-    assert sorted(ids(results[-1])) == [row for row in rows if row != 2]
 
 
 def test_filter_that_milvus_cannot_read_fails_alone(engine: Engine) -> None:

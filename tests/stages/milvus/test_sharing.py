@@ -69,15 +69,6 @@ def test_the_wait_for_a_connection_that_others_open_is_limited(silent: Silent) -
     assert silent.waiting.is_alive()
 
 
-def test_counting_users_does_not_wait(silent: Silent, lite: Engine) -> None:
-    """The number of users, which event loops ask for, is known at once whatever other threads wait for."""
-    with Pipeline([lite.stage()]) as pipeline:
-        connection = pipeline.stages[0].opened.connection
-        with connections._entry((silent.uri, "", "", None)) as place:
-            assert place.lock.locked()
-            assert connections.users(connection) >= 1
-
-
 def test_a_failed_opening_leaves_nothing_behind(tmp_path: Path) -> None:
     """A connection that could not be opened is forgotten."""
     (tmp_path / "old.db").write_bytes(b"SQLite format 3")
