@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
 
 from pydantic import Field, PrivateAttr
 
-from milvus_pipeline import DeadlineError, QueryError, SearchResult, StageError
+from milvus_pipeline import QueryError, SearchResult
 from milvus_pipeline.plugin import Context, Deadline
-from milvus_stages.local.anytime import (
-    MORE_TIME,
-    Clock,
-    budget_text,
-    keep_partial_work,
-    run_in_time,
-    run_texts_best_first,
-)
-from milvus_stages.local.files import read_object
+from milvus_stages.local.anytime import Clock, arun_in_time, late_error, run_in_time, run_texts_best_first
+from milvus_stages.local.files import field_error, read_object
 from milvus_stages.local.head import Head, read_head
 from milvus_stages.local.models import Kind, LoadedModel, LocalModel, max_length_of
 from milvus_stages.local.tokens import Tokens
@@ -85,12 +79,8 @@ class Encode(LocalModel):
         query = _first(self.query_prompt, prompts.get("query"))
         document = _first(self.document_prompt, *(prompts.get(name) for name in ("document", "passage", "corpus")))
         if (query or document) and not head.pools_prompt:
-            raise StageError(
-                "the model leaves prompts out of its pooling, which is not supported",
-                "set `query_prompt` and `document_prompt` to ''",
-                place="model",
-                reason_code="config",
-            )
+            leaves_out = "leaves prompts out of its pooling, which is not supported"
+            raise field_error("model", f"{self.model!r} {leaves_out}", "set `query_prompt` and `document_prompt` to ''")
         max_length = max_length_of(loaded, self.max_length, loaded.tokenizer.specials)
         row = loaded.tokenizer.row(loaded.tokenizer.tokens(["a"], 1)[0].ids)
         output, mask = loaded.forward([row], Clock(Context(Deadline(), 0)))
@@ -122,16 +112,15 @@ class Encode(LocalModel):
         """Encode the queries that have no vector. Those that are not reached in time fail alone."""
         positions, texts = self._to_encode(results, context)
         vectors = self._empty_vectors(texts)
-        with keep_partial_work(context):
-            self._encode(vectors, texts, self._ready()[1].query_prompt, Clock(context))
+        run_in_time(partial(self._encode, vectors, texts, self._ready()[1].query_prompt), context)
         return self._with_vectors(results, positions, vectors, context)
 
     async def aprocess(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
         """``process`` in a thread, for an event loop."""
         positions, texts = self._to_encode(results, context)
-        vectors, prompt = self._empty_vectors(texts), self._ready()[1].query_prompt
-        with keep_partial_work(context):
-            await run_in_time(lambda clock: self._encode(vectors, texts, prompt, clock), context, self.loaded.executor)
+        vectors = self._empty_vectors(texts)
+        work = partial(self._encode, vectors, texts, self._ready()[1].query_prompt)
+        await arun_in_time(work, context, self.loaded.executor)
         return self._with_vectors(results, positions, vectors, context)
 
     def _to_encode(self, results: Sequence[SearchResult], context: Context) -> tuple[list[int], list[str]]:
@@ -153,8 +142,7 @@ class Encode(LocalModel):
         encoded = list(results)
         for number, position in enumerate(positions):
             if number not in vectors.done:
-                late = f"the query was not encoded {budget_text(context.deadline)}"
-                context.fail(position, DeadlineError(late, MORE_TIME))
+                context.fail(position, late_error("the query was not encoded", context.deadline))
                 continue
             query = results[position].query
             encoded[position] = results[position].with_query(query.with_vector(vectors.values[number]))

@@ -4,27 +4,16 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from milvus_pipeline import StageError
-from milvus_stages.local.files import read_object, transformer_folder
+from milvus_stages.local.files import model_error, read_object, transformer_folder
 
 logger = logging.getLogger(__name__)
 
 Activation = Literal["identity", "sigmoid", "softmax", "tanh", "relu", "gelu", "silu", "softplus", "logsigmoid"]
 
-_CLASSES: dict[str, Activation] = {
-    "Identity": "identity",
-    "Sigmoid": "sigmoid",
-    "Softmax": "softmax",
-    "Tanh": "tanh",
-    "ReLU": "relu",
-    "GELU": "gelu",
-    "SiLU": "silu",
-    "Softplus": "softplus",
-    "LogSigmoid": "logsigmoid",
-}
-_NAMES = {name: class_name for class_name, name in _CLASSES.items()}
+_CLASSES = ("Identity", "Sigmoid", "Softmax", "Tanh", "ReLU", "GELU", "SiLU", "Softplus", "LogSigmoid")
+_CLASS_OF = {name.lower(): name for name in _CLASSES}
 
 
 def saved_activation(folder: Path, labels: int) -> Activation:
@@ -41,11 +30,10 @@ def saved_activation(folder: Path, labels: int) -> Activation:
         if not path.startswith("torch."):
             logger.warning("the activation %r of the model is not part of torch; using the default", path)
             continue
-        if (known := _CLASSES.get(path.rpartition(".")[2])) is None:
-            raise StageError(
-                f"the activation {path!r} of the model is not supported", f"set `activation` to one of {list(_NAMES)}"
-            )
-        return known
+        name = path.rpartition(".")[2]
+        if name not in _CLASSES:
+            raise model_error(f"the activation {path!r} is not supported", f"set `activation` to one of {[*_CLASS_OF]}")
+        return cast("Activation", name.lower())
     return "sigmoid" if labels == 1 else "identity"
 
 
@@ -53,7 +41,7 @@ def activation_module(name: Activation) -> Any:
     """Return the torch module of that name, which maps ``(pairs, labels)`` to the same shape."""
     import torch
 
-    return torch.nn.Softmax(dim=-1) if name == "softmax" else getattr(torch.nn, _NAMES[name])()
+    return torch.nn.Softmax(dim=-1) if name == "softmax" else getattr(torch.nn, _CLASS_OF[name])()
 
 
 def _saved(folder: Path) -> list[str]:

@@ -17,7 +17,7 @@ from milvus_stages.local.tokens import TextTokenizer, Tokens, batches
 
 Item = TypeVar("Item")
 
-MORE_TIME: Final = "increase `timeout` or request fewer results"
+_MORE_TIME: Final = "increase `timeout` or request fewer results"
 
 _WINDOW: Final = 4  # batches: enough to put texts of similar length together
 
@@ -52,7 +52,7 @@ class Clock:
         left = self.deadline.remaining()
         if not lock.acquire(timeout=-1 if left is None else min(left, threading.TIMEOUT_MAX)):
             raise DeadlineError(
-                f"timed out after {self.deadline.budget:g} s while other queries were running", MORE_TIME
+                f"timed out after {self.deadline.budget:g} s while other queries were running", _MORE_TIME
             )
         try:
             self.check()
@@ -62,18 +62,13 @@ class Clock:
 
 
 def budget_text(deadline: Deadline) -> str:
-    """``in the time given (0.5 s)``, for a message."""
-    return f"in the time given ({deadline.budget:g} s)"
+    """Return ``in the time given (0.5 s)``, for a message."""
+    return f"in the time given ({deadline.budget or 0.0:g} s)"
 
 
-@contextmanager
-def keep_partial_work(context: Context) -> Iterator[None]:
-    """Suppress the DeadlineError of work that ran out of time, unless the call was cancelled."""
-    try:
-        yield
-    except DeadlineError:
-        if context.cancelled:
-            raise
+def late_error(what: str, deadline: Deadline) -> DeadlineError:
+    """Return the error that something was not done in time: ``the query was not encoded``."""
+    return DeadlineError(f"{what} {budget_text(deadline)}", _MORE_TIME)
 
 
 def run_best_first(
@@ -165,20 +160,29 @@ class Threads:
         return made[1]
 
 
-async def run_in_time(work: Callable[[Clock], None], context: Context, executor: Executor) -> None:
-    """Run ``work`` in a thread of the executor, and stop waiting for it when the time is up.
-
-    The work leaves its outcome where the caller finds it. A thread that is still at work then ends at its next check of
-    the clock; work for which no thread was free in time is never started.
+def run_in_time(work: Callable[[Clock], None], context: Context) -> None:
+    """Run ``work``, which leaves its outcome where the caller finds it, until it ends or the time is up.
 
     Raises:
-        Exception: the work's own.
+        DeadlineError: the call was cancelled.
+        Exception: any other error of the work.
+    """
+    try:
+        work(Clock(context))
+    except DeadlineError:
+        if context.cancelled:
+            raise
+
+
+async def arun_in_time(work: Callable[[Clock], None], context: Context, executor: Executor) -> None:
+    """``run_in_time`` in a thread of the executor, which is not waited for when the time is up.
+
+    The thread then ends at its next check of the clock; work for which no thread was free in time is never started.
     """
     part = context.part(range(context.size))
-    clock = Clock(part)
-    running = asyncio.wrap_future(executor.submit(copy_context().run, work, clock))
+    running = asyncio.wrap_future(executor.submit(copy_context().run, run_in_time, work, part))
     try:
-        done, _ = await asyncio.wait({running}, timeout=clock.deadline.remaining())
+        done, _ = await asyncio.wait({running}, timeout=context.deadline.before().remaining())
     finally:
         if not running.done():
             part.cancel()

@@ -15,6 +15,16 @@ from milvus_pipeline import StageError
 from milvus_pipeline.plugin import error_text, require, short_repr
 
 
+def model_error(what: str, next_step: str = "use another model") -> StageError:
+    """Return the error that a model is not found, damaged, or not supported."""
+    return StageError(what, next_step, place="model")
+
+
+def field_error(field: str, what: str, next_step: str) -> StageError:
+    """Return the error that the value of a stage's field does not fit its model or this machine."""
+    return StageError(what, next_step, place=field, reason_code="config")
+
+
 def file_error(path: Path, what: str, next_step: str = "copy or download the model again") -> StageError:
     """Return the error that a file of a model is missing, damaged, or not supported.
 
@@ -23,7 +33,7 @@ def file_error(path: Path, what: str, next_step: str = "copy or download the mod
         what: what is wrong with it; the path is put in front.
         next_step: what to do.
     """
-    return StageError(f"{path} {what}", next_step, place="model")
+    return model_error(f"{path} {what}", next_step)
 
 
 def read_json(path: Path) -> Any:
@@ -73,7 +83,7 @@ def module_list(folder: Path) -> list[tuple[str, Path]] | None:
             raise file_error(
                 origin,
                 f"names the module {kind!r}, which needs code that comes with the model; such code is never run",
-                "use a model without code of its own",
+                "use a model without such code",
             )
         found.append((kind.rpartition(".")[2], folder / path))
     if not found or found[0][0] != "Transformer":
@@ -128,7 +138,7 @@ def locate(model: str, revision: str | None = None, *, wanted_by: str, files: Se
     if folder is None:
         return _from_hub(model, revision, wanted_by, files)
     if revision is not None:
-        raise StageError(f"applies to models of the hub, but {model!r} is a folder", "leave it out", place="revision")
+        raise field_error("revision", f"applies to models of the hub, but {model!r} is a folder", "leave it out")
     return folder
 
 
@@ -176,7 +186,7 @@ def _in_package(model: str) -> Path:
     name, _, inner = model.removeprefix(PACKAGE).partition("/")
     parts = PurePosixPath(inner).parts
     if not name.isidentifier() or ".." in parts or PurePosixPath(inner).is_absolute() or "\\" in inner:
-        raise StageError(f"{model!r} must be {PACKAGE}NAME/PATH, with PATH inside the package NAME", place="model")
+        raise model_error(f"{model!r} must be {PACKAGE}NAME/PATH, with PATH inside the package NAME", "check the path")
     # A package that holds weights may import heavy modules, so it is found without being imported.
     try:
         spec = find_spec(name)
@@ -184,15 +194,14 @@ def _in_package(model: str) -> Path:
         spec = None
     roots = list(spec.submodule_search_locations or ()) if spec is not None else []
     if not roots:
-        raise StageError(
+        raise model_error(
             f"{model!r}: no Python package named {name!r} is installed",
             f"install the package that holds the weights (its import name is {name!r}), or check the spelling",
-            place="model",
         )
     for root in roots:
         if (folder := Path(root, *parts)).is_dir():
             return folder
-    raise StageError(f"the package {name!r} has no folder {inner!r}", f"see what {roots[0]} holds", place="model")
+    raise model_error(f"the package {name!r} has no folder {inner!r}", f"see what {roots[0]} holds")
 
 
 def _on_disk(model: str) -> Path | None:
@@ -202,15 +211,11 @@ def _on_disk(model: str) -> Path | None:
         if path.is_dir():
             return path
         if path.exists():
-            raise StageError(f"{model!r} is a file", "name the folder that holds it", place="model")
+            raise model_error(f"{model!r} is a file", "name the folder that holds it")
     except (OSError, RuntimeError) as error:  # no permission, too long, or no home directory for `~user`
-        raise StageError(
-            f"{short_repr(model)} cannot be read: {error_text(error, 80)}", "check the path", place="model"
-        ) from None
+        raise model_error(f"{short_repr(model)} cannot be read: {error_text(error, 80)}", "check the path") from None
     if model.startswith(".") or not _HUB_ID.fullmatch(model):
-        raise StageError(
-            f"no such folder: {model!r}", f"check the path; relative paths start at {Path.cwd()}", place="model"
-        )
+        raise model_error(f"no such folder: {model!r}", f"check the path; relative paths start at {Path.cwd()}")
     return None
 
 
@@ -220,7 +225,7 @@ def _from_hub(model: str, revision: str | None, wanted_by: str, files: Sequence[
     try:
         return _download(hub, model, revision, files)
     except Exception as error:
-        raise StageError(*_hub_problem(errors, error, model, revision, files), place="model") from error
+        raise model_error(*_hub_problem(errors, error, model, revision, files)) from error
 
 
 def _download(hub: Any, model: str, revision: str | None, files: Sequence[str] | None) -> Path:

@@ -160,24 +160,8 @@ def _dense(path: Path, device: torch.device) -> Step:
     return lambda vectors: cast("torch.Tensor", act(torch.nn.functional.linear(vectors, weight, bias)))
 
 
-def _cls(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    return hidden[:, 0]
-
-
-def _max(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    return hidden.masked_fill(mask[..., None] == 0, float("-inf")).amax(dim=1)
-
-
 def _sum(hidden: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     return (hidden * weights[..., None]).sum(dim=1)
-
-
-def _mean(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    return _sum(hidden, mask) / mask.sum(dim=1, keepdim=True)
-
-
-def _mean_sqrt_len(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    return _sum(hidden, mask) / mask.sum(dim=1, keepdim=True).sqrt()
 
 
 def _weighted_mean(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -185,15 +169,11 @@ def _weighted_mean(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return _sum(hidden, weights) / weights.sum(dim=1, keepdim=True)
 
 
-def _last_token(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    return hidden[range(len(hidden)), mask.sum(dim=1) - 1]
-
-
 _POOLS: dict[str, Pool] = {
-    "cls": _cls,
-    "max": _max,
-    "mean": _mean,
-    "mean_sqrt_len_tokens": _mean_sqrt_len,
+    "cls": lambda hidden, mask: hidden[:, 0],
+    "max": lambda hidden, mask: hidden.masked_fill(mask[..., None] == 0, float("-inf")).amax(dim=1),
+    "mean": lambda hidden, mask: _sum(hidden, mask) / mask.sum(dim=1, keepdim=True),
+    "mean_sqrt_len_tokens": lambda hidden, mask: _sum(hidden, mask) / mask.sum(dim=1, keepdim=True).sqrt(),
     "weightedmean": _weighted_mean,
-    "lasttoken": _last_token,
+    "lasttoken": lambda hidden, mask: hidden[range(len(hidden)), mask.sum(dim=1) - 1],
 }

@@ -15,7 +15,16 @@ from pydantic import Field, PrivateAttr
 from milvus_pipeline import StageError
 from milvus_pipeline.plugin import Shared, Stage, error_text, require
 from milvus_stages.local.anytime import Clock, Threads, TooLittleMemoryError
-from milvus_stages.local.files import Origin, check_files, locate, read_object, sentence_config, transformer_folder
+from milvus_stages.local.files import (
+    Origin,
+    check_files,
+    field_error,
+    locate,
+    model_error,
+    read_object,
+    sentence_config,
+    transformer_folder,
+)
 from milvus_stages.local.tokens import Row, TextTokenizer
 
 if TYPE_CHECKING:
@@ -28,6 +37,7 @@ DEFAULT_LENGTH = 512
 """Tokens of an input if the model's files name no limit."""
 
 _AUTO_CLASS: dict[Kind, str] = {"encoder": "AutoModel", "classifier": "AutoModelForSequenceClassification"}
+_OTHER_DEVICE = "use 'cpu' or 'auto'"
 _WAITING_CALLS = 8  # of event loops, at once; others queue for a thread, which is as good as waiting for the model
 _loading = threading.Lock()  # transformers' log settings, which loading changes for a moment, are global
 
@@ -205,22 +215,13 @@ def usable_device(torch: Any, device: str, dtype: DType) -> Any:
     if kind == "cuda":
         count = torch.cuda.device_count() if cuda else 0
         if int(number or 0) >= count:
-            raise _unavailable(f"{device!r} is not available (CUDA devices that torch sees: {count})")
+            raise field_error("device", f"{device!r} is not available (torch sees {count} of these)", _OTHER_DEVICE)
         device = f"cuda:{number or torch.cuda.current_device()}"
     if kind == "mps" and not mps:
-        raise _unavailable("'mps' is not available on this machine")
+        raise field_error("device", "'mps' is not available on this machine", _OTHER_DEVICE)
     if device == "cpu" and dtype == "float16":
-        raise StageError(
-            "float16 is for GPUs",
-            "on a CPU use float32, or bfloat16 to halve the memory",
-            place="dtype",
-            reason_code="config",
-        )
+        raise field_error("dtype", "float16 is for GPUs", "on a CPU use float32, or bfloat16 to halve the memory")
     return torch.device(device)
-
-
-def _unavailable(what: str) -> StageError:
-    return StageError(what, "use 'cpu' or 'auto'", place="device", reason_code="config")
 
 
 def _load(key: ModelKey, folder: Path, model: str) -> LoadedModel:
@@ -251,17 +252,13 @@ def _load(key: ModelKey, folder: Path, model: str) -> LoadedModel:
             )
     except Exception as error:
         if "auto_map" in config:
-            raise StageError(
-                f"{model!r} needs Python code that comes with its files, which is never run ({error_text(error)})",
-                "use a model of an architecture that transformers supports itself",
-                place="model",
-            ) from error
-        raise StageError(f"{model!r} cannot be loaded from {inner}: {error_text(error)}", place="model") from error
+            own_code = f"{model!r} needs Python code that comes with its files, which is never run"
+            raise model_error(f"{own_code} ({error_text(error)})") from error
+        damaged = f"{model!r} cannot be loaded from {inner}: {error_text(error)}"
+        raise model_error(damaged, "check its files, or use another model") from error
     _check_weights(model, key.kind, network, report)
     if getattr(tokenizer, "backend_tokenizer", None) is None:
-        raise StageError(
-            f"the tokenizer of {model!r} has no fast version (tokenizer.json), and no other is supported", place="model"
-        )
+        raise model_error(f"the tokenizer of {model!r} has no fast version (tokenizer.json); no other is supported")
     if device.type == "cpu" and network.dtype == torch.float16:
         network = network.float()
     network.config.use_cache = False  # a decoder's cache for its next token is useless here
@@ -293,26 +290,20 @@ def _check_weights(model: str, kind: Kind, network: Any, report: dict[str, Any])
     # The pooler of an encoder is not used, and many encoders are saved without it.
     missing = sorted(name for name in report["missing_keys"] if kind != "encoder" or not name.startswith("pooler."))
     if missing and kind == "classifier":
-        raise _no_classifier(model, [f"one that lacks {missing[0]!r}"])
+        raise _no_classifier(model, [f"one without {missing[0]!r}"])
     wrong = missing or sorted(str(key) for key in report["mismatched_keys"])
     if wrong:
-        raise StageError(
-            f"the weights of {model!r} do not match its configuration, first at {wrong[0]!r}",
-            "download or copy its files again",
-            place="model",
-        )
+        mismatch = f"the weights of {model!r} do not match its configuration, first at {wrong[0]!r}"
+        raise model_error(mismatch, "download or copy its files again")
     if getattr(network.config, "is_encoder_decoder", False):
-        raise StageError(
-            f"{model!r} is an encoder-decoder ({network.config.model_type}), which is not supported", place="model"
-        )
+        raise model_error(f"{model!r} is an encoder-decoder ({network.config.model_type}), which is not supported")
 
 
 def _no_classifier(model: str, architectures: Sequence[str]) -> StageError:
-    return StageError(
+    return model_error(
         f"{model!r} is not a sequence-classification checkpoint, its architecture is {', '.join(architectures)}",
         "use a cross-encoder such as cross-encoder/ms-marco-MiniLM-L-6-v2 or BAAI/bge-reranker-v2-m3 (rerankers built "
         "on a generative model are not supported)",
-        place="model",
     )
 
 
@@ -359,17 +350,7 @@ def max_length_of(loaded: LoadedModel, given: int | None, specials: int, field: 
     own = sentence_config(loaded.folder).get("max_seq_length")
     length = given or min(own or loaded.limit, loaded.limit)
     if length > loaded.limit:
-        raise StageError(
-            f"the model takes {loaded.limit} tokens at most, got {length}",
-            "lower it",
-            place=field,
-            reason_code="config",
-        )
+        raise field_error(field, f"the model takes {loaded.limit} tokens at most, got {length}", "lower it")
     if length <= specials:
-        raise StageError(
-            f"must be above {specials}, the number of special tokens, got {length}",
-            "raise it",
-            place=field,
-            reason_code="config",
-        )
+        raise field_error(field, f"must be above {specials}, the number of special tokens, got {length}", "raise it")
     return length

@@ -6,16 +6,8 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias, TypeVar
 
-from milvus_pipeline import DeadlineError
 from milvus_pipeline.plugin import Context, Deadline, Reranker, RerankJob
-from milvus_stages.local.anytime import (
-    MORE_TIME,
-    Clock,
-    budget_text,
-    keep_partial_work,
-    run_best_first,
-    run_in_time,
-)
+from milvus_stages.local.anytime import Clock, arun_in_time, budget_text, late_error, run_best_first, run_in_time
 from milvus_stages.local.models import Kind, LocalModel
 from milvus_stages.local.tokens import Ids, Row, Tokens
 
@@ -46,16 +38,14 @@ class LocalReranker(LocalModel, Reranker):
             DeadlineError: the call was cancelled. A query with no text scored in time fails alone.
         """
         scores = _unscored(jobs)
-        with keep_partial_work(context):
-            self.score_into(scores, jobs, Clock(context))
+        run_in_time(lambda clock: self.score_into(scores, jobs, clock), context)
         _report_unscored(scores, context)
         return scores
 
     async def ascore_batch(self, jobs: Sequence[RerankJob], context: Context) -> Scores:
         """``score_batch`` in a thread, for an event loop."""
         growing = _unscored(jobs)
-        with keep_partial_work(context):
-            await run_in_time(lambda clock: self.score_into(growing, jobs, clock), context, self.loaded.executor)
+        await arun_in_time(lambda clock: self.score_into(growing, jobs, clock), context, self.loaded.executor)
         scores = [list(own) for own in growing]  # the thread may still write into the original
         _report_unscored(scores, context)
         return scores
@@ -83,11 +73,11 @@ def _report_unscored(scores: Scores, context: Context) -> None:
         missing, count = own.count(None), len(own)
         if not missing or position in context.failures:
             continue
-        budget = budget_text(context.deadline)
         if missing < count:
-            context.partial(position, f"{missing} of {count} documents were not scored {budget}")
+            reason = f"{missing} of {count} documents were not scored {budget_text(context.deadline)}"
+            context.partial(position, reason)
         else:
-            context.fail(position, DeadlineError(f"none of {count} documents was scored {budget}", MORE_TIME))
+            context.fail(position, late_error(f"none of {count} documents was scored", context.deadline))
 
 
 class _Pair(NamedTuple):
@@ -113,18 +103,15 @@ class PairReranker(LocalReranker):
 
     kind: ClassVar[Kind] = "classifier"
 
-    def query_tokens(self, queries: Sequence[str], check: Check) -> list[Tokens]:
-        """Return the tokens of the queries, which may be more than fit beside a document.
+    def tokenize(self, texts: Sequence[str], check: Check, *, queries: bool) -> list[Tokens]:
+        """Return the tokens of queries or of documents, which may be more than fit into a pair.
 
         Args:
-            queries: the texts.
+            texts: any number of them.
             check: called between parts of the work, which it may end by raising.
+            queries: whether the texts are queries.
         """
         # The model never sees more of a text than its limit, so the rest need not be kept.
-        return self.loaded.tokenizer.tokens(queries, self.loaded.limit, check)
-
-    def text_tokens(self, texts: Sequence[str], check: Check) -> list[Tokens]:
-        """Return the tokens of the documents, which may be more than fit beside a query. Arguments as above."""
         return self.loaded.tokenizer.tokens(texts, self.loaded.limit, check)
 
     @abstractmethod
@@ -157,7 +144,7 @@ class _Pairs:
         self._scores = scores
         self._jobs = jobs
         self._clock = clock
-        self._queries = stage.query_tokens([job.query for job in jobs], clock.check)
+        self._queries = stage.tokenize([job.query for job in jobs], clock.check, queries=True)
         self._tokens: dict[str, Tokens] = {}
         self._inputs: dict[_Pair, _PairInput] = {}
         self._query_cut = [False] * len(jobs)
@@ -167,7 +154,7 @@ class _Pairs:
         """Tokenize the texts that are not yet; return the tokens in each pair."""
         texts = dict.fromkeys(self._text(pair) for pair in pairs)
         new = [text for text in texts if text not in self._tokens]
-        self._tokens.update(zip(new, self._stage.text_tokens(new, self._clock.check), strict=True))
+        self._tokens.update(zip(new, self._stage.tokenize(new, self._clock.check, queries=False), strict=True))
         self._inputs = {pair: self._input(pair) for pair in pairs}
         return [len(own.query) + len(own.text) for own in self._inputs.values()]
 

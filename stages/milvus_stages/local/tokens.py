@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from milvus_pipeline import StageError
+from milvus_stages.local.files import model_error
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -71,11 +71,8 @@ class TextTokenizer:
         self.limit: int | None = fast.model_max_length if fast.model_max_length < 10**9 else None
         probe, other = self._encoded(["a", "a"])
         if not probe.ids:
-            raise StageError(
-                "the tokenizer has no token for the letter 'a', not even an unknown one",
-                "copy or download it again",
-                place="model",
-            )
+            damaged = "the tokenizer has no token for the letter 'a', not even an unknown one"
+            raise model_error(damaged, "copy or download it again")
         self._pair = self._pieces(self.backend.post_process(probe, other), [len(probe.ids)] * 2)
         self._single = self._pieces(self.backend.post_process(probe), [len(probe.ids)])
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, cast
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from milvus_pipeline import StageError
+from milvus_stages.local.files import field_error
 from milvus_stages.local.models import LoadedModel, max_length_of
 from milvus_stages.local.pair_reranker import Check, PairReranker
 from milvus_stages.local.tokens import Ids, Row, Tokens
@@ -50,34 +50,28 @@ class BGE(PairReranker):
     def prepare(self, loaded: LoadedModel) -> None:
         """Determine how long a pair may be."""
         if loaded.config.num_labels != 1:
-            raise StageError(
-                f"{self.model!r} has {loaded.config.num_labels} labels, but a BGE reranker has one",
-                "use the stage `cross_encoder` with `label`",
-                place="model",
-                reason_code="config",
-            )
+            labels = f"{self.model!r} has {loaded.config.num_labels} labels, but a BGE reranker has one"
+            raise field_error("model", labels, "use the stage `cross_encoder` with `label`")
         specials = loaded.tokenizer.pair_specials
         self._tokens = max_length_of(loaded, self.max_length, specials) - specials
         if self.query_max_length >= self._tokens:
-            raise StageError(
-                f"{self.query_max_length} leaves no room for a document in max_length {self.max_length} with "
-                f"{specials} special tokens",
-                "lower it",
-                place="query_max_length",
-                reason_code="config",
-            )
+            room = f"no room for a document in max_length {self.max_length} with {specials} special tokens"
+            raise field_error("query_max_length", f"{self.query_max_length} leaves {room}", "lower it")
 
     def document_room(self, query: int) -> int:
         """Return what the query leaves of the pair's length."""
         return self._tokens - min(query, self.query_max_length)
 
-    def query_tokens(self, queries: Sequence[str], check: Check) -> list[Tokens]:
-        """Return the queries' tokens, cut to ``query_max_length``."""
-        return self._read_again(self.loaded.tokenizer.tokens(queries, self.query_max_length, check), check)
+    def tokenize(self, texts: Sequence[str], check: Check, *, queries: bool) -> list[Tokens]:
+        """Return the tokens, cut to the field's length, decoded and tokenized again.
 
-    def text_tokens(self, texts: Sequence[str], check: Check) -> list[Tokens]:
-        """Return the documents' tokens, cut to ``max_length``."""
-        return self._read_again(self.loaded.tokenizer.tokens(texts, self.max_length, check), check)
+        That is what FlagEmbedding does on transformers 5. It makes a difference only for a text that has unknown
+        tokens or is cut within a word.
+        """
+        tokenizer = self.loaded.tokenizer
+        cut = tokenizer.tokens(texts, self.query_max_length if queries else self.max_length, check)
+        again = tokenizer.tokens(tokenizer.decoded([own.ids for own in cut]), self.loaded.limit, check)
+        return [Tokens(new.ids, new.length + old.length - len(old.ids)) for new, old in zip(again, cut, strict=True)]
 
     def room(self, query: Tokens, text: Tokens) -> tuple[int, int]:
         """Keep the query, and cut the document to the rest."""
@@ -87,15 +81,6 @@ class BGE(PairReranker):
     def row(self, query: Ids, text: Ids) -> Row:
         """Return the pair, or the query alone if the document has no tokens (FlagEmbedding on transformers 5)."""
         return super().row(query, text) if text else self.loaded.tokenizer.row(query)
-
-    def _read_again(self, tokens: Sequence[Tokens], check: Check) -> list[Tokens]:
-        """Decode the tokens and tokenize the result, as FlagEmbedding does on transformers 5.
-
-        It makes a difference only for a text that has unknown tokens or is cut within a word.
-        """
-        tokenizer = self.loaded.tokenizer
-        again = tokenizer.tokens(tokenizer.decoded([own.ids for own in tokens]), self.loaded.limit, check)
-        return [Tokens(new.ids, new.length + old.length - len(old.ids)) for new, old in zip(again, tokens, strict=True)]
 
     def relevance(self, logits: torch.Tensor) -> list[float]:
         """Return the logits, or their sigmoids."""

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, cast
 
 from pydantic import Field, PrivateAttr, StrictInt
 
-from milvus_pipeline import StageError
 from milvus_pipeline.plugin import short_repr
 from milvus_stages.local.activation import Activation, activation_module, saved_activation
-from milvus_stages.local.files import module_list, read_object
+from milvus_stages.local.files import field_error, model_error, module_list, read_object
 from milvus_stages.local.models import LoadedModel, max_length_of
 from milvus_stages.local.pair_reranker import PairReranker
 from milvus_stages.local.tokens import Tokens
@@ -55,12 +54,11 @@ class CrossEncoder(PairReranker):
         """Determine length, activation and label."""
         modules = module_list(loaded.folder) or [("Transformer", loaded.folder)]
         if len(modules) > 1:
-            raise StageError(
-                f"{self.model!r} has a module {modules[1][0]!r} after the transformer, which is not supported",
-                place="model",
+            raise model_error(
+                f"{self.model!r} has a module {modules[1][0]!r} after the transformer, which is not supported"
             )
         if read_object(loaded.folder / "config_sentence_transformers.json").get("default_prompt_name"):
-            raise StageError(f"{self.model!r} puts a prompt before its texts, which is not supported", place="model")
+            raise model_error(f"{self.model!r} puts a prompt before its texts, which is not supported")
         specials = loaded.tokenizer.pair_specials
         labels = int(loaded.config.num_labels)
         self._prepared = _Prepared(
@@ -93,17 +91,10 @@ class CrossEncoder(PairReranker):
         if self.label is None:
             if count == 1:
                 return 0
-            raise StageError(
-                f"the model has {count} labels, {listed}", "name the one to use", place="label", reason_code="config"
-            )
+            raise field_error("label", f"the model has {count} labels, {listed}", "name the one to use")
         numbers = [number for number in range(count) if self.label in (number, names.get(number))]
         if not numbers:
-            raise StageError(
-                f"the model has no label {short_repr(self.label)}",
-                f"use one of {listed}",
-                place="label",
-                reason_code="config",
-            )
+            raise field_error("label", f"the model has no label {short_repr(self.label)}", f"use one of {listed}")
         return numbers[0]
 
 

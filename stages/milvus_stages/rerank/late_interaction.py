@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
 
 from pydantic import Field, PrivateAttr
 
-from milvus_pipeline import DeadlineError, QueryError, StageError
+from milvus_pipeline import DeadlineError, QueryError
 from milvus_pipeline.plugin import RerankJob
-from milvus_stages.local.anytime import MORE_TIME, Clock, budget_text, run_texts_best_first
-from milvus_stages.local.files import module_list
+from milvus_stages.local.anytime import Clock, late_error, run_texts_best_first
+from milvus_stages.local.files import model_error, module_list
 from milvus_stages.local.models import Kind, LoadedModel, max_length_of
 from milvus_stages.local.pair_reranker import LocalReranker, Scores, by_rank, warn_of_cuts
 from milvus_stages.local.tokens import Tokens
@@ -59,9 +59,7 @@ class LateInteraction(LocalReranker):
             # Pooling and later modules turn a text into one vector; any other module would change the token vectors.
             if kind == "Pooling":
                 break
-            raise StageError(
-                f"{self.model!r} has a module {kind!r} after the transformer, which is not supported", place="model"
-            )
+            raise model_error(f"{self.model!r} has a module {kind!r} after the transformer, which is not supported")
         specials = loaded.tokenizer.specials
         self._lengths = _Lengths(
             max_length_of(loaded, self.query_max_length, specials, field="query_max_length") - specials,
@@ -119,9 +117,8 @@ class LateInteraction(LocalReranker):
         except DeadlineError:
             clock.check()
         for number in range(len(jobs)):
-            if number not in vectors and number not in context.failures:
-                late = f"the query was not encoded {budget_text(context.deadline)}"
-                context.fail(number, DeadlineError(late, MORE_TIME))
+            if number not in vectors:  # the first failure of a query counts
+                context.fail(number, late_error("the query was not encoded", context.deadline))
         return vectors
 
     def _vectors(self, batch: Mapping[int, Tokens], clock: Clock) -> dict[int, torch.Tensor]:

@@ -15,7 +15,7 @@ from pydantic import Field, PrivateAttr, field_validator
 from milvus_pipeline import ConfigError, DeadlineError, StageError
 from milvus_pipeline.plugin import Context, Deadline, Reranker, RerankJob, error_text, require, suggestion
 from milvus_stages.hosted.plan import Limits, plan
-from milvus_stages.local.anytime import MORE_TIME, Clock, Threads, budget_text, run_in_time
+from milvus_stages.local.anytime import Clock, Threads, arun_in_time, late_error, run_in_time
 from milvus_stages.local.files import Origin, locate_here
 from milvus_stages.milvus.client.server import pymilvus_for
 from milvus_stages.privacy.redaction import Private, chain_is_clean
@@ -147,22 +147,18 @@ class PymilvusModel(Reranker):
         """Call the function once per query. Queries that are not reached in time fail; those that were are kept.
 
         Raises:
-            DeadlineError: the time is up before the first call, or the call was cancelled.
+            DeadlineError: the call was cancelled.
         """
         scores: dict[int, _Scores] = {}
-        self._score_each(scores, jobs, Clock(context))
-        return _in_order(scores, jobs)
+        run_in_time(lambda clock: self._score_each(scores, jobs, clock), context)
+        return self._in_order(scores, jobs, context)
 
     async def ascore_batch(self, jobs: Sequence[RerankJob], context: Context) -> list[_Scores]:
         """``score_batch`` in a thread, for an event loop."""
         growing: dict[int, _Scores] = {}
-        await run_in_time(lambda clock: self._score_each(growing, jobs, clock), context, self._ready.threads.executor())
-        scores = dict(growing)  # the thread may still write into the original
-        for position in range(len(jobs)):
-            if position not in scores:  # the first failure of a query counts
-                late = f"{self.function} did not answer {budget_text(context.deadline)}"
-                context.fail(position, DeadlineError(late, MORE_TIME))
-        return _in_order(scores, jobs)
+        executor = self._ready.threads.executor()
+        await arun_in_time(lambda clock: self._score_each(growing, jobs, clock), context, executor)
+        return self._in_order(dict(growing), jobs, context)  # a copy: the thread may still write into the original
 
     @property
     def scores_lists(self) -> bool:
@@ -204,9 +200,9 @@ class PymilvusModel(Reranker):
             try:
                 clock.check()
                 scores[position] = self._score_one(job, position, clock)
+            except DeadlineError:
+                raise
             except StageError as error:
-                if isinstance(error, DeadlineError) and (position == 0 or clock.context.cancelled):
-                    raise
                 clock.context.fail(position, error)
 
     def _score_one(self, job: RerankJob, position: int, clock: Clock) -> _Scores:
@@ -230,6 +226,13 @@ class PymilvusModel(Reranker):
                 position,
             )
         return scores
+
+    def _in_order(self, scores: Mapping[int, _Scores], jobs: Sequence[RerankJob], context: Context) -> list[_Scores]:
+        """The scores of each query. A query without scores has failed, because of the deadline if not by itself."""
+        for position in range(len(jobs)):
+            if position not in scores:  # the first failure of a query counts
+                context.fail(position, late_error(f"{self.function} did not answer", context.deadline))
+        return [scores.get(position) or [None] * len(job.texts) for position, job in enumerate(jobs)]
 
     def _call(self, query: str, texts: list[str], clock: Clock) -> list[Any]:
         """What the function returns. Calls run one at a time: no function is known to be thread-safe."""
@@ -326,7 +329,3 @@ def _trusts_code(value: Any) -> bool:
 
 def _is_index(value: Any, count: int) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and 0 <= int(value) < count
-
-
-def _in_order(scores: Mapping[int, _Scores], jobs: Sequence[RerankJob]) -> list[_Scores]:
-    return [scores.get(position) or [None] * len(job.texts) for position, job in enumerate(jobs)]

@@ -73,14 +73,14 @@ def test_a_vector_does_not_depend_on_its_batch(mini):
 @pytest.mark.parametrize(
     ("arguments", "dim"),
     [
-        pytest.param({}, 32, id="no pooling said"),
+        pytest.param({}, 32, id="no pooling named"),
         pytest.param({"pooling": {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}}, 32, id="cls"),
         pytest.param({"pooling": {"pooling_mode": "max"}}, 32, id="max, new key"),
         pytest.param({"pooling": {"pooling_mode_mean_sqrt_len_tokens": True}}, 32, id="mean_sqrt_len"),
         pytest.param({"pooling": {"pooling_mode_weightedmean_tokens": True}}, 32, id="weightedmean"),
         pytest.param({"pooling": {"pooling_mode_lasttoken": True}}, 32, id="lasttoken"),
         pytest.param({"pooling": {"pooling_mode": ["cls", "mean"]}}, 64, id="two side by side"),
-        pytest.param({"modules": ["Transformer", "Pooling"]}, 32, id="not normalised"),
+        pytest.param({"modules": ["Transformer", "Pooling"]}, 32, id="not normalized"),
         pytest.param({"modules": ["Transformer", "Pooling", "Dense", "Normalize"]}, 8, id="dense layer"),
         pytest.param({"max_seq_length": 10}, 32, id="short limit"),
         pytest.param({"lower": True}, 32, id="lower case"),
@@ -93,8 +93,8 @@ def test_the_models_own_files_are_followed(arguments, dim, tmp_path):
     mine, other = stage(model), peer(model)
     assert mine.dim == dim
     assert np.abs(mine.embed(TEXTS) - other.encode_document(TEXTS, show_progress_bar=False)).max() < 1e-5
-    asked = ["plum", "the red zebra"]
-    assert np.abs(queries(mine, asked) - other.encode_query(asked, show_progress_bar=False)).max() < 1e-5
+    texts = ["plum", "the red zebra"]
+    assert np.abs(queries(mine, texts) - other.encode_query(texts, show_progress_bar=False)).max() < 1e-5
     mine.close()
 
 
@@ -116,7 +116,7 @@ def test_a_model_in_a_folder_of_its_own_is_found(tmp_path):
 
 
 def test_without_modules_the_mean_is_taken_with_a_warning(tmp_path, caplog):
-    """A bare transformer gets mean pooling without normalisation, as in the peer, and the log says so."""
+    """A bare transformer gets mean pooling without normalization, as in the peer, and a warning in the log."""
     model = encoder(tmp_path / "model")
     (model / "modules.json").unlink()
     with caplog.at_level(logging.WARNING):
@@ -127,7 +127,7 @@ def test_without_modules_the_mean_is_taken_with_a_warning(tmp_path, caplog):
 
 
 def test_normalisation_and_prompts_can_be_overridden(tmp_path):
-    """The stage's own fields go before the model's files."""
+    """The stage's own fields override the model's files."""
     plain = encoder(tmp_path / "plain", modules=["Transformer", "Pooling"], prompts={"query": "question "})
     unit = stage(plain, normalize=True, query_prompt="")
     assert np.allclose(np.linalg.norm(unit.embed(TEXTS), axis=1), 1.0, atol=1e-5)
@@ -140,7 +140,7 @@ def test_normalisation_and_prompts_can_be_overridden(tmp_path):
 
 
 def test_queries_of_a_batch_are_treated_one_by_one(mini):
-    """Given vectors are kept, a query with neither text nor vector fails, and an over-long one is reported."""
+    """Given vectors are kept, a query with neither text nor vector fails, and one that is too long is reported."""
     own = np.ones(384, dtype=np.float32)
     texts = [Query("plum"), Query("", vector=own), Query(" "), Query("plum " * 300)]
     context = Context(Deadline(), len(texts))
@@ -161,12 +161,12 @@ def test_it_works_in_a_pipeline(mini):
 
 
 def test_no_texts_give_no_vectors(mini):
-    """An empty list is an answer, not an error."""
+    """An empty list is not an error."""
     assert mini.embed([]).shape == (0, 384)
 
 
 def test_a_closed_stage_says_so():
-    """The members that need the model name the way out."""
+    """Members that need the model name the next step."""
     with pytest.raises(StageError, match=r"encode is not open; call open\(\) first"):
         _ = Encode().dim
     with pytest.raises(StageError, match="encode is not open"):
@@ -201,7 +201,7 @@ def test_a_closed_stage_says_so():
     ],
 )
 def test_files_that_cannot_be_followed_are_refused(file, content, message, tmp_path):
-    """A model with a step that is not known is refused by name, never run without it."""
+    """A model with an unknown step is refused by name, never run without it."""
     model = encoder(tmp_path / "model")
     write_json(model / file, content)
     with pytest.raises(StageError, match=message):
@@ -220,7 +220,7 @@ def test_a_dense_layer_that_cannot_be_followed_is_refused(tmp_path):
 
 
 def test_a_prompt_that_pooling_leaves_out_is_refused(tmp_path):
-    """Models that keep the prompt out of pooling are refused with a prompt and taken without one."""
+    """Models that keep the prompt out of pooling are refused with a prompt and accepted without one."""
     model = encoder(
         tmp_path / "model",
         pooling={"pooling_mode": "mean", "include_prompt": False},
@@ -246,12 +246,12 @@ def test_queries_that_are_not_reached_in_time_fail_alone(seconds, done, tmp_path
     assert all(result.query.vector is None for result in results[done:])
 
 
-def test_a_call_that_was_given_up_encodes_nothing(tmp_path):
-    """Work in a thread ends where nobody waits for it any more."""
+def test_a_call_that_was_cancelled_encodes_nothing(tmp_path):
+    """Work in a thread ends when nobody waits for it any more."""
     made = stage(encoder(tmp_path / "model"))
     context = Context(Deadline(), 1)
     context.cancel()
-    with slowed(made.loaded) as passes, pytest.raises(DeadlineError, match="given up"):
+    with slowed(made.loaded) as passes, pytest.raises(DeadlineError):
         made.process([SearchResult(Query("plum"))], context)
     made.close()
     assert passes == []

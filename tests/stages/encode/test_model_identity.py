@@ -1,4 +1,4 @@
-"""Which files a local model was read from, as a stage tells it."""
+"""The identity of a stage: which files its model was loaded from."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ def folder(tmp_path) -> Path:
 
 
 def identity(folder: Path, **fields) -> dict:
-    """What a cross-encoder on these files says that it works with."""
+    """The identity of a cross-encoder on these files."""
     with CrossEncoder(model=str(folder), device="cpu", **fields) as stage:
         return dict(stage.identity())
 
@@ -30,9 +30,9 @@ def test_a_folder_is_known_by_its_content(folder, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     (copy / "README.md").write_text("nothing that makes a score")
-    told, other = identity(folder), identity(copy)
-    assert told == {"model": str(folder), "revision": other["revision"], "dtype": "float32"}
-    assert told["revision"].startswith("sha256:")
+    original, other = identity(folder), identity(copy)
+    assert original == {"model": str(folder), "revision": other["revision"], "dtype": "float32"}
+    assert original["revision"].startswith("sha256:")
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
@@ -62,7 +62,7 @@ def test_the_modules_of_an_encoder_count(minilm, tmp_path):
 
 
 def test_a_snapshot_of_the_hub_is_known_by_its_commit(folder, tmp_path):
-    """Nothing is read for it."""
+    """No file is read for it."""
     snapshot = tmp_path / "hub" / "models--org--name" / "snapshots" / COMMIT
     shutil.copytree(folder, snapshot)
     assert identity(snapshot)["revision"] == COMMIT
@@ -85,8 +85,8 @@ def test_the_files_are_read_once_for_all_stages(folder, monkeypatch):
     assert opened.count("model.safetensors") == 1
 
 
-def test_files_that_were_changed_since_are_told(folder):
-    """What is in memory is not what lies on the disk, so no digest is given."""
+def test_files_that_were_changed_since_are_an_error(folder):
+    """What is in memory is no longer what is on the disk, so there is no digest."""
     with CrossEncoder(model=str(folder), device="cpu") as stage:
         (folder / "model.safetensors").write_bytes(b"others")
         with pytest.raises(StageError, match="changed after the model was loaded"):
@@ -94,13 +94,13 @@ def test_files_that_were_changed_since_are_told(folder):
 
 
 def test_precision_counts_and_not_its_spelling(folder):
-    """What the weights are in memory is told."""
+    """The identity holds the precision of the weights in memory."""
     assert identity(folder, dtype="auto") == identity(folder)
     assert identity(folder, dtype="bfloat16")["dtype"] == "bfloat16"
 
 
 def test_a_tokenizer_is_known_by_its_file(folder):
-    """Weights do not count there, and without a tokenizer there is nothing to tell."""
+    """Weights do not count, and without a tokenizer the identity is empty."""
     with Truncate(max_tokens=5, tokenizer=str(folder)) as stage:
         before = stage.identity()
     (folder / "model.safetensors").unlink()
@@ -112,13 +112,13 @@ def test_a_tokenizer_is_known_by_its_file(folder):
 
 
 def test_a_function_of_the_library_is_known_by_version_and_files(folder):
-    """Its local models are known by their files; those that ask a service by the function alone."""
+    """Its local models are known by their files; functions that call a service by their name alone."""
     arguments = {"model_name": str(folder), "device": "cpu"}
     with PymilvusModel(function="CrossEncoderRerankFunction", arguments=arguments) as stage:
-        told = stage.identity()
-    assert told["function"] == "CrossEncoderRerankFunction"
-    assert told["library"].startswith("pymilvus.model 0.")
-    assert told["revision"].startswith("sha256:")
+        identity = stage.identity()
+    assert identity["function"] == "CrossEncoderRerankFunction"
+    assert identity["library"].startswith("pymilvus.model 0.")
+    assert identity["revision"].startswith("sha256:")
     with PymilvusModel(function="TEIRerankFunction", arguments={"api_url": "http://127.0.0.1:9"}) as stage:
         assert stage.identity().keys() == {"function", "library"}
 
@@ -127,6 +127,6 @@ def test_a_function_of_the_library_is_known_by_version_and_files(folder):
     "stage", [CrossEncoder(), Truncate(max_tokens=5, tokenizer="x"), PymilvusModel(function="BGERerankFunction")]
 )
 def test_a_closed_stage_does_not_know(stage):
-    """Where a model has to be in memory, the stage has to be open."""
+    """An identity that depends on a loaded model needs an open stage."""
     with pytest.raises(StageError, match="is not open"):
         stage.identity()

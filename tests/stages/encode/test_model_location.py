@@ -1,4 +1,4 @@
-"""Where models are looked for, and what is said when they are not there."""
+"""Where models are found, and the errors if they are not there or cannot be used."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def opened(model: str, **fields) -> None:
 
 
 def in_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a program in a Python of its own."""
+    """Run a program in another process."""
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env={**os.environ, **environment}
     )
@@ -59,15 +59,15 @@ def test_places_without_a_model_are_named(model, message):
         opened(model)
 
 
-def test_a_file_is_no_model(tmp_path):
-    """The path of a file instead of its folder is told apart."""
+def test_a_file_is_not_a_model(tmp_path):
+    """The path of a file instead of its folder has its own message."""
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(StageError, match="is a file; name the folder"):
         opened(tmp_path / "model.safetensors")
 
 
 def test_a_revision_belongs_to_the_hub(tmp_path):
-    """A folder has no revisions, so one that is given is a mistake."""
+    """A folder has no revisions, so giving one is a mistake."""
     with pytest.raises(StageError, match="revision: applies to models of the hub"):
         opened(tmp_path, revision="main")
 
@@ -89,7 +89,7 @@ def test_folders_without_safetensors_are_refused(files, message, tmp_path):
 
 
 def test_damaged_files_are_named(tmp_path):
-    """Weights that are cut short, or that do not fit the configuration, are an error of ours."""
+    """Weights that are cut short, or do not match the configuration, are a StageError."""
     model = encoder(tmp_path / "model")
     weights = (model / "model.safetensors").read_bytes()
     (model / "model.safetensors").write_bytes(weights[:1000])
@@ -124,7 +124,7 @@ def test_a_model_without_tokenizer_is_refused(tmp_path):
 
 @pytest.mark.parametrize("device", ["cuda:99", "mps"])
 def test_a_device_that_is_not_there_is_refused(device, tmp_path):
-    """A device that torch does not see is refused with what there is instead."""
+    """A device that torch does not see is refused with the alternatives."""
     if device == "mps" and torch.backends.mps.is_available():
         pytest.skip("this machine has an mps device")
     with pytest.raises(StageError, match=rf"device: '{device}' is not available.*; use 'cpu' or 'auto'"):
@@ -132,8 +132,8 @@ def test_a_device_that_is_not_there_is_refused(device, tmp_path):
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:x", "CPU", ""])
-def test_a_device_that_is_none_is_refused_at_once(device):
-    """A misspelt device is found when the configuration is read."""
+def test_a_misspelt_device_is_refused_at_once(device):
+    """It is found when the configuration is read."""
     with pytest.raises(ConfigError, match="device"):
         Encode(device=device)
 
@@ -145,7 +145,7 @@ def test_half_precision_is_for_gpus(tmp_path):
 
 
 @pytest.mark.parametrize(("stored", "wanted"), [("float16", torch.float32), ("bfloat16", torch.bfloat16)])
-def test_auto_takes_the_precision_of_the_files(stored, wanted, tmp_path):
+def test_auto_uses_the_precision_of_the_files(stored, wanted, tmp_path):
     """The dtype auto is what the checkpoint was saved in, except that a CPU gets 32 bit for 16 bit floats."""
     import transformers
 
@@ -188,8 +188,8 @@ LOCATE = (
 
 
 @pytest.mark.parametrize("setting", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}])
-def test_a_hub_that_cannot_be_reached_is_said(setting, tmp_path):
-    """A model that is nowhere on this machine is named, and the ways to get one."""
+def test_a_hub_that_cannot_be_reached_is_reported(setting, tmp_path):
+    """A model that is not on this machine is named, with the ways to get one."""
     run = in_python(LOCATE, **{"HF_HUB_OFFLINE": "0", **setting, "HF_HOME": str(tmp_path)})
     assert re.match(
         "StageError model: 'some-org/some-model' is not on this machine, and the Hugging Face hub cannot be reached; "
@@ -198,7 +198,7 @@ def test_a_hub_that_cannot_be_reached_is_said(setting, tmp_path):
     ), run.stdout + run.stderr
 
 
-def test_what_the_cache_of_the_hub_holds_is_taken_offline(tmp_path):
+def test_what_the_cache_of_the_hub_holds_is_used_offline(tmp_path):
     """A model that transformers has put into the cache is found without the hub."""
     cache = tmp_path / "hub" / "models--some-org--some-model"
     snapshot = cache / "snapshots" / ("a" * 40)

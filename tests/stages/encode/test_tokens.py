@@ -38,8 +38,8 @@ def test_rows_are_those_of_transformers(make, tmp_path):
         assert len(rows[0].ids) == len(one) + mine.pair_specials
 
 
-def test_a_cut_text_tells_its_whole_length(tmp_path):
-    """Of a text the first tokens are kept, and the number of all."""
+def test_a_cut_text_keeps_its_whole_length(tmp_path):
+    """The first tokens of a text are kept, and the number of all."""
     mine = TextTokenizer(transformers.AutoTokenizer.from_pretrained(bert_classifier(tmp_path / "model")))
     cut, whole = mine.tokens(["red plum jam sky", "red"], 3)
     assert (len(cut.ids), cut.length, cut.cut) == (3, 4, True)
@@ -47,7 +47,7 @@ def test_a_cut_text_tells_its_whole_length(tmp_path):
 
 
 def test_texts_are_tokenized_in_parts(tmp_path, monkeypatch):
-    """Many characters are taken a part at a time, which changes nothing in the tokens."""
+    """Many characters are tokenized in parts, which does not change the tokens."""
     mine = TextTokenizer(transformers.AutoTokenizer.from_pretrained(bert_classifier(tmp_path / "model")))
     at_once = mine.tokens(TEXTS, 1000)
     monkeypatch.setattr(_tokens, "_CHARACTERS_AT_ONCE", 5)
@@ -56,7 +56,7 @@ def test_texts_are_tokenized_in_parts(tmp_path, monkeypatch):
 
 
 def test_reading_ends_between_two_parts(tmp_path, monkeypatch):
-    """What is called before each part may end the work."""
+    """The function that is called before each part may end the work."""
     mine = TextTokenizer(transformers.AutoTokenizer.from_pretrained(bert_classifier(tmp_path / "model")))
     monkeypatch.setattr(_tokens, "_CHARACTERS_AT_ONCE", 5)
     calls = []
@@ -80,18 +80,18 @@ def test_a_tokenizer_without_special_tokens_works():
 
 
 def test_a_tokenizer_that_knows_nothing_is_refused():
-    """A tokenizer that gives no token at all for a letter is no tokenizer for texts."""
+    """A tokenizer that gives no token for a letter cannot read texts."""
     with pytest.raises(StageError, match="has no token for the letter 'a'"):
         TextTokenizer(bare(BPE({"o": 0}, [])))
 
 
 def test_batches_hold_rows_of_similar_length():
-    """Every row is in one batch, the longest come first, and rows of equal length keep their order."""
+    """Each row is in one batch, the longest come first, and rows of equal length keep their order."""
     assert list(batches([3, 9, 3, 1, 7], 2)) == [[1, 4], [0, 2], [3]]
     assert list(batches([], 2)) == []
 
 
-def test_a_batch_worth_its_pass_takes_no_padding():
-    """Rows under three quarters of the longest are put into a batch of their own, unless the batch is small."""
+def test_a_batch_that_fills_a_pass_takes_no_padding():
+    """Rows shorter than three quarters of the longest go into another batch, unless the batch is small."""
     assert list(batches([400, 390, 300, 299, 20, 20], 8)) == [[0, 1, 2], [3, 4], [5]]
     assert list(batches([100, 90, 20, 10], 8)) == [[0, 1, 2, 3]]

@@ -33,11 +33,11 @@ def small_encoder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def queries():
-    """Queries from one word to more than any model takes."""
+    """Queries from one word to more than any model reads."""
     return ["plum", "where is the red plum?", words(30, 1), words(260, 2), words(700, 3)]
 
 
 @pytest.fixture(scope="session")
 def documents():
-    """Documents from nothing at all to more than any model takes, and around the limits."""
+    """Documents from empty to more than any model reads, and around the limits."""
     return ["", "   ", *(words(count, count) for count in (1, 2, 9, 60, 240, 400, 505, 508, 509, 510, 511, 512, 1500))]

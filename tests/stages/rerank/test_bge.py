@@ -63,7 +63,7 @@ def test_a_pipeline_scores_several_queries_as_it_scores_them_one_by_one(bert, qu
 
 
 def test_a_blank_query_does_not_spoil_the_others(bert):
-    """Of a batch with one blank query, that one fails and the other is ranked."""
+    """In a batch with a blank query, that one fails and the other is ranked."""
     mine = stage(bert)
     results = [SearchResult(Query(text, vector=[0.0]), [Hit(1, "plum", 0.0)]) for text in (" ", "plum")]
     context = Context(Deadline(), 2)
@@ -74,7 +74,7 @@ def test_a_blank_query_does_not_spoil_the_others(bert):
 
 
 def test_time_that_is_used_up_ends_the_work(bert):
-    """A query whose deadline has come fails before a forward pass, and the message says what to change."""
+    """A query whose deadline has passed fails before a forward pass, and the message says what to change."""
     mine = stage(bert)
     context = Context(Deadline.after(0.0), 1)
     mine.score_batch([RerankJob("plum", ["sky"])], context)
@@ -112,7 +112,7 @@ def test_lengths_without_room_for_a_document_are_refused(bert):
 
 
 def test_models_of_another_kind_are_refused(tmp_path):
-    """A model with several labels, or one that is no classifier, is refused when the stage opens."""
+    """A model with several labels, or one that is not a classifier, is refused when the stage opens."""
     with pytest.raises(StageError, match="has 2 labels, but a BGE reranker has one; use the stage `cross_encoder`"):
         stage(bert_classifier(tmp_path / "two", labels=["no", "yes"]))
     with pytest.raises(StageError, match="rerankers built on a generative model are not supported"):

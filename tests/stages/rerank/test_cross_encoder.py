@@ -93,7 +93,7 @@ def test_longest_first_is_that_of_the_tokenizers():
                 "sentence_transformers": {"activation_fn": None},
                 "sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity",
             },
-            id="new key that says nothing",
+            id="new key without a value",
         ),
         pytest.param({"sentence_transformers": {"activation_fn": "somewhere.else.Function"}}, id="not of torch"),
     ],
@@ -121,7 +121,7 @@ def test_a_model_saved_by_the_peer_keeps_its_activation_and_length(bert, tmp_pat
 
 
 def test_an_activation_from_outside_of_torch_is_reported(bert, tmp_path, caplog):
-    """A dotted name that is not torch's is never imported: the log says that the default is taken."""
+    """A dotted name that is not torch's is never imported: the default is used, with a warning in the log."""
     path = {"sentence_transformers": {"activation_fn": "os.system"}}
     model = with_config(shutil.copytree(bert, tmp_path / "model"), path)
     with caplog.at_level(logging.WARNING):
@@ -130,17 +130,15 @@ def test_an_activation_from_outside_of_torch_is_reported(bert, tmp_path, caplog)
 
 
 def test_an_unknown_activation_of_torch_is_refused(bert, tmp_path):
-    """A torch class that is no plain activation is an error that lists the known ones."""
+    """A torch class that is not a plain activation is an error that lists the supported ones."""
     path = {"sentence_transformers": {"activation_fn": "torch.hub.load"}}
     model = with_config(shutil.copytree(bert, tmp_path / "model"), path)
-    with pytest.raises(
-        StageError, match=r"activation 'torch.hub.load' of the model is not supported; set `activation` to one of"
-    ):
+    with pytest.raises(StageError, match=r"activation 'torch.hub.load' is not supported; set `activation` to one of"):
         stage(model)
 
 
 def test_the_activation_can_be_chosen(bert):
-    """The field `activation` goes before the model's files: a sigmoid of the identity's scores is the default."""
+    """The field `activation` overrides the model's files: a sigmoid of the identity's scores is the default."""
     plain, default = stage(bert, activation="identity"), stage(bert)
     logits = np.array(plain.score("plum", ["red plum", "sky"]))
     assert np.allclose(1 / (1 + np.exp(-logits)), default.score("plum", ["red plum", "sky"]), atol=1e-6)
@@ -189,7 +187,7 @@ def test_what_was_cut_is_reported_for_its_query_alone(bert):
 
 
 def test_equal_scores_keep_their_order(bert):
-    """Documents of equal score come back in the order in which they went in."""
+    """Documents of equal score keep their order."""
     mine = stage(bert)
     ranked = mine("plum", ["sky", "red plum", "sky", "red plum", "sky"])
     mine.close()
@@ -208,7 +206,7 @@ def test_a_roberta_without_limit_in_its_tokenizer_does_not_crash(xlm_roberta, tm
     limited.close()
 
 
-def test_text_that_is_no_unicode_is_scored(bert):
+def test_text_that_is_not_unicode_is_scored(bert):
     """A lone surrogate, as broken JSON brings it, counts as an unknown character."""
     mine = stage(bert)
     broken, replaced = mine.score("plum \ud800", ["sky \udfff"]), mine.score("plum \ufffd", ["sky \ufffd"])
@@ -234,7 +232,7 @@ def test_very_long_documents_are_scored(bert):
     ],
 )
 def test_bad_texts_are_refused(bert, query, documents, message):
-    """A blank query and documents that are not strings are errors that say which."""
+    """A blank query and documents that are not strings are errors that name them."""
     with pytest.raises(QueryError, match=message):
         CrossEncoder(model=bert, device="cpu")(query, documents)
 
@@ -260,16 +258,16 @@ def test_wrong_fields_are_refused():
         CrossEncoder(batch_size=0)
 
 
-def test_an_encoder_is_no_cross_encoder(tmp_path):
+def test_an_encoder_is_not_a_cross_encoder(tmp_path):
     """An encoder, whose classifier would be random numbers, is refused by its architecture."""
     with pytest.raises(StageError, match=r"not a sequence-classification checkpoint, its architecture is BertModel"):
         stage(encoder(tmp_path / "encoder"))
 
 
 def test_weights_without_classifier_are_refused(tmp_path):
-    """A checkpoint that calls itself a classifier but lacks its weights is refused too."""
+    """A checkpoint that calls itself a classifier but has no weights of one is refused, too."""
     model = with_config(encoder(tmp_path / "encoder", modules=["Transformer"]), {"architectures": None})
-    with pytest.raises(StageError, match=r"not a sequence-classification checkpoint, .*lacks 'classifier"):
+    with pytest.raises(StageError, match=r"not a sequence-classification checkpoint, .*one without 'classifier"):
         stage(model)
 
 

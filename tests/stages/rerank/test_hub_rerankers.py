@@ -1,4 +1,4 @@
-"""The mission's example on weights of the Hugging Face hub, where they are on this machine."""
+"""The mission's example on weights of the Hugging Face hub, if they are on this machine."""
 
 import pytest
 from huggingface_hub import try_to_load_from_cache
@@ -12,7 +12,7 @@ BGE_M3 = "BAAI/bge-reranker-v2-m3"
 
 
 def cached(model: str) -> str:
-    """The model's id; skips the test where its weights are not on this machine."""
+    """The model's id; skips the test if its weights are not on this machine."""
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
         if not isinstance(try_to_load_from_cache(model, name), str):
             pytest.skip(f"{name} of {model} is not in this machine's cache of the Hugging Face hub")

@@ -116,7 +116,7 @@ def opened(made):
             yield stage
 
 
-def test_what_is_known_is_not_lost_for_want_of_time(bert, file):
+def test_cached_scores_are_kept_when_time_runs_out(bert, file):
     """With no time left for the rest, what is in the cache is ranked, and the result is partial."""
     with CrossEncoder(model=bert, device="cpu", cache=file) as stage:
         ranked(stage, TEXTS[:5])
@@ -129,8 +129,8 @@ def test_what_is_known_is_not_lost_for_want_of_time(bert, file):
     assert all(stage.name not in hit.scores for hit in result.hits[5:])
 
 
-def test_functions_of_the_library_that_are_known_for_pairs_are_told_from_others(bert, file):
-    """Those that read each document by itself; of any other function a list is known whole or not at all."""
+def test_functions_of_the_library_that_score_pairs_are_known(bert, file):
+    """They score each document by itself; for any other function a list is in the cache as a whole or not at all."""
     function = {"function": "CrossEncoderRerankFunction", "arguments": {"model_name": bert, "device": "cpu"}}
     with PymilvusModel(**function, cache=file) as stage:
         ranked(stage, TEXTS[:3])

@@ -11,7 +11,7 @@ import torch
 from milvus_pipeline import DeadlineError, Hit, Pipeline, Query, SearchResult, StageError
 from milvus_pipeline.plugin import Context, Deadline, RerankJob
 from milvus_stages import BGE, CrossEncoder, LateInteraction, Truncate
-from milvus_stages.local.anytime import run_in_time
+from milvus_stages.local.anytime import arun_in_time
 from support.checkpoints import WORDS
 from support.fake_stages.basic import ListedSearch
 from support.fake_stages.slow_model import slowed
@@ -47,7 +47,7 @@ def found(query: str, texts: list[str]) -> SearchResult:
 
 
 def in_time(seconds: float, queries: int = 1) -> Context:
-    """A context whose deadline is so many seconds ahead."""
+    """A context whose deadline is that many seconds ahead."""
     return Context(Deadline.after(seconds), queries)
 
 
@@ -214,7 +214,7 @@ def test_work_that_ends_as_its_caller_is_cancelled_logs_nothing():
         executor = ReadyExecutor()
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, details: complaints.append(details["message"]))
-        caller = asyncio.create_task(run_in_time(lambda _: None, in_time(600.0), executor))
+        caller = asyncio.create_task(arun_in_time(lambda _: None, in_time(600.0), executor))
         await asyncio.sleep(0)
         executor.future.set_exception(DeadlineError("late"))
         loop.call_soon(caller.cancel)

@@ -1,4 +1,4 @@
-"""What a check of a local model finds in its files: lengths, dimension, what is missing."""
+"""The doctor's checks of local models: lengths, dimension, missing files."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ QUERY = " ".join(["plum"] * QUERY_TOKENS)
 
 
 def findings(stage: Any, **context: Any) -> tuple[dict[str, Finding], CheckContext]:
-    """What a check finds, by topic, and the context that it leaves."""
-    told = CheckContext(Deadline.after(60), **context)
-    found = {one.topic: one for one in stage.check(told)}
+    """The findings by topic, and the context that the check leaves."""
+    checked = CheckContext(Deadline.after(60), **context)
+    found = {one.topic: one for one in stage.check(checked)}
     assert not stage.is_open
     assert all(one.next_step or one.level == "ok" for one in found.values())
-    return found, told
+    return found, checked
 
 
 def in_python(code: str, *arguments: str, **environment: str) -> str:
-    """What a program prints in a Python of its own."""
+    """What a program prints in another process."""
     command = [sys.executable, "-c", code, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, **environment})
     assert done.returncode == 0, done.stderr
@@ -52,7 +52,7 @@ def in_python(code: str, *arguments: str, **environment: str) -> str:
 def test_documents_that_are_too_long_are_counted_as_a_run_counts_them(
     kind, fields, bert, xlm_roberta, small_encoder, documents
 ):
-    """The number told beforehand is the number of documents that the open reranker leaves the ends of unread."""
+    """The number found is the number of documents whose ends the open reranker leaves unread."""
     model = {BGE: xlm_roberta, CrossEncoder: bert, LateInteraction: small_encoder}[kind]
     stage = kind(model=model, device="cpu", **fields)
     found, _ = findings(stage, texts=documents, documents=1000)
@@ -66,7 +66,7 @@ def test_documents_that_are_too_long_are_counted_as_a_run_counts_them(
 
 
 def test_short_documents_are_fine(bert):
-    """Median and longest are told."""
+    """The message gives median and maximum."""
     found, _ = findings(CrossEncoder(model=bert), texts=["red plum", "red plum jam", "a"])
     assert {one.level for one in found.values()} == {"ok"}
     assert "the median has 2 tokens, the longest 3" in found["documents"].message
@@ -81,7 +81,7 @@ def test_short_documents_are_fine(bert):
     ],
 )
 def test_the_dimension_is_that_of_the_open_encoder(tmp_path, shape, dim):
-    """It is read from small files, and left for the search."""
+    """It is read from small files, and left in the context for the search."""
     stage = Encode(model=str(encoder(tmp_path / "model", **shape)), device="cpu")
     found, context = findings(stage)
     assert {one.level for one in found.values()} == {"ok"}
@@ -110,7 +110,7 @@ def test_a_check_of_a_model_reads_no_weights_and_imports_no_torch(small_encoder,
 
 
 def test_a_model_that_is_not_here_is_not_fetched(monkeypatch, tmp_path):
-    """It is a warning, or an error where the hub may not be asked; the hub's cache stays empty."""
+    """It is a warning, or an error if the hub is offline; the hub's cache stays empty."""
     code = (
         "from milvus_pipeline.plugin import CheckContext, Deadline; from milvus_stages import *\n"
         "for stage in Encode(), BGE(), Truncate(max_tokens=9, tokenizer='some/model'):\n"
@@ -125,7 +125,7 @@ def test_a_model_that_is_not_here_is_not_fetched(monkeypatch, tmp_path):
     assert list(tmp_path.rglob("*.json")) == []
 
 
-def test_models_that_cannot_be_used_are_told(tmp_path, small_encoder, bert):
+def test_models_that_cannot_be_used_are_reported(tmp_path, small_encoder, bert):
     """Missing folders and weights, an encoder where a classifier is wanted, lengths and devices that do not fit."""
 
     def fault(stage: Any, topic: str = "model") -> str:
@@ -146,7 +146,7 @@ def test_models_that_cannot_be_used_are_told(tmp_path, small_encoder, bert):
 
 
 def test_a_budget_is_compared_with_the_documents(small_encoder):
-    """How many it holds on average; less than a median document is worth a warning."""
+    """The finding gives the average number of documents; less than a median document is a warning."""
     texts = ["plum"] * 3 + ["plum " * 10] * 4 + ["plum " * 30] * 3
     found, _ = findings(Truncate(max_tokens=66, reserve=6, per_hit=1, tokenizer=small_encoder), texts=texts)
     assert found["tokenizer"].level == found["budget"].level == "ok"
@@ -159,8 +159,8 @@ def test_a_budget_is_compared_with_the_documents(small_encoder):
     assert findings(Truncate(top_k=3), texts=texts)[0] == {}
 
 
-def test_a_tokenizer_that_is_missing_or_damaged_is_told(tmp_path):
-    """With its place."""
+def test_a_tokenizer_that_is_missing_or_damaged_is_reported(tmp_path):
+    """The finding's topic is the tokenizer."""
     found, _ = findings(Truncate(max_tokens=9, tokenizer=str(tmp_path)))
     assert "holds no tokenizer.json" in found["tokenizer"].message
     (tmp_path / "tokenizer.json").write_text(json.dumps({"model": 3}))

@@ -211,10 +211,11 @@ def test_one_call_runs_at_a_time():
 
 def test_time_that_is_used_up_ends_the_work():
     """A deadline that has passed stops the stage before its first call."""
+    context = Context(Deadline.after(0.0), 1)
     with StandIn("tei") as server, closing(tei(server)) as stage:
         stage.open()
-        with pytest.raises(TimeoutError):
-            stage.score_batch([RerankJob(QUERY, TEXTS)], Context(Deadline.after(0.0), 1))
+        stage.score_batch([RerankJob(QUERY, TEXTS)], context)
+    assert isinstance(context.failures[0], DeadlineError)
     assert server.requests == []
 
 
@@ -231,10 +232,9 @@ def test_a_query_that_was_answered_is_kept_when_time_runs_out(mode):
         else:
             server.script(late(0), late(2))
             scores = asyncio.run(stage.ascore_batch(jobs, context))
-            assert "did not answer in the time given (1 s)" in str(context.failures[1])
     assert scores == [[ranking(QUERY, ["plum"])[0][1]], [None]]
     assert list(context.failures) == [1]
-    assert isinstance(context.failures[1], DeadlineError)
+    assert "did not answer in the time given (1 s)" in str(context.failures[1])
 
 
 def test_a_batch_that_was_cancelled_calls_no_more():
@@ -262,8 +262,9 @@ def test_waiting_for_another_call_ends_with_the_deadline():
         first = pool.submit(stage.score, QUERY, ["plum"])
         try:
             server.wait_for(1)
-            with pytest.raises(DeadlineError, match=r"timed out after 0.1 s while other queries were running"):
-                stage.score_batch([RerankJob(QUERY, ["plum"])], Context(Deadline.after(0.1), 1))
+            context = Context(Deadline.after(0.1), 1)
+            stage.score_batch([RerankJob(QUERY, ["plum"])], context)
+            assert "did not answer in the time given (0.1 s)" in str(context.failures[0])
         finally:
             server.release()
         assert first.result(30) == [ranking(QUERY, ["plum"])[0][1]]

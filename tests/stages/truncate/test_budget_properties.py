@@ -81,7 +81,7 @@ def count(tokenizer):
 
 
 def are_beginnings(kept, texts, cut):
-    """Whole texts in their order, the last one perhaps a beginning."""
+    """Whole texts in their order; the last one may be a prefix."""
     *whole, last = kept
     return whole == texts[: len(whole)] and (
         texts[len(whole)].startswith(last) if cut == "cut" else texts[len(whole)] == last
@@ -90,7 +90,7 @@ def are_beginnings(kept, texts, cut):
 
 @pytest.mark.parametrize("cut", ["drop", "cut"])
 def test_a_budget_of_tokens_is_never_exceeded(keep, count, cut):
-    """What is kept is a beginning of what came, has the tokens it says, and no more than allowed."""
+    """The kept texts are a prefix of the input, have the reported tokens, and no more than allowed."""
 
     @settings(max_examples=150, deadline=None, derandomize=True)
     @given(texts=TEXTS, budget=BUDGETS)
@@ -154,5 +154,5 @@ def test_a_beginning_grows_with_its_limit(text, limit, more):
     ],
 )
 def test_where_a_text_is_cut(text, limit, kept):
-    """Between words where there are words to keep, else at the limit."""
+    """Between words if there are words to keep, otherwise at the limit."""
     assert word_prefix(text, limit) == kept

@@ -1,4 +1,4 @@
-"""A tokenizer of the hub: its one file is fetched, by a server of the test's own."""
+"""A tokenizer of the hub: one file is downloaded, from a server that the test runs."""
 
 import os
 import subprocess
@@ -22,11 +22,11 @@ HELD = {f"/{name}/resolve/main/tokenizer.json": TOKENIZER for name in ("gpt2", "
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Answers as the hub does where files are downloaded, and keeps the paths asked for."""
+    """Answers downloads as the hub does, and records the paths requested."""
 
     def do_HEAD(self):
-        """The same as a GET, but for the content."""
-        self.server.asked.append(self.path)
+        """The headers of a GET."""
+        self.server.paths.append(self.path)
         content = HELD.get(self.path, b"")
         self.send_response(200 if content else 404)
         if content:
@@ -50,7 +50,7 @@ class Hub(BaseHTTPRequestHandler):
 def hub():
     """The server."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.asked = []
+    server.paths = []
     thread = Thread(target=server.serve_forever)
     thread.start()
     yield server
@@ -61,7 +61,7 @@ def hub():
 
 @pytest.fixture
 def opening(hub, tmp_path):
-    """Opens a stage with a tokenizer in a process that knows this hub; gives what the process says."""
+    """Opens a stage with a tokenizer in a process that uses this hub; returns what the process prints."""
 
     def run(name, **environment):
         hub_here = {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HOME": str(tmp_path / "home")}
@@ -75,13 +75,13 @@ def opening(hub, tmp_path):
 
 @pytest.mark.parametrize("name", ["gpt2", "some-org/some-model"])
 def test_the_tokenizer_alone_is_fetched_once(hub, opening, name):
-    """Ids with and without an organisation: one file is asked for, no weights, and the cache serves offline."""
+    """Ids with and without an organization: one file is requested, no weights, and the cache works offline."""
     assert opening(name) == "open"
-    # Only what is asked of this model: the library asks the hub for things of its own as well.
-    assert {path for path in hub.asked if name in path} == {f"/{name}/resolve/main/tokenizer.json"}
-    hub.asked.clear()
+    # Only the paths of this model: the library makes other requests to the hub as well.
+    assert {path for path in hub.paths if name in path} == {f"/{name}/resolve/main/tokenizer.json"}
+    hub.paths.clear()
     assert opening(name, HF_HUB_OFFLINE="1") == "open"
-    assert not any(name in path for path in hub.asked)
+    assert not any(name in path for path in hub.paths)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,5 @@ def test_the_tokenizer_alone_is_fetched_once(hub, opening, name):
     ],
 )
 def test_a_tokenizer_that_the_hub_does_not_have(opening, name, message):
-    """A model without that file is told from a model that is not there."""
-    said = opening(name)
-    assert said.startswith("StageError ")
-    assert f"tokenizer: {message}" in said
+    """A model without that file and a model that does not exist have different messages."""
+    assert opening(name).startswith(f"StageError tokenizer: {message}")

@@ -39,7 +39,7 @@ def texts_of(stage, *texts):
 
 
 @pytest.mark.parametrize("keyword", ["top_k", "top_n"])
-def test_the_first_so_many_stay(keyword):
+def test_the_first_hits_stay(keyword):
     """top_k, also by the name top_n, keeps the first hits and reports the rest as dropped."""
     hits, context = truncated(Truncate(**{keyword: 2}), hits_of("a", "b", "c"))
     assert [hit.text for hit in hits] == ["a", "b"]
@@ -58,22 +58,22 @@ def test_a_threshold_cuts_on_the_named_score():
     assert [hit.text for hit in by_search] == ["a", "b"]
 
 
-def test_a_hit_without_the_score_is_dropped_and_said():
-    """What the named stage left unscored cannot be above the threshold."""
+def test_a_hit_without_the_score_is_dropped_with_a_warning():
+    """A hit that the named stage left unscored cannot be above the threshold."""
     hits, context = truncated(Truncate(min_score=-5, score_of="bge"), hits_of("a", "b", scores=(0.9, None)))
     assert [hit.text for hit in hits] == ["a"]
     assert context.warnings == [["1 of 2 hits have no score by 'bge'; dropped"]]
 
 
-def test_a_threshold_that_nothing_reaches_says_the_best_score():
-    """An empty result names the score that would have been enough."""
+def test_a_threshold_that_nothing_reaches_reports_the_best_score():
+    """The warning names the threshold that would have kept a hit."""
     hits, context = truncated(Truncate(min_score=0.5, score_of="bge"), hits_of("a", "b", scores=(0.3, 0.31254)))
     assert hits == []
     assert context.warnings == [["no hit reaches min_score 0.5; the best score by 'bge' is 0.3125"]]
 
 
-def test_a_threshold_on_a_skipped_stage_is_skipped_and_says_so():
-    """Where the reranker was skipped its threshold does not empty the result, which is partial then."""
+def test_a_threshold_on_a_skipped_stage_is_skipped_and_reported():
+    """If the reranker was skipped, its threshold does not empty the result, which is partial."""
     reports = [StageReport("search", "milvus_search", 0, 0, 2), StageReport("bge", "bge", 0, 2, 2, status="skipped")]
     hits, context = truncated(Truncate(min_score=0.5, score_of="bge"), hits_of("a", "b"), reports)
     assert len(hits) == 2
@@ -82,7 +82,7 @@ def test_a_threshold_on_a_skipped_stage_is_skipped_and_says_so():
 
 
 def test_a_threshold_on_a_fallback_that_was_not_needed_is_silent():
-    """Each of two rerankers, of which one stands in for the other, may have a threshold of its own."""
+    """A reranker and its fallback may each have a threshold."""
     reports = [StageReport("search", "milvus_search", 0, 0, 2), StageReport("cohere", "cohere", 0, 2, 2)]
     hits, context = truncated(Truncate(min_score=0.5, score_of="bge"), hits_of("a", "b"), reports)
     assert len(hits) == 2
@@ -90,7 +90,7 @@ def test_a_threshold_on_a_fallback_that_was_not_needed_is_silent():
 
 
 def test_a_threshold_on_a_stage_that_does_not_exist_is_an_error():
-    """A misspelt score_of is found when the pipeline is built, with the name that was meant."""
+    """A misspelt score_of is found when the pipeline is built, with the nearest name."""
     with pytest.raises(ConfigError) as caught:
         Pipeline([ListedSearch(), Truncate(min_score=0.5, score_of="listed_serch")])
     assert str(caught.value) == (
@@ -131,7 +131,7 @@ def test_the_first_hit_that_does_not_fit_ends_the_list():
 
 
 def test_reserve_and_per_hit_count_against_the_budget():
-    """What the prompt and the labels need is left free."""
+    """Room for the prompt and the labels is left free."""
     stage = Truncate(max_tokens=10, reserve=2, per_hit=1, tokenizer=TOKENIZER)
     hits, context = truncated(stage, hits_of("the red plum", "the blue sky", "a"))
     assert [hit.id for hit in hits] == [0, 1]
@@ -139,7 +139,7 @@ def test_reserve_and_per_hit_count_against_the_budget():
 
 
 def test_the_last_hit_is_cut_after_a_token():
-    """With cut the hit that does not fit keeps as many tokens as there is room for."""
+    """With cut, the hit that does not fit keeps as many tokens as fit."""
     stage = Truncate(max_tokens=5, tokenizer=TOKENIZER, cut="cut")
     hits, context = truncated(stage, hits_of("the red plum", "the blue sky", "pear"))
     assert [hit.text for hit in hits] == ["the red plum", "the blue"]
@@ -154,8 +154,8 @@ def test_a_word_may_be_cut_between_its_pieces():
     assert texts_of(stage, "embeddings of tokens") == ["embedding"]
 
 
-def test_nothing_fits_says_so():
-    """An empty result names what the first hit would have needed."""
+def test_nothing_fits_is_reported():
+    """The warning names what the first hit would have needed."""
     _, context = truncated(Truncate(max_tokens=2, tokenizer=TOKENIZER), hits_of("the red plum"))
     assert context.warnings == [["no hit fits: the first needs 3 tokens"]]
     _, context = truncated(Truncate(max_chars=2), hits_of("the red plum"))
@@ -163,7 +163,7 @@ def test_nothing_fits_says_so():
 
 
 def test_both_budgets_hold_together():
-    """Tokens and characters are counted side by side; the tighter one cuts."""
+    """Tokens and characters are both counted; the tighter budget cuts."""
     stage = Truncate(max_tokens=4, max_chars=100, tokenizer=TOKENIZER, cut="cut")
     assert texts_of(stage, "the red plum", "the blue sky") == ["the red plum", "the"]
     stage = Truncate(max_tokens=100, max_chars=20, tokenizer=TOKENIZER, cut="cut")
@@ -175,8 +175,8 @@ def test_hits_without_text_and_with_blank_text_stay():
     assert texts_of(Truncate(max_chars=3), None, "", "abc", None) == [None, "", "abc", None]
 
 
-def test_a_lone_surrogate_is_no_obstacle():
-    """A character that is none is counted like any other, and left as it is."""
+def test_a_lone_surrogate_is_kept():
+    """Half a character is counted like any other, and left as it is."""
     stage = Truncate(max_tokens=3, tokenizer=TOKENIZER, cut="cut")
     (text,) = texts_of(stage, "red \ud83d plum and pear")
     assert "red \ud83d plum and pear".startswith(text)
@@ -200,13 +200,13 @@ def test_a_lone_surrogate_is_no_obstacle():
     ],
 )
 def test_limits_that_make_no_sense_are_refused(fields, message):
-    """Each message says which field, what and what to do."""
+    """Each message names the field, the problem and the next step."""
     with pytest.raises(ConfigError, match=message):
         Truncate(**fields)
 
 
 def test_text_is_needed_only_where_it_is_counted():
-    """A retrieval stage without text is enough for top_k and min_score."""
+    """For top_k and min_score, a retrieval stage without text is enough."""
     assert Truncate(top_k=1).requires() == {"hits"}
     assert Truncate(max_chars=1).requires() == {"hits", "text"}
 
@@ -221,7 +221,7 @@ def test_text_is_needed_only_where_it_is_counted():
     ],
 )
 def test_a_tokenizer_that_is_not_there(tokenizer, message):
-    """The stage does not open, and says what it looked for."""
+    """The stage does not open, and the message names the missing folder, package or file."""
     with pytest.raises(StageError, match=message):
         Truncate(max_tokens=5, tokenizer=tokenizer).open()
 
@@ -234,7 +234,7 @@ def test_a_tokenizer_of_the_hub_that_cannot_be_reached(monkeypatch):
 
 
 def test_a_damaged_tokenizer_is_named(tmp_path):
-    """A file that is no tokenizer fails when the stage opens."""
+    """A file that is not a tokenizer fails when the stage opens."""
     (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
     with pytest.raises(StageError, match=r"tokenizer\.json cannot be read"):
         Truncate(max_tokens=5, tokenizer=str(tmp_path)).open()
@@ -249,7 +249,7 @@ def test_a_closed_stage_does_not_count_tokens_wrongly():
 
 
 def test_in_a_pipeline_after_a_reranker():
-    """The threshold on the reranker's score, and the report in the result."""
+    """The threshold applies to the reranker's score, and the report is in the result."""
     pipeline = Pipeline(
         [
             ListedSearch(documents=("red", "green", "blue")),
@@ -264,7 +264,7 @@ def test_in_a_pipeline_after_a_reranker():
 
 
 def test_neither_torch_nor_transformers_is_loaded():
-    """Counting tokens takes the tokenizers library alone."""
+    """Counting tokens needs only the tokenizers library."""
     code = (
         "import sys; from milvus_stages import Truncate; "
         "assert 'tokenizers' not in sys.modules; "
