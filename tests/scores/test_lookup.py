@@ -11,7 +11,7 @@ import pytest
 
 from milvus_pipeline import Hit, Pipeline, Query, SearchResult, StageError
 from milvus_pipeline.plugin import Context, Deadline
-from milvus_pipeline.scores import lookup
+from milvus_pipeline.scores import lookup, store
 from support.fake_stages.basic import ListedSearch
 from support.fake_stages.counted import Counted
 
@@ -378,8 +378,10 @@ def test_a_set_is_the_same_in_every_order(file):
         assert cached(batch(stage, "red")[1]) == [5]
 
 
-def test_event_loops_share_it(file):
+def test_event_loops_share_it(file, monkeypatch):
     """Four event loops in threads use the cache at the same time, each with several queries."""
+    monkeypatch.setattr(store, "_PATIENCE", 30.0)  # however slow the machine is
+    monkeypatch.setattr(lookup, "_THREAD_SECONDS", 30.0)
     queries = [f"red {number}" for number in range(6)]
 
     async def main(stage):

@@ -35,6 +35,12 @@ def cache(file):
     release(made)
 
 
+@pytest.fixture
+def patient(monkeypatch):
+    """Waits for other threads however slow the machine is."""
+    monkeypatch.setattr(store, "_PATIENCE", 30.0)
+
+
 def key(number: int) -> bytes:
     return number.to_bytes(24, "big")
 
@@ -109,7 +115,7 @@ def test_a_stage_that_is_open_twice_closes_it_once(file):
     assert [path.name for path in file.parent.iterdir()] == ["scores.db"]
 
 
-def test_threads_share_it(cache):
+def test_threads_share_it(patient, cache):
     """Eight threads write and read the same scores."""
 
     def work(seed):

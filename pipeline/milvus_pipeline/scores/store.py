@@ -35,7 +35,7 @@ _CHECK_SECONDS: Final = 1.0  # to look for damage; in a very large file the rest
 _CHECK_STEPS: Final = 10_000  # SQLite instructions between two looks at the clock
 _PAGES_KIB: Final = 16_384  # cached by a connection
 
-_PATIENCE: Final = 0.05  # seconds that a query waits for the file
+_PATIENCE: Final = 0.05  # seconds that a query waits for other processes, and as long for other threads
 _PAUSE: Final = 2.0  # seconds without another attempt after a failure
 _LAST_SECONDS: Final = 2.0  # that closing waits for the file
 _KEYS_AT_ONCE: Final = 500  # in a statement
@@ -45,7 +45,7 @@ _TABLE: Final = "CREATE TABLE scores (key BLOB PRIMARY KEY, score REAL NOT NULL)
 
 
 class ScoreCache:
-    """The scores of one file. A query waits for it at most ``_PATIENCE`` seconds; a failure is reported by ``fault``.
+    """The scores of one file, for which a query waits ``_PATIENCE`` seconds at most; ``fault`` reports a failure.
 
     Scores that cannot be written (the file is locked, the disk full) stay in memory, are found there, and are written
     with the next ones. A file that cannot be read has no scores for a while. Nothing is raised.
