@@ -177,9 +177,10 @@ class ConfigError(PipelineError, ValueError):
         self, what: str = "", next_step: str = "", *, place: str = "", problems: Iterable[Problem] = ()
     ) -> None:
         self.problems = tuple(problems)
-        if self.problems:
-            what = "\n".join(str(problem._replace(next_step="", line=0)) for problem in self.problems)
-            next_step = self.problems[0].next_step if len(self.problems) == 1 else ""
+        if len(self.problems) == 1:
+            what, next_step = str(self.problems[0]._replace(next_step="")), self.problems[0].next_step
+        elif self.problems:
+            what = "\n".join(map(str, self.problems))
         super().__init__(what, next_step, place=place)
 
     def __str__(self) -> str:
