@@ -83,8 +83,7 @@ class Plan:
     def write_lines(self, stream: TextIO) -> None:
         """Write one JSON object per service; its ``queries`` counts those that would send something."""
         for stage, figures in self._rows():
-            queries = self._queries[stage.name]
-            data = {"stage": stage.name, "type": stage.type, "queries": queries, "planned": figures}
+            data = {"stage": stage.name, "type": stage.type, "queries": self._queries[stage.name], "planned": figures}
             stream.write(json_line(data))
 
     def write_table(self, stream: TextIO, queries: str) -> None:
@@ -106,7 +105,6 @@ class Plan:
         console.print(Text(f"{queries}; nothing was sent to these services"))
         console.print(Text("tokens are estimates: every service counts with its own tokenizer", style="dim"))
 
-    def _rows(self) -> Iterable[tuple[Stage, Figures]]:
-        totals = self._totals.as_dict()
-        for stage in self._services:
-            yield stage, totals.get(stage.name) or dict.fromkeys(_HEADERS, 0)
+    def _rows(self) -> list[tuple[Stage, Figures]]:
+        totals, nothing = self._totals.as_dict(), dict.fromkeys(_HEADERS, 0)
+        return [(stage, totals.get(stage.name) or {**nothing}) for stage in self._services]

@@ -60,9 +60,9 @@ def text_column(header: str, texts: Iterable[str], style: str = "") -> Column:
     return Column(header, [Text(text, style=style) for text in texts], "left")
 
 
-def id_column(ids: Iterable[str]) -> Column:
-    """Return the column ``id``, cut to a moderate width."""
-    return text_column("id", (cut_text(one, _ID_WIDTH) for one in ids))
+def id_column(ids: Iterable[str], width: int = _ID_WIDTH) -> Column:
+    """Return the column ``id``, cut to a width."""
+    return text_column("id", (cut_text(one, width) for one in ids))
 
 
 def text_table(
@@ -98,7 +98,9 @@ def text_table(
         ]
     if (missing := _LEAST_TEXT - room()) > 0:
         columns = [
-            id_limited(column, max(_LEAST_ID, column.width - missing)) if column.header == "id" else column
+            id_column((cell.plain for cell in column.cells), max(_LEAST_ID, column.width - missing))
+            if column.header == "id"
+            else column
             for column in columns
         ]
     if room() < _LEAST_TEXT and not force:
@@ -111,11 +113,6 @@ def text_table(
     for number, row in enumerate(zip(*(column.cells for column in columns), cells, strict=True), start=1):
         table.add_row(*row, end_section=number == section)
     return table
-
-
-def id_limited(column: Column, width: int) -> Column:
-    """Return the column with its cells cut to a width."""
-    return replace(column, cells=[Text(cut_text(cell.plain, width)) for cell in column.cells])
 
 
 def print_indented(console: Console, lines: Iterable[Text | Table]) -> None:

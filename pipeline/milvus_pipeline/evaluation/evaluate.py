@@ -81,7 +81,8 @@ def evaluate(
         raise ConfigError(f"{unknown[0]!r} is not a system", f"the systems are {list(named)}", place="variants")
     computed = Measures(measures)
     tree = build_tree(named)
-    _check_hits(tree)
+    if unranked := [name for name, path in tree.paths.items() if not path[-1].ranks]:
+        raise ConfigError("no stage gives hits to measure", "add a retrieval stage", place=unranked[0])
     judged = select_judged(queries, qrels)
     computed.check(judged.grades)
     run = TreeRun(tree, computed, judged.grades, movements, on_progress, on_results)
@@ -108,7 +109,7 @@ def evaluate(
         for name, pipeline in named.items()
     )
     return Evaluation(
-        title=title or _title(list(named)),
+        title=title or next(iter(named)) + (f" and {len(named) - 1} more" if len(named) > 1 else ""),
         queries=judged.given,
         judged=len(judged.results),
         batch_size=batch_size,
@@ -233,14 +234,6 @@ def _check_options(batch_size: int, test: str, correction: str, prices: Mapping[
             )
 
 
-def _check_hits(tree: Tree) -> None:
-    for name, path in tree.paths.items():
-        if not path[-1].ranks:
-            raise ConfigError(
-                "no stage gives hits, so there is nothing to measure", "add a retrieval stage", place=name
-            )
-
-
 def _identities(tree: Tree) -> tuple[dict[Node, dict[str, Mapping[str, Any]]], list[str]]:
     """Return the identities of the open stages by node and stage name, and warnings for those that failed."""
     found: dict[Node, dict[str, Mapping[str, Any]]] = {}
@@ -280,15 +273,9 @@ def _price_warnings(
         yield f"{stage} has usage without a price, so its cost is not known; give a price of 0 if it is free"
 
 
-def _title(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-
-
 def _versions(pipelines: Iterable[Pipeline]) -> dict[str, str]:
     """Return the versions of Python and of the packages that ran, measured and compared."""
-    versions: dict[str, str] = {}
-    for pipeline in pipelines:
-        versions |= versions_of(pipeline)
+    versions = dict(item for pipeline in pipelines for item in versions_of(pipeline).items())
     for package in _PACKAGES:
         with suppress(PackageNotFoundError):
             versions[package] = version(package)

@@ -69,16 +69,10 @@ def scatter(systems: Sequence[SystemFigures], measure: str, width: float, height
     across = fit_scale(list(seconds.values()), _LEFT, width - _RIGHT)
     up = fit_scale([system.measures[measure] for _, system in numbered], height - _BOTTOM, _TOP, log=False)
     named = len(systems) <= _NAMED and width >= _LEAST_WIDTH_FOR_NAMES
-    points = [
-        _Point(
-            number,
-            system,
-            across(seconds[number]),
-            up(system.measures[measure]),
-            cut_text(system.name, _NAME_CELLS) if named and system.name else str(number),
-        )
-        for number, system in numbered
-    ]
+    points = []
+    for number, system in numbered:
+        text = cut_text(system.name, _NAME_CELLS) if named and system.name else str(number)
+        points.append(_Point(number, system, across(seconds[number]), up(system.measures[measure]), text))
     _draw_axes(root, across, up, measure, width, height)
     corners = _front_corners(points, across)
     if corners:
