@@ -215,7 +215,7 @@ def usable_device(torch: Any, device: str, dtype: DType) -> Any:
     if kind == "cuda":
         count = torch.cuda.device_count() if cuda else 0
         if int(number or 0) >= count:
-            raise field_error("device", f"{device!r} is not available (torch sees {count} of these)", _OTHER_DEVICE)
+            raise field_error("device", f"{device!r} is not available (CUDA devices: {count})", _OTHER_DEVICE)
         device = f"cuda:{number or torch.cuda.current_device()}"
     if kind == "mps" and not mps:
         raise field_error("device", "'mps' is not available on this machine", _OTHER_DEVICE)
