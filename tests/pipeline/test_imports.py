@@ -139,10 +139,9 @@ def test_names_tell_modules_apart():
     assert {name for name, count in NAMES.items() if count > 2} == set()
 
 
-@pytest.mark.xfail(strict=False, reason="two modules are being merged into others")
 def test_no_module_is_named_by_a_gerund():
     """The name is that of what is in the module."""
-    assert {name for name in NAMES if name.endswith("ing")} == set()
+    assert {name for name in NAMES if name.endswith("ing")} <= {"ranking"}  # a noun: an order of documents
 
 
 def test_the_front_room_is_small():
