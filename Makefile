@@ -3,10 +3,13 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-PYTEST := $(BIN)/python -m pytest --dist loadgroup --numprocesses
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check audit bench docs clean
+# Workers take groups of tests in the order of tests/conftest.py, the longest first. The long ones mostly wait, so more
+# workers than cores pay off; numpy and torch get one thread in each.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadgroup --no-loadscope-reorder --numprocesses
+
+.PHONY: demo test quick check audit bench docs clean
 
 demo: .venv/demo ## search, rerank and cut the documentation that Python ships
 	$(BIN)/python -m milvus_pipeline.demo configs/python_docs.yaml
