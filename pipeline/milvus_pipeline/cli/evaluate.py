@@ -107,14 +107,18 @@ def evaluate(
             title=" and ".join(path.stem for path in configs),
         )
         unfinished.pop_all()
+    complete = _print_problems(evaluation, run_files)
+    return 0 if _write(evaluation, output_format, output, report, overwrite) and complete else FAILED
+
+
+def _print_problems(evaluation: Evaluation, run_files: RunFiles | None) -> bool:
+    """Print warnings and what is missing in runs; return whether all queries succeeded and are in the runs."""
     for warning in evaluation.warnings:
         print_warning(warning)
     problems = [] if run_files is None else run_files.problems
     for problem in problems:
         print_error(problem)
-    failed = any(system.statuses.get("failed") for system in evaluation.systems)
-    written = _write(evaluation, output_format, output, report, overwrite)
-    return FAILED if failed or problems or not written else 0
+    return not problems and not any(system.statuses.get("failed") for system in evaluation.systems)
 
 
 def _write(

@@ -96,16 +96,7 @@ def evaluate(
         run.run(judged.results, batch_size)
     figures = {node: tally.figures(prices) for node, tally in run.tallies.items()}
     found = mark_front(
-        SystemFigures(
-            name=name,
-            variant=dict(variants.get(name, {})),
-            config=pipeline.to_config(),
-            identity={stage: identity for node in tree.paths[name] for stage, identity in identities[node].items()},
-            stages=tuple(figures[node] for node in tree.paths[name]),
-            statuses=run.statuses(name),
-            cost=_total_cost([figures[node] for node in tree.paths[name]]),
-            per_query=_per_query(run.tallies[tree.paths[name][-1]].values, judged.grades),
-        )
+        _system_figures(name, pipeline, run, figures, identities, dict(variants.get(name, {})))
         for name, pipeline in named.items()
     )
     return Evaluation(
@@ -128,6 +119,32 @@ def evaluate(
         ),
         versions=_versions(named.values()),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _system_figures(
+    name: str,
+    pipeline: Pipeline,
+    run: TreeRun,
+    figures: Mapping[Node, StageFigures],
+    identities: Mapping[Node, Mapping[str, Mapping[str, Any]]],
+    variant: Mapping[str, Any],
+) -> SystemFigures:
+    path = run.tree.paths[name]
+    stages = tuple(figures[node] for node in path)
+    costs = [stage.cost for stage in stages if stage.cost is not None]
+    return SystemFigures(
+        name=name,
+        variant=variant,
+        config=pipeline.to_config(),
+        identity={stage: identity for node in path for stage, identity in identities[node].items()},
+        stages=stages,
+        statuses=run.statuses(name),
+        cost=sum(costs) if len(costs) == len(stages) else None,
+        per_query={
+            measure: {query: value for query, value in zip(run.judged, values, strict=True) if not math.isnan(value)}
+            for measure, values in run.tallies[path[-1]].values.items()
+        },
     )
 
 
@@ -247,19 +264,6 @@ def _identities(tree: Tree) -> tuple[dict[Node, dict[str, Mapping[str, Any]]], l
             except Exception as error:
                 warnings.append(f"{node.system}: the identity of {member.name} is unknown: {error_text(error)}")
     return found, warnings
-
-
-def _per_query(values: Mapping[str, Sequence[float]], judged: Judgements) -> dict[str, dict[str, float]]:
-    return {
-        name: {query: value for query, value in zip(judged, numbers, strict=True) if not math.isnan(value)}
-        for name, numbers in values.items()
-    }
-
-
-def _total_cost(stages: Sequence[StageFigures]) -> float | None:
-    """Return the cost of all stages; None if that of one is not known."""
-    costs = [stage.cost for stage in stages if stage.cost is not None]
-    return sum(costs) if len(costs) == len(stages) else None
 
 
 def _price_warnings(

@@ -42,6 +42,8 @@ class TreeRun:
         on_results: see ``evaluate``.
 
     Attributes:
+        tree: as above.
+        judged: as above.
         pipelines: the systems, whose common stages are the same objects; to be opened before ``run``.
         tallies: the figures of each stage.
         changes: the movements to keep of each system.
@@ -59,8 +61,8 @@ class TreeRun:
         self.pipelines = tree.pipelines()
         self.tallies = {node: Tally(node, measures, judged) for node in tree}
         self.changes = {name: LargestChanges(name, measures.names[0], movements) for name in tree.paths}
-        self._tree = tree
-        self._judged = judged
+        self.tree = tree
+        self.judged = judged
         self._on_progress = on_progress or (lambda done, of: None)
         self._on_results = on_results or (lambda system, results: None)
         self._done = 0
@@ -71,7 +73,7 @@ class TreeRun:
 
     def warm_up(self, results: Sequence[SearchResult]) -> None:
         """Run the first query, uncounted, through every stage for which that is free."""
-        self._warm_up(self._tree.roots, _Batch([result for result in results if result][:1]))
+        self._warm_up(self.tree.roots, _Batch([result for result in results if result][:1]))
 
     def _warm_up(self, nodes: Sequence[Node], batch: _Batch) -> None:
         for node in nodes:
@@ -84,7 +86,7 @@ class TreeRun:
         for start in range(0, len(results), together):
             part = results[start : start + together]
             batches = [_Batch(list(part[at : at + batch_size])) for at in range(0, len(part), batch_size)]
-            for root in self._tree.roots:
+            for root in self.tree.roots:
                 self._visit(root, batches, [])
 
     def _visit(self, node: Node, before: list[_Batch], steps: list[list[Step]]) -> None:
@@ -118,7 +120,7 @@ class TreeRun:
                 self._failures[system][result.error.reason_code] += 1
                 self._first_failure.setdefault(system, str(result.error))
             own = [step[position] for step in steps]
-            self.changes[system].add(own, self._judged[str(result.query.id)])
+            self.changes[system].add(own, self.judged[str(result.query.id)])
 
     def statuses(self, system: str) -> dict[Status, int]:
         """Return the number of queries by the status of the system's result."""
