@@ -1,6 +1,5 @@
 """`run`: queries from everywhere, results in every format, exit codes."""
 
-import gzip
 import json
 
 import pytest
@@ -106,14 +105,6 @@ def test_queries_from_beir_jsonl(invoke, fruit, make):
         {"id": "3", "text": "sky"},
     ]
     assert "warning" not in done.stderr
-
-
-def test_gzipped_queries(invoke, fruit, tmp_path):
-    """A file named .jsonl.gz is JSONL."""
-    with gzip.open(tmp_path / "queries.jsonl.gz", "wt", encoding="utf-8") as file:
-        file.write('{"_id": "a", "text": "plüm"}\n')
-    done = invoke("run", fruit, "--queries", tmp_path / "queries.jsonl.gz")
-    assert lines_of(done.stdout)[0]["query"] == {"id": "a", "text": "plüm"}
 
 
 def test_queries_from_stdin(invoke, fruit):

@@ -39,12 +39,16 @@ _MODULES = ("scipy.stats", "statsmodels.stats.multitest")  # needed only after a
 
 @command
 def evaluate(
-    configs: Annotated[list[Path], typer.Argument(metavar="CONFIG", help="Pipelines, YAML files; a `sweep` counts.")],
+    configs: Annotated[
+        list[Path], typer.Argument(metavar="CONFIG", help="Pipelines, YAML files, with or without `sweep`.")
+    ],
     queries: Annotated[Path, typer.Option(metavar="FILE", help="Queries with ids; - is stdin.")],
     qrels: Annotated[Path, typer.Option(metavar="FILE", help="Judgements: TREC qrels, BEIR's TSV, or a BEIR folder.")],
     measure: Annotated[
         list[str] | None,
-        typer.Option("--measure", "-m", metavar="NAME", help="By its ir-measures name; repeat it for several."),
+        typer.Option(
+            "--measure", "-m", metavar="NAME", help="A measure, by its ir-measures name; repeat it for several."
+        ),
     ] = None,
     input_format: QueryFormat = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Queries that go through the stages together.")] = 1,
@@ -53,12 +57,19 @@ def evaluate(
     correction: Annotated[Correction, typer.Option(help="How p-values are corrected for their number.")] = "holm",
     price: Annotated[
         list[str] | None,
-        typer.Option(metavar="STAGE.WORD=AMOUNT", help="Money per unit of usage: cohere.search_units=0.002."),
+        typer.Option(
+            metavar="STAGE.WORD=AMOUNT",
+            help="Money per unit of usage: cohere.search_units=0.002; repeat it for several.",
+        ),
     ] = None,
-    baseline: Annotated[str | None, typer.Option(metavar="NAME", help="By default the first system.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Instead of stdout.")] = None,
+    baseline: Annotated[
+        str | None, typer.Option(metavar="NAME", help="System to compare with; by default the first.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the figures here instead of stdout.")
+    ] = None,
     output_format: Annotated[
-        FiguresFormat | None, typer.Option("--format", help="By default that of the name.")
+        FiguresFormat | None, typer.Option("--format", help="Format of the figures; by default that of the file name.")
     ] = None,
     report: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write a page of HTML with charts.")] = None,
     runs: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Also write rankings as TREC runs here.")] = None,

@@ -24,10 +24,12 @@ Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="The pipeline, a 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace output files that exist.")]
 QueryFormat = Annotated[
-    InputFormat | None, typer.Option("--input-format", help="Of the queries; by default that of the file name.")
+    InputFormat | None, typer.Option("--input-format", help="Format of the queries; by default that of the file name.")
 ]
 TableOrJson = Annotated[Literal["table", "json"], typer.Option("--format", help="A table, or one JSON document.")]
-Timeout = Annotated[float | None, typer.Option(min=0.001, help="Seconds; by default those of the configuration.")]
+Timeout = Annotated[
+    float | None, typer.Option(min=0.001, help="Seconds that a batch may take; by default those of the configuration.")
+]
 
 Batch = Sequence[Query | SearchResult]
 Answers = Generator[list[SearchResult], None, None]

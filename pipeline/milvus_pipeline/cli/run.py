@@ -51,8 +51,10 @@ def run(
     queries: Annotated[Path | None, typer.Option(metavar="FILE", help="A file of queries; - is stdin.")] = None,
     input_format: QueryFormat = None,
     bad_lines: Annotated[BadLines, typer.Option(help="What to do with lines that are not queries.")] = BadLines.REPORT,
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write a job here.")] = None,
-    output_format: Annotated[Format | None, typer.Option("--format", help="Format of the results.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write here, as a job that can be resumed.")
+    ] = None,
+    output_format: Annotated[Format | None, typer.Option("--format", help="Format of the results; see above.")] = None,
     overwrite: Overwrite = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the job in --output, or start it.")] = False,
     accept_changes: Annotated[

@@ -18,7 +18,9 @@ from milvus_pipeline.text import count_text
 @command
 def split(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="With files that end in .md, .markdown or .txt.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Instead of stdout.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write here instead of stdout.")
+    ] = None,
     max_chars: Annotated[int, typer.Option(min=1, help="Characters of a passage at most.")] = 1000,
     glob: Annotated[str | None, typer.Option(metavar="PATTERN", help="Read only matching files: '**/*.md'.")] = None,
     bad_files: Annotated[
