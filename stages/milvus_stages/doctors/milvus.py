@@ -27,7 +27,7 @@ from milvus_stages.doctors.sample import RowReader, Sample
 from milvus_stages.milvus import failures, filters
 from milvus_stages.milvus.client.lite import check_present
 from milvus_stages.milvus.client.pool import disconnect, user_count
-from milvus_stages.milvus.client.server import Connection, load_state
+from milvus_stages.milvus.client.server import Connection
 from milvus_stages.milvus.collection import (
     CollectionInfo,
     CollectionState,
@@ -116,7 +116,7 @@ class Examination:
 
     def load_state(self) -> str:
         """Return whether the collection is in memory."""
-        return load_state(self.connection, self.settings.collection, self.deadline)
+        return self.connection.load_state(self.settings.collection, self.deadline)
 
     def finding(self, error: Exception, topic: str, expression: str = "") -> Finding:
         """Return the finding that an error of a call makes."""

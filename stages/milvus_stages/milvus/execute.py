@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 from milvus_pipeline import CircuitOpenError, DeadlineError, Hit, PipelineError, SearchResult, StageError
 from milvus_pipeline.plugin import Context, Deadline, adrive, async_retrying, drive, in_threads, retrying
 from milvus_stages.milvus import failures
-from milvus_stages.milvus.client.server import CALL_SECONDS, load_state
+from milvus_stages.milvus.client.server import CALL_SECONDS
 from milvus_stages.milvus.collection import CollectionState
 from milvus_stages.milvus.requests import Request, read_hits, requests_for
 from milvus_stages.milvus.state import NOTICE_SECONDS, OpenCollection, guarded_call
@@ -117,13 +117,17 @@ class BatchSearch:
 
     def _try(self, request: Request) -> Any:
         deadline = self._call_deadline()
-        policy = retrying(self._settings.retry, deadline, self._is_retryable, _wait_hint, self._counter(request))
+        policy = retrying(
+            self._settings.retry, deadline, self._is_retryable, _wait_hint, partial(self._count_retry, request)
+        )
         policy.sleep = self._sleep
         return policy(lambda: drive(self._attempt(request, deadline), partial(self._do, request)))
 
     async def _atry(self, request: Request) -> Any:
         deadline = self._call_deadline()
-        policy = async_retrying(self._settings.retry, deadline, self._is_retryable, _wait_hint, self._counter(request))
+        policy = async_retrying(
+            self._settings.retry, deadline, self._is_retryable, _wait_hint, partial(self._count_retry, request)
+        )
 
         async def attempt() -> Any:
             return await adrive(self._attempt(request, deadline), partial(self._ado, request))
@@ -144,12 +148,9 @@ class BatchSearch:
         # With Milvus Lite, only loading passes.
         return failures.is_not_loaded(error) if self._is_lite else failures.is_transient(error)
 
-    def _counter(self, request: Request) -> Any:
-        def count(error: BaseException, seconds: float) -> None:
-            for position in request.positions:
-                self._context.note(position, retries=self._context.details[position].get("retries", 0) + 1)
-
-        return count
+    def _count_retry(self, request: Request, error: BaseException, seconds: float) -> None:
+        for position in request.positions:
+            self._context.note(position, retries=self._context.details[position].get("retries", 0) + 1)
 
     def _sleep(self, seconds: float) -> None:
         """Wait between two attempts, until the connection is closed or the caller gives up."""
@@ -231,7 +232,7 @@ class BatchSearch:
             return self._sleep(step.seconds)
         with guarded_call(self._settings, step.deadline.remaining(at_most=CALL_SECONDS)):
             if isinstance(step, _AskIfLoaded):
-                return load_state(collection.connection, self._settings.collection, step.deadline)
+                return collection.connection.load_state(self._settings.collection, step.deadline)
             return collection.connection.search(request.arguments(step.state), step.deadline)
 
     async def _ado(self, request: Request, step: _Step) -> Any:

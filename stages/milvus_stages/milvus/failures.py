@@ -145,14 +145,14 @@ def reason_of(error: BaseException) -> ReasonCode:
 
 
 @contextmanager
-def explained(where: str, token_env: str | None = None) -> Iterator[None]:
+def explained(where: str, token_env: str | None = None, loads: bool = False) -> Iterator[None]:
     """Raise what pymilvus raises within the block as one of our errors; see ``explain``."""
     try:
         yield
     except PipelineError:
         raise
     except Exception as error:
-        explanation = explain(error, where, token_env)
+        explanation = explain(error, where, token_env, loads=loads)
         raise explanation from explanation.__cause__
 
 

@@ -58,11 +58,11 @@ class MilvusSearch(SearchSettings):
         """
         self._opened = open_collection(self, self.opening)
         try:
-            self._opened.load(Deadline() if self.is_lite else self.opening)
-        except Exception as error:
+            with failures.explained(self.where, self.token_env, self.load):
+                self._opened.load(Deadline() if self.is_lite else self.opening)
+        except BaseException:
             self.teardown()
-            explanation = failures.explain(error, self.where, self.token_env, loads=self.load)
-            raise explanation from explanation.__cause__
+            raise
 
     def teardown(self) -> None:
         """Release the connection, which is closed if nobody else uses it."""

@@ -22,7 +22,6 @@ from milvus_stages.milvus.client.server import (
     MIN_SECONDS,
     Connection,
     closed_error,
-    load_state,
 )
 from milvus_stages.milvus.collection import CollectionState, UnfitError, inspect_collection, lost_fields
 from milvus_stages.milvus.settings import SearchSettings
@@ -118,7 +117,7 @@ class OpenCollection:
             StageError: it may not be loaded, or does not become loaded.
             Exception: what pymilvus raises if the server cannot be asked.
         """
-        if load_state(self.connection, self.settings.collection, deadline.sooner(CALL_SECONDS)) == "Loaded":
+        if self.connection.load_state(self.settings.collection, deadline.sooner(CALL_SECONDS)) == "Loaded":
             return
         future = self.start_renewal(self.state)
         try:
@@ -211,7 +210,7 @@ class OpenCollection:
         """Load the collection, or wait until it is loaded, for ``LOAD_SECONDS`` at most; whether that was needed."""
         settings, where = self.settings, self.settings.where
         deadline, pause = Deadline.after(LOAD_SECONDS), _FIRST_PAUSE
-        while (state := load_state(self.connection, settings.collection, deadline)) != "Loaded":
+        while (state := self.connection.load_state(settings.collection, deadline)) != "Loaded":
             if state == "NotExist":
                 step = "make it with `milvus-pipeline ingest`, or correct the name"
                 raise StageError("the collection does not exist any more", step, place=where, reason_code="not_found")

@@ -186,6 +186,10 @@ class Connection:
             client = await self._loops.here()
             return await client.search(**arguments, **_limits(deadline))
 
+    def load_state(self, collection: str, deadline: Deadline) -> str:
+        """Return whether the collection is in memory: "Loaded", "Loading", "NotLoad" or "NotExist"."""
+        return str(self.call(deadline, "get_load_state", collection)["state"].name)
+
     async def aload_state(self, collection: str, deadline: Deadline) -> str:
         """``load_state`` for an event loop."""
         deadline.check()
@@ -261,11 +265,6 @@ def _give_up(error: Exception) -> NoReturn:
 
 async def _agive_up(error: Exception) -> NoReturn:
     raise error
-
-
-def load_state(connection: Connection, collection: str, deadline: Deadline) -> str:
-    """Return whether the collection is in memory: "Loaded", "Loading", "NotLoad" or "NotExist"."""
-    return str(connection.call(deadline, "get_load_state", collection)["state"].name)
 
 
 def closed_error() -> StageError:
