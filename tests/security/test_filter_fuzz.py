@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 from enum import Enum
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pymilvus import DataType, MilvusClient
 
@@ -44,6 +45,9 @@ whole = st.recursive(
     lambda inner: st.tuples(inner, st.sampled_from(["or", "and", "||", "or not"]), inner).map(" ".join),
     max_leaves=4,
 )
+CRASHES = re.compile(r"""not\s*[(\s]*["']""")
+"""``not`` before a string, which crashes a Milvus server 2.3.5."""
+
 broken = st.lists(st.sampled_from(FRAGMENTS), min_size=1, max_size=4).map(" ".join).filter(str.strip)
 expressions = whole | whole.map("({})".format) | st.tuples(whole, broken).map(" ".join) | broken
 
@@ -280,9 +284,13 @@ def test_an_engine_never_finds_more_with_a_second_filter(rows: Rows, one: str, o
     from pymilvus.exceptions import MilvusException
 
     try:
+        assume(not any(CRASHES.search(each) for each in (one, other)))
         together, alone = join([one, other], {"v": "a"}), [join([each], {"v": "a"}) for each in (one, other)]
         found = set(rows.found(together))
-    except (QueryError, MilvusException):
+    except QueryError:
+        return
+    except MilvusException as error:
+        assert error.code != 2, "the server is gone"
         return
     for each in alone:
         assert found <= set(rows.found(each))
