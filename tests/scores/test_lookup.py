@@ -4,14 +4,13 @@ import asyncio
 import importlib
 import sqlite3
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from milvus_pipeline import Hit, Pipeline, Query, SearchResult, StageError
 from milvus_pipeline.plugin import Context, Deadline
-from milvus_pipeline.scores import lookup, store
+from milvus_pipeline.scores import store
 from support.fake_stages.basic import ListedSearch
 from support.fake_stages.counted import Counted
 
@@ -381,7 +380,6 @@ def test_a_set_is_the_same_in_every_order(file):
 def test_event_loops_share_it(file, monkeypatch):
     """Four event loops in threads use the cache at the same time, each with several queries."""
     monkeypatch.setattr(store, "_PATIENCE", 30.0)  # however slow the machine is
-    monkeypatch.setattr(lookup, "_THREAD_SECONDS", 30.0)
     queries = [f"red {number}" for number in range(6)]
 
     async def main(stage):
@@ -395,27 +393,3 @@ def test_event_loops_share_it(file, monkeypatch):
         stage.asked.clear()
         assert asyncio.run(main(stage)) == found[0] == found[1] == found[2] == found[3]
         assert stage.asked == []
-
-
-def test_an_event_loop_does_not_wait_long_for_a_thread(file, monkeypatch):
-    """If all threads are busy, the query goes on without the cache, with a warning."""
-    monkeypatch.setattr(lookup, "_THREAD_SECONDS", 0.05)
-    freed = threading.Event()
-
-    async def main(stage):
-        loop = asyncio.get_running_loop()
-        loop.set_default_executor(ThreadPoolExecutor(1))
-        busy = loop.run_in_executor(None, freed.wait)
-        context = Context(Deadline(), 1)
-        (result,) = await stage.aprocess([SearchResult(Query("red"), [Hit(1, "red", 0.0)])], context)
-        freed.set()
-        await busy
-        return result, context
-
-    with Counted(cache=str(file)) as stage:
-        stage("red", ["red"])
-        stage.asked.clear()
-        result, context = asyncio.run(main(stage))
-        assert stage.asked == [("red",)]
-    assert ranking(result) == [(1, 1.003)]
-    assert "was not read in time, and was not used" in context.warnings[0][0]

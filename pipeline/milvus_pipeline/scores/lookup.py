@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Final, NamedTuple, TypeAlias
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
 from milvus_pipeline.context import Context
+from milvus_pipeline.driver import adrive, drive
 from milvus_pipeline.errors import DeadlineError, StageError
 from milvus_pipeline.ranking import checked_scores
 from milvus_pipeline.records import RerankJob
@@ -14,10 +16,11 @@ from milvus_pipeline.scores.keys import Keys
 from milvus_pipeline.scores.store import ScoreCache
 from milvus_pipeline.text import error_text
 
-_THREAD_SECONDS: Final = 1.0  # that an event loop waits for a thread that uses the file
-
 Jobs: TypeAlias = Sequence[RerankJob]
 Scores: TypeAlias = Sequence[Iterable[float | None]]
+
+_Step: TypeAlias = Callable[[], Any] | tuple[Jobs, Context]
+"""What to do next: use the file, or have the reranker score these jobs."""
 
 
 class CachedScores:
@@ -37,50 +40,45 @@ class CachedScores:
 
     def score(self, jobs: Jobs, context: Context, score_batch: Callable[[Jobs, Context], Scores]) -> Scores:
         """``score_batch`` of a reranker, through the cache."""
-        lookup = self._look_up(jobs, context)
-        if lookup.jobs:
-            try:
-                given = score_batch(lookup.jobs, lookup.context)
-            except Exception as error:
-                lookup.fail(error)
-            else:
-                self.cache.put(lookup.keep(given))
-        return lookup.scores
+        return drive(self._steps(jobs, context), lambda step: step() if callable(step) else score_batch(*step))
 
     async def ascore(
         self, jobs: Jobs, context: Context, ascore_batch: Callable[[Jobs, Context], Awaitable[Scores]]
     ) -> Scores:
         """``ascore_batch`` of a reranker, through the cache; threads use the file."""
-        lookup = Lookup(self._keys, jobs, context)
-        reading = asyncio.ensure_future(asyncio.to_thread(self.cache.get, lookup.keys))
-        try:
-            await asyncio.wait({reading}, timeout=context.deadline.remaining(at_most=_THREAD_SECONDS))
-        finally:
-            if not reading.done():
-                reading.cancel()
-                context.warn(f"the score cache {self.cache.path} was not read in time, and was not used")
-        lookup.fill(reading.result() if reading.done() else {}, self.cache.fault)
-        if lookup.jobs:
-            try:
-                given = await ascore_batch(lookup.jobs, lookup.context)
-            except Exception as error:
-                lookup.fail(error)
-            else:
-                writing = asyncio.ensure_future(asyncio.to_thread(self.cache.put, lookup.keep(given)))
-                await asyncio.wait({writing}, timeout=_THREAD_SECONDS)  # it goes on if this is cancelled
-        return lookup.scores
+
+        async def do(step: _Step) -> Any:
+            return await (asyncio.to_thread(step) if callable(step) else ascore_batch(*step))
+
+        return await adrive(self._steps(jobs, context), do)
 
     def plan(self, jobs: Jobs, context: Context, dry_run_batch: Callable[[Jobs, Context], None]) -> None:
         """``dry_run_batch`` of a reranker, for what would be sent."""
-        lookup = self._look_up(jobs, context)
+        lookup = drive(self._look_up(jobs, context), lambda step: step())
         if lookup.jobs:
             dry_run_batch(lookup.jobs, lookup.context)
             lookup.settle()
 
-    def _look_up(self, jobs: Jobs, context: Context) -> Lookup:
-        lookup = Lookup(self._keys, jobs, context)
-        lookup.fill(self.cache.get(lookup.keys), self.cache.fault)
-        return lookup
+    def _steps(self, jobs: Jobs, context: Context) -> Generator[_Step, Any, Scores]:
+        lookup = yield from self._look_up(jobs, context)
+        if lookup.jobs:
+            try:
+                given = yield lookup.jobs, lookup.context
+            except Exception as error:
+                lookup.fail(error)
+            else:
+                yield partial(self.cache.put, lookup.keep(given))
+        return lookup.scores
+
+    def _look_up(self, jobs: Jobs, context: Context) -> Generator[Callable[[], Any], Any, Lookup]:
+        digests: dict[str, bytes] = {}
+        keys = [self._keys.of(job.query, job.texts, digests) for job in jobs]
+        found: Mapping[bytes, float] = {}
+        try:
+            found = yield partial(self.cache.get, list(dict.fromkeys(key for own in keys for key in own)))
+        except StageError as error:
+            context.warn(str(error))
+        return Lookup(jobs, context, keys, found, listwise=self._keys.listwise)
 
 
 class _Rest(NamedTuple):
@@ -89,65 +87,54 @@ class _Rest(NamedTuple):
     Args:
         position: of the job.
         job: with these texts.
-        keys: of these texts.
-        places: of each of these texts in the whole job.
+        places: for the key of each of these texts, where the text is in the whole job.
     """
 
     position: int
     job: RerankJob
-    keys: list[bytes]
-    places: list[list[int]]
+    places: dict[bytes, list[int]]
 
 
 class Lookup:
     """Some jobs, their known scores, and the jobs that are left.
 
+    Args:
+        jobs: all of them.
+        context: of the batch.
+        keys: of the texts of each job.
+        found: what the cache has.
+        listwise: whether the scores of a job are known together or not at all.
+
     Attributes:
         scores: of all texts of all jobs; None for a text without a score.
+        jobs: what is left to score.
         context: for the jobs that are left.
     """
 
-    def __init__(self, keys: Keys, jobs: Jobs, context: Context) -> None:
+    def __init__(
+        self, jobs: Jobs, context: Context, keys: list[list[bytes]], found: Mapping[bytes, float], *, listwise: bool
+    ) -> None:
         self.scores: list[list[float | None]] = []
-        self.context = context
-        self._outer = context
-        self._all = jobs
-        self._listwise = keys.listwise
-        digests: dict[str, bytes] = {}
-        self._keys = [keys.of(job.query, job.texts, digests) for job in jobs]
+        self._listwise = listwise
         self._rest: list[_Rest] = []
-
-    @property
-    def keys(self) -> list[bytes]:
-        """The key of each text, each once."""
-        return list(dict.fromkeys(key for keys in self._keys for key in keys))
-
-    @property
-    def jobs(self) -> list[RerankJob]:
-        """What is left to score."""
-        return [rest.job for rest in self._rest]
-
-    def fill(self, found: Mapping[bytes, float], fault: str | None) -> None:
-        """Take the scores that the cache has, and what is wrong with it."""
-        for position, (job, keys) in enumerate(zip(self._all, self._keys, strict=True)):
-            known = [found.get(key) for key in keys]
-            places: dict[bytes, list[int]] = {}
-            if not self._listwise:
-                for place, key in enumerate(keys):
-                    if known[place] is None:
-                        places.setdefault(key, []).append(place)
-            elif not _is_complete(job, known):
+        for position, (job, own) in enumerate(zip(jobs, keys, strict=True)):
+            known = [found.get(key) for key in own]
+            complete = listwise and _is_complete(job, known)
+            if listwise and not complete:
                 known = [None] * len(known)
-                places = {key: [place] for place, key in enumerate(keys)}  # keys of a list differ by place
             self.scores.append(known)
-            self._outer.note(position, cached=len(known) - known.count(None))
-            if places:
+            context.note(position, cached=len(known) - known.count(None))
+            places: dict[bytes, list[int]] = {}
+            for place, key in enumerate(own):
+                if known[place] is None:
+                    places.setdefault(key, []).append(place)
+            if places and not complete:
                 texts = [job.texts[at[0]] for at in places.values()]
-                rest = job._replace(texts=texts, top_k=None)
-                self._rest.append(_Rest(position, rest, list(places), list(places.values())))
-        self.context = self._outer.part([rest.position for rest in self._rest])
-        if fault:
-            self._outer.warn(fault)
+                self._rest.append(_Rest(position, job._replace(texts=texts, top_k=None), places))
+        self.jobs = [rest.job for rest in self._rest]
+        self._outer = context
+        self._positions = [rest.position for rest in self._rest]
+        self.context = context.part(self._positions)
 
     def keep(self, given: Scores) -> dict[bytes, float]:
         """Take the scores of what was left. Return those to write to the cache."""
@@ -163,12 +150,12 @@ class Lookup:
             except StageError as error:
                 self.context.fail(number, error)
                 continue
-            for places, score in zip(rest.places, scores, strict=True):
+            for places, score in zip(rest.places.values(), scores, strict=True):
                 for place in places:
                     self.scores[rest.position][place] = score
             complete = self.context.partials[number] is None and _is_complete(rest.job, scores)
             if complete or not self._listwise:
-                new |= {key: score for key, score in zip(rest.keys, scores, strict=True) if score is not None}
+                new |= {key: score for key, score in zip(rest.places, scores, strict=True) if score is not None}
         self.settle()
         return new
 
@@ -184,13 +171,13 @@ class Lookup:
     def settle(self) -> None:
         """Report failures and partial results to the caller; a query that ran out of time keeps its known scores."""
         for number, error in list(self.context.failures.items()):
-            own = self.scores[self._rest[number].position]
-            lacking = own.count(None)
-            if isinstance(error, DeadlineError) and lacking < len(own):
+            own = self.scores[self._positions[number]]
+            missing = own.count(None)
+            if isinstance(error, DeadlineError) and missing < len(own):
                 del self.context.failures[number]
-                reason = f"{lacking} of {len(own)} documents were not scored: {error_text(error)}"
+                reason = f"{missing} of {len(own)} documents were not scored: {error_text(error)}"
                 self.context.partial(number, reason)
-        self._outer.merge(self.context, [rest.position for rest in self._rest])
+        self._outer.merge(self.context, self._positions)
 
 
 def _is_complete(job: RerankJob, scores: Sequence[float | None]) -> bool:

@@ -7,48 +7,37 @@ read while one writes, and reading a file never executes anything in it.
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
-from itertools import islice
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
 from milvus_pipeline.errors import StageError
 from milvus_pipeline.shared import Shared
-from milvus_pipeline.text import error_text, short_repr
+from milvus_pipeline.text import error_text
 
 logger = logging.getLogger(__name__)
 
-FORMAT: Final = 1
-"""Version of the table and of the content of its keys."""
-
+FORMAT: Final = 1  # version of the table and of the content of its keys
 APPLICATION: Final = 0x4D53_5053  # "MSPS"; marks the file as ours
-_MAGIC: Final = b"SQLite format 3\x00"
-_HEADER_BYTES: Final = 100
-_FORMAT_AT, _APPLICATION_AT = slice(60, 64), slice(68, 72)
+_MARKS: Final = b"SQLite format 3\x00" + FORMAT.to_bytes(4, "big") + APPLICATION.to_bytes(4, "big")
 _OPEN_SECONDS: Final = 5.0  # to wait for another process that creates the same file
 _CHECK_SECONDS: Final = 1.0  # to look for damage; in a very large file the rest is found when it is read
 _CHECK_STEPS: Final = 10_000  # SQLite instructions between two looks at the clock
 _PAGES_KIB: Final = 16_384  # cached by a connection
-
 _PATIENCE: Final = 0.05  # seconds that a query waits for other processes, and as long for other threads
-_PAUSE: Final = 2.0  # seconds without another attempt after a failure
-_LAST_SECONDS: Final = 2.0  # that closing waits for the file
 _KEYS_AT_ONCE: Final = 500  # in a statement
-_MOST_UNWRITTEN: Final = 500_000  # scores, about 60 MB, kept in memory while the file cannot be written
 
 _TABLE: Final = "CREATE TABLE scores (key BLOB PRIMARY KEY, score REAL NOT NULL) WITHOUT ROWID"
 
 
 class ScoreCache:
-    """The scores of one file, for which a query waits ``_PATIENCE`` seconds at most; ``fault`` reports a failure.
+    """The scores of one file. It is only a cache: scores that cannot be written are dropped.
 
-    Scores that cannot be written (the file is locked, the disk full) stay in memory, are found there, and are written
-    with the next ones. A file that cannot be read has no scores for a while. Nothing is raised.
+    Threads share two connections, so that reading never waits for a thread that waits to write.
 
     Args:
         path: an existing cache, or a place for a new one.
@@ -61,77 +50,45 @@ class ScoreCache:
     def __init__(self, path: Path, *, whole: bool = True) -> None:
         _prepare(path, whole=whole)
         self.path = path
-        self._reading = _Channel(path)
-        self._writing = _Channel(path)
-        self._lock = threading.Lock()  # guards the scores that are not written yet
-        self._unwritten: dict[bytes, float] = {}
-        self._lost = 0
-        self._closed = False
-        self._read_again_at = self._write_again_at = 0.0
-        self._unreadable: str | None = None
-        self._unwritable: str | None = None
-        self._write_failures = 0
-
-    @property
-    def fault(self) -> str | None:
-        """What is wrong with the file at the moment, for a warning; None if all is well.
-
-        A first failure to write is none: another process may just have kept the file locked for a moment.
-        """
-        if self._unreadable is not None:
-            return f"the score cache {self.path} cannot be read, so nothing is found in it: {self._unreadable}"
-        if self._write_failures > 1:
-            lost = f"; {self._lost:,} scores were not kept" if self._lost else ""
-            return f"the score cache {self.path} cannot be written at the moment: {self._unwritable}{lost}"
-        return None
+        self._reading = _Connection(path)
+        self._writing = _Connection(path)
+        self._failing = False
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, float]:
-        """Return the scores that are known for these keys."""
-        with self._lock:
-            found = {key: self._unwritten[key] for key in keys if key in self._unwritten}
-        if self._closed or time.monotonic() < self._read_again_at:
-            return found
+        """Return the scores that are known for these keys. StageError if the file cannot be read."""
+        found: dict[bytes, float] = {}
         try:
             for start in range(0, len(keys), _KEYS_AT_ONCE):
                 part = keys[start : start + _KEYS_AT_ONCE]
                 marks = ",".join("?" * len(part))
                 with self._reading.held() as database:
                     found.update(database.execute(f"SELECT key, score FROM scores WHERE key IN ({marks})", part))  # noqa: S608 - question marks
-            self._unreadable = None
         except (sqlite3.Error, TimeoutError) as error:
-            self._unreadable = str(error)
-            self._read_again_at = time.monotonic() + _PAUSE
+            what = f"the score cache {self.path} cannot be read, so nothing is found in it"
+            raise StageError(f"{what}: {error}") from error
         return found
 
     def put(self, scores: Mapping[bytes, float]) -> None:
-        """Keep these scores: write them, with all that could not be written before.
+        """Write these scores; those that are in the file already stay as they are.
 
         The scores of one call are written as a whole or not at all, even if the process is killed: texts that were
-        scored together are never scored again in other company, which may change a score's last digits.
+        scored together are never scored again in other company, which may change a score's last digits. If they cannot
+        be written, they are dropped, and the first failure in a row is logged.
         """
-        with self._lock:
-            if self._closed:
-                return
-            room = max(0, _MOST_UNWRITTEN - len(self._unwritten))
-            self._lost += max(0, len(scores) - room)
-            for key, score in islice(scores.items(), room):
-                self._unwritten.setdefault(key, score)
-        if time.monotonic() >= self._write_again_at:
-            self._write()
+        try:
+            with self._writing.held() as database, database:
+                database.execute("BEGIN IMMEDIATE")
+                database.executemany("INSERT OR IGNORE INTO scores VALUES (?, ?)", sorted(scores.items()))
+            self._failing = False
+        except (sqlite3.Error, TimeoutError) as error:
+            if not self._failing:
+                logger.warning("the score cache %s cannot be written, so scores are not kept: %s", self.path, error)
+            self._failing = True
 
     def close(self) -> None:
-        """Write what is left, and close the file."""
-        with suppress(TimeoutError, sqlite3.Error), self._writing.held() as database:
-            database.execute(f"PRAGMA busy_timeout = {round(1000 * _LAST_SECONDS)}")
-        self._write()
-        with self._lock:
-            self._closed = True
-            if self._unwritten:
-                logger.warning(
-                    "%s: %d scores could not be written: %s", self.path, len(self._unwritten), self._unwritable
-                )
-        for channel in (self._reading, self._writing):
-            channel.close()
+        """Close the file for good."""
+        self._reading.close()
+        self._writing.close()
 
     @contextmanager
     def crossing_fork(self) -> Iterator[None]:
@@ -140,30 +97,11 @@ class ScoreCache:
         SQLite keeps the locks of a file in the process's memory. A child that inherited them would believe that it
         holds locks that only its parent has, and the file would be in danger.
         """
-        with self._reading.shut(), self._writing.shut(), self._lock:
+        with self._reading.shut(), self._writing.shut():
             yield
 
-    def _write(self) -> None:
-        """Write all that is not written yet, in one transaction. A score that is in the file already stays as it is."""
-        try:
-            with self._writing.held() as database:
-                with self._lock:
-                    rows = dict(self._unwritten)  # another thread may have written ours with its own
-                if rows:
-                    _insert(database, rows)
-                with self._lock:
-                    for key in rows:
-                        del self._unwritten[key]
-            self._unwritable, self._write_failures, self._lost = None, 0, 0
-        except TimeoutError:
-            pass  # a thread of this process is writing; the next call writes these, too
-        except sqlite3.Error as error:
-            self._unwritable = str(error)
-            self._write_failures += 1
-            self._write_again_at = time.monotonic() + _PAUSE
 
-
-class _Channel:
+class _Connection:
     """A connection that one thread at a time uses, opened on first use.
 
     Args:
@@ -173,7 +111,7 @@ class _Channel:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._connection: sqlite3.Connection | None = None
+        self._database: sqlite3.Connection | None = None
         self._closed = False
 
     @contextmanager
@@ -184,9 +122,14 @@ class _Channel:
         try:
             if self._closed:
                 raise TimeoutError("it was closed")
-            if self._connection is None:
-                self._connection = _connect(self._path, _PATIENCE)
-            yield self._connection
+            if self._database is None:
+                self._database = sqlite3.connect(
+                    self._path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
+                )
+                # Safe if a process is killed; a power cut may lose the last scores, and nothing else.
+                self._database.execute("PRAGMA synchronous = NORMAL")
+                self._database.execute(f"PRAGMA cache_size = -{_PAGES_KIB}")
+            yield self._database
         finally:
             self._lock.release()
 
@@ -194,9 +137,9 @@ class _Channel:
     def shut(self) -> Iterator[None]:
         """Without a connection; the next use opens another."""
         with self._lock:
-            if self._connection is not None:
-                with suppress(sqlite3.Error), closing(self._connection):
-                    self._connection = None
+            if self._database is not None:
+                self._database.close()
+                self._database = None
             yield
 
     def close(self) -> None:
@@ -218,7 +161,11 @@ def acquire(name: str, *, whole: bool = True) -> ScoreCache:
     Raises:
         StageError: the file is something else, damaged, or cannot be written.
     """
-    path = _checked_path(name)
+    path = Path(name).expanduser().resolve()
+    if path.is_dir():
+        raise _wrong(f"{name} is a folder", f"name a file in it, such as {Path(name) / 'scores.db'}")
+    if not path.parent.is_dir():
+        raise _wrong(f"the folder of {name} does not exist", "create it, or name another path")
     return _caches.acquire(path, lambda: ScoreCache(path, whole=whole))
 
 
@@ -228,19 +175,6 @@ def release(cache: ScoreCache) -> None:
 
 
 # -- the file ---------------------------------------------------------------------------------------------------------
-
-
-def _checked_path(name: str) -> Path:
-    """Return the path of a cache, without links. StageError if no file can be there."""
-    try:
-        path = Path(os.path.realpath(Path(name).expanduser()))
-        if path.is_dir():
-            raise _wrong(f"{name} is a folder", f"name a file in it, such as {Path(name) / 'scores.db'}")
-        if not path.parent.is_dir():
-            raise _wrong(f"the folder of {short_repr(name)} does not exist", "create it, or name another path")
-    except (OSError, RuntimeError, ValueError) as error:
-        raise _wrong(f"{short_repr(name)} is not a usable path: {error_text(error)}", "check the path") from error
-    return path
 
 
 def _prepare(path: Path, *, whole: bool) -> None:
@@ -253,54 +187,40 @@ def _prepare(path: Path, *, whole: bool) -> None:
     while True:
         _check_header(path)
         try:
-            with closing(_connect(path, _OPEN_SECONDS)) as database:
+            with closing(sqlite3.connect(path, timeout=_OPEN_SECONDS, isolation_level=None)) as database:
                 _create(database)
                 if whole:
-                    _check_whole(path, database)
+                    _check_whole(database)
             return
         except sqlite3.OperationalError as error:
             # A change of the journal mode is the one thing that does not wait for other processes.
-            if not _is_locked(error) or time.monotonic() > ends:
-                raise _unusable(path, error) from error
+            locked = error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+            if not locked or time.monotonic() > ends:
+                step = "check its permissions and the disk, or name another file"
+                raise _wrong(f"{path} cannot be used: {error}", step) from error
             time.sleep(0.02)
         except sqlite3.Error as error:
-            raise _unusable(path, error) from error
+            raise _wrong(f"{path} is damaged: {error}", "delete it; the scores are computed again") from error
 
 
-def _connect(path: Path, patience: float) -> sqlite3.Connection:
-    """Open a connection, for one thread at a time, that waits ``patience`` seconds while others lock the file."""
-    database = sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)
+def _check_header(path: Path) -> None:
+    """Refuse a file that is not one of our caches before SQLite opens it, which may write into it."""
     try:
-        # Safe if a process is killed; a power cut may lose the last scores, and nothing else.
-        database.execute("PRAGMA synchronous = NORMAL")
-        database.execute(f"PRAGMA cache_size = -{_PAGES_KIB}")
-    except BaseException:
-        database.close()
-        raise
-    return database
-
-
-@contextmanager
-def _transaction(database: sqlite3.Connection) -> Iterator[None]:
-    """Write all or nothing."""
-    database.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        database.execute("COMMIT")
-    except BaseException:
-        with suppress(sqlite3.Error):
-            database.execute("ROLLBACK")
-        raise
-
-
-def _insert(database: sqlite3.Connection, rows: Mapping[bytes, float]) -> None:
-    with _transaction(database):
-        database.executemany("INSERT OR IGNORE INTO scores VALUES (?, ?)", sorted(rows.items()))
+        with path.open("rb") as file:
+            header = file.read(100)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        step = "check its permissions, or name another file"
+        raise _wrong(f"{path} cannot be read: {error_text(error)}", step) from error
+    if header and header[:16] + header[60:64] + header[68:72] != _MARKS:  # user_version, application_id
+        raise _wrong(f"{path} is not a score cache of format {FORMAT}", "it is left as it is; name another file")
 
 
 def _create(database: sqlite3.Connection) -> None:
     """Create the table if the file is empty; one of several processes does."""
-    with _transaction(database):
+    with database:
+        database.execute("BEGIN IMMEDIATE")
         if not database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             database.execute(f"PRAGMA application_id = {APPLICATION}")
             database.execute(f"PRAGMA user_version = {FORMAT}")
@@ -309,33 +229,8 @@ def _create(database: sqlite3.Connection) -> None:
     database.execute("PRAGMA journal_mode = WAL")
 
 
-def _check_header(path: Path) -> None:
-    """Refuse a file that is not one of our caches before SQLite opens it, which may write into it."""
-    try:
-        with path.open("rb") as file:
-            header = file.read(_HEADER_BYTES)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise _wrong(
-            f"{path} cannot be read: {error_text(error)}", "check its permissions, or name another file"
-        ) from error
-    if not header:
-        return
-    step = "it is left as it is; name another file"
-    if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC):
-        raise _wrong(f"{path} is not a score cache", step)
-    if int.from_bytes(header[_APPLICATION_AT], "big") != APPLICATION:
-        raise _wrong(f"{path} is a database of another program, not a score cache", step)
-    if (found := int.from_bytes(header[_FORMAT_AT], "big")) != FORMAT:
-        raise _wrong(
-            f"{path} is a score cache of format {found}, and this version reads format {FORMAT}",
-            "name another file, or delete this one",
-        )
-
-
-def _check_whole(path: Path, database: sqlite3.Connection) -> None:
-    """Look for damage for at most ``_CHECK_SECONDS``."""
+def _check_whole(database: sqlite3.Connection) -> None:
+    """Look for damage for at most ``_CHECK_SECONDS``. DatabaseError if there is any."""
     ends = time.monotonic() + _CHECK_SECONDS
     database.set_progress_handler(lambda: time.monotonic() > ends, _CHECK_STEPS)
     try:
@@ -348,17 +243,7 @@ def _check_whole(path: Path, database: sqlite3.Connection) -> None:
     finally:
         database.set_progress_handler(None, 0)
     if verdict != "ok":
-        raise _unusable(path, sqlite3.DatabaseError(verdict.splitlines()[-1]))
-
-
-def _is_locked(error: sqlite3.OperationalError) -> bool:
-    return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-
-
-def _unusable(path: Path, error: sqlite3.Error) -> StageError:
-    if isinstance(error, sqlite3.OperationalError):
-        return _wrong(f"{path} cannot be used: {error}", "check its permissions and the disk, or name another file")
-    return _wrong(f"{path} is damaged: {error}", "delete it; the scores are computed again")
+        raise sqlite3.DatabaseError(verdict.splitlines()[-1])
 
 
 def _wrong(what: str, next_step: str) -> StageError:
