@@ -66,8 +66,11 @@ def test_a_folder_in_beirs_shape(make, tmp_path):
         (f"{BEIR}\td3\t1\n", ":5: must have 3 columns, query-id<TAB>corpus-id<TAB>score, got 2"),
         ("q1 0 d1 1.0\n", ":1: the grade, its last column, must be a whole number"),
         ("q1 0 d1 1_0\n", ":1: the grade, its last column, must be a whole number"),
-        ("q1 0 d1 2\n\nq1 0 d2 1\nq1 0 d1 0\n", ":4: grades document 'd1' 0 for query 'q1'; line 1 grades it 2"),
-        (f"{BEIR}q2\td1\t1\n", ":5: grades document 'd1' 1 for query 'q2'; line 4 grades it -1"),
+        (
+            "q1 0 d1 2\n\nq1 0 d2 1\nq1 0 d1 0\n",
+            ":4: grades document 'd1' 0 for query 'q1'; an earlier line grades it 2",
+        ),
+        (f"{BEIR}q2\td1\t1\n", ":5: grades document 'd1' 1 for query 'q2'; an earlier line grades it -1"),
         ("\n \n", ": contains no judgements; a line is `query-id iteration document-id grade`, or `query-id<TAB>"),
         ("query-id\tcorpus-id\tscore\n", ": contains no judgements"),
     ],
@@ -81,13 +84,12 @@ def test_mistakes_are_named_by_line(make, content, message):
 
 
 def test_only_the_first_mistakes_are_listed(make):
-    """Five mistakes are listed, the others counted."""
+    """Reading stops at the fifth mistake."""
     path = make("qrels.txt", "q1 0 d1 2\n" + "oops\n" * 3 + "q1 0 d1 1\n" * 30)
     with pytest.raises(InputError) as error:
         read_qrels(path)
     lines = str(error.value).splitlines()
-    assert [line.split(": ")[0] for line in lines[:-1]] == [f"{path}:{number}" for number in range(2, 7)]
-    assert lines[-1] == "and 28 lines more like these"
+    assert [line.split(": ")[0] for line in lines] == [f"{path}:{number}" for number in range(2, 7)]
 
 
 @pytest.mark.skipif(not CRANFIELD.is_dir(), reason="the Cranfield collection is not on this machine")

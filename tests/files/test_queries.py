@@ -8,7 +8,7 @@ import pytest
 
 from milvus_pipeline import Query
 from milvus_pipeline.errors import InputError
-from milvus_pipeline.files.queries import InputFormat, QueryReader, read_queries
+from milvus_pipeline.files.queries import InputFormat, count_queries, input_format_of, read_queries, source_file
 
 CRANFIELD = Path(__file__).parents[2] / ".." / "shared" / "data" / "cranfield"
 WHOLE = {
@@ -51,7 +51,7 @@ def test_the_file_name_gives_the_format(make, name, content, suffix):
     """Gzipped or not, a file is read by its suffix; blank lines, a byte order mark and CR are not part of a query."""
     path = make(name + suffix, content)
     assert read(path) == [("1", "red plum"), ("2", "sky")]
-    assert QueryReader(path).count() == 2
+    assert count_queries(path) == 2
 
 
 def test_a_given_format_overrides_the_name(make):
@@ -80,9 +80,9 @@ def test_a_folder_in_beirs_shape(make, name, tmp_path):
     """A folder in BEIR's layout is read as its queries.jsonl."""
     make(name, '{"_id": "q7", "text": "red"}\n')
     make("corpus.jsonl", "")
-    reader = QueryReader(tmp_path)
-    assert (reader.source, reader.input_format) == (tmp_path / name, InputFormat.JSONL)
-    assert [query.id for query in reader] == ["q7"]
+    assert source_file(tmp_path) == tmp_path / name
+    assert input_format_of(tmp_path / name) is InputFormat.JSONL
+    assert [query.id for query in read_queries(tmp_path)] == ["q7"]
 
 
 def test_a_folder_without_queries(tmp_path):
@@ -96,7 +96,7 @@ def test_cranfield(tmp_path):
     """The 225 queries are the same from the folder and from a TSV made of them."""
     queries = read(CRANFIELD)
     assert len(queries) == len(dict(queries)) == 225
-    assert QueryReader(CRANFIELD).count() == 225
+    assert count_queries(CRANFIELD) == 225
     (tmp_path / "q.tsv").write_text("".join(f"{qid}\t{text}\n" for qid, text in queries), encoding="utf-8")
     assert read(tmp_path / "q.tsv") == queries
 
@@ -111,7 +111,7 @@ def test_stdin(monkeypatch):
     assert read(Path("-")) == [("1", "red"), ("2", "sky")]
     stdin(b"7\tred\n")
     assert read(Path("-"), InputFormat.TSV) == [("7", "red")]
-    assert QueryReader(Path("-")).count() is None
+    assert count_queries(Path("-")) is None
 
 
 def test_queries_are_read_one_at_a_time(make):
@@ -124,7 +124,7 @@ def test_queries_are_read_one_at_a_time(make):
     with pytest.raises(InputError, match=r"q\.txt\.gz: is not a complete gzip file"):
         list(queries)
     with pytest.raises(InputError, match="is not a complete gzip file"):
-        QueryReader(path).count()
+        count_queries(path)
 
 
 def test_a_file_that_is_not_gzip(tmp_path):
@@ -138,7 +138,7 @@ def test_a_missing_file(tmp_path):
     """A missing file is reported when the first query is read."""
     with pytest.raises(InputError, match=r"none\.txt: no such file; check the path"):
         next(read_queries(tmp_path / "none.txt"))
-    assert QueryReader(tmp_path / "none.txt").count() is None
+    assert count_queries(tmp_path / "none.txt") is None
 
 
 def test_a_line_without_end(make):
@@ -152,5 +152,4 @@ def test_a_line_without_end(make):
 
 def test_places_continue_after_other_queries(make):
     """Places count on from the queries of the command line."""
-    reader = QueryReader(make("q.txt", "red\nsky\n"), first=3)
-    assert [query.id for query in reader] == ["3", "4"]
+    assert [query.id for query in read_queries(make("q.txt", "red\nsky\n"), first=3)] == ["3", "4"]

@@ -14,7 +14,7 @@ import typer
 from milvus_pipeline.cli.exit_codes import UsageError, print_warning
 from milvus_pipeline.cli.writers import TABLE, check_output
 from milvus_pipeline.files.lines import STDIN
-from milvus_pipeline.files.queries import BadLines, InputFormat, QueryReader
+from milvus_pipeline.files.queries import BadLines, InputFormat, count_queries, read_queries
 from milvus_pipeline.jobs.claim import check_place
 from milvus_pipeline.jobs.job import answer
 from milvus_pipeline.pipeline import Pipeline
@@ -98,7 +98,7 @@ class RunOptions:
             yield Query(text, id=str(number))
         if self.source is not None:
             first = len(self.texts) + 1
-            yield from QueryReader(
+            yield from read_queries(
                 self.source, self.input_format, bad_lines=self.bad_lines, warn=print_warning, first=first
             )
 
@@ -115,7 +115,7 @@ class RunOptions:
         """Return the number of queries, if it can be known beforehand."""
         if self.source is None:
             return len(self.texts)
-        count = QueryReader(self.source, self.input_format, bad_lines=self.bad_lines).count()
+        count = count_queries(self.source, self.input_format, bad_lines=self.bad_lines)
         return None if count is None else len(self.texts) + count
 
 

@@ -36,7 +36,7 @@ from milvus_pipeline.cli.tables import ResultTables
 from milvus_pipeline.cli.writers import TABLE, Format, choose_format, open_output
 from milvus_pipeline.errors import PipelineError
 from milvus_pipeline.files.queries import BadLines
-from milvus_pipeline.files.results import FORMATS, OutputError, OutputFormat
+from milvus_pipeline.files.results import OutputError, OutputFormat, line_format
 from milvus_pipeline.jobs.job import JobProgress, JobReport, StoppedError, run_job
 from milvus_pipeline.jobs.manifest import manifest_path, read_manifest
 from milvus_pipeline.pipeline import Pipeline
@@ -154,7 +154,7 @@ def _run_to_stream(pipeline: Pipeline, options: RunOptions) -> int:
 def _writer(stream: TextIO, chosen: str, name: str) -> Callable[[SearchResult], object]:
     if chosen == TABLE:
         return ResultTables(stream).write
-    lines = FORMATS[OutputFormat(chosen)].writer(name, True)
+    lines = line_format(OutputFormat(chosen), name, figures=True)
     return lambda result: stream.write(lines.text(result))
 
 

@@ -14,11 +14,11 @@ from typing import Any, BinaryIO, NamedTuple, NoReturn, cast
 
 from milvus_pipeline.errors import InputError
 from milvus_pipeline.problems import kind_of
-from milvus_pipeline.text import count_text
 
 STDIN = Path("-")
 _MAX_BYTES = 1 << 26  # of a line, as much as a row of Milvus; a longer one comes from a file without lines
-_MAX_LISTED = 5
+MAX_BAD_LINES = 5
+"""Bad lines that a message lists. Reading stops at the last of them, or their warnings do."""
 
 
 class Line(NamedTuple):
@@ -48,34 +48,6 @@ class Line(NamedTuple):
         if not isinstance(data, dict):
             raise InputError(f"must be a JSON object, {{...}}, on one line, got {kind_of(data)}", place=self.where)
         return data
-
-
-class BadLineList:
-    """What is wrong with the lines of a file: the first few messages, and the number of the others."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._messages: list[str] = []
-
-    @property
-    def full(self) -> bool:
-        """Whether another one is only counted."""
-        return len(self._messages) >= _MAX_LISTED
-
-    def add(self, message: str) -> None:
-        """Count a line, and keep its message if it is one of the first."""
-        if not self.full:
-            self._messages.append(message)
-        self.count += 1
-
-    @property
-    def unlisted(self) -> int:
-        """Number of lines that are only counted."""
-        return self.count - len(self._messages)
-
-    def __str__(self) -> str:
-        rest = [f"and {count_text(self.unlisted, 'line')} more like these"] if self.unlisted else []
-        return "\n".join([*self._messages, *rest])
 
 
 def decode(raw: bytes, place: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from milvus_pipeline.errors import InputError, QueryError
-from milvus_pipeline.files.lines import STDIN, BadLineList, Line, file_in, read_lines, suffix_of
+from milvus_pipeline.files.lines import MAX_BAD_LINES, STDIN, Line, file_in, read_lines, suffix_of
 from milvus_pipeline.problems import problems_of, suggestion
 from milvus_pipeline.records import Query, SearchResult
 from milvus_pipeline.text import count_text
@@ -30,14 +31,6 @@ class InputFormat(StrEnum):
     """One JSON object a line, with ``text`` (or ``query``) and the other fields of a query, as in BEIR."""
     TSV = "tsv"
     """``id<TAB>text``, with or without a header."""
-
-
-_FORMATS = {
-    ".jsonl": InputFormat.JSONL,
-    ".json": InputFormat.JSONL,
-    ".ndjson": InputFormat.JSONL,
-    ".tsv": InputFormat.TSV,
-}
 
 
 class BadLines(StrEnum):
@@ -68,148 +61,18 @@ def _ignore(message: str) -> None:
     """Warn nobody."""
 
 
-class QueryReader(Iterator[Query | SearchResult]):
-    """Reads the queries of one source; see ``read_queries``.
-
-    Places are counted over all lines that are not blank, bad ones included, so that an id depends only on the file.
-    Queries may have the same id. If the output cannot hold that, as a TREC run cannot, writing the second one fails.
-
-    Args:
-        source: as for ``read_queries``, and so are the other arguments.
-        input_format: how to read it.
-        bad_lines: what is done about a line that is not a query.
-        warn: called with what the user should know.
-        first: the place of the first query, if others come before this source.
-
-    Attributes:
-        source: the file that is read.
-        input_format: how it is read.
-    """
-
-    def __init__(
-        self,
-        source: str | Path,
-        input_format: InputFormat | None = None,
-        *,
-        bad_lines: BadLines | str = BadLines.REPORT,
-        warn: Callable[[str], None] = _ignore,
-        first: int = 1,
-    ) -> None:
-        self.source = source_file(Path(source))
-        self.input_format = input_format or _FORMATS.get(suffix_of(self.source), InputFormat.LINES)
-        self._bad_lines = BadLines(bad_lines)
-        self._warn = warn
-        self._place = first - 1
-        self._left_out = BadLineList()
-        self._unused_keys: set[str] = set(_EXPECTED_KEYS)
-        self._count: int | None = None
-        self._started = False
-        self._parse = {
-            InputFormat.LINES: lambda line, default_id: Query(line.text().strip(), id=default_id),
-            InputFormat.TSV: _parse_tsv,
-            InputFormat.JSONL: self._parse_json,
-        }[self.input_format]
-        self._lines = self._read_lines()
-
-    def count(self) -> int | None:
-        """Return how many queries will be read. None for stdin and pipes, which can be read only once.
-
-        Bad lines that are reported are queries like the others, and are not looked for.
-
-        Raises:
-            InputError: the file cannot be read, or it has bad lines and they are fatal; with the first few of them.
-        """
-        if self._count is None and self.source != STDIN and self.source.is_file():
-            self._count = QueryReader(self.source, self.input_format, bad_lines=self._bad_lines)._count_all()
-        return self._count
-
-    def __next__(self) -> Query | SearchResult:
-        if self._bad_lines is BadLines.FATAL and not self._started:
-            self.count()
-        self._started = True
-        for line in self._lines:
-            try:
-                return self._parse(line, str(self._place))
-            except InputError as error:
-                if self._bad_lines is BadLines.FATAL:
-                    raise
-                if self._bad_lines is BadLines.SKIP:
-                    if not self._left_out.full:
-                        self._warn(f"{error}; the line is left out")
-                    self._left_out.add(str(error))
-                    continue
-                failure = QueryError(error.what, error.next_step, place=error.place)
-                return SearchResult(Query("", id=self._id_of(line)), status="failed", error=failure)
-        if self._left_out.unlisted:
-            self._warn(f"{self.source}: {count_text(self._left_out.unlisted, 'line')} more left out")
-            self._left_out = BadLineList()
-        raise StopIteration
-
-    def _read_lines(self) -> Iterator[Line]:
-        for number, line in enumerate(read_lines(self.source)):
-            if number == 0 and self.input_format is InputFormat.TSV and _is_header(line):
-                continue
-            self._place += 1
-            yield line
-
-    def _parse_json(self, line: Line, default_id: str) -> Query:
-        try:
-            parsed = _QueryLine.model_validate(line.object())
-        except ValidationError as error:
-            raise InputError("; ".join(map(str, problems_of(error, _QueryLine))), place=line.where) from error
-        if parsed.text is None and parsed.vector is None:
-            raise InputError("has neither `text` nor `vector`", "give the query one of them", place=line.where)
-        for key in (parsed.model_extra or {}).keys() - self._unused_keys:
-            self._unused_keys.add(key)  # one warning a file, not one a line
-            self._warn(f"{line.where}: the key {key!r} is not used; {suggestion(key, _KEYS)}")
-        return Query(
-            parsed.text or "",
-            vector=parsed.vector,
-            id=default_id if parsed.id is None else str(parsed.id),
-            filter=parsed.filter,
-            filter_params=parsed.filter_params,
-            params=parsed.params,
-        )
-
-    def _id_of(self, line: Line) -> str:
-        """Return an id for a line that is not a query: its own, else one that no other line has by its place."""
-        if self.input_format is InputFormat.LINES:
-            return str(self._place)
-        other = f"line-{line.number}"
-        try:
-            if self.input_format is InputFormat.TSV:
-                before, tab, _ = line.text().partition("\t")
-                return (before.strip() if tab else "") or other
-            data = line.object()
-        except InputError:
-            return other
-        own = data.get("_id", data.get("id"))
-        return str(own) if isinstance(own, str | int) and not isinstance(own, bool) and own != "" else other
-
-    def _count_all(self) -> int:
-        if self._bad_lines is BadLines.REPORT:
-            return sum(1 for _ in self._lines)
-        count, bad = 0, BadLineList()
-        for line in self._lines:
-            try:
-                self._parse(line, str(self._place))
-            except InputError as error:
-                bad.add(str(error))
-            else:
-                count += 1
-        if bad.count and self._bad_lines is BadLines.FATAL:
-            raise InputError(f"{bad}\nnothing was run", "fix the file, or have its bad lines skipped or reported")
-        return count
-
-
 def read_queries(
     source: str | Path,
     input_format: InputFormat | None = None,
     *,
     bad_lines: BadLines | str = BadLines.REPORT,
     warn: Callable[[str], None] = _ignore,
+    first: int = 1,
 ) -> Iterator[Query | SearchResult]:
     """Read the queries of a file or of stdin, in their order, one at a time.
+
+    Places are counted over all lines that are not blank, bad ones included, so that an id depends only on the file.
+    Queries may have the same id. If the output cannot hold that, as a TREC run cannot, writing the second one fails.
 
     Args:
         source: a file, gunzipped if its name ends in ``.gz``; a folder in BEIR's layout, of which ``queries.jsonl`` is
@@ -218,14 +81,89 @@ def read_queries(
             files and stdin are lines.
         bad_lines: what is done about a line that is not a query: "report", "skip" or "fatal"; see ``BadLines``.
         warn: called with what the user should know: keys that are not used, lines that are left out.
+        first: the place of the first query, if others come before this source.
 
     Yields:
-        Queries, each with an id: its own, else its place from 1. A bad line that is reported is a failed result.
+        Queries, each with an id: its own, else its place. A bad line that is reported is a failed result.
 
     Raises:
         InputError: the source cannot be read, or it has a bad line and these are fatal.
     """
-    return QueryReader(source, input_format, bad_lines=bad_lines, warn=warn)
+    file = source_file(Path(source))
+    return _read(file, input_format or input_format_of(file), BadLines(bad_lines), warn, first)
+
+
+def count_queries(
+    source: str | Path, input_format: InputFormat | None = None, *, bad_lines: BadLines | str = BadLines.REPORT
+) -> int | None:
+    """Return how many queries ``read_queries`` would read. None for stdin and pipes, which can be read only once.
+
+    Bad lines that are reported are queries like the others, and are not looked for.
+
+    Raises:
+        InputError: the file cannot be read, or it has bad lines and they are fatal; with the first five of them.
+    """
+    file = source_file(Path(source))
+    if file == STDIN or not file.is_file():
+        return None
+    input_format = input_format or input_format_of(file)
+    if bad_lines == BadLines.REPORT:
+        return sum(1 for _ in _query_lines(file, input_format))
+    count, bad = 0, list[str]()
+    for item in read_queries(file, input_format):
+        if isinstance(item, Query):
+            count += 1
+        elif bad_lines == BadLines.FATAL and len(bad) < MAX_BAD_LINES:
+            bad.append(str(item.error))
+    if bad:
+        bad.append("nothing was run")
+        raise InputError("\n".join(bad), "fix the file, or have its bad lines skipped or reported")
+    return count
+
+
+def _read(
+    file: Path, input_format: InputFormat, bad_lines: BadLines, warn: Callable[[str], None], first: int
+) -> Iterator[Query | SearchResult]:
+    if bad_lines is BadLines.FATAL:
+        count_queries(file, input_format, bad_lines=bad_lines)
+    expected = set(_EXPECTED_KEYS)
+    skipped = 0
+    for place, line in enumerate(_query_lines(file, input_format), start=first):
+        try:
+            query, unused = _parse(line, input_format, str(place))
+        except InputError as error:
+            if bad_lines is BadLines.FATAL:
+                raise
+            if bad_lines is BadLines.REPORT:
+                failure = QueryError(error.what, error.next_step, place=error.place)
+                query = Query("", id=_bad_line_id(line, input_format, place))
+                yield SearchResult(query, status="failed", error=failure)
+                continue
+            skipped += 1
+            if skipped <= MAX_BAD_LINES:
+                warn(f"{error}; the line is left out")
+            continue
+        for key in unused:
+            if key not in expected:
+                expected.add(key)  # one warning a file, not one a line
+                warn(f"{line.where}: the key {key!r} is not used; {suggestion(key, _KEYS)}")
+        yield query
+    if skipped > MAX_BAD_LINES:
+        warn(f"{file}: {count_text(skipped - MAX_BAD_LINES, 'line')} more left out")
+
+
+def _query_lines(file: Path, input_format: InputFormat) -> Iterator[Line]:
+    for number, line in enumerate(read_lines(file)):
+        if number > 0 or input_format is not InputFormat.TSV or not _is_header(line):
+            yield line
+
+
+def input_format_of(file: Path) -> InputFormat:
+    """Return the format that the file's name stands for, with or without ``.gz``; lines by default."""
+    suffix = suffix_of(file)
+    if suffix in {".jsonl", ".json", ".ndjson"}:
+        return InputFormat.JSONL
+    return InputFormat.TSV if suffix == ".tsv" else InputFormat.LINES
 
 
 def source_file(source: Path) -> Path:
@@ -237,14 +175,47 @@ def source_file(source: Path) -> Path:
     return file_in(source, "queries.jsonl")
 
 
-def _parse_tsv(line: Line, default_id: str) -> Query:
-    """Make a query of a line: id, tab, text. Quotes have no meaning."""
-    columns = [column.strip() for column in line.text().split("\t")]
-    if len(columns) != 2:
-        raise InputError(f"must be two columns, id<TAB>text, got {len(columns)}", place=line.where)
-    if not all(columns):
-        raise InputError("must be two columns, id<TAB>text, neither of them empty", place=line.where)
-    return Query(columns[1], id=columns[0])
+def _parse(line: Line, input_format: InputFormat, default_id: str) -> tuple[Query, Iterable[str]]:
+    """Return the query of a line, and its keys that have no meaning. Raise InputError if it is not a query."""
+    if input_format is InputFormat.LINES:
+        return Query(line.text().strip(), id=default_id), ()
+    if input_format is InputFormat.TSV:
+        columns = [column.strip() for column in line.text().split("\t")]  # quotes have no meaning
+        if len(columns) != 2 or not all(columns):
+            found = sum(map(bool, columns))
+            raise InputError(f"must be two columns, id<TAB>text, neither empty, got {found}", place=line.where)
+        return Query(columns[1], id=columns[0]), ()
+    try:
+        parsed = _QueryLine.model_validate(line.object())
+    except ValidationError as error:
+        raise InputError("; ".join(map(str, problems_of(error, _QueryLine))), place=line.where) from error
+    if parsed.text is None and parsed.vector is None:
+        raise InputError("has neither `text` nor `vector`", "give the query one of them", place=line.where)
+    query = Query(
+        parsed.text or "",
+        vector=parsed.vector,
+        id=default_id if parsed.id is None else str(parsed.id),
+        filter=parsed.filter,
+        filter_params=parsed.filter_params,
+        params=parsed.params,
+    )
+    return query, parsed.model_extra or ()
+
+
+def _bad_line_id(line: Line, input_format: InputFormat, place: int) -> str:
+    """Return an id for a line that is not a query: its own, else one that no other line has by its place."""
+    if input_format is InputFormat.LINES:
+        return str(place)
+    own: object = None
+    with suppress(InputError):
+        if input_format is InputFormat.TSV:
+            before, tab, _ = line.text().partition("\t")
+            own = before.strip() if tab else None
+        else:
+            data = line.object()
+            own = data.get("_id", data.get("id"))
+    readable = isinstance(own, str | int) and not isinstance(own, bool) and own != ""
+    return str(own) if readable else f"line-{line.number}"
 
 
 def _is_header(line: Line) -> bool:

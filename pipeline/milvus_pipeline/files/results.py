@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -103,29 +103,20 @@ class OutputFormat(StrEnum):
     """A run as trec_eval reads it."""
 
 
-class _Format(NamedTuple):
-    """A row of ``FORMATS``.
+def line_format(output_format: OutputFormat, name: str, *, figures: bool) -> LineFormat:
+    """Return what writes results in this format.
 
     Args:
-        suffixes: of files that are written in this format by default, without ``.gz``.
-        writer: makes the format from the run's name and whether lines include figures.
+        output_format: of the output.
+        name: of the run, the tag in TREC.
+        figures: include in JSON lines what differs from run to run.
     """
-
-    suffixes: tuple[str, ...]
-    writer: Callable[[str, bool], LineFormat]
-
-
-FORMATS: Final[Mapping[OutputFormat, _Format]] = {
-    OutputFormat.JSONL: _Format((".jsonl", ".json", ".ndjson"), lambda name, figures: JsonLines(figures)),
-    OutputFormat.TREC: _Format((".trec", ".run"), lambda name, figures: TrecRun(name)),
-}
-"""Everything that jobs and the command line know about the formats. A new one needs a member and a row here."""
+    return TrecRun(name) if output_format is OutputFormat.TREC else JsonLines(figures)
 
 
 def format_of(path: Path) -> OutputFormat:
     """Return the format that the file's name stands for, with or without ``.gz``; JSONL by default."""
-    suffix = suffix_of(path)
-    return next((name for name, row in FORMATS.items() if suffix in row.suffixes), OutputFormat.JSONL)
+    return OutputFormat.TREC if suffix_of(path) in {".trec", ".run"} else OutputFormat.JSONL
 
 
 def decreasing(scores: list[float]) -> list[float]:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from milvus_pipeline.files.lines import STDIN
 from milvus_pipeline.files.plain import json_text
-from milvus_pipeline.files.queries import InputFormat, QueryReader
+from milvus_pipeline.files.queries import InputFormat, input_format_of, read_queries, source_file
 from milvus_pipeline.jobs.claim import changed_job
 from milvus_pipeline.jobs.manifest import Input, Manifest
 from milvus_pipeline.records import Query, SearchResult
@@ -55,14 +56,13 @@ class BatchReader:
         self._muted = False
         items: Iterable[str | Item]
         if isinstance(queries, str | Path):
-            items = reader = QueryReader(
-                Path(queries),
-                input_format,
-                bad_lines=bad_lines,
-                warn=lambda message: None if self._muted else warn(message),
+            file = source_file(Path(queries))
+            input_format = input_format or input_format_of(file)
+            self.source = Input(path=str(file), format=input_format)
+            self.name = "stdin" if file == STDIN else str(file)
+            items = read_queries(
+                file, input_format, bad_lines=bad_lines, warn=lambda message: None if self._muted else warn(message)
             )
-            self.source = Input(path=str(reader.source), format=reader.input_format)
-            self.name = "stdin" if str(queries) == "-" else str(reader.source)
         else:
             items = queries
         self._items = _with_ids(items)

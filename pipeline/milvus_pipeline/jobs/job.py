@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeAlias, TypeVar
 from milvus_pipeline.context import resolve_timeout
 from milvus_pipeline.errors import InputError, PipelineError
 from milvus_pipeline.files.queries import BadLines, InputFormat
-from milvus_pipeline.files.results import FORMATS, OutputError, OutputFormat, format_of
+from milvus_pipeline.files.results import OutputError, OutputFormat, format_of, line_format
 from milvus_pipeline.jobs.batches import BatchReader, Item
 from milvus_pipeline.jobs.claim import (
     Claim,
@@ -290,7 +290,7 @@ class _Job:
         """Create the output if it does not exist, and write the first manifest."""
         new = self._output is None
         output = self._output = self._output or OutputFile(self._claim.path, new=True)
-        lines = FORMATS[OutputFormat(self._described.format)].writer(self._pipeline.name, self._options.figures)
+        lines = line_format(OutputFormat(self._described.format), self._pipeline.name, figures=self._options.figures)
         commits = Commits(output, self._claim.manifest_at, manifest, point, lines, self._options.batch_size)
         try:
             commits.begin()
