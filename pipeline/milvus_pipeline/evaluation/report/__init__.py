@@ -11,12 +11,12 @@ from typing import Any, Final
 from milvus_pipeline.config.file import to_yaml
 from milvus_pipeline.evaluation.records import Evaluation
 from milvus_pipeline.evaluation.report.movements import movement_groups
-from milvus_pipeline.evaluation.report.page import outcomes_text, page, statuses_text
-from milvus_pipeline.evaluation.report.stage_charts import change_class
+from milvus_pipeline.evaluation.report.page import change_class, outcomes_text, page, percent, statuses_text
 from milvus_pipeline.extras import require
 from milvus_pipeline.files.output import open_whole
 from milvus_pipeline.files.plain import plain
 from milvus_pipeline.text import (
+    cut_text,
     difference_text,
     figures_text,
     measure_text,
@@ -29,6 +29,7 @@ from milvus_pipeline.text import (
 
 _FILTERS: Final = {
     "change_class": change_class,
+    "cut": cut_text,
     "difference": difference_text,
     "line": one_line,
     "measure": measure_text,
@@ -36,6 +37,8 @@ _FILTERS: Final = {
     "number": number_text,
     "outcomes": outcomes_text,
     "p": lambda p_value: p_value_text(p_value).removeprefix("p ").removeprefix("= "),
+    "p_value": p_value_text,
+    "percent": percent,
     "seconds": time_text,
     "statuses": statuses_text,
     "usage": figures_text,

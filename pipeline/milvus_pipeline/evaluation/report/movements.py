@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from milvus_pipeline.evaluation.records import Evaluation
 from milvus_pipeline.evaluation.report.bump import DEEPEST, bump_chart, drawn_documents, shade
@@ -32,11 +32,12 @@ class MovementView:
     """One query: its picture, the relevant documents, all documents as a table."""
 
     anchor: str
+    measure: str | None
     movement: Movement
     query: str
     first: float | None
     last: float | None
-    picture: str
+    picture: Mapping[str, Any] | None
     missed: Sequence[DocumentRow]
     rows: Sequence[DocumentRow]
     deepest: int = DEEPEST
@@ -68,11 +69,12 @@ def _view(movement: Movement, measure: str | None, anchor: str) -> MovementView:
     standings = movement.standings()
     return MovementView(
         anchor=anchor,
+        measure=measure,
         movement=movement,
         query=cut_text(movement.query, _QUERY_CELLS),
         first=values[0] if values else None,
         last=values[-1] if values else None,
-        picture=bump_chart(movement, measure) if movement.rankings else "",
+        picture=bump_chart(movement) if movement.rankings else None,
         missed=[_row(movement, document, ()) for document in movement.missed],
         rows=[_row(movement, document, standings[document]) for document in drawn_documents(movement)],
     )

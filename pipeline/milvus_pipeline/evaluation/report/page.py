@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import partial
+from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 from milvus_pipeline.evaluation.pareto import best_system
@@ -18,32 +18,40 @@ from milvus_pipeline.evaluation.report.prose import (
     system_tiles,
 )
 from milvus_pipeline.evaluation.report.scatter import is_drawn, scatter
-from milvus_pipeline.evaluation.report.stage_charts import latency_chart, quality_chart
 from milvus_pipeline.text import count_text
 
-_THIRD: Final = 340  # width of a picture of which three are side by side, in CSS pixels
-_HALF: Final = 500
-_WIDE: Final = (860, 390)
-_NARROW: Final = (326, 360)
+_SIZES: Final = {"wide-only": (860, 390), "narrow-only": (326, 360)}  # of the chart of systems, in CSS pixels
 
 
-class Picture(NamedTuple):
-    """The same picture for wide and for narrow pages; one for both if they do not differ."""
+class QualityRow(NamedTuple):
+    """One measure after one stage, before it (None at the first ranking), and their comparison."""
 
-    wide: str
-    narrow: str | None
-    caption: str = ""
+    stage: StageFigures
+    value: float
+    ceiling: float | None
+    before: float | None
+    change: Comparison | None
 
 
-@dataclass(frozen=True, slots=True)
-class SystemView:
-    """One system: its figures, sentences about its stages, pictures, and the comparisons of its stages."""
+class QualityChart(NamedTuple):
+    """One measure after each ranking stage; ``top`` is the value at the end of the scale."""
+
+    measure: str
+    rows: Sequence[QualityRow]
+    top: float
+
+
+class SystemView(NamedTuple):
+    """One system: its figures, sentences about its stages, charts, and the comparisons of its stages.
+
+    ``longest`` is the time at the end of the scale of latencies: that in which 95 % of the queries are done.
+    """
 
     number: int
     figures: SystemFigures
     answers: Sequence[Answer]
-    qualities: Sequence[Picture]
-    latency: Picture
+    qualities: Sequence[QualityChart]
+    longest: float
     changes: Sequence[Comparison]
 
 
@@ -61,7 +69,7 @@ def page(evaluation: Evaluation) -> dict[str, Any]:
         "tiles": comparison_tiles(evaluation) if len(systems) > 1 else system_tiles(evaluation, systems[0], index),
         "systems": views,
         "best": next(view for view in views if view.figures is best),
-        "scatter": Picture(scatter(systems, measure, *_WIDE), scatter(systems, measure, *_NARROW)) if drawn else None,
+        "scatters": {name: scatter(systems, measure, *size) for name, size in _SIZES.items()} if drawn else {},
         "undrawn": undrawn,
         "varied": _varied_paths(systems),
         "index": index,
@@ -93,23 +101,44 @@ def _date(created: str) -> str:
 
 def _view(evaluation: Evaluation, index: ComparisonIndex, system: SystemFigures, number: int) -> SystemView:
     stages = system.ranking_stages
-    found = [index.of_stage(system.name, stage.stage, name) for name in evaluation.measures for stage in stages]
-    changes = [change for change in found if change is not None]
     measures = [measure for measure in evaluation.measures if stages and measure in stages[-1].measures]
-    several = len(measures) > 1
+    qualities = [_quality_chart(system, measure, index) for measure in measures]
     return SystemView(
         number=number,
         figures=system,
         answers=stage_answers(evaluation, system, index),
-        qualities=[_picture(partial(quality_chart, system, name, changes), several, name) for name in measures],
-        latency=_picture(partial(latency_chart, system), several),
-        changes=changes,
+        qualities=qualities,
+        longest=max(latency.p95 for latency in (system.latency, *(stage.latency for stage in system.stages))),
+        changes=[row.change for chart in qualities for row in chart.rows if row.change is not None],
     )
 
 
-def _picture(draw: Callable[[float], str], several: bool, caption: str = "") -> Picture:
-    """Draw one of several pictures in a row, or one that is alone and so has room on a wide page."""
-    return Picture(draw(_THIRD), None, caption) if several else Picture(draw(_HALF), draw(_THIRD), caption)
+def _quality_chart(system: SystemFigures, measure: str, index: ComparisonIndex) -> QualityChart:
+    rows = [
+        QualityRow(
+            stage,
+            stage.measures[measure],
+            stage.ceilings.get(measure),
+            None if before is None else before.measures[measure],
+            index.of_stage(system.name, stage.stage, measure),
+        )
+        for before, stage in pairwise((None, *system.ranking_stages))
+        if stage is not None
+    ]
+    reached = [value for row in rows for value in (row.value, row.ceiling or 0.0) if math.isfinite(value)]
+    return QualityChart(measure, rows, max(reached, default=0.0))
+
+
+def change_class(change: Comparison) -> str:
+    """Return the CSS class of a difference: better or worse if it is significant, otherwise unsure."""
+    if not change.significant:
+        return "change unsure"
+    return "change better" if change.difference > 0 else "change worse"
+
+
+def percent(value: float, top: float) -> str:
+    """Return a coordinate within a chart whose scale goes from 0 to ``top``: ``45.0%``."""
+    return f"{100 * min(max(value / top, 0), 1) if top else 0:.2f}%"
 
 
 def outcomes_text(stage: StageFigures) -> str:
