@@ -11,8 +11,8 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
+from itertools import pairwise
 from queue import SimpleQueue
-from types import TracebackType
 from typing import Final, TypeAlias, cast
 
 from milvus_pipeline.context import Context, Deadline
@@ -34,7 +34,7 @@ def stream(
 
     Args:
         stages: all of the pipeline's, open.
-        batches: read in the caller's thread, while the line has room.
+        batches: read in the caller's thread, a little ahead of the results.
         seconds: that each batch may take, without its waits for the batches before it; None for no limit.
         return_errors: whether failed queries have results, too.
     """
@@ -44,22 +44,51 @@ def stream(
             loop = run_stages(stages, initial_results(batch), Deadline.after(seconds))
             yield unwrap(drive(loop, process), return_errors=return_errors)
         return
-    with _Line(segments, seconds) as line:
-        unread: Exception | None = None
-        more = True
+    queues: list[_Queue] = [SimpleQueue() for _ in range(len(segments) + 1)]
+    workers = [_Worker(own, seconds, *ends) for own, ends in zip(segments, pairwise(queues), strict=True)]
+    patience: float | None = None
+    unread: Exception | None = None
+    more, running = True, 0
+    try:
+        for worker in workers:
+            worker.thread.start()
         while True:
-            while more and line.has_room:
+            # One batch in each segment, and one that waits for the first: so the queues need no bounds.
+            while more and running <= len(workers):
                 try:
-                    line.put(initial_results(next(batches)))
+                    queues[0].put(_Batch(initial_results(next(batches)), seconds))
+                    running += 1
                 except StopIteration:
                     more = False
                 except Exception as error:  # raised after the batches that were read before it
                     more, unread = False, error
-            if line.is_empty:
+            if not running:
                 break
-            yield unwrap(line.take(), return_errors=return_errors)
+            done = cast("_Batch", queues[-1].get())  # only workers are sent None
+            running -= 1
+            if done.error is not None:
+                raise done.error
+            yield unwrap(done.results, return_errors=return_errors)
         if unread is not None:
             raise unread
+    except KeyboardInterrupt:
+        patience = _INTERRUPT_SECONDS
+        raise
+    finally:
+        _end(workers, patience)
+
+
+def _end(workers: Sequence[_Worker], patience: float | None) -> None:
+    """Cancel the calls that are running, and wait for their end, for at most ``patience`` seconds; None: no limit.
+
+    A call that ignores the cancellation is then left to its thread, which begins no other stage.
+    """
+    for worker in workers:
+        worker.cancel()
+    deadline = Deadline.after(patience)
+    for worker in workers:
+        if worker.thread.ident is not None:
+            worker.thread.join(deadline.remaining())
 
 
 def _split(stages: Sequence[PlacedStage]) -> list[list[PlacedStage]]:
@@ -91,103 +120,28 @@ class _Batch:
 _Queue: TypeAlias = "SimpleQueue[_Batch | None]"  # None ends the thread that takes it
 
 
-class _Line:
-    """Segments in a row, each with its own thread; a context manager that starts and ends them.
-
-    Batches leave in the order in which they entered. ``has_room`` bounds their number, so the queues between the
-    segments need no bounds.
-    """
-
-    def __init__(self, segments: Sequence[Sequence[PlacedStage]], seconds: float | None) -> None:
-        self._seconds = seconds
-        self._first: _Queue = SimpleQueue()
-        self._segments: list[_Segment] = []
-        self._last = self._first
-        for stages in segments:
-            segment = _Segment(stages, seconds, self._last)
-            self._segments.append(segment)
-            self._last = segment.done
-        self._count = 0
-
-    @property
-    def has_room(self) -> bool:
-        """Whether one more batch may enter: one in each segment, and one that waits for the first."""
-        return self._count <= len(self._segments)
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is nothing left to take."""
-        return self._count == 0
-
-    def put(self, results: list[SearchResult]) -> None:
-        """Let a batch with these initial results enter."""
-        self._first.put(_Batch(results, self._seconds))
-        self._count += 1
-
-    def take(self) -> list[SearchResult]:
-        """Wait for the next batch, and return its results.
-
-        Raises:
-            BaseException: what ended a stage and is not a failure of it, such as a plugin's SystemExit.
-        """
-        batch = cast("_Batch", self._last.get())  # only segments are sent None
-        self._count -= 1
-        if batch.error is not None:
-            raise batch.error
-        return batch.results
-
-    def __enter__(self) -> _Line:
-        try:
-            for segment in self._segments:
-                segment.start()
-        except BaseException:
-            self._end()
-            raise
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._end(interrupted=kind is not None and issubclass(kind, KeyboardInterrupt))
-
-    def _end(self, *, interrupted: bool = False) -> None:
-        """Cancel the calls that are running, and wait for their end; not for long after Ctrl-C.
-
-        A call that ignores the cancellation is then left to its thread, which begins no other stage.
-        """
-        for segment in self._segments:
-            segment.cancel()
-        end = time.monotonic() + _INTERRUPT_SECONDS
-        for segment in self._segments:
-            segment.join(max(0.0, end - time.monotonic()) if interrupted else None)
-
-
-class _Segment:
+class _Worker:
     """Some of the stages, which work on one batch after another, in a thread with a copy of the caller's context.
-
-    Attributes:
-        done: the finished batches, in the order in which they came.
 
     Args:
         stages: one that takes time, and the instant ones behind it.
         seconds: that a batch may take in all segments.
         waiting: batches to come.
+        done: the finished batches, in the order in which they came.
     """
 
-    def __init__(self, stages: Sequence[PlacedStage], seconds: float | None, waiting: _Queue) -> None:
-        self.done: _Queue = SimpleQueue()
+    def __init__(self, stages: Sequence[PlacedStage], seconds: float | None, waiting: _Queue, done: _Queue) -> None:
         self._stages = stages
         self._seconds = seconds
         self._waiting = waiting
+        self._done = done
         self._lock = threading.Lock()
         self._context: Context | None = None
         self._cancelled = False
         # A daemon: after Ctrl-C the process must end without waiting for a reply.
-        self._thread = threading.Thread(
+        self.thread = threading.Thread(
             target=copy_context().run, args=(self._run,), name=f"{stages[0].stage.name} of a stream", daemon=True
         )
-
-    def start(self) -> None:
-        """Start to take batches."""
-        self._thread.start()
 
     def cancel(self) -> None:
         """Cancel the call that is running, and let no other begin."""
@@ -197,16 +151,11 @@ class _Segment:
                 self._context.cancel()
         self._waiting.put(None)
 
-    def join(self, seconds: float | None) -> None:
-        """Wait for the end of the thread, for at most ``seconds``; None waits without a limit."""
-        if self._thread.ident is not None:
-            self._thread.join(seconds)
-
     def _run(self) -> None:
         while (batch := self._waiting.get()) is not None:
             if batch.error is None:
                 self._work(batch)
-            self.done.put(batch)
+            self._done.put(batch)
             del batch  # its results are the caller's alone while this waits for the next one
 
     def _work(self, batch: _Batch) -> None:
