@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from milvus_pipeline.breaker import forget_breakers
+from milvus_pipeline import breaker
 from support.milvus_server import server_for_tests
 
 ROOT = Path(__file__).parent.parent
@@ -137,7 +137,8 @@ def _group_order(name: str) -> int:
 @pytest.fixture(autouse=True)
 def no_open_circuits() -> None:
     """Forget the failures of earlier tests, whose servers may have had the same ports."""
-    forget_breakers()
+    for each in breaker._breakers.values():
+        each.forget()
 
 
 @pytest.fixture(scope="session")

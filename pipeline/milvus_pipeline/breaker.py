@@ -180,9 +180,3 @@ def breaker_for(key: tuple[str, ...], name: str, settings: BreakerSettings) -> B
         settings: callers with other settings get another breaker.
     """
     return _breakers.acquire((key, settings), lambda: Breaker(name, settings.failures, settings.wait, settings.over))
-
-
-def forget_breakers() -> None:
-    """Close all circuits and forget all failures."""
-    for breaker in _breakers.values():
-        breaker.forget()

@@ -47,20 +47,10 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 
 def problems_of(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
     """Return every problem that pydantic found in the fields of ``model``."""
-    details = _without_echoes(error.errors(include_url=False))
-    return [problem for detail in details for problem in _problems(detail, model)]
-
-
-def _without_echoes(details: list[ErrorDetails]) -> list[ErrorDetails]:
-    """One problem for each place: a union reports each of its members, and the first is enough."""
-    seen: set[tuple[str | int, ...]] = set()
-    kept = []
-    for detail in details:
-        place = _place(detail)
-        if place not in seen:
-            seen.add(place)
-            kept.append(detail)
-    return kept
+    first: dict[tuple[str | int, ...], ErrorDetails] = {}  # a union reports each of its members; one is enough
+    for detail in error.errors(include_url=False):
+        first.setdefault(_place(detail), detail)
+    return [problem for path, detail in first.items() for problem in _problems(detail, path, model)]
 
 
 def _place(detail: ErrorDetails) -> tuple[str | int, ...]:
@@ -71,8 +61,7 @@ def _place(detail: ErrorDetails) -> tuple[str | int, ...]:
     return location
 
 
-def _problems(detail: ErrorDetails, model: type[BaseModel]) -> list[Problem]:
-    path = _place(detail)
+def _problems(detail: ErrorDetails, path: tuple[str | int, ...], model: type[BaseModel]) -> list[Problem]:
     cause = detail.get("ctx", {}).get("error")
     if isinstance(cause, ConfigError):
         inner = cause.problems or (Problem((cause.place,) if cause.place else (), cause.what, cause.next_step),)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from milvus_pipeline.context import Context
 from milvus_pipeline.errors import QueryError, StageError
-from milvus_pipeline.records import Hit
+from milvus_pipeline.records import Hit, RerankJob
 from milvus_pipeline.text import short_repr
 
 
@@ -39,6 +39,31 @@ def checked_scores(scores: Iterable[float | None], count: int) -> list[float | N
         if value is not None and not math.isfinite(value):
             raise StageError(f"the score of text {index} is {value}, not a finite number")
     return values
+
+
+def checked_batch(
+    scores: Sequence[Iterable[float | None]], jobs: Sequence[RerankJob], context: Context
+) -> dict[int, list[float | None]]:
+    """Return the scores of each job by its position, without jobs that have failed.
+
+    Args:
+        scores: of each job.
+        jobs: that were scored.
+        context: of the jobs; a job with wrong scores fails in it.
+
+    Raises:
+        StageError: there are not as many lists of scores as jobs.
+    """
+    if len(scores) != len(jobs):
+        raise StageError(f"expected {len(jobs)} lists of scores, got {len(scores)}")
+    checked = {}
+    for position, (job, given) in enumerate(zip(jobs, scores, strict=True)):
+        if position not in context.failures:
+            try:
+                checked[position] = checked_scores(given, len(job.texts))
+            except StageError as error:
+                context.fail(position, error)
+    return checked
 
 
 def checked_call(query: str, documents: Iterable[str], top_k: int | None) -> list[str]:

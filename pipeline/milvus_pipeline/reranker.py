@@ -16,8 +16,8 @@ from pydantic import AliasChoices, Field, PrivateAttr, field_validator
 from milvus_pipeline.config.registry import registry
 from milvus_pipeline.context import Context, Deadline, time_limit
 from milvus_pipeline.driver import adrive, drive
-from milvus_pipeline.errors import DeadlineError, PipelineError, QueryError, StageError
-from milvus_pipeline.ranking import checked_call, checked_scores, falling, warn_of_missing_texts
+from milvus_pipeline.errors import DeadlineError, PipelineError, QueryError
+from milvus_pipeline.ranking import checked_batch, checked_call, falling, warn_of_missing_texts
 from milvus_pipeline.records import Hit, Query, RerankJob, RerankResult, SearchResult
 from milvus_pipeline.scores import store
 from milvus_pipeline.scores.keys import Keys, source_digest
@@ -210,11 +210,11 @@ class Reranker(Stage):
         if self.cache is None or not self.sends:
             self.dry_run_batch(jobs, context)
             return
-        cached, opened = self._cached, None
-        try:
-            # A dry run creates no file.
-            if cached is None and Path(self.cache).expanduser().exists():
+        with ExitStack() as stack:
+            cached = self._cached
+            if cached is None and Path(self.cache).expanduser().exists():  # a dry run creates no file
                 opened = store.acquire(self.cache, whole=False)
+                stack.callback(store.release, opened)
                 try:
                     cached = CachedScores(opened, self._keys())
                 except Exception as error:
@@ -224,9 +224,6 @@ class Reranker(Stage):
                 self.dry_run_batch([job._replace(top_k=None) for job in jobs], context)
             else:
                 cached.plan(jobs, context, self.dry_run_batch)
-        finally:
-            if opened is not None:
-                store.release(opened)
 
     @property
     def sends(self) -> bool:
@@ -261,22 +258,15 @@ class Reranker(Stage):
         """Yield what is to be scored; return the results with their hits in the order of the scores."""
         positions, jobs = self._jobs(results, context, top_k)
         part = context.part(positions)
-        scores: Scores = (yield jobs, part) if jobs else []
+        given: Scores = (yield jobs, part) if jobs else []
+        checked = checked_batch(given, jobs, part)
         context.merge(part, positions)
-        if len(scores) != len(jobs):
-            raise StageError(f"expected {len(jobs)} lists of scores, got {len(scores)}")
-        checked: dict[int, list[float | None]] = {}
-        for position, job, given in zip(positions, jobs, scores, strict=True):
-            if position not in context.failures:
-                try:
-                    checked[position] = checked_scores(given, len(job.texts))
-                except StageError as error:
-                    context.fail(position, error)
+        scores = {positions[number]: own for number, own in checked.items()}
         ranked = list(results)
         for position, result in enumerate(results):
             if position not in context.failures:
                 warn_of_missing_texts(result.hits, position, context)
-                own = iter(checked.get(position, ()))
+                own = iter(scores.get(position, ()))
                 pairs = [(hit, next(own, None) if hit.text is not None else None) for hit in result.hits]
                 pairs.sort(key=falling)
                 hits = [hit.ranked(self.name, score, rank) for rank, (hit, score) in enumerate(pairs, start=1)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Self
 
 from milvus_pipeline.context import Deadline, resolve_timeout
@@ -52,7 +51,7 @@ class DryRun:
         open_stages(self._to_open, self._timeout)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         close_stages(self._to_open)
 
     def run_batch(

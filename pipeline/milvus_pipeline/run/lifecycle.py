@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
+from milvus_pipeline.driver import adrive, drive
 from milvus_pipeline.errors import PipelineError, StageError
 from milvus_pipeline.stage import Stage
 from milvus_pipeline.text import error_parts
@@ -72,30 +73,29 @@ def close_stages(stages: Sequence[PlacedStage]) -> None:
     Raises:
         StageError: a stage could not be closed; the others are.
     """
-    errors = []
-    for stage, place, _ in reversed(stages):
-        try:
-            stage.close()
-        except Exception as error:
-            errors.append((place, error))
-    _raise_first(errors)
+    drive(_close_all(stages), lambda stage: stage.close())
 
 
 async def aclose_stages(stages: Sequence[PlacedStage]) -> None:
     """``close_stages`` for an event loop; it uses a thread only if a stage has no other users."""
-    errors = []
+
+    async def close(stage: Stage) -> None:
+        if not stage.release():
+            await stage.aclose()
+
+    await adrive(_close_all(stages), close)
+
+
+def _close_all(stages: Sequence[PlacedStage]) -> Generator[Stage, None, None]:
+    """Yield each stage to close, the last first. Raise the first error after that."""
+    failed: tuple[str, Exception] | None = None
     for stage, place, _ in reversed(stages):
         try:
-            if not stage.release():
-                await stage.aclose()
+            yield stage
         except Exception as error:
-            errors.append((place, error))
-    _raise_first(errors)
-
-
-def _raise_first(errors: Sequence[tuple[str, Exception]]) -> None:
-    for place, error in errors:
-        raise _lifecycle_error("closed", place, error) from error
+            failed = failed or (place, error)
+    if failed is not None:
+        raise _lifecycle_error("closed", *failed) from failed[1]
 
 
 def _lifecycle_error(verb: str, place: str, error: Exception) -> StageError:

@@ -38,7 +38,7 @@ class Keys:
     def __init__(self, source: Mapping[str, Any], name: str, *, listwise: bool = False) -> None:
         self.listwise = listwise
         try:
-            self._source = _digest(json.dumps(_plain(source), sort_keys=True).encode())
+            self._source = _digest(_json(source).encode())
         except (PydanticSerializationError, TypeError, ValueError, RecursionError) as error:
             raise StageError(
                 f"the fields and identity() of {name} must be plain data, as scores are found by them "
@@ -113,12 +113,10 @@ def _constant(value: Any) -> str:
     return repr(sorted(map(repr, value))) if isinstance(value, frozenset) else repr(value)
 
 
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=_plain)
+
+
 def _plain(value: Any) -> Any:
-    """The value as JSON data; a set in an order that is the same in every process."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(own) for key, own in value.items()}
-    if isinstance(value, set | frozenset):
-        return sorted((_plain(own) for own in value), key=json.dumps)
-    if isinstance(value, list | tuple):
-        return [_plain(own) for own in value]
-    return value if isinstance(value, str | int | float | bool | None) else to_jsonable_python(value)
+    """What ``json`` cannot write, as plain data; a set in an order that is the same in every process."""
+    return sorted(map(_json, value)) if isinstance(value, set | frozenset) else to_jsonable_python(value)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 from milvus_pipeline.context import Context
 from milvus_pipeline.driver import adrive, drive
 from milvus_pipeline.errors import DeadlineError, StageError
-from milvus_pipeline.ranking import checked_scores
+from milvus_pipeline.ranking import checked_batch
 from milvus_pipeline.records import RerankJob
 from milvus_pipeline.scores.keys import Keys
 from milvus_pipeline.scores.store import ScoreCache
@@ -63,11 +63,11 @@ class CachedScores:
         lookup = yield from self._look_up(jobs, context)
         if lookup.jobs:
             try:
-                given = yield lookup.jobs, lookup.context
+                new = lookup.keep((yield lookup.jobs, lookup.context))
             except Exception as error:
                 lookup.fail(error)
             else:
-                yield partial(self.cache.put, lookup.keep(given))
+                yield partial(self.cache.put, new)
         return lookup.scores
 
     def _look_up(self, jobs: Jobs, context: Context) -> Generator[Callable[[], Any], Any, Lookup]:
@@ -137,19 +137,10 @@ class Lookup:
         self.context = context.part(self._positions)
 
     def keep(self, given: Scores) -> dict[bytes, float]:
-        """Take the scores of what was left. Return those to write to the cache."""
+        """Take the scores of what was left. Return those to write to the cache. StageError if lists are missing."""
         new: dict[bytes, float] = {}
-        if len(given) != len(self._rest):
-            self.fail(StageError(f"expected {len(self._rest)} lists of scores, got {len(given)}"))
-            return new
-        for number, (rest, own) in enumerate(zip(self._rest, given, strict=True)):
-            if number in self.context.failures:
-                continue
-            try:
-                scores = checked_scores(own, len(rest.job.texts))
-            except StageError as error:
-                self.context.fail(number, error)
-                continue
+        for number, scores in checked_batch(given, self.jobs, self.context).items():
+            rest = self._rest[number]
             for places, score in zip(rest.places.values(), scores, strict=True):
                 for place in places:
                     self.scores[rest.position][place] = score
