@@ -80,7 +80,7 @@ def _parts(detail: ErrorDetails, path: tuple[str | int, ...], model: type[BaseMo
         return "is missing, and has no default", ""
     if kind == "value_error":
         return str(context.get("error", detail["msg"])), ""
-    if kind == "literal_error":
+    if kind in {"literal_error", "enum"}:
         near = near_miss(value, _literals(context)) if isinstance(value, str) else ""
         return f"must be {context['expected']}, got {word_of(value)}", near
     if kind in _BOUNDS:

@@ -83,10 +83,8 @@ def test_a_file_is_not_overwritten_unasked(invoke, fruit, make):
     """--overwrite is the way to do it."""
     out = make("out.jsonl", "precious\n")
     done = invoke("run", fruit, "-q", "red", "-o", out)
-    assert (done.exit_code, done.stderr) == (
-        2,
-        f"error: {out}: exists already; choose another file, or pass --overwrite\n",
-    )
+    message = "exists already; choose another file, resume its job with --resume, or replace it with --overwrite"
+    assert (done.exit_code, done.stderr) == (2, f"error: {out}: {message}\n")
     assert out.read_text(encoding="utf-8") == "precious\n"
     assert invoke("run", fruit, "-q", "red", "-o", out, "--overwrite").exit_code == 0
     assert json.loads(out.read_text(encoding="utf-8"))["query"]["text"] == "red"

@@ -1,5 +1,6 @@
 """What a type checker must see of the public face; checked by mypy, never run."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -134,7 +135,7 @@ def jobs(pipeline: Pipeline) -> None:
     assert_type(queries, Iterator[Query | SearchResult])
     report = run_job(pipeline, queries, "out.jsonl", resume=True, on_progress=told)
     assert_type(report, JobReport)
-    assert_type(report.figures.status, dict[str, int])
+    assert_type(report.figures.status, Counter[str])
     assert_type(read_manifest(manifest_path(report.output)), Manifest | None)
     run_job(pipeline, ["text", Query("text")], Path("out.trec"), bad_lines="fatal", output_format="trec")
     for passage in passages("folder", max_chars=500):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import chain, islice
@@ -14,8 +13,8 @@ import numpy as np
 
 from milvus_pipeline.files.lines import STDIN
 from milvus_pipeline.files.plain import json_text
-from milvus_pipeline.files.queries import InputFormat, input_format_of, read_queries, source_file
-from milvus_pipeline.jobs.claim import changed_job
+from milvus_pipeline.files.queries import BadLines, InputFormat, input_format_of, read_queries, source_file
+from milvus_pipeline.jobs.claim import ResumeError
 from milvus_pipeline.jobs.manifest import Input, Manifest
 from milvus_pipeline.records import Query, SearchResult
 
@@ -38,21 +37,17 @@ class BatchReader:
     Attributes:
         source: where the queries come from, for the manifest.
         name: the same for messages.
-        digests: for each batch that was read, the digest of all queries up to its end; the writer of a batch takes the
-            first.
     """
 
     def __init__(
         self,
         queries: str | Path | Iterable[str | Item],
         input_format: InputFormat | None,
-        bad_lines: str,
+        bad_lines: BadLines,
         warn: Callable[[str], None],
     ) -> None:
         self.source = Input(path=None, format=None)
         self.name = "the iterable"
-        self.digests: deque[Hash] = deque()
-        self._digest = hashlib.sha256()
         self._muted = False
         items: Iterable[str | Item]
         if isinstance(queries, str | Path):
@@ -76,40 +71,47 @@ class BatchReader:
 
     def batches(self, size: int) -> Iterator[list[Item]]:
         """Yield the remaining queries in batches of ``size``; the last may be smaller."""
-        while batch := list(self._take(size)):
-            self.digests.append(self._digest.copy())
+        while batch := list(islice(self._items, size)):
             yield batch
 
     def skip_done(self, path: Path, manifest: Manifest) -> Hash | None:
-        """Skip the queries that are done. Return their digest, or None if the job is complete and nothing is left.
+        """Skip the whole batches that are done. Return the digest of their queries.
+
+        Returns:
+            None if the job is complete and nothing is left.
 
         Raises:
             ResumeError: these are not the queries that were done.
         """
         done, start = manifest.progress, manifest.goes_on_from.progress
+        digest = hashlib.sha256()
         self._muted = True
-        count = sum(1 for _ in self._take(start.queries))
-        digest = self._digest.copy()
-        rest = list(self._take(done.queries - start.queries))  # of the last batch, if it was not full
+        count = add_to_digest(digest, islice(self._items, start.queries))
+        digest_of_start = digest.copy()
+        rest = list(islice(self._items, done.queries - start.queries))  # of the last batch, if it was not full
         self._muted = False
+        count += add_to_digest(digest, rest)
         changed = ""
-        if (count := count + len(rest)) < done.queries:
+        if count < done.queries:
             changed = f"there are only {count} of the {done.queries} that are done"
-        elif self._digest.hexdigest() != done.input_sha256:
+        elif digest.hexdigest() != done.input_sha256:
             changed = f"the first {done.queries} are no longer the same"
         if changed:
             step = "give the same queries, with new ones only at the end"
-            raise changed_job(path, [f"the queries have changed: {changed}"], step)
+            raise ResumeError([f"the queries have changed: {changed}"], step, place=str(path))
         if manifest.state == "complete" and not self.has_more():
             return None
-        self._items, self._digest = chain(rest, self._items), digest.copy()
-        return digest
+        self._items = chain(rest, self._items)
+        return digest_of_start
 
-    def _take(self, count: int) -> Iterator[Item]:
-        """Yield the next ``count`` queries, or as many as there are."""
-        for item in islice(self._items, count):
-            self._digest.update(_fingerprint(item))
-            yield item
+
+def add_to_digest(digest: Hash, items: Iterable[Item]) -> int:
+    """Add everything that the queries ask to the digest by which a resumed job recognizes them; return their number."""
+    count = 0
+    for item in items:
+        digest.update(_fingerprint(item))
+        count += 1
+    return count
 
 
 def _fingerprint(item: Item) -> bytes:

@@ -1,12 +1,11 @@
-"""How a job starts: it examines what is at its output, claims it for itself, and decides whether it can go on there."""
+"""Whether a job can start or go on at its output: what is there, and whether the job is still the same."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from milvus_pipeline.errors import InputError
 from milvus_pipeline.files.output import check_target
@@ -28,55 +27,13 @@ class ResumeError(InputError):
         differences: place by place, what was and what is.
     """
 
-    def __init__(
-        self, what: str = "", next_step: str = "", *, place: str = "", differences: Sequence[str] = ()
-    ) -> None:
-        super().__init__(what, next_step, place=place)
+    def __init__(self, differences: Sequence[str], next_step: str, *, place: str) -> None:
+        what = "cannot be resumed, because the job is no longer the same"
+        super().__init__(what, f"{next_step}, or {_START_AGAIN}", place=place)
         self.differences = list(differences)
 
     def __str__(self) -> str:
         return "\n".join([f"{self.place}: {self.what}:", *(f"  {line}" for line in self.differences), self.next_step])
-
-
-def changed_job(path: Path, differences: Sequence[str], next_step: str) -> ResumeError:
-    """Return the error of a job with this output, from which what is asked now differs."""
-    what = "cannot be resumed, because the job is no longer the same"
-    return ResumeError(what, f"{next_step}, or {_START_AGAIN}", place=str(path), differences=differences)
-
-
-class Claim(NamedTuple):
-    """The output of a job that may start or go on.
-
-    Args:
-        path: the output.
-        manifest_at: the path of its manifest.
-        output: the file, locked; None if it does not exist yet.
-        manifest: of the job to resume; None if a new one starts.
-    """
-
-    path: Path
-    manifest_at: Path
-    output: OutputFile | None
-    manifest: Manifest | None
-
-
-def claim_output(path: Path, queries: Path | None, *, resume: bool, overwrite: bool) -> Claim:
-    """Lock the output if it exists, and read the manifest of the job to resume.
-
-    Raises:
-        InputError: a job can neither start nor go on here; nothing was changed.
-    """
-    check_place(path, queries, resume=resume, overwrite=overwrite)
-    try:
-        output = OutputFile(path, new=False)
-    except FileNotFoundError:
-        output = None
-    try:
-        return Claim(path, manifest_path(path), output, _manifest_of(path, output) if resume else None)
-    except BaseException:
-        if output is not None:
-            output.close()
-        raise
 
 
 def check_place(path: Path, queries: Path | None, *, resume: bool, overwrite: bool) -> None:
@@ -106,45 +63,28 @@ def check_place(path: Path, queries: Path | None, *, resume: bool, overwrite: bo
         raise InputError(f"is a link to {path.readlink()}, which does not exist", "remove the link", place=place)
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise InputError(f"the folder {path.parent} cannot be written, so there can be no manifest", place=place)
-    if not resume and not overwrite:
-        _check_absent(path)
-
-
-def _check_absent(path: Path) -> None:
-    manifest_at = manifest_path(path)
-    if not path.exists():
-        if manifest_at.exists():
-            step = "remove it, or pass --overwrite"
-            raise InputError("exists already, without its output", step, place=str(manifest_at))
+    if resume or overwrite:
         return
-    manifest = None
-    with suppress(InputError):
-        manifest = read_manifest(manifest_at)
-    if manifest is None or manifest.state == "complete":
-        raise InputError("exists already", "choose another file, or pass --overwrite", place=str(path))
-    raise InputError(
-        f"exists already, from a job that is not complete ({manifest.progress.queries} queries done)",
-        "pass --resume to go on with it, or --overwrite to start again",
-        place=str(path),
-    )
+    for existing in (path, manifest_path(path)):
+        if existing.exists():
+            step = "choose another file, resume its job with --resume, or replace it with --overwrite"
+            raise InputError("exists already", step, place=str(existing))
 
 
-def _manifest_of(path: Path, output: OutputFile | None) -> Manifest | None:
-    """Return the manifest of the job to resume; None if nothing was done yet."""
-    manifest_at = manifest_path(path)
-    manifest = read_manifest(manifest_at)
+def manifest_of(path: Path, output: OutputFile | None) -> Manifest | None:
+    """Return the manifest of the job to resume; None if nothing was done yet.
+
+    Raises:
+        InputError: either the manifest or the output of a job is missing.
+    """
+    manifest = read_manifest(manifest_path(path))
     step = f"put it back, or {_START_AGAIN}"
-    if manifest is None:
-        if output is not None and output.size:
-            raise InputError(f"cannot be resumed without its manifest {manifest_at}", step, place=str(path))
-        return None
-    if output is None:
-        done = manifest.progress.queries
-        if done:
-            what = f"does not exist, but according to its manifest {manifest_at} {done} queries are done"
-            raise InputError(what, step, place=str(path))
-        return None
-    return manifest
+    if manifest is None and output is not None and output.size:
+        raise InputError(f"cannot be resumed without its manifest {manifest_path(path)}", step, place=str(path))
+    if manifest is not None and output is None and manifest.progress.queries:
+        what = f"does not exist, but according to its manifest {manifest.progress.queries} queries are done"
+        raise InputError(what, step, place=str(path))
+    return None if output is None else manifest
 
 
 # -- what must be the same -------------------------------------------------------------------------------------------
@@ -178,35 +118,28 @@ def differences(was: Any, now: Any, place: str = "") -> Iterator[str]:
 
 def check_same_job(path: Path, manifest: Manifest, config: Mapping[str, Any], options: Options, output: Output) -> None:
     """Raise ResumeError if configuration, options or format are not those that the job started with."""
-    was, now = (
-        {key: value for key, value in of.items() if key not in _OTHERS_ONLY} for of in (manifest.config, config)
-    )
-    found = [
-        *differences(was, now),
-        *differences(manifest.options.model_dump(), options.model_dump(), "options"),
-        *differences(manifest.output.model_dump(exclude={"path"}), output.model_dump(exclude={"path"}), "output"),
-    ]
-    if found:
-        raise changed_job(path, found, "run it as it was started")
+    was = _what_it_does(manifest.config, manifest.options, manifest.output)
+    if found := list(differences(was, _what_it_does(config, options, output))):
+        raise ResumeError(found, "run it as it was started", place=str(path))
 
 
-def check_same_identity(path: Path, was: Mapping[str, Any], now: Mapping[str, Any], accepted: bool) -> list[str]:
-    """Return what differs in what the stages work with. Raise ResumeError if something does and is not accepted."""
-    found = list(differences(was, now))
-    if found and not accepted:
-        raise changed_job(path, found, "pass --accept-changes to go on anyway")
-    return found
+def _what_it_does(config: Mapping[str, Any], options: Options, output: Output) -> dict[str, Any]:
+    own = {key: value for key, value in config.items() if key not in _OTHERS_ONLY}
+    return {
+        **own,
+        "options": options.model_dump(mode="json"),
+        "output": output.model_dump(mode="json", exclude={"path"}),
+    }
 
 
 def check_output(output: OutputFile, manifest: Manifest) -> None:
     """Raise InputError if the output does not contain what the job has written."""
     size, sha256 = manifest.progress.bytes, manifest.progress.output_sha256
-    if output.size < size:
-        what = f"is shorter than what the job has written ({output.size} bytes of {size})"
+    complete = manifest.state == "complete"
+    if output.size < size or (complete and output.size > size):
+        what = f"has {output.size} bytes, but the job has written {size}"
     elif output.digest(size).hexdigest() != sha256:
         what = f"was changed: its first {size} bytes are not what the job has written"
-    elif manifest.state == "complete" and output.size > size:
-        what = f"was changed: the job was complete with {size} bytes, and it has {output.size}"
     else:
         return
     raise InputError(what, f"put it back as it was, or {_START_AGAIN}", place=str(output.path))

@@ -12,9 +12,10 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from milvus_pipeline.files.results import LineFormat, OutputError
+from milvus_pipeline.jobs.batches import Item, add_to_digest
 from milvus_pipeline.jobs.manifest import Figures, Manifest, Point, Progress, State, now, write_manifest
 from milvus_pipeline.jobs.output import OutputFile, gzip_member
 from milvus_pipeline.records import SearchResult
@@ -26,69 +27,34 @@ _INTERVAL: Final = 1.0
 """Seconds between two manifests, from the first batch on. A killed job repeats what it did since the last one."""
 
 
-class CommitPoint(NamedTuple):
-    """How far a job is. It is replaced whole, so that an interrupt between two steps finds the one or the other.
-
-    Args:
-        queries: number of queries done.
-        size: bytes of their results.
-        input_digest: of the queries.
-        output_digest: of the bytes.
-        figures: sums over the queries.
-        seconds: that the job has worked for them.
-    """
-
-    queries: int
-    size: int
-    input_digest: Hash
-    output_digest: Hash
-    figures: Figures
-    seconds: float
-
-    def record(self) -> Point:
-        """Return the point as a manifest has it."""
-        progress = Progress(
-            queries=self.queries,
-            bytes=self.size,
-            input_sha256=self.input_digest.hexdigest(),
-            output_sha256=self.output_digest.hexdigest(),
-        )
-        return Point(progress=progress, figures=self.figures.with_seconds(self.seconds))
-
-
 class Commits:
     """Writes the results of a job, batch by batch, and its manifest.
 
     Args:
         output: the file, which only this job writes.
         manifest_at: the path of the manifest.
-        manifest: its content except how far the job is.
-        point: where the job starts, or goes on.
+        manifest: its content; its commit point is where the job starts, or goes on.
+        input_digest: of the queries that are done.
         lines: turns results into text.
-        batch_size: number of queries in a batch, except the last.
 
     Attributes:
         point: how far the job is.
     """
 
     def __init__(
-        self,
-        output: OutputFile,
-        manifest_at: Path,
-        manifest: Manifest,
-        point: CommitPoint,
-        lines: LineFormat,
-        batch_size: int,
+        self, output: OutputFile, manifest_at: Path, manifest: Manifest, input_digest: Hash, lines: LineFormat
     ) -> None:
-        self.point = point
+        self.point = manifest.goes_on_from
         self._output = output
         self._manifest_at = manifest_at
         self._manifest = manifest
         self._lines = lines
-        self._batch_size = batch_size
-        self._full = point  # behind the last batch that was full, where a job that is not complete goes on
-        self._seconds_before = point.seconds
-        self._started = time.perf_counter()
+        self._input_digest = input_digest
+        self._output_digest = output.digest(self.point.progress.bytes)
+        # Behind the last batch that was full, where a job that is not complete goes on. Only this is used after an
+        # interrupt, which can come between any two steps.
+        self._whole = self.point
+        self._started = time.perf_counter() - self.point.figures.seconds
         self._manifest_time = -math.inf  # none in this run yet: the first batch is followed by one
 
     def begin(self) -> None:
@@ -99,14 +65,14 @@ class Commits:
         with self._writing(self._manifest_at):
             self._write_manifest("running")
         with self._writing(self._output.path):
-            self._output.cut(self.point.size)
+            self._output.cut(self.point.progress.bytes)
 
-    def add(self, results: Sequence[SearchResult], input_digest: Hash) -> list[OutputError | None]:
+    def add(self, batch: Sequence[Item], results: Sequence[SearchResult]) -> list[OutputError | None]:
         """Write the results of one batch, and move the commit point behind it.
 
         Args:
-            results: of the batch, in its order.
-            input_digest: of the queries up to its end.
+            batch: its queries.
+            results: of each of them.
 
         Returns:
             For each result why it does not fit the format, or None if it was written.
@@ -122,32 +88,38 @@ class Commits:
                 unwritten.append(None)
             except OutputError as error:
                 unwritten.append(error)
-        figures = self.point.figures.plus(results, unwritten)
-        point = self._append("".join(texts).encode("utf-8", "backslashreplace"))
-        seconds = self._seconds_before + time.perf_counter() - self._started
-        queries = point.queries + len(results)
-        self.point = point._replace(queries=queries, input_digest=input_digest, figures=figures, seconds=seconds)
-        if len(results) == self._batch_size:
-            self._full = self.point
+        data = "".join(texts).encode("utf-8", "backslashreplace")
+        if self._manifest.output.gzip and data:
+            data = gzip_member(data)
+        add_to_digest(self._input_digest, batch)
+        seconds = time.perf_counter() - self._started
+        self._append(data, len(batch), self.point.figures.plus(results, unwritten, seconds))
+        if len(batch) == self._manifest.options.batch_size:
+            self._whole = self.point
             if time.monotonic() - self._manifest_time >= _INTERVAL:
                 self._commit("running")
                 self._manifest_time = time.monotonic()
         return unwritten
 
-    def _append(self, data: bytes, *, always: bool = False) -> CommitPoint:
-        """Write data behind the commit point, and return the point after it.
+    def _append(self, data: bytes, queries: int, figures: Figures) -> None:
+        """Write data behind the commit point, and move the point behind it.
 
         Args:
-            data: to write, as a gzip member if the output is gzipped.
-            always: write a member also if there is no data.
+            data: the results.
+            queries: number of queries that they are of.
+            figures: the sums up to their end.
         """
-        if self._manifest.output.gzip and (data or always):
-            data = gzip_member(data)
+        before = self.point.progress
         with self._writing(self._output.path):
-            self._output.write(data, self.point.size)
-        digest = self.point.output_digest.copy()
-        digest.update(data)
-        return self.point._replace(size=self.point.size + len(data), output_digest=digest)
+            self._output.write(data, before.bytes)
+        self._output_digest.update(data)
+        progress = Progress(
+            queries=before.queries + queries,
+            bytes=before.bytes + len(data),
+            input_sha256=self._input_digest.hexdigest(),
+            output_sha256=self._output_digest.hexdigest(),
+        )
+        self.point = Point(progress=progress, figures=figures)
 
     def _commit(self, state: State) -> None:
         """Flush the output to the disk, then write a manifest of it."""
@@ -158,41 +130,36 @@ class Commits:
 
     def finish(self) -> None:
         """Complete the job, whose queries are all done."""
-        if self._manifest.output.gzip and not self.point.size:
-            self.point = self._append(b"", always=True)  # an empty file is not a gzip file
+        if self._manifest.output.gzip and not self.point.progress.bytes:
+            self._append(gzip_member(b""), 0, self.point.figures)  # an empty file is not a gzip file
         self._commit("complete")
 
     def halt(self, state: State) -> None:
         """End the job before it is complete. The output is cut to the commit point, as far as that can be done."""
-        self.point = self._full
+        self.point = self._whole
         with suppress(OSError):
-            self._output.cut(self.point.size)
+            self._output.cut(self.point.progress.bytes)
             self._output.sync()
             self._write_manifest(state)
 
     def _write_manifest(self, state: State) -> None:
-        point = self.point.record()
         written = now()
-        times = self._manifest.times.model_copy(
-            update={"written": written, "ended": written if state == "complete" else None}
-        )
-        manifest = self._manifest.model_copy(
-            update={
-                "state": state,
-                "times": times,
-                "progress": point.progress,
-                "figures": point.figures,
-                "whole_batches": None if self.point is self._full else self._full.record(),
-            }
-        )
-        write_manifest(self._manifest_at, manifest, self._output.mode)
+        times = {"written": written, "ended": written if state == "complete" else None}
+        update = {
+            "state": state,
+            "times": self._manifest.times.model_copy(update=times),
+            "progress": self.point.progress,
+            "figures": self.point.figures,
+            "whole_batches": None if self.point is self._whole else self._whole,
+        }
+        write_manifest(self._manifest_at, self._manifest.model_copy(update=update), self._output.mode)
 
     @contextmanager
     def _writing(self, path: Path) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            done = f"{self._full.queries} queries are done, and their results are in {self._output.path}"
+            done = f"{self._whole.progress.queries} queries are done, and their results are in {self._output.path}"
             raise OutputError(
                 f"cannot be written: {error.strerror or error}",
                 f"{done}. Once it can be written again, --resume goes on with the others",

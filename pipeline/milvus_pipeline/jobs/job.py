@@ -5,28 +5,24 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from enum import StrEnum
+from itertools import tee
 from pathlib import Path
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+
+from pydantic import ValidationError
 
 from milvus_pipeline.context import resolve_timeout
 from milvus_pipeline.errors import InputError, PipelineError
+from milvus_pipeline.files.lines import read_lines
+from milvus_pipeline.files.plain import plain
 from milvus_pipeline.files.queries import BadLines, InputFormat
 from milvus_pipeline.files.results import OutputError, OutputFormat, format_of, line_format
 from milvus_pipeline.jobs.batches import BatchReader, Item
-from milvus_pipeline.jobs.claim import (
-    Claim,
-    check_output,
-    check_same_identity,
-    check_same_job,
-    claim_output,
-    differences,
-)
-from milvus_pipeline.jobs.commits import CommitPoint, Commits
+from milvus_pipeline.jobs.claim import ResumeError, check_output, check_place, check_same_job, differences, manifest_of
+from milvus_pipeline.jobs.commits import Commits
 from milvus_pipeline.jobs.manifest import (
     Change,
     Figures,
@@ -34,16 +30,22 @@ from milvus_pipeline.jobs.manifest import (
     Manifest,
     Options,
     Output,
+    Point,
+    Progress,
     Times,
-    config_of,
     identity_of,
+    manifest_path,
     now,
     versions_of,
 )
 from milvus_pipeline.jobs.output import OutputFile
 from milvus_pipeline.pipeline import Pipeline
+from milvus_pipeline.problems import problems_of
 from milvus_pipeline.records import Query, SearchResult
-from milvus_pipeline.text import count_text, short_repr
+from milvus_pipeline.text import count_text
+
+if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
 
 logger = logging.getLogger(__name__)
 
@@ -109,17 +111,12 @@ def answer(
     Yields:
         For each batch one result an item, in their order, failed ones included.
     """
-    under_way: deque[Sequence[Item]] = deque()
-
-    def queries() -> Iterator[list[Query]]:
-        for batch in batches:
-            under_way.append(batch)
-            yield [item for item in batch if isinstance(item, Query)]
-
-    with closing(pipeline.run_batches(queries(), timeout=timeout, return_errors=True)) as stream:
-        for found in stream:
+    answered, asked = tee(batches)
+    queries = ([item for item in batch if isinstance(item, Query)] for batch in answered)
+    with closing(pipeline.run_batches(queries, timeout=timeout, return_errors=True)) as stream:
+        for found, batch in zip(stream, asked, strict=False):
             results = iter(found)
-            yield [next(results) if isinstance(item, Query) else item for item in under_way.popleft()]
+            yield [next(results) if isinstance(item, Query) else item for item in batch]
 
 
 def run_job(
@@ -177,34 +174,28 @@ def run_job(
         StoppedError: a query failed, and the job was to stop there.
     """
     path = Path(output)
-    form = format_of(path) if output_format is None else _member(OutputFormat, "output_format", output_format)
-    chosen = None if input_format is None else _member(InputFormat, "input_format", input_format)
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        what = f"must be a whole number of at least 1, got {short_repr(batch_size)}"
-        raise InputError(what, place="batch_size")
-    options = Options(
-        batch_size=batch_size,
-        timeout=resolve_timeout(timeout, None),
-        bad_lines=_member(BadLines, "bad_lines", bad_lines),
-        figures=bool(figures),
-    )
-    described = Output(path=str(path), format=form, gzip=path.suffix == ".gz")
+    seconds = resolve_timeout(timeout, None)
+    options = _checked(Options, batch_size=batch_size, timeout=seconds, bad_lines=bad_lines, figures=bool(figures))
+    described = _checked(Output, path=str(path), format=output_format or format_of(path), gzip=path.suffix == ".gz")
+    chosen = _checked(Input, path=None, format=input_format).format
     source = Path(queries) if isinstance(queries, str | Path) else None
-    claim = claim_output(path, source, resume=resume, overwrite=overwrite)
-    with closing(_Job(pipeline, options, described, claim, claim.output, on_progress, on_result, warn)) as job:
-        return job.run(queries, chosen, accept_changes, stop_on_failure)
+    check_place(path, source, resume=resume, overwrite=overwrite)
+    existing = OutputFile(path, new=False) if path.exists() else None
+    with closing(_Job(pipeline, options, described, path, existing, on_progress, on_result, warn)) as job:
+        reader = BatchReader(queries, chosen, options.bad_lines, warn)
+        return job.run(reader, manifest_of(path, existing) if resume else None, accept_changes, stop_on_failure)
 
 
-_Member = TypeVar("_Member", bound=StrEnum)
+_Part = TypeVar("_Part", Input, Options, Output)
 
 
-def _member(kind: type[_Member], name: str, given: str) -> _Member:
-    """Return the member that a parameter names. Raise InputError if there is none."""
+def _checked(part: type[_Part], **fields: Any) -> _Part:
+    """Return this part of a manifest. Raise InputError if a parameter of the job does not fit it."""
     try:
-        return kind(given)
-    except ValueError:
-        values = ", ".join(repr(member.value) for member in kind)
-        raise InputError(f"must be one of {values}, got {short_repr(given)}", place=name) from None
+        return part(**fields)
+    except ValidationError as error:
+        problems = (str(problem.under([part.__name__.lower()])) for problem in problems_of(error, part))
+        raise InputError("; ".join(problems)) from error
 
 
 @dataclass
@@ -214,7 +205,7 @@ class _Job:
     _pipeline: Pipeline
     _options: Options
     _described: Output
-    _claim: Claim
+    _path: Path
     _output: OutputFile | None
     _on_progress: OnProgress | None
     _on_result: OnResult | None
@@ -228,89 +219,84 @@ class _Job:
             self._output.close()
 
     def run(
-        self,
-        queries: str | Path | Iterable[str | Item],
-        input_format: InputFormat | None,
-        accept_changes: bool,
-        stop_on_failure: bool,
+        self, reader: BatchReader, resumed: Manifest | None, accept_changes: bool, stop_on_failure: bool
     ) -> JobReport:
         """Find out how far the job is, do the rest, and report."""
-        reader = BatchReader(queries, input_format, self._options.bad_lines, self._warn)
-        manifest = self._claim.manifest
-        if manifest is None or self._output is None:
+        config: dict[str, Any] = plain(self._pipeline.to_config())
+        input_digest = hashlib.sha256()
+        if resumed is None or self._output is None:
             if not reader.has_more():
                 raise InputError("no queries given", place=reader.name)
-            point = CommitPoint(0, 0, hashlib.sha256(), hashlib.sha256(), Figures(), 0.0)
+            nothing = hashlib.sha256().hexdigest()
+            progress = Progress(queries=0, bytes=0, input_sha256=nothing, output_sha256=nothing)
+            start = Point(progress=progress, figures=Figures())
         else:
-            check_same_job(self._claim.path, manifest, config_of(self._pipeline), self._options, self._described)
-            check_output(self._output, manifest)
-            input_digest = reader.skip_done(self._claim.path, manifest)
-            if input_digest is None:
-                self._before = manifest.progress.queries
-                return self._report(manifest.progress.queries, manifest.figures)
-            progress, figures = manifest.goes_on_from.progress, manifest.goes_on_from.figures
-            output_digest = self._output.digest(progress.bytes)
-            point = CommitPoint(progress.queries, progress.bytes, input_digest, output_digest, figures, figures.seconds)
-        self._before = point.queries
+            check_same_job(self._path, resumed, config, self._options, self._described)
+            check_output(self._output, resumed)
+            digest = reader.skip_done(self._path, resumed)
+            if digest is None:
+                self._before = resumed.progress.queries
+                return self._report(resumed.figures)
+            input_digest, start = digest, resumed.goes_on_from
+        self._before = start.progress.queries
         started = time.perf_counter()
         self._pipeline.open(self._options.timeout)
         self._opened_in = time.perf_counter() - started
-        commits = self._begin(self._manifest(reader.source, point, accept_changes), point)
-        self._work(reader, commits, stop_on_failure)
-        return self._report(commits.point.queries, commits.point.record().figures)
-
-    def _manifest(self, source: Input, point: CommitPoint, accept_changes: bool) -> Manifest:
-        """Return the manifest of this run. Raise ResumeError if the stages work with something else than before."""
-        progress, figures = point.record().progress, point.record().figures
         manifest = Manifest(
             state="running",
-            config=config_of(self._pipeline),
+            config=config,
             identity=identity_of(self._pipeline),
             versions=versions_of(self._pipeline),
-            input=source,
+            input=reader.source,
             output=self._described,
             options=self._options,
             times=Times(began=now(), written=now()),
-            progress=progress,
-            figures=figures,
+            progress=start.progress,
+            figures=start.figures,
         )
-        was = self._claim.manifest
-        if was is None:
-            return manifest
-        changed = [
-            *check_same_identity(self._claim.path, was.identity, manifest.identity, accept_changes),
-            *differences(was.versions, manifest.versions, "versions"),
-        ]
-        for line in changed:
-            self._warn(f"{self._claim.path}: resumed, although this differs: {line}")
-        changes = [*was.changes, Change(queries=point.queries, differences=changed)] if changed else was.changes
-        return manifest.model_copy(update={"times": was.times, "resumptions": was.resumptions + 1, "changes": changes})
+        if resumed is not None:
+            manifest = self._resume(manifest, resumed, accept_changes)
+        commits = self._begin(manifest, input_digest)
+        self._work(reader, commits, stop_on_failure)
+        return self._report(commits.point.figures)
 
-    def _begin(self, manifest: Manifest, point: CommitPoint) -> Commits:
+    def _resume(self, manifest: Manifest, was: Manifest, accept_changes: bool) -> Manifest:
+        """Return the manifest with the history of the job. Raise ResumeError if stages work with something else."""
+        changed = list(differences(was.identity, manifest.identity))
+        if changed and not accept_changes:
+            raise ResumeError(changed, "pass --accept-changes to go on anyway", place=str(self._path))
+        changed += differences(was.versions, manifest.versions, "versions")
+        for line in changed:
+            self._warn(f"{self._path}: resumed, although this differs: {line}")
+        changes = [*was.changes, Change(queries=self._before, differences=changed)] if changed else was.changes
+        times = manifest.times.model_copy(update={"began": was.times.began})
+        return manifest.model_copy(update={"times": times, "resumptions": was.resumptions + 1, "changes": changes})
+
+    def _begin(self, manifest: Manifest, input_digest: Hash) -> Commits:
         """Create the output if it does not exist, and write the first manifest."""
         new = self._output is None
-        output = self._output = self._output or OutputFile(self._claim.path, new=True)
-        lines = line_format(OutputFormat(self._described.format), self._pipeline.name, figures=self._options.figures)
-        commits = Commits(output, self._claim.manifest_at, manifest, point, lines, self._options.batch_size)
+        output = self._output = self._output or OutputFile(self._path, new=True)
+        lines = line_format(self._described.format, self._pipeline.name, figures=self._options.figures)
+        commits = Commits(output, manifest_path(self._path), manifest, input_digest, lines)
         try:
             commits.begin()
         except BaseException:
             if new:
                 output.path.unlink(missing_ok=True)
             raise
-        lines.resume(output.lines(gzipped=self._described.gzip))
+        lines.resume(line.raw for line in read_lines(self._path))
         return commits
 
     def _work(self, reader: BatchReader, commits: Commits, stop_on_failure: bool) -> None:
         """Answer the remaining queries, and write the results."""
-        batches = reader.batches(self._options.batch_size)
-        with closing(answer(self._pipeline, batches, self._options.timeout)) as stream:
+        answered, asked = tee(reader.batches(self._options.batch_size))
+        with closing(answer(self._pipeline, answered, self._options.timeout)) as stream:
             try:
                 self._report_progress(commits)
-                for results in stream:
+                for results, batch in zip(stream, asked, strict=False):
                     if stop_on_failure:
-                        _check_none_failed(results, commits.point.queries)
-                    unwritten = commits.add(results, reader.digests.popleft())
+                        _check_none_failed(results, commits.point.progress.queries)
+                    unwritten = commits.add(batch, results)
                     if self._on_result is not None:
                         for result, error in zip(results, unwritten, strict=True):
                             self._on_result(result, error)
@@ -323,10 +309,10 @@ class _Job:
     def _report_progress(self, commits: Commits) -> None:
         if self._on_progress is not None:
             point = commits.point
-            self._on_progress(JobProgress(point.queries, self._before, point.figures.failed, self._opened_in))
+            self._on_progress(JobProgress(point.progress.queries, self._before, point.figures.failed, self._opened_in))
 
-    def _report(self, queries: int, figures: Figures) -> JobReport:
-        return JobReport(self._claim.path, self._claim.manifest_at, queries, self._before, figures)
+    def _report(self, figures: Figures) -> JobReport:
+        return JobReport(self._path, manifest_path(self._path), figures.queries, self._before, figures)
 
 
 def _check_none_failed(results: Sequence[SearchResult], done: int) -> None:

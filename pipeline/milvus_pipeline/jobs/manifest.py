@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import os
 import platform
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, ValidationError
 
 from milvus_pipeline.config.registry import registry
 from milvus_pipeline.errors import InputError, PipelineError
 from milvus_pipeline.extras import DISTRIBUTION
 from milvus_pipeline.files.plain import json_text, plain
+from milvus_pipeline.files.queries import BadLines, InputFormat
+from milvus_pipeline.files.results import OutputFormat
 from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.problems import problems_of
 from milvus_pipeline.records import SearchResult, StageReport
-from milvus_pipeline.stage import Stage
+
+Rounded: TypeAlias = Annotated[float, PlainSerializer(lambda number: round(number, 6))]
+"""A number that is written with six decimals."""
 
 
 class StageTotals(BaseModel):
@@ -31,7 +35,7 @@ class StageTotals(BaseModel):
 
     queries: int = 0
     """Number of queries that reached the stage."""
-    seconds: float = 0.0
+    seconds: Rounded = 0.0
     """Seconds that the stage worked, over all batches."""
     usage: dict[str, int | float] = {}
     """What its service counted, in the provider's words, with requests and retries; empty without a service."""
@@ -53,13 +57,13 @@ class Figures(BaseModel):
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
-    status: dict[str, int] = {}
+    status: Counter[str] = Counter()
     """Number of queries by status: ok, partial, degraded, failed."""
-    reasons: dict[str, int] = {}
+    reasons: Counter[str] = Counter()
     """By reason code, how often a stage did not do all of its work or a query could not be run."""
-    seconds: float = 0.0
+    seconds: Rounded = 0.0
     """Seconds that the job worked; opening the pipeline, and work that was lost and done again, are not in it."""
-    rate: float = 0.0
+    rate: Rounded = 0.0
     """Queries a second."""
     stages: dict[str, StageTotals] = {}
     """By stage: ``queries`` that came to it, ``seconds`` it worked, ``usage`` of its service, ``cached`` scores."""
@@ -72,39 +76,29 @@ class Figures(BaseModel):
     @property
     def failed(self) -> int:
         """Number of queries that failed, or whose result could not be written."""
-        return self.status.get("failed", 0)
+        return self.status["failed"]
 
-    def plus(self, results: Sequence[SearchResult], unwritten: Sequence[PipelineError | None]) -> Figures:
+    def plus(
+        self, results: Sequence[SearchResult], unwritten: Sequence[PipelineError | None], seconds: float
+    ) -> Figures:
         """Return these figures and those of a batch added.
 
         Args:
             results: the batch's.
             unwritten: for each, why it could not be written, or None; such a query counts as failed.
+            seconds: that the job has worked, this batch included.
         """
         sums = self.model_copy(deep=True)
         for result, error in zip(results, unwritten, strict=True):
-            _count(sums.status, "failed" if error else result.status)
-            for code in [reason.code for reason in result.reasons] + ([error.reason_code] if error else []):
-                _count(sums.reasons, code)
+            sums.status["failed" if error else result.status] += 1
+            sums.reasons.update(reason.code for reason in result.reasons)
+            if error:
+                sums.reasons[error.reason_code] += 1
             for report in result.reports:
-                totals = sums.stages.get(report.stage)
-                if totals is None:
-                    totals = sums.stages[report.stage] = StageTotals()
-                totals.add(report)
+                sums.stages.setdefault(report.stage, StageTotals()).add(report)
+        sums.seconds = seconds
+        sums.rate = sums.queries / seconds
         return sums
-
-    def with_seconds(self, seconds: float) -> Figures:
-        """Return a copy with how long it took."""
-        rate = self.queries / seconds if seconds > 0 else 0.0
-        stages = {
-            name: totals.model_copy(update={"seconds": round(totals.seconds, 6)})
-            for name, totals in self.stages.items()
-        }
-        return self.model_copy(update={"seconds": round(seconds, 3), "rate": round(rate, 3), "stages": stages})
-
-
-def _count(counts: dict[str, int], word: str) -> None:
-    counts[word] = counts.get(word, 0) + 1
 
 
 _PACKAGES: Final = (
@@ -120,42 +114,27 @@ _PACKAGES: Final = (
 )
 
 
-def config_of(pipeline: Pipeline) -> dict[str, Any]:
-    """Return the configuration as a manifest has it."""
-    config: dict[str, Any] = plain(pipeline.to_config())
-    return config
-
-
 def identity_of(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
     """Return what the stages of an open pipeline work with, by name, fallbacks included and empty ones left out.
 
     Raises:
         StageError: it could not be found out.
     """
-    found = {stage.name: plain(dict(stage.identity())) for stage in _members(pipeline)}
+    found = {member.name: plain(dict(member.identity())) for stage in pipeline.stages for member in stage.family()}
     return {name: identity for name, identity in found.items() if identity}
 
 
 def versions_of(pipeline: Pipeline) -> dict[str, str]:
     """Return the versions of Python, of the packages that compute and search, and of those with the stages."""
-    found = {"python": platform.python_version(), **_installed_versions()}
-    for stage in _members(pipeline):
-        if package := registry.package_of(type(stage)):
-            found.setdefault(*package)
-    return found
-
-
-@cache
-def _installed_versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
         with suppress(PackageNotFoundError):
-            found[package] = version(package)
+            found[name] = version(name)
+    for stage in pipeline.stages:
+        for member in stage.family():
+            if package := registry.package_of(type(member)):
+                found.setdefault(*package)
     return found
-
-
-def _members(pipeline: Pipeline) -> list[Stage]:
-    return [member for stage in pipeline.stages for member in stage.family()]
 
 
 State = Literal["running", "interrupted", "failed", "complete"]
@@ -171,7 +150,7 @@ class Input(_Part):
 
     path: str | None
     """The file, ``-`` for stdin; null if the queries did not come from a single file."""
-    format: str | None
+    format: InputFormat | None
     """How it was read: lines, jsonl or tsv; null if there is no file."""
 
 
@@ -180,7 +159,7 @@ class Output(_Part):
 
     path: str
     """The file, as it was given."""
-    format: str
+    format: OutputFormat
     """jsonl or trec."""
     gzip: bool
     """Whether it is gzipped: one member a batch."""
@@ -189,11 +168,11 @@ class Output(_Part):
 class Options(_Part):
     """The options of the job besides the configuration; the same when it is resumed."""
 
-    batch_size: int
+    batch_size: int = Field(ge=1, strict=True)
     """Queries that went through the pipeline together."""
     timeout: float | None
     """Seconds that a batch may take; null for the configuration's own."""
-    bad_lines: str
+    bad_lines: BadLines
     """What was done about lines that are not queries: report, skip or fatal."""
     figures: bool
     """Whether lines include what differs from run to run."""

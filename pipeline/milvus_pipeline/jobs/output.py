@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import gzip
 import hashlib
 import os
 import stat
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -35,7 +33,6 @@ class OutputFile:
 
     Raises:
         InputError: it cannot be opened, or another job writes it.
-        FileNotFoundError: it does not exist, and not ``new``.
     """
 
     def __init__(self, path: Path, *, new: bool) -> None:
@@ -46,8 +43,6 @@ class OutputFile:
             what = "was created while the job was starting"
             raise InputError(what, "is another job writing to it?", place=str(path)) from None
         except OSError as error:
-            if isinstance(error, FileNotFoundError) and not new:
-                raise
             raise InputError(f"cannot be written: {error.strerror}", place=str(path)) from error
         self.path = path
         try:
@@ -77,11 +72,6 @@ class OutputFile:
             digest.update(chunk)
             at += len(chunk)
         return digest
-
-    def lines(self, *, gzipped: bool) -> Iterator[bytes]:
-        """Read the lines in the file."""
-        with gzip.open(self.path, "rb") if gzipped else self.path.open("rb") as lines:
-            yield from lines
 
     def cut(self, length: int) -> None:
         """Remove everything behind the first ``length`` bytes."""
