@@ -33,15 +33,11 @@ def test_the_sooner_of_two_counts():
     assert Deadline().sooner(None).at is None
 
 
-def test_a_past_deadline_says_what_was_given():
-    """The message has the time limit and what to change."""
-    with pytest.raises(DeadlineError, match=r"timed out after 0.5 s; increase `timeout`"):
-        Deadline(at=time.monotonic() - 1, budget=0.5).check()
-
-
 def test_a_deadline_that_is_only_a_point_in_time_knows_how_far_it_was():
     """The message has the time limit, even if a plugin made the deadline itself."""
     assert Deadline().budget is None
     assert 9 < Deadline(time.monotonic() + 10).budget <= 10
+    with pytest.raises(DeadlineError, match=r"timed out after 0.5 s; increase `timeout`"):
+        Deadline(at=time.monotonic() - 1, budget=0.5).check()
     with pytest.raises(DeadlineError, match=r"timed out after 0 s"):
         Deadline(time.monotonic()).check()

@@ -51,24 +51,14 @@ def test_sync_async_and_batch_agree():
     assert asyncio.run(run()) == (singly, singly)
 
 
-def test_ties_keep_their_earlier_order():
-    """Equal scores leave the order of retrieval as it was."""
+def test_the_order_of_hits_without_a_score_or_text():
+    """Ties keep their earlier order; hits without a score come last in theirs, and those without a text warn."""
     assert [hit.id for hit in words().run("nothing of it")] == [0, 1, 2, 3]
-
-
-def test_hits_without_a_score_come_last_in_their_order():
-    """A reranker may leave hits unscored; they keep their order below the scored ones."""
-    pipeline = Pipeline([ListedSearch(), GivenScores(scores=(None, -5.0, None, 2.0))])
-    result = pipeline.run("x")
+    result = Pipeline([ListedSearch(), GivenScores(scores=(None, -5.0, None, 2.0))]).run("x")
     assert [hit.id for hit in result] == [3, 1, 0, 2]
     assert "given_scores" not in result.hits[2].scores
     assert [hit.ranks["given_scores"] for hit in result] == [1, 2, 3, 4]
-
-
-def test_hits_without_a_text_are_ranked_last_with_a_warning():
-    """Hits without text are kept, and the report warns of them."""
-    pipeline = Pipeline([ListedSearch(documents=(None, "red", "red plum")), WordOverlap()])
-    result = pipeline.run("red plum")
+    result = Pipeline([ListedSearch(documents=(None, "red", "red plum")), WordOverlap()]).run("red plum")
     assert [hit.id for hit in result] == [2, 1, 0]
     assert result.warnings == ["word_overlap: 1 of 3 hits have no text; ranked last, without a score"]
 
@@ -142,58 +132,38 @@ def test_wrong_arguments_are_refused(arguments, says):
     assert says in str(caught.value)
 
 
-def test_a_wrong_timeout_of_a_call_is_refused():
-    """A string in the place of seconds is an error of the caller."""
-    with pytest.raises(QueryError, match="timeout: must be a number of seconds, got '3'"):
-        words().run("red", timeout="3")
-
-
 # -- queries -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("text", ["", "  \n"])
-def test_an_empty_query_is_refused(text):
-    """The error of a blank query says which of the batch it is."""
-    with pytest.raises(QueryError, match=r"query 'b': is empty; give it a text or a vector"):
-        words().run_batch(["a", Query(text, id="b")])
-
-
-def test_one_bad_query_does_not_spoil_its_batch():
-    """With return_errors the good queries have their hits, the bad one its error."""
-    good, bad, other = words().run_batch(["red", "", "sky"], return_errors=True)
-    assert [len(good.hits), good.status] == [4, "ok"]
-    assert [len(other.hits), other.status] == [4, "ok"]
-    assert (bad.status, bad.hits, bool(bad)) == ("failed", [], False)
-    assert isinstance(bad.error, QueryError)
 
 
 @pytest.mark.parametrize(
     ("query", "says"),
     [
+        ("  \n", "query 1: is empty; give it a text or a vector"),
+        (Query("", id="b"), "query 'b': is empty; give it a text or a vector"),
         (7, "query 1: must be a string or a Query, got int"),
         (Query(7), "query 1: `text` must be a string, got int"),
         (Query("a", filter_params=None), "query 1: `filter_params` must be a mapping, got NoneType"),
         (Query("a", id="x", params=[]), "query 'x': `params` must be a mapping, got list"),
     ],
 )
-def test_queries_of_another_type_are_refused(query, says):
-    """A query of another type fails alone, and its error has its position."""
+def test_a_wrong_query_fails_alone(query, says):
+    """A blank query and one of another type fail alone, and the error has the position or id."""
     with pytest.raises(QueryError, match=says):
         words().run_batch(["red", query])
-    good, bad = words().run_batch(["red", query], return_errors=True)
-    assert (good.status, bad.status) == ("ok", "failed")
+    good, bad, other = words().run_batch(["red", query, "sky"], return_errors=True)
+    assert [len(good.hits), good.status] == [len(other.hits), other.status] == [4, "ok"]
+    assert (bad.status, bad.hits, bool(bad)) == ("failed", [], False)
+    (reason,) = bad.reasons
+    assert (reason.stage, reason.code, reason.text) == ("", "query", str(bad.error))
 
 
-def test_a_single_text_is_no_batch():
-    """A string is not taken for a list of one-letter queries."""
+def test_wrong_arguments_of_a_call_are_refused():
+    """A string is not taken for a list of queries, or for seconds; an empty batch is no error."""
     with pytest.raises(QueryError, match="for a single one call run"):
         words().run_batch("red")
-
-
-def test_an_empty_batch_is_an_empty_list():
-    """No queries, no results, no error."""
-    assert words().run_batch([]) == []
-    assert asyncio.run(words().arun_batch([])) == []
+    with pytest.raises(QueryError, match="timeout: must be a number of seconds, got '3'"):
+        words().run("red", timeout="3")
+    assert words().run_batch([]) == asyncio.run(words().arun_batch([])) == []
 
 
 # -- failure -----------------------------------------------------------------------------------------------------
@@ -258,15 +228,6 @@ def test_a_stage_can_fail_on_single_queries():
     assert second.report("faulty").status == "failed"
 
 
-def test_a_stage_that_cannot_open_closes_the_others():
-    """Opening is all or nothing, and the message says which stage it was."""
-    search = ListedSearch()
-    pipeline = Pipeline([search, Faulty(how="setup")], name="papers")
-    with pytest.raises(StageError, match=r"papers: stages\[1\] \(faulty\): cannot be opened: OSError: no such device"):
-        pipeline.open()
-    assert not search.is_open
-
-
 def test_no_document_gets_into_a_message():
     """Of a foreign exception that repeats a document, the message has only the class; the cause has the rest."""
     pipeline = Pipeline([ListedSearch(), Faulty(how="echo")])
@@ -325,14 +286,6 @@ def test_an_async_call_ends_at_its_deadline():
             await pipeline.arun("red")
 
     asyncio.run(run())
-
-
-def test_a_stage_may_have_less_time_than_the_query():
-    """A stage's own timeout is honoured, and the stage skipped if it may be."""
-    pipeline = Pipeline([ListedSearch(), Slow(seconds=0.2, timeout=0.05, on_error="skip")], timeout=30)
-    result = asyncio.run(pipeline.arun("red"))
-    assert result.status == "degraded"
-    assert len(result.hits) == 4
 
 
 @pytest.mark.parametrize("way", ["sync", "async"])

@@ -9,44 +9,25 @@ from milvus_pipeline import Hit, Query, RerankResult, SearchResult, StageReport
 
 
 def test_hit_keeps_every_score_it_was_given():
-    """Ranking a hit again adds a score and a rank and leaves the earlier ones."""
-    hit = Hit(7, "text", 0.0).ranked("search", 0.5, 3).ranked("rerank", -2.0, 1)
+    """Ranking returns a hit with one more rank, and one more score unless it is None."""
+    first = Hit(7, "text", 0.0).ranked("search", 0.5, 3)
+    unscored = first.ranked("rerank", None, 9)
+    assert (unscored.score, unscored.scored_by, unscored.ranks) == (0.5, "search", {"search": 3, "rerank": 9})
+    hit = first.ranked("rerank", -2.0, 1)
+    assert first.scores == {"search": 0.5}
     assert hit.score == -2.0
     assert hit.scored_by == "rerank"
     assert hit.scores == {"search": 0.5, "rerank": -2.0}
     assert hit.ranks == {"search": 3, "rerank": 1}
 
 
-def test_unscored_hit_keeps_its_latest_score():
-    """A rank without a score adds no score, so scales are never mixed under one name."""
-    hit = Hit(7, None, 0.0).ranked("search", 0.5, 1).ranked("rerank", None, 9)
-    assert (hit.score, hit.scored_by) == (0.5, "search")
-    assert hit.ranks == {"search": 1, "rerank": 9}
-
-
-def test_ranking_leaves_the_hit_it_came_from_alone():
-    """Records are values: a stage's work is only in what it returns."""
-    first = Hit(7, "text", 0.0).ranked("search", 0.5, 1)
-    first.ranked("rerank", 1.0, 2)
-    assert first.scores == {"search": 0.5}
-
-
-def test_queries_compare_without_their_vectors():
-    """An encoded query equals the query it came from, and comparing arrays raises nothing."""
+def test_what_does_not_count_for_equality():
+    """Queries compare without their vectors, results without timings; a result is true unless it failed."""
     assert Query("a") == Query("a").with_vector(np.ones(3, dtype=np.float32))
     assert Query("a") != Query("b")
-
-
-def test_results_compare_without_timings():
-    """Equal work is equal however long it took and however many queries shared it."""
     one = SearchResult(Query("a"), [], "ok", [StageReport("s", "s", 0.1, 0, 0)])
-    two = SearchResult(Query("a"), [], "ok", [StageReport("s", "s", 9.9, 0, 0, batch_size=8)])
-    assert one == two
-
-
-def test_result_without_hits_is_still_a_result():
-    """A result is true unless it failed, also without hits."""
-    assert SearchResult(Query("a"))
+    assert one == SearchResult(Query("a"), [], "ok", [StageReport("s", "s", 9.9, 0, 0, batch_size=8)])
+    assert one
     assert not SearchResult(Query("a"), status="failed")
 
 

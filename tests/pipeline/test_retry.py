@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import pytest
 from pydantic import ValidationError
@@ -41,13 +40,13 @@ class Service:
         return self(answer)
 
 
-def run(way: str, service: Service, settings: RetrySettings, deadline: Deadline, wait_hint=None) -> str:
+def run(way: str, service: Service, settings: RetrySettings, deadline: Deadline) -> str:
     """Call the service under the policy, blocking or on an event loop."""
     if way == "sync":
-        return retrying(settings, deadline, is_passing, wait_hint)(service, "answer")
+        return retrying(settings, deadline, is_passing)(service, "answer")
 
     async def main() -> str:
-        return await async_retrying(settings, deadline, is_passing, wait_hint)(service.acall, "answer")
+        return await async_retrying(settings, deadline, is_passing)(service.acall, "answer")
 
     return asyncio.run(main())
 
@@ -103,23 +102,6 @@ def test_no_wait_goes_past_the_deadline(way: str) -> None:
     service = Service(failures=9)
     with pytest.raises(Passing):
         run(way, service, RetrySettings(attempts=9, min_wait=60, max_wait=60), Deadline.after(5))
-    assert service.calls == 1
-
-
-def test_a_wait_that_is_asked_for_is_kept(way: str) -> None:
-    """The service's own wait replaces a shorter backoff."""
-    service = Service(failures=1)
-    started = time.monotonic()
-    settings = RetrySettings(attempts=2, min_wait=0.001, max_wait=1)
-    assert run(way, service, settings, Deadline(), wait_hint=lambda error: 0.2) == "answer"
-    assert time.monotonic() - started >= 0.2
-
-
-def test_a_wait_that_is_too_long_ends_it(way: str) -> None:
-    """There is no other attempt if a service asks for more than max_wait."""
-    service = Service(failures=1)
-    with pytest.raises(Passing):
-        run(way, service, QUICK, Deadline(), wait_hint=lambda error: 3600.0)
     assert service.calls == 1
 
 

@@ -40,13 +40,16 @@ async def begun(stage):
     assert await asyncio.to_thread(stage.began.wait, WAIT)
 
 
-def test_cancelling_a_call_ends_the_work_of_its_thread():
-    """A cancelled call cancels the stage's context, and the part of it that a reranker works with."""
+@pytest.mark.parametrize("alone", [False, True])
+def test_cancelling_a_call_ends_the_work_of_its_thread(alone):
+    """A cancelled `arun` or `acall` cancels the stage's context, and the part of it that a reranker works with."""
 
     async def run():
         stage = Patient()
-        async with Pipeline([ListedSearch(), stage]) as pipeline:
-            task = asyncio.create_task(pipeline.arun("red"))
+        pipeline = Pipeline([ListedSearch(), stage])
+        async with stage if alone else pipeline:
+            call = stage.acall("red", list(DOCUMENTS)) if alone else pipeline.arun("red")
+            task = asyncio.create_task(call)
             await begun(stage)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -63,21 +66,6 @@ def test_a_call_that_is_given_up_at_its_deadline_ends_the_work_of_its_thread():
         stage = Patient(timeout=0.05, on_error="skip")
         async with Pipeline([ListedSearch(), stage]) as pipeline:
             assert (await pipeline.arun("red")).status == "degraded"
-            assert await asyncio.to_thread(stage.ended.wait, WAIT)
-
-    asyncio.run(run())
-
-
-def test_a_reranker_alone_is_cancelled_too():
-    """`acall` ends its waits and the work of its thread."""
-
-    async def run():
-        async with Patient() as stage:
-            task = asyncio.create_task(stage.acall("red", list(DOCUMENTS)))
-            await begun(stage)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
             assert await asyncio.to_thread(stage.ended.wait, WAIT)
 
     asyncio.run(run())

@@ -66,13 +66,6 @@ def test_only_what_it_needs_is_opened_and_run():
     assert not any(stage.is_open for stage in pipeline.stages)
 
 
-def test_without_a_context_manager_nothing_stays_open():
-    """Without a with statement, each batch opens and closes its stages."""
-    pipeline = paid(NeedsOpen())
-    assert pipeline.dry_run().run_batch(["red"])[0].status == "ok"
-    assert not any(stage.is_open for stage in pipeline.stages)
-
-
 def test_a_pipeline_in_use_is_left_open():
     """A dry run leaves an open pipeline open."""
     pipeline = Pipeline([ListedSearch(), NeedsOpen(), Paid()])
@@ -104,14 +97,6 @@ def test_failures_are_those_of_a_run():
         dry.run_batch([unread])
 
 
-def test_a_stage_that_cannot_open_is_named_with_its_place():
-    """The error names the stage, and the stages opened before it are closed."""
-    pipeline = paid(Faulty(how="setup"))
-    with pytest.raises(StageError, match=r"papers: stages\[1\] \(faulty\): cannot be opened: OSError"):
-        pipeline.dry_run().run_batch(["red"])
-    assert not any(stage.is_open for stage in pipeline.stages)
-
-
 def test_its_time_is_bounded_too():
     """The timeout is the call's, else the dry run's, else the pipeline's."""
     pipeline = paid(Slow(seconds=0.05))
@@ -122,12 +107,6 @@ def test_its_time_is_bounded_too():
     assert isinstance(late.error, DeadlineError)
     with pytest.raises(QueryError, match="timeout: must be a number of seconds, got 'soon'"):
         pipeline.dry_run().run_batch(["red"], timeout="soon")
-
-
-def test_the_options_of_a_batch_are_named():
-    """Arguments are checked like those of `Pipeline.run_batch`: True is not a number of seconds."""
-    with pytest.raises(TypeError, match="positional argument"):
-        paid().dry_run().run_batch(["red"], 5.0, True)
 
 
 @pytest.mark.parametrize(

@@ -266,19 +266,6 @@ def _raising(begun: threading.Event) -> Any:
     return Raising()
 
 
-def test_an_error_of_the_consumer_leaves_nothing():
-    """If the consumer fails, the threads end with the iterator."""
-    with leaving_nothing(), Pipeline([ListedSearch(), WordOverlap()]) as pipeline:
-
-        def consume():
-            for _ in pipeline.run_batches(numbered(20)):
-                raise ZeroDivisionError
-
-        with pytest.raises(ZeroDivisionError):
-            consume()
-        assert of_streams() == []
-
-
 def test_ctrl_c_ends_the_wait_for_a_batch():
     """Ctrl-C cancels the running call and ends its thread before KeyboardInterrupt is raised."""
 
@@ -296,8 +283,15 @@ def test_ctrl_c_ends_the_wait_for_a_batch():
 
 
 @pytest.mark.parametrize("stages", [1, 3])
-def test_what_no_result_can_tell_is_raised_in_its_turn(stages):
-    """A plugin's SystemExit ends the iteration after the batches before it, and nothing hangs."""
+@pytest.mark.parametrize("place", ["stage", "source"])
+def test_what_no_result_can_report_is_raised_in_its_turn(place, stages):
+    """A plugin's SystemExit and an error of the source end the iteration after the batches before them."""
+
+    def source():
+        yield from numbered(2)
+        if place == "source":
+            raise OSError("the disk is gone")
+        yield from [["2"], ["3"]]
 
     def leaving(text, context):
         if text == "2":
@@ -305,55 +299,26 @@ def test_what_no_result_can_tell_is_raised_in_its_turn(stages):
 
     seen = []
     with leaving_nothing(), Pipeline([watched(f"stage{number}", leaving) for number in range(stages)]) as pipeline:
-        with pytest.raises(SystemExit):
-            seen.extend(results[0].query.text for results in pipeline.run_batches(numbered(9)))
-        assert of_streams() == []
-    assert seen == ["0", "1"]
-
-
-@pytest.mark.parametrize("stages", [1, 3])
-def test_an_error_of_the_source_comes_after_the_batches_before_it(stages):
-    """Batches read before the error are answered first."""
-
-    def source():
-        yield from numbered(2)
-        raise OSError("the disk is gone")
-
-    seen = []
-    with Pipeline([watched(f"stage{number}") for number in range(stages)]) as pipeline:
-        with pytest.raises(OSError, match="the disk is gone"):
+        with pytest.raises(OSError if place == "source" else SystemExit):
             seen.extend(results[0].query.text for results in pipeline.run_batches(source()))
         assert of_streams() == []
+        with pytest.raises(QueryError, match="a list of queries"):
+            list(pipeline.run_batches(["red", "green"], return_errors=True))
     assert seen == ["0", "1"]
-
-
-@pytest.mark.parametrize("stages", [1, 3])
-def test_queries_that_are_no_batches_are_refused(stages):
-    """Queries in the place of batches are refused, even with `return_errors`."""
-    pipeline = Pipeline([watched(f"stage{number}") for number in range(stages)])
-    with pipeline, pytest.raises(QueryError, match="a list of queries"):
-        list(pipeline.run_batches(["red", "green"], return_errors=True))
 
 
 def test_what_cannot_be_asked_is_refused_at_once():
-    """Wrong arguments are refused before a batch is read or a stage opened."""
+    """Wrong arguments are refused before a batch is read; the stages open with the first batch."""
     pipeline = Pipeline([ListedSearch(), WordOverlap()])
     with pytest.raises(QueryError, match="timeout: must be a number"):
         pipeline.run_batches([], timeout="soon")
     with pytest.raises(TypeError, match="not iterable"):
         pipeline.run_batches(7)
-    assert not any(stage.is_open for stage in pipeline.stages)
-
-
-def test_an_iterator_that_is_never_asked_opens_nothing():
-    """The pipeline opens with the first batch, and stays open, as after `run_batch`."""
-    pipeline = Pipeline([ListedSearch(), WordOverlap()])
     answered = pipeline.run_batches(numbered(1))
     assert not any(stage.is_open for stage in pipeline.stages)
     assert len(list(answered)) == 1
     assert all(stage.is_open for stage in pipeline.stages)
     pipeline.close()
-    assert not any(stage.is_open for stage in pipeline.stages)
 
 
 def test_a_single_stage_needs_no_thread():
