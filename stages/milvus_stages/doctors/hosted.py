@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import replace
 from itertools import cycle, islice
-from typing import Any, Final
+from typing import Final
 
 from milvus_pipeline import RetrySettings, StageError
-from milvus_pipeline.plugin import CheckContext, Context, Deadline, Finding, RerankJob, doctor, require, share_text
-from milvus_stages.hosted.http.quiet import install_log_filter, unlogged
-from milvus_stages.hosted.http.transport import USER_AGENT, brief, certificates, is_untrusted
+from milvus_pipeline.plugin import CheckContext, Context, Deadline, Finding, RerankJob, doctor, share_text
+from milvus_stages.hosted.http.transport import USER_AGENT, Transport
 from milvus_stages.hosted.plan import estimated_tokens
 from milvus_stages.hosted.reranker import HostedReranker
 from milvus_stages.privacy.secrets import environment
@@ -28,7 +28,7 @@ def service_findings(stage: HostedReranker, context: CheckContext) -> Iterator[F
     trial = stage.model_copy()  # reading secrets may store some in the stage
     url, fault = None, None
     try:
-        url, headers, _ = trial.prepared()
+        url, headers, _ = trial.read_connection()
     except StageError as error:
         fault = error
         yield Finding.of(error, "key")
@@ -56,42 +56,22 @@ def _key_text(stage: HostedReranker, headers: Mapping[str, str], *, sent: bool) 
 
 def _probe(stage: HostedReranker, url: str, deadline: Deadline) -> Finding:
     """Check that the address answers a GET without a key, which no service bills."""
-    httpx = require("httpx", extra=None, wanted_by=stage.type)
-    install_log_filter()
     seconds = max(0.1, deadline.remaining(at_most=_PROBE_SECONDS) or 0.0)
     began = time.perf_counter()
     try:
-        with (
-            unlogged(),
-            httpx.Client(verify=certificates(), timeout=seconds, follow_redirects=False) as client,
-            client.stream("GET", url, headers={"user-agent": USER_AGENT}) as reply,
-        ):
-            status = int(reply.status_code)
-    except (httpx.RequestError, httpx.InvalidURL, UnicodeError, ValueError, ImportError, OSError) as error:
-        return _unreachable(httpx, error, url, seconds)
+        with closing(Transport(url, {"user-agent": USER_AGENT}, stage.type, "GET")) as transport:
+            status = transport.send(b"", seconds, "check base_url and the network").status
+    except StageError as error:
+        return Finding.of(error, "address")
     answer = f"{url} answers {status} to a GET in {1000 * (time.perf_counter() - began):.0f} ms"
     if status >= 500:
         return Finding.warning("address", f"{answer}: the server fails", "check the service")
     if 300 <= status < 400:
-        return Finding.warning(
-            "address", f"{url} answers {status}, a redirect, which requests do not follow", "set base_url to its target"
-        )
+        return Finding.warning("address", f"{answer}: redirects are not followed", "set base_url to its target")
     if status == 404 and stage.base_url is not None:
         step = "check base_url, or use --send to see whether it accepts a request"
         return Finding.warning("address", f"{answer}: it may have no such path", step)
     return Finding.ok("address", f"{answer}, without a key: it can be reached")
-
-
-def _unreachable(httpx: Any, error: Exception, url: str, seconds: float) -> Finding:
-    # Proxies and broken connections may repeat secrets; the kind of the error is enough.
-    step = "check base_url, the network, and the proxies that the environment names"
-    if is_untrusted(error):
-        step = "check base_url, or name the certificates to trust in SSL_CERT_FILE"
-        return Finding.error("address", f"{url}: the server's certificate cannot be verified", step)
-    if isinstance(error, httpx.TimeoutException):
-        return Finding.error("address", f"{url} does not answer within {seconds:.3g} s", step)
-    cause = brief(error) if isinstance(error, httpx.ConnectError) else type(error).__name__
-    return Finding.error("address", f"{url} cannot be reached ({cause})", step)
 
 
 # -- requests --------------------------------------------------------------------------------------------------------

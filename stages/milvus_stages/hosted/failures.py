@@ -17,11 +17,8 @@ from milvus_stages.privacy.redaction import Private
 _READ: Final = 3000
 """Bytes of a body that are read if it is not JSON."""
 
-_LONGEST_WAIT: Final = 9_999_999.0
-"""Seconds, some months. A number with more digits is not a wait, and may be anything."""
-
-_LONGEST_SHOWN_WAIT: Final = 86_400.0
-"""Seconds. A message repeats no longer number."""
+_LONGEST_WAIT: Final = 86_400.0
+"""Seconds. A number with many digits is not a wait, and may be anything, so it is not repeated."""
 
 _ID_HEADERS: Final = ("x-debug-trace-id", "x-typesafe-request-id", "x-request-id", "request-id")
 _ID_PATHS: Final = (("request_id",), ("id",))
@@ -66,10 +63,10 @@ def refusal_error(received: Received, service: HostedService, request: str, priv
     wait = retry_after(received.headers)
     if wait is not None:
         wait = min(wait, _LONGEST_WAIT)
-        what += f", and asks for a wait of {_wait_text(wait)}"
+        what += f", and asks for a wait of {wait:,.{0 if wait >= 100 else 1}f} s"
     error = ServiceError(
         what,
-        _next_step(received.status, service, private.has_secrets),
+        _next_step(received.status, service),
         place=service.type,
         status=received.status,
         code=code,
@@ -83,18 +80,12 @@ def refusal_error(received: Received, service: HostedService, request: str, priv
     return error
 
 
-def _wait_text(seconds: float) -> str:
-    if seconds > _LONGEST_SHOWN_WAIT:
-        return "more than a day"
-    return f"{seconds:.3g} s" if seconds < 100 else f"{seconds:,.0f} s"
-
-
-def _next_step(status: int, service: HostedService, key_sent: bool) -> str:
+def _next_step(status: int, service: HostedService) -> str:
     if 300 <= status < 400:
         return "redirects are not followed; set base_url to the service's new address"
     if status in (401, 403):
         key_names = service.key_variables
-        if not key_names and not key_sent:
+        if not key_names and not service.headers:
             return "no key was sent; name the environment variable that holds it in api_key_env"
         key = f"the API key in {' or '.join(key_names)}" if key_names else "the secret in headers"
         return f"check {key}" if status == 401 else f"check {key}, and the account's balance and permissions"

@@ -1,12 +1,11 @@
 """The limits of what a stage asks of its service: concurrent requests, and requests and tokens per minute.
 
 They are shared by the threads of blocking callers and by the tasks of any number of event loops, for which neither
-``threading`` nor ``asyncio`` has a semaphore or an event.
+``threading`` nor ``asyncio`` has a semaphore.
 """
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections import deque
@@ -22,6 +21,13 @@ _WINDOW: Final = 61.0
 """Seconds. Services count over a minute from when they receive a request, a little after it starts here."""
 
 
+class Wait(NamedTuple):
+    """The step that waits for a future, and raises TimeoutError after ``seconds``."""
+
+    future: Future[None]
+    seconds: float | None
+
+
 class Slots:
     """At most ``count`` holders at a time; the one that has waited longest is next."""
 
@@ -30,8 +36,8 @@ class Slots:
         self._free = count
         self._waiting: deque[Future[None]] = deque()
 
-    def take(self, deadline: Deadline) -> Generator[Future[None], Any, None]:
-        """Take a slot. Yields a future to wait for if none is free, whose TimeoutError is to be thrown in.
+    def take(self, deadline: Deadline) -> Generator[Wait, Any, None]:
+        """Take a slot; wait for one if none is free.
 
         Raises:
             DeadlineError: no slot came free in time.
@@ -40,12 +46,16 @@ class Slots:
         if ticket.done():
             return
         try:
-            yield ticket
+            yield Wait(ticket, deadline.remaining())
         except BaseException as error:
             if not ticket.cancel():
                 self.give_back()  # the slot came at the last moment
             if isinstance(error, TimeoutError):
-                raise _no_slot(deadline) from None
+                raise DeadlineError(
+                    f"no request could start within {deadline.budget:g} s, because `max_concurrency` others were in "
+                    "flight or next",
+                    "increase `max_concurrency` or `timeout`, or request fewer results",
+                ) from None
             raise
 
     def _ticket(self) -> Future[None]:
@@ -67,50 +77,6 @@ class Slots:
                     ticket.set_result(None)
                     return
             self._free += 1
-
-
-def _no_slot(deadline: Deadline) -> DeadlineError:
-    return DeadlineError(
-        f"no request could start within {deadline.budget:g} s, because `max_concurrency` others were in flight or next",
-        "increase `max_concurrency` or `timeout`, or request fewer results",
-    )
-
-
-class Bell:
-    """Ends the waits of threads and of tasks of any event loop; after it has rung, nothing waits."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._rung = threading.Event()
-        self._tasks: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
-
-    def ring(self) -> None:
-        """End all waits, now and from now on."""
-        with self._lock:
-            self._rung.set()
-            tasks = list(self._tasks)
-        for loop, rung in tasks:
-            with suppress(RuntimeError):  # the event loop has ended
-                loop.call_soon_threadsafe(rung.set)
-
-    def wait(self, seconds: float) -> None:
-        """Wait for these seconds, or until it rings."""
-        self._rung.wait(seconds)
-
-    async def asleep(self, seconds: float) -> None:
-        """``wait`` for a task."""
-        waiting = (asyncio.get_running_loop(), asyncio.Event())
-        with self._lock:
-            if seconds <= 0 or self._rung.is_set():
-                return
-            self._tasks.add(waiting)
-        try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await waiting[1].wait()
-        finally:
-            with self._lock:
-                self._tasks.discard(waiting)
 
 
 class Booking(NamedTuple):
@@ -143,12 +109,6 @@ class Rate:
         self._tokens = tokens
         self._lock = threading.Lock()
         self._booked: deque[Booking] = deque()
-        self._booked_tokens = 0
-
-    def forget(self) -> None:
-        """Start afresh after a fork: a thread of the parent may hold the lock."""
-        self._lock = threading.Lock()
-        self._booked.clear()
         self._booked_tokens = 0
 
     def book(self, tokens: int, deadline: Deadline) -> Booking:

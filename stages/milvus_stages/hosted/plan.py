@@ -119,19 +119,11 @@ class Plan:
             position: of the query in it.
             ranked: the documents were ranked; a warning about the order applies only then.
         """
-        self._warn(context, position, ranked=ranked)
         if self.blank:
             context.note(position, documents_blank=self.blank)
-
-    def note(self, context: Context, position: int) -> None:
-        """Put the warnings and the figures of a dry run into the report of a query."""
-        self._warn(context, position, ranked=True)
-        context.note(position, planned=self.figures)
-
-    def _warn(self, context: Context, position: int, *, ranked: bool) -> None:
-        if self.blank and ranked:
-            total = self.blank + self.figures["documents"]
-            context.warn(f"{self.blank} of {total} documents are blank; ranked last, without a score", position)
+            if ranked:
+                total = self.blank + self.figures["documents"]
+                context.warn(f"{self.blank} of {total} documents are blank; ranked last, without a score", position)
         for warning in self.warnings:
             context.warn(warning, position)
 

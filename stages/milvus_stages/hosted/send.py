@@ -11,8 +11,8 @@ import os
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from concurrent.futures import Future, InvalidStateError
+from contextlib import closing, contextmanager, nullcontext, suppress
 from copy import copy
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 from weakref import WeakSet
@@ -22,7 +22,7 @@ from milvus_pipeline.plugin import Breaker, Deadline, adrive, breaker_for, drive
 from milvus_stages.hosted.failures import refusal_error
 from milvus_stages.hosted.http.clients import closed_error
 from milvus_stages.hosted.http.transport import Transport, Unanswered, Unsent
-from milvus_stages.hosted.limits import Bell, Booking, Rate, Slots
+from milvus_stages.hosted.limits import Booking, Rate, Slots, Wait
 from milvus_stages.hosted.replies import Received
 from milvus_stages.hosted.service import HostedRetry, HostedService
 from milvus_stages.privacy.redaction import Private
@@ -64,7 +64,6 @@ class Call:
     Attributes:
         error: the first error that ended a request for good.
         late: the first error of a request that had no time left. The other requests go on.
-        bell: ends the waits of all requests.
     """
 
     def __init__(self, private: Private, key_refusal: KeyRefusal) -> None:
@@ -72,7 +71,8 @@ class Call:
         self.key_refusal = key_refusal
         self.error: Exception | None = None
         self.late: DeadlineError | None = None
-        self.bell = Bell()
+        self._end: Future[None] = Future()
+        self._end.set_running_or_notify_cancel()  # a task that stops to wait for it must not cancel it
         self.usage: Counter[str] = Counter()
         self.lock = threading.Lock()
 
@@ -85,7 +85,17 @@ class Call:
         """Mark the query as failed, and end its waits; the first error counts."""
         with self.lock:
             self.error = self.error or error
-        self.bell.ring()
+        self.end_waits()
+
+    def end_waits(self) -> None:
+        """End all waits, now and from now on."""
+        with suppress(InvalidStateError):  # they have ended
+            self._end.set_result(None)
+
+    def sleep(self, seconds: float) -> Steps:
+        """Wait for these seconds, or until the waits are ended."""
+        with suppress(TimeoutError):
+            yield Wait(self._end, seconds)
 
     @contextmanager
     def kept_error(self, deadline: Deadline) -> Iterator[None]:
@@ -122,17 +132,14 @@ class Request(NamedTuple):
 
 
 class Post(NamedTuple):
-    """The step that sends a body and waits for the reply, with the time it has and the setting that bounds it."""
+    """The step that sends a body and waits for the reply; see ``Transport.send``."""
 
     body: bytes
     seconds: float
-    setting: str
+    advice: str
 
 
-Step: TypeAlias = Post | Future[None] | float
-"""Send a request, wait for a slot, or sleep for some seconds."""
-
-Steps: TypeAlias = Generator[Step, Any, None]
+Steps: TypeAlias = Generator[Post | Wait, Any, None]
 Task: TypeAlias = tuple[Call, Steps]
 
 
@@ -144,20 +151,17 @@ class Sender:
     """
 
     def __init__(self, service: HostedService) -> None:
-        url, headers, self.secrets = service.prepared()
+        url, headers, self.secrets = service.read_connection()
         self._service = service
         self._transport = Transport(url, headers, service.type)
         self._retry = cast("HostedRetry", service.retry)
-        self._slots = Slots(service.max_concurrency)
-        self._rate = Rate(service.requests_per_minute, service.tokens_per_minute)
         # Not by key: a key that is refused or has used up its quota gets an answer, and an answer is not a failure.
         endpoint = self._transport.request
         name = f"{endpoint} ({service.model})" if service.model else endpoint
         settings = cast("BreakerSettings | None", service.breaker)
         self._breaker = breaker_for((endpoint, service.model or ""), name, settings) if settings else None
-        self._lock = threading.Lock()
-        self._calls: set[Call] = set()
         self._closed = False
+        self.reset()
         _senders.add(self)
 
     @property
@@ -165,13 +169,13 @@ class Sender:
         """The method and URL, for messages."""
         return self._transport.request
 
-    def forget(self) -> None:
-        """Start afresh after a fork: connections and calls are the parent's, whose threads may hold locks."""
+    def reset(self) -> None:
+        """Begin without connections and calls; after a fork, they are the parent's, whose threads may hold locks."""
         self._slots = Slots(self._service.max_concurrency)
-        self._rate.forget()
+        self._rate = Rate(self._service.requests_per_minute, self._service.tokens_per_minute)
         self._lock = threading.Lock()
-        self._calls = set()
-        self._transport.forget()
+        self._calls: set[Call] = set()
+        self._transport.reset()
 
     def close(self) -> None:
         """End all waits, and close the connections."""
@@ -179,7 +183,7 @@ class Sender:
             self._closed = True
             calls = list(self._calls)
         for call in calls:
-            call.bell.ring()
+            call.end_waits()
         self._transport.close()
 
     async def aclose_here(self) -> None:
@@ -188,56 +192,52 @@ class Sender:
 
     # -- drivers ------------------------------------------------------------------------------------------------
 
-    def run(self, tasks: Sequence[Task], deadline: Deadline) -> None:
+    def run(self, tasks: Sequence[Task]) -> None:
         """Do the steps of all tasks, ``max_concurrency`` tasks at a time; each call keeps its own errors."""
-        with self._registered(call for call, _ in tasks):
+        with self._register(call for call, _ in tasks):
             if len(tasks) == 1:
-                self._drive(*tasks[0], deadline)
+                self._drive(tasks[0][1])
                 return
-            waiting = deque(tasks)
+            waiting = deque(steps for _, steps in tasks)
 
             def work_off() -> None:
-                while (task := _pop(waiting)) is not None:
-                    self._drive(*task, deadline)
+                while (steps := _pop(waiting)) is not None:
+                    self._drive(steps)
 
             count = min(len(tasks), self._service.max_concurrency)
             in_threads(work_off, count, self._service.name, waiting.clear)  # what has not begun is not sent
 
-    async def arun(self, tasks: Sequence[Task], deadline: Deadline) -> None:
+    async def arun(self, tasks: Sequence[Task]) -> None:
         """``run`` for an event loop; cancelling it ends the requests."""
-        with self._registered(call for call, _ in tasks):
+        with self._register(call for call, _ in tasks):
             if len(tasks) == 1:
-                await self._adrive(*tasks[0], deadline)
+                await self._adrive(tasks[0][1])
                 return
             async with asyncio.TaskGroup() as group:
-                for task in tasks:
-                    group.create_task(self._adrive(*task, deadline))
+                for _, steps in tasks:
+                    group.create_task(self._adrive(steps))
 
-    def _drive(self, call: Call, steps: Steps, deadline: Deadline) -> None:
-        def do(step: Step) -> Any:
-            if isinstance(step, Post):
-                return self._transport.send(*step)
-            if isinstance(step, Future):
-                return step.result(deadline.remaining())
-            return call.bell.wait(step)
+    def _drive(self, steps: Steps) -> None:
+        def do(step: Post | Wait) -> Any:
+            if isinstance(step, Wait):
+                return step.future.result(step.seconds)
+            return self._transport.send(*step)
 
         with closing(steps):
             drive(steps, do)
 
-    async def _adrive(self, call: Call, steps: Steps, deadline: Deadline) -> None:
-        async def do(step: Step) -> Any:
-            if isinstance(step, Post):
-                return await self._transport.asend(*step)
-            if isinstance(step, Future):
-                async with asyncio.timeout(deadline.remaining()):
-                    return await asyncio.wrap_future(step)
-            return await call.bell.asleep(step)
+    async def _adrive(self, steps: Steps) -> None:
+        async def do(step: Post | Wait) -> Any:
+            if isinstance(step, Wait):
+                async with asyncio.timeout(step.seconds):
+                    return await asyncio.wrap_future(step.future)
+            return await self._transport.asend(*step)
 
         with closing(steps):
             await adrive(steps, do)
 
     @contextmanager
-    def _registered(self, calls: Iterable[Call]) -> Iterator[None]:
+    def _register(self, calls: Iterable[Call]) -> Iterator[None]:
         """Let ``close`` end the waits of these calls; they fail if the block is interrupted."""
         calls = set(calls)
         with self._lock:
@@ -268,7 +268,7 @@ class Sender:
         try:
             for attempt in policy.copy(sleep=pauses.append):
                 if pauses:
-                    yield pauses.pop()
+                    yield from call.sleep(pauses.pop())
                 with attempt:
                     received = yield from self._attempt(call, request, attempts, deadline)
                     request.read(received)
@@ -283,16 +283,16 @@ class Sender:
 
     def _attempt(
         self, call: Call, request: Request, attempts: Attempts, deadline: Deadline
-    ) -> Generator[Step, Any, Received]:
+    ) -> Generator[Post | Wait, Any, Received]:
         self._check(call, deadline)
         yield from self._slots.take(deadline)
         try:
             body = request.write()
-            with self._booked(request.tokens, deadline, attempts) as booking:
+            with self._hold_turn(request.tokens, deadline, attempts) as booking:
                 if booking.wait:
-                    yield booking.wait
+                    yield from call.sleep(booking.wait)
                 self._check(call, deadline)
-                with self._guarded():
+                with self._breaker.guarding(_is_blamed) if self._breaker else nullcontext():
                     attempts.begin(booking.wait)
                     received: Received = yield Post(body, *self._time_limit(deadline))
                     if not 200 <= received.status < 300:
@@ -312,12 +312,8 @@ class Sender:
         if self._breaker is not None:
             self._breaker.check()
 
-    def _guarded(self) -> AbstractContextManager[None]:
-        """Count the outcome of the block for the endpoint's breaker."""
-        return nullcontext() if self._breaker is None else self._breaker.guarding(_is_blamed)
-
     @contextmanager
-    def _booked(self, tokens: int, deadline: Deadline, attempts: Attempts) -> Iterator[Booking]:
+    def _hold_turn(self, tokens: int, deadline: Deadline, attempts: Attempts) -> Iterator[Booking]:
         """Hold a turn of the rate limit, given back if nothing is sent; otherwise the request is counted."""
         booking, before = self._rate.book(tokens, deadline), attempts.count
         sent = True
@@ -338,11 +334,12 @@ class Sender:
         return error.retry_after if isinstance(error, ServiceError) else None
 
     def _time_limit(self, deadline: Deadline) -> tuple[float, str]:
-        """Return the seconds that an attempt has, and the setting that bounds them."""
+        """Return the seconds that an attempt has, and what to do if they are too few."""
+        seconds, setting = self._service.request_timeout, "request_timeout"
         left = deadline.remaining()
-        if left is None or left >= self._service.request_timeout:
-            return self._service.request_timeout, "request_timeout"
-        return max(left, 0.001), "`timeout`"
+        if left is not None and left < seconds:
+            seconds, setting = max(left, 0.001), "`timeout`"
+        return seconds, f"increase {setting} or request fewer results"
 
 
 class Attempts:
@@ -422,18 +419,18 @@ class Attempts:
 _senders: WeakSet[Sender] = WeakSet()
 
 
-def _forget_all() -> None:
+def _reset_all() -> None:
     for sender in list(_senders):
-        sender.forget()
+        sender.reset()
 
 
 if hasattr(os, "register_at_fork"):
     # Workers of a server that forks with the pipeline open would read each other's replies.
-    os.register_at_fork(after_in_child=_forget_all)
+    os.register_at_fork(after_in_child=_reset_all)
 
 
-def _pop(waiting: deque[Task]) -> Task | None:
-    """Return the next task, or None if there is none left; several threads may ask at once."""
+def _pop(waiting: deque[Steps]) -> Steps | None:
+    """Return the next steps, or None if there is none left; several threads may ask at once."""
     try:
         return waiting.popleft()
     except IndexError:

@@ -17,7 +17,15 @@ from milvus_pipeline.plugin import PASSING_STATUSES, Stage
 from milvus_stages.hosted.http.transport import USER_AGENT
 from milvus_stages.hosted.replies import Received
 from milvus_stages.privacy.redaction import proxy_secrets
-from milvus_stages.privacy.secrets import FromEnv, VariableName, environment, names_a_secret, secret_from
+from milvus_stages.privacy.secrets import (
+    FromEnv,
+    VariableName,
+    environment,
+    is_reference,
+    looks_secret,
+    plain_arguments,
+    read_header_value,
+)
 
 _TRANSPORT_HEADERS: Final = frozenset({"content-type", "content-length", "transfer-encoding", "connection", "host"})
 
@@ -67,26 +75,18 @@ def _check_url(url: str) -> str:
 def _check_headers(headers: Any) -> Any:
     if not isinstance(headers, Mapping):
         return headers
-    checked: dict[str, str | FromEnv] = {}
-    for name, value in headers.items():
-        if not isinstance(name, str) or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
+    checked = plain_arguments(headers)
+    for name, value in checked.items():
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
             raise ValueError("a name must consist of letters, digits and dashes")
         if name.lower() in _TRANSPORT_HEADERS:
             raise ValueError(f"{name} is written by the transport and cannot be set")
-        if isinstance(value, FromEnv):
-            checked[name] = value
-        elif isinstance(value, Mapping):
-            if set(value) != {"env"} or not isinstance(value["env"], str):
-                raise ValueError(f"{name}: must be a string, or {{env: NAME}} with the name of an environment variable")
-            checked[name] = FromEnv(env=value["env"])
-        elif not isinstance(value, str) or not re.fullmatch(r"[ -~]*", value) or value != value.strip():
+        if is_reference(value):
+            continue
+        if not isinstance(value, str) or not re.fullmatch(r"[ -~]*", value) or value != value.strip():
             raise ValueError(f"{name}: must be printable ASCII without blanks around it, or {{env: NAME}}")
-        elif names_a_secret(name) or re.match(r"(basic|bearer)\s", value, re.IGNORECASE):
-            raise ConfigError(
-                f"{name}: looks like a secret", "write {env: NAME} with the name of a variable that holds it"
-            )
-        else:
-            checked[name] = value
+        if re.match(r"(basic|bearer)\s", value, re.IGNORECASE):
+            raise looks_secret(name)
     return checked
 
 
@@ -190,7 +190,7 @@ class HostedService(Stage):
 
     # -- what is sent with each request -------------------------------------------------------------------------
 
-    def prepared(self) -> tuple[str, dict[str, str], tuple[str, ...]]:
+    def read_connection(self) -> tuple[str, dict[str, str], tuple[str, ...]]:
         """Return the URL of the requests, their headers, and the secrets that no message may repeat.
 
         Raises:
@@ -199,7 +199,7 @@ class HostedService(Stage):
         headers, secrets = self._request_headers()
         key = None
         if "authorization" not in headers and self.key_variables:
-            key = secret_from(self.key_variables, f"{self.type}: the API key")
+            key = read_header_value(self.key_variables, f"{self.type}: the API key")
             headers["authorization"] = f"Bearer {key}"
             secrets.append(key)
         secrets += [*self.read_secrets(), *proxy_secrets()]
@@ -240,8 +240,8 @@ class HostedService(Stage):
         headers, secrets = {"user-agent": USER_AGENT}, []
         for name, value in cast("Mapping[str, str | FromEnv]", self.headers).items():
             if isinstance(value, FromEnv):
-                value = secret_from([value.env], f"{self.type}: the header {name}", words=True)
-                secrets += [value, *value.split()]
+                value = read_header_value([value.env], f"{self.type}: the header {name}", blanks=True)
+                secrets.append(value)
             headers[name.lower()] = value
         return headers, secrets
 

@@ -13,20 +13,19 @@ import html
 import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
-from typing import Any, Final
-from urllib.parse import unquote, urlsplit
+from typing import Final
+from urllib.parse import unquote
 from urllib.request import getproxies
 
-KEY_PIECE: Final = 8
-"""Bytes in a row of a key that give it away. A shorter key counts as a whole, from 4 characters on."""
+_KEY_PIECE: Final = 8
+"""Bytes in a row of a key that give it away. A shorter key counts as a whole, from 4 bytes on."""
 
-TEXT_PIECE: Final = 14
+_TEXT_PIECE: Final = 14
 """Bytes in a row of a text that no message has by chance: 14 Latin letters, or 5 Chinese characters. A shorter text
 counts as a whole, from 8 bytes on."""
 
 _SHORTEST_KEY: Final = 4
 _SHORTEST_TEXT: Final = 8
-_BLOCK: Final = TEXT_PIECE // 2  # any piece holds a whole block of the message
 _MOST_TEXT: Final = 2**22
 """Bytes of texts that are searched, which takes 0.1 s at most; if a query has more, no free text is kept."""
 
@@ -53,11 +52,7 @@ class Private:
 
     def __init__(self, secrets: Iterable[str] = (), texts: Callable[[], Iterable[str]] = tuple) -> None:
         self._secrets = tuple(secrets)
-        self.has_secrets = bool(self._secrets)
         self._given_texts = texts
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
 
     def clean(self, text: str) -> str:
         """Return the beginning of a free text on one line, or "" if it repeats a key or a text."""
@@ -65,81 +60,74 @@ class Private:
         line = "".join(sign if sign.isprintable() else "\ufffd" for sign in line)
         return "" if self.repeated_by(line) else line
 
-    def token(self, value: Any) -> str | None:
+    def token(self, value: str | None) -> str | None:
         """Return a code or an identifier, or None if the value may be anything else."""
-        if not isinstance(value, str) or not _TOKEN.fullmatch(value) or self.repeated_by(value):
+        if value is None or not _TOKEN.fullmatch(value) or self.repeated_by(value):
             return None
         return value
 
     def repeated_by(self, message: str) -> bool:
         """Return whether the message shares a piece with a key or a text."""
-        return any(self._has_key(form) or self._has_text(form) for form in _decoded_forms(message))
+        return any(self._keys.in_message(flat) or self._texts.in_message(flat) for flat in _decoded_forms(message))
 
-    def _has_key(self, message: str) -> bool:
-        pieces, whole = self._key_pieces
-        flat = _flat(message)
-        return not pieces.isdisjoint(_windows(flat, KEY_PIECE)) or any(key in message.casefold() for key in whole)
+    @cached_property
+    def _keys(self) -> _Pieces:
+        keys = (part for secret in self._secrets for part in _key_parts(secret.strip()))
+        return _Pieces(keys, _KEY_PIECE, _SHORTEST_KEY)
 
-    def _has_text(self, message: str) -> bool:
-        long, short = self._texts
-        flat = _flat(message)
-        if len(long) > _MOST_TEXT or any(text in flat for text in short):
+    @cached_property
+    def _texts(self) -> _Pieces:
+        return _Pieces(self._given_texts(), _TEXT_PIECE, _SHORTEST_TEXT)
+
+
+class _Pieces:
+    """Pieces of keys or texts.
+
+    Args:
+        texts: the keys or texts.
+        size: bytes in a row that make a piece.
+        shortest: bytes from which on a text that is shorter than a piece counts as a whole.
+    """
+
+    def __init__(self, texts: Iterable[str], size: int, shortest: int) -> None:
+        flat = {_flat(text) for text in texts}
+        self._size = size
+        self._short = [text for text in flat if shortest <= len(text) < size]
+        self._long = b"\0".join(text for text in flat if len(text) >= size)
+
+    def in_message(self, flat: bytes) -> bool:
+        """Return whether a message, as ``_flat`` returns it, has one of the pieces."""
+        if len(self._long) > _MOST_TEXT or any(text in flat for text in self._short):
             return True
+        half = self._size // 2  # a piece anywhere in the message holds one of the blocks of this size
+        blocks = [at for at in range(0, len(flat) - half + 1, half) if flat[at : at + half] in self._long]
+        starts = {start for at in blocks for start in range(max(0, at + half - self._size), at + 1)}
         return any(
-            flat[at : at + _BLOCK] in long
-            and any(
-                piece in long
-                for piece in _windows(flat[max(0, at + _BLOCK - TEXT_PIECE) : at + TEXT_PIECE], TEXT_PIECE)
-            )
-            for at in range(0, len(flat) - _BLOCK + 1, _BLOCK)
+            start + self._size <= len(flat) and flat[start : start + self._size] in self._long for start in starts
         )
-
-    @cached_property
-    def _key_pieces(self) -> tuple[frozenset[bytes], tuple[str, ...]]:
-        """The pieces of all long keys, and the short keys."""
-        keys = {part for secret in self._secrets for part in _key_parts(secret.strip())}
-        pieces = {piece for key in keys for piece in _windows(_flat(key), KEY_PIECE)}
-        short = [key.casefold() for key in keys if len(key) >= _SHORTEST_KEY and len(_flat(key)) < KEY_PIECE]
-        return frozenset(pieces), tuple(short)
-
-    @cached_property
-    def _texts(self) -> tuple[bytes, frozenset[bytes]]:
-        """All long texts in one string, apart by NUL, and the short ones."""
-        flat = [_flat(text) for text in self._given_texts()]
-        short = {text for text in flat if _SHORTEST_TEXT <= len(text) < TEXT_PIECE}
-        return b"\0".join(text for text in flat if len(text) >= TEXT_PIECE), frozenset(short)
 
 
 def chain_is_clean(error: BaseException, private: Private) -> bool:
     """Return whether nothing that a traceback prints of the error, and of what led to it, repeats a key or a text."""
-    waiting: list[BaseException | None] = [error]
-    seen: set[int] = set()
-    while waiting:
-        current = waiting.pop()
-        if current is None or id(current) in seen:
-            continue
-        seen.add(id(current))
+    chain = [error]
+    for current in chain:  # which grows
         try:
             printed = "\n".join([str(current), repr(current), *map(str, getattr(current, "__notes__", ()))])
         except Exception:  # its own __str__ fails
             return False
         if len(printed) > _LONGEST_ERROR or private.repeated_by(printed):
             return False
-        waiting += [current.__cause__, current.__context__]
-        waiting += current.exceptions if isinstance(current, BaseExceptionGroup) else ()
+        before = [current.__cause__, current.__context__]
+        before += current.exceptions if isinstance(current, BaseExceptionGroup) else ()
+        chain += [each for each in before if each is not None and each not in chain]
     return True
 
 
 def proxy_secrets() -> tuple[str, ...]:
     """Return the passwords of the proxies that the environment names, as they are written and as they are sent."""
     found: list[str] = []
-    for proxy in getproxies().values():
-        try:
-            # A scheme before the user is optional.
-            parts = urlsplit(proxy if "://" in proxy else f"//{proxy}")
-            user, password = parts.username or "", parts.password
-        except ValueError:
-            user, _, password = proxy.rpartition("@")[0].rpartition("/")[2].partition(":")
+    for proxy in getproxies().values():  # not urlsplit, which refuses what is not a valid URL
+        user, _, password = proxy.rpartition("@")[0].rpartition("//")[2].partition(":")
         if password:
             plain = unquote(password)
             found += [password, plain, base64.b64encode(f"{unquote(user)}:{plain}".encode()).decode()]
@@ -149,10 +137,6 @@ def proxy_secrets() -> tuple[str, ...]:
 def _flat(text: str) -> bytes:
     """Return letters and digits in lower case, in UTF-8; other characters outside ASCII stay."""
     return text.casefold().encode("utf-8", "replace").translate(None, _NOT_ALNUM)
-
-
-def _windows(data: bytes, size: int) -> Iterator[bytes]:
-    return (data[at : at + size] for at in range(len(data) - size + 1))
 
 
 def _key_parts(secret: str) -> Iterator[str]:
@@ -165,14 +149,14 @@ def _key_parts(secret: str) -> Iterator[str]:
             yield from (plain, plain.partition(":")[2])
 
 
-def _decoded_forms(message: str) -> Iterator[str]:
-    """Yield the message, the message with escapes undone, and what is base64 in either."""
+def _decoded_forms(message: str) -> Iterator[bytes]:
+    """Yield the message, the message with escapes undone, and what is base64 in either; all as ``_flat`` returns it."""
     plain = _JSON_ESCAPE.sub(
         lambda escape: chr(int(escape[1], 16)) if escape[1] else " ", unquote(html.unescape(message))
     )
     for form in {message, plain}:
-        yield form
-        yield from _unpacked(form)
+        yield _flat(form)
+        yield from map(_flat, _unpacked(form))
 
 
 def _unpacked(text: str) -> Iterator[str]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from milvus_pipeline import StageError
+from milvus_pipeline import ConfigError, StageError
 
 _SECRET_NAME: Final = re.compile(
     r"auth|bearer|cookie|credential|jwt|key|passw|secret|signature|subscription|token", re.IGNORECASE
@@ -19,16 +19,16 @@ _HARMLESS: Final = re.compile(r"tokeni[sz]\w*|keywords?", re.IGNORECASE)
 _SECRET_IN_URL: Final = re.compile(r"://[^/?#\s]*@|[?&][^=&]*(key|token|secret|passw|auth)[^=&]*=", re.IGNORECASE)
 
 
-def check_variable(name: str) -> str:
+def check_variable(name: Any) -> str:
     """Return the name of an environment variable.
 
     Raises:
-        ValueError: it is invalid. The message does not repeat it: most likely it is the secret itself.
+        ConfigError: it is invalid. The message does not repeat it: most likely it is the secret itself.
     """
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name, re.ASCII):
-        raise ValueError(
-            "must be the name of an environment variable (letters, digits and underscores, no digit first); write the "
-            "name, not the secret"
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name, re.ASCII):
+        raise ConfigError(
+            "must be the name of an environment variable (letters, digits and underscores, no digit first)",
+            "write the name, not the secret",
         )
     return name
 
@@ -52,29 +52,37 @@ def names_a_secret(name: str) -> bool:
     return _SECRET_NAME.search(name) is not None
 
 
-def secret_from(names: Sequence[str], purpose: str, *, words: bool = False) -> str:
+def read_variable(names: Sequence[str], place: str) -> str:
     """Return the value of the first of these environment variables that is set, without blanks around it.
+
+    Raises:
+        StageError: none is set.
+    """
+    value = next(filter(None, map(environment, names)), None)
+    if value is None:
+        what = f"the environment variable {' or '.join(names)} is not set or empty"
+        raise StageError(what, "set it before the stage opens", place=place, reason_code="config")
+    return value
+
+
+def read_header_value(names: Sequence[str], place: str, *, blanks: bool = False) -> str:
+    """Return ``read_variable`` for a value of an HTTP header.
 
     Args:
         names: at least one.
-        purpose: what it is for, as the place of an error.
-        words: it may contain blanks (``Bearer ...``).
+        place: of an error: what the value is for.
+        blanks: whether it may contain blanks (``Bearer ...``).
 
     Raises:
-        StageError: none is set, or the value cannot be sent in an HTTP header. The message does not repeat the value.
+        StageError: none is set, or the value cannot be sent. The message does not repeat it.
     """
-    name = next(filter(environment, names), None)
-    if name is None:
-        empty = [name for name in names if name in os.environ]
-        state = f"{empty[0]} is empty" if empty else f"{' or '.join(names)} is not set"
-        what = f"the environment variable {state}"
-        raise StageError(what, "set it before the stage opens", place=purpose, reason_code="config")
-    value = environment(name)
-    if not re.fullmatch(r"[ -~]+" if words else r"[!-~]+", value):
+    value = read_variable(names, place)
+    if not re.fullmatch(r"[ -~]+" if blanks else r"[!-~]+", value):
+        name = next(filter(environment, names))
         raise StageError(
             f"the value of the environment variable {name} contains blanks, line breaks or non-ASCII characters",
             "copy it again",
-            place=purpose,
+            place=place,
             reason_code="config",
         )
     return value
@@ -89,24 +97,21 @@ def plain_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: a value is not plain data, or is a secret. The message says where it is and does not repeat it.
     """
-    return {name: _plain(value, name, _secret(name)) for name, value in arguments.items()}
+    return _plain_mapping(arguments, "", None)
 
 
-def resolved_arguments(
-    arguments: Mapping[str, Any], place: str, needed_by: str
-) -> tuple[dict[str, Any], frozenset[str]]:
+def resolved_arguments(arguments: Mapping[str, Any], place: str) -> tuple[dict[str, Any], frozenset[str]]:
     """Return the result of ``plain_arguments`` with the values of environment variables in it, and those values.
 
     Args:
         arguments: plain data.
         place: the field that holds them, for messages.
-        needed_by: what needs the values, for messages: ``the server``.
 
     Raises:
         StageError: a variable is not set or blank.
     """
     secrets: set[str] = set()
-    resolved = {name: _resolved(value, f"{place}.{name}", needed_by, secrets) for name, value in arguments.items()}
+    resolved = {name: _resolved(value, f"{place}.{name}", secrets) for name, value in arguments.items()}
     return resolved, frozenset(secrets)
 
 
@@ -115,34 +120,45 @@ def environment(name: str) -> str:
     return os.environ.get(name, "").strip()
 
 
+def is_reference(value: Any) -> bool:
+    """Return whether a value is ``{env: NAME}``."""
+    return isinstance(value, Mapping) and set(value) == {"env"}
+
+
+def looks_secret(place: str) -> ConfigError:
+    """Return the error of a value that looks like a secret, and is not repeated."""
+    step = "put it into an environment variable and write {env: NAME} instead"
+    return ConfigError(f"{place}: looks like a secret", step)
+
+
 def _plain(value: Any, place: str, secret: str | None) -> Any:
     """Copy a value; ``secret`` is the name that makes it a secret, if there is one."""
     if isinstance(value, FromEnv):
         return {"env": value.env}
-    if isinstance(value, Mapping) and set(value) == {"env"}:
-        variable = value["env"]
-        if not isinstance(variable, str):
-            raise ValueError(f"{place}: env must be the name of an environment variable; write the name, not the key")
+    if is_reference(value):
         try:
-            return {"env": check_variable(variable)}
-        except ValueError as error:
-            raise ValueError(f"{place}: env {error}") from None
+            return {"env": check_variable(value["env"])}
+        except ConfigError as error:
+            raise ConfigError(f"{place}: env {error.what}", error.next_step) from None
     if isinstance(value, Mapping):
-        if not all(isinstance(name, str) for name in value):
-            raise ValueError(f"{place}: the keys of a mapping must be strings")
-        return {name: _plain(own, f"{place}.{name}", _secret(name) or secret) for name, own in value.items()}
+        return _plain_mapping(value, f"{place}.", secret)
     if isinstance(value, list | tuple):
-        return [_plain(own, f"{place}[{number}]", secret) for number, own in enumerate(value)]
+        return [_plain(inner, f"{place}[{number}]", secret) for number, inner in enumerate(value)]
     if value is None or isinstance(value, bool):
         return value
     if not isinstance(value, str | int | float) or (isinstance(value, float) and not math.isfinite(value)):
         raise ValueError(f"{place}: must be plain data (strings, finite numbers, true or false, lists, mappings)")
     is_count = not isinstance(value, str) and secret is not None and "tokens" in secret.lower()
     if (secret is not None and not is_count) or (isinstance(value, str) and _SECRET_IN_URL.search(value)):
-        raise ValueError(
-            f"{place}: looks like a secret; put it into an environment variable and write {{env: NAME}} instead"
-        )
+        raise looks_secret(place)
     return value
+
+
+def _plain_mapping(value: Mapping[str, Any], place: str, secret: str | None) -> dict[str, Any]:
+    for name in value:
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"{place}the names must be non-empty strings")
+    return {name: _plain(inner, f"{place}{name}", _secret(name) or secret) for name, inner in value.items()}
 
 
 def _secret(name: str) -> str | None:
@@ -150,19 +166,13 @@ def _secret(name: str) -> str | None:
     return name if names_a_secret(_HARMLESS.sub("", name)) else None
 
 
-def _resolved(value: Any, place: str, needed_by: str, secrets: set[str]) -> Any:
-    if isinstance(value, dict) and set(value) == {"env"}:
-        given = environment(value["env"])
-        if not given:
-            raise StageError(
-                f"the environment variable {value['env']} is not set or blank",
-                f"set it to the value that {needed_by} needs",
-                place=place,
-            )
-        secrets.add(given)
-        return given
+def _resolved(value: Any, place: str, secrets: set[str]) -> Any:
+    if is_reference(value):
+        secret = read_variable([value["env"]], place)
+        secrets.add(secret)
+        return secret
     if isinstance(value, dict):
-        return {name: _resolved(own, f"{place}.{name}", needed_by, secrets) for name, own in value.items()}
+        return {name: _resolved(inner, f"{place}.{name}", secrets) for name, inner in value.items()}
     if isinstance(value, list):
-        return [_resolved(own, f"{place}[{number}]", needed_by, secrets) for number, own in enumerate(value)]
+        return [_resolved(inner, f"{place}[{number}]", secrets) for number, inner in enumerate(value)]
     return value

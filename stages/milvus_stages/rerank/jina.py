@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Final
 from pydantic import Field
 
 from milvus_pipeline import ServiceError
-from milvus_stages.hosted import HostedReranker, Limits, Reply, get_member, read_figures, read_scores
+from milvus_stages.hosted import HostedReranker, Limits
 
 # Names of models that score each document separately. Any other counts as listwise: splitting a list of such a model
 # would rank it wrongly without an error, while not splitting one is always correct.
@@ -61,12 +61,6 @@ class Jina(HostedReranker):
         }
         options = {"max_doc_length": self.max_doc_length, "truncation": self.truncation}
         return body | {name: value for name, value in options.items() if value is not None}
-
-    def parse(self, data: Any, headers: Mapping[str, str]) -> Reply:
-        """Read the scores; ``document`` comes in four shapes, and is ignored."""
-        return Reply(
-            read_scores(data, ["results"], ["relevance_score"]), read_figures(get_member(data, "usage"), "total_tokens")
-        )
 
     def too_large(self, error: ServiceError) -> bool:
         """Return whether a document was too long for a pairwise model, which then refuses the whole request."""

@@ -130,7 +130,7 @@ class PymilvusModel(Reranker):
             StageError: the library, the function, an argument or an environment variable is missing.
         """
         found = _find_class(self.function, self.name)
-        arguments, keys = resolved_arguments(self.arguments, "arguments", "the function")
+        arguments, keys = resolved_arguments(self.arguments, "arguments")
         signature = inspect.signature(found)
         try:
             signature.bind(**arguments)
@@ -173,7 +173,9 @@ class PymilvusModel(Reranker):
     def dry_run_batch(self, jobs: Sequence[RerankJob], context: Context) -> None:
         """Note what a function that calls a service would send: one request per query, with all of its texts."""
         for position, job in enumerate(jobs if self.sends else ()):
-            plan(job, Limits(), self.function).note(context, position)
+            planned = plan(job, Limits(), self.function)
+            planned.report(context, position)
+            context.note(position, planned=planned.figures)
 
     @property
     def _ready(self) -> _Opened:

@@ -24,8 +24,6 @@ def _check_options(options: Any) -> Any:
     if not isinstance(options, Mapping):
         raise ValueError("must be a mapping of names to values")
     for name in options:
-        if not isinstance(name, str) or not name.strip():
-            raise ValueError("the names must be non-empty strings")
         if name in _RESERVED:
             raise ValueError(f"{name}: cannot be set here, since it {_RESERVED[name]}")
     return plain_arguments(options)
@@ -62,7 +60,7 @@ class RerankAPI(HostedReranker):
 
     def read_secrets(self) -> frozenset[str]:
         """Read the secrets of ``options``."""
-        self._resolved, secrets = resolved_arguments(self.options, "options", "the server")
+        self._resolved, secrets = resolved_arguments(self.options, "options")
         return secrets
 
     def teardown(self) -> None:

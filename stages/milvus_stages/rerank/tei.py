@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from contextlib import closing
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field, field_validator
 
-from milvus_pipeline import ConfigError, ServiceError
-from milvus_stages.hosted import BaseURL, HostedReranker, Limits, Reply, read_scores
-from milvus_stages.hosted.model_info import fetch_model_info
+from milvus_pipeline import ConfigError, ServiceError, StageError
+from milvus_stages.hosted import BaseURL, HostedReranker, Limits, Reply, get_member, read_scores
+from milvus_stages.hosted.http.transport import Transport
+
+_INFO: Final = ("model_id", "model_sha", "model_dtype")
+_INFO_SECONDS: Final = 5.0
+_LONGEST_INFO: Final = 300
+"""Characters of a value that are kept."""
 
 
 class TEI(HostedReranker):
@@ -43,8 +50,25 @@ class TEI(HostedReranker):
 
     def identity(self) -> Mapping[str, Any]:
         """Return the server's address, and what its ``/info`` reports: id, commit and precision of the model."""
-        info = fetch_model_info(self, "/info", ["model_id", "model_sha", "model_dtype"])
-        return {"url": super().identity()["url"], **info}
+        return {"url": super().identity()["url"], **self._model_info()}
+
+    def _model_info(self) -> dict[str, str]:
+        """Return what the server reports about its model; nothing if it does not answer within 5 seconds."""
+        try:
+            url, headers, secrets = self.read_connection()
+            seconds = self.opening.remaining(at_most=_INFO_SECONDS) or _INFO_SECONDS  # it may be long over
+            with closing(Transport(url.removesuffix(self.path) + "/info", headers, self.type, "GET")) as transport:
+                reply = transport.send(b"", seconds, "")
+            data = json.loads(reply.content) if reply.status == 200 else None
+        except (StageError, ValueError, RecursionError):
+            return {}
+        members = {name: get_member(data, name) for name in _INFO}
+        return {
+            name: value
+            for name, value in members.items()
+            if isinstance(value, str) and len(value) <= _LONGEST_INFO and value.isprintable()
+            if not any(secret in value for secret in secrets)
+        }
 
     def payload(self, query: str, texts: list[str], top_n: int) -> Mapping[str, Any]:
         """Return the body; the server scores every text, and cannot be asked for fewer."""

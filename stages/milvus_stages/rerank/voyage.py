@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Final
 from pydantic import Field
 
 from milvus_pipeline import ServiceError
-from milvus_stages.hosted import HostedReranker, Limits, Reply, get_member, read_figures, read_scores
+from milvus_stages.hosted import HostedReranker, Limits
 
 _ATLAS: Final = "https://ai.mongodb.com"
 _ATLAS_KEY: Final = "al-"
@@ -62,11 +62,6 @@ class Voyage(HostedReranker):
             "top_k": top_n,
             "truncation": self.truncation,
         }
-
-    def parse(self, data: Any, headers: Mapping[str, str]) -> Reply:
-        """Read the list under ``data``."""
-        usage = read_figures(get_member(data, "usage"), "total_tokens")
-        return Reply(read_scores(data, ["data"], ["relevance_score"]), usage)
 
     def too_large(self, error: ServiceError) -> bool:
         """Return whether the total was too high, which only the text of a 400 reports."""

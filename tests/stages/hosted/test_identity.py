@@ -53,7 +53,6 @@ REPLIES = {
     "list": Reply(200, ["model_sha"]),
     "numbers": Reply(200, {"model_sha": 7, "model_id": None}),
     "endless": Reply(200, {"model_sha": "a" * 500}),
-    "large": Reply(200, {"model_sha": "a", "more": "b" * 100_000}),
     "deep": Reply(200, b"[" * 50_000),
     "secret": Reply(200, {"model_id": "SECRET"}),
 }

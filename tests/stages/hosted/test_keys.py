@@ -111,7 +111,9 @@ def test_a_value_that_cannot_be_a_key_is_refused(way, value, monkeypatch):
 def test_a_blank_value_is_told(monkeypatch):
     """An empty variable is reported differently from one that is not set, since it is most likely a mistake."""
     monkeypatch.setenv("MXBAI_API_KEY", " \n")
-    with pytest.raises(StageError, match="environment variable MXBAI_API_KEY is empty; set it before the stage opens"):
+    with pytest.raises(
+        StageError, match="environment variable MXBAI_API_KEY is not set or empty; set it before the stage opens"
+    ):
         Mixedbread().open()
 
 
@@ -129,7 +131,7 @@ def test_a_key_in_place_of_a_name_is_refused_unseen():
 )
 def test_a_literal_secret_in_a_header_is_refused(name):
     """It would stand in the file, in `to_yaml` and in what is printed of a stage."""
-    with pytest.raises(ConfigError, match=f"headers: {name}: looks like a secret; write {{env: NAME}}") as caught:
+    with pytest.raises(ConfigError, match=f"headers: {name}: looks like a secret; .* write {{env: NAME}}") as caught:
         Cohere(headers={name: PRIVATE})
     assert PRIVATE not in "".join(traceback.format_exception(caught.value))
 
@@ -139,16 +141,16 @@ def test_a_literal_secret_in_a_header_is_refused(name):
     [
         ({"x y": "1"}, "a name must consist of letters, digits and dashes"),
         ({"x:": "1"}, "a name must consist of letters, digits and dashes"),
-        ({"": "1"}, "a name must consist of letters, digits and dashes"),
+        ({"": "1"}, "the names must be non-empty strings"),
         ({"Content-Type": "text/plain"}, "Content-Type is written by the transport"),
         ({"host": "example.com"}, "host is written by the transport"),
         ({"x": "line\nbreak"}, "x: must be printable ASCII"),
         ({"x": "é"}, "x: must be printable ASCII"),
         ({"x": " 1"}, "x: must be printable ASCII"),
         ({"x": 1}, "x: must be printable ASCII"),
-        ({"x": {"env": "NAME", "default": "1"}}, "x: must be a string, or {env: NAME}"),
+        ({"x": {"env": "NAME", "default": "1"}}, "x: must be printable ASCII without blanks around it, or {env: NAME}"),
         ({"x": {"env": PRIVATE}}, "must be the name of an environment variable"),
-        ({"x": {}}, "x: must be a string, or {env: NAME}"),
+        ({"x": {}}, "x: must be printable ASCII without blanks around it, or {env: NAME}"),
     ],
 )
 def test_headers_are_checked(headers, message):
@@ -265,6 +267,6 @@ def test_keys_of_atlas_go_to_atlas(monkeypatch):
 )
 def test_what_is_a_secret_by_its_name_or_its_look_is_refused(headers):
     """A configuration is shown and dumped; the message names the header, and not its value."""
-    with pytest.raises(ConfigError, match=r"looks like a secret; write \{env: NAME\}") as caught:
+    with pytest.raises(ConfigError, match=r"looks like a secret; .* write \{env: NAME\}") as caught:
         Cohere(headers=headers)
     assert "abcdefgh" not in str(caught.value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -17,7 +16,7 @@ from hypothesis import strategies as st
 from milvus_pipeline import DeadlineError
 from milvus_pipeline.plugin import Deadline, RerankJob, adrive, drive
 from milvus_stages.hosted import limits as throttle
-from milvus_stages.hosted.limits import Bell, Rate, Slots
+from milvus_stages.hosted.limits import Rate, Slots
 from support.hosted_calls import QUERY, TEXTS, abatch, ask, batch, both_ways, eventually, keyed, scored, stage
 from support.standins import StandIn, late
 
@@ -69,15 +68,15 @@ def test_connections_are_kept(way):
 def take(slots, deadline):
     """Take a slot, as the blocking driver does."""
     with closing(slots.take(deadline)) as steps:
-        drive(steps, lambda ticket: ticket.result(deadline.remaining()))
+        drive(steps, lambda step: step.future.result(step.seconds))
 
 
 async def atake(slots, deadline=FOREVER):
     """Take a slot, as the driver of an event loop does."""
 
-    async def wait(ticket):
-        async with asyncio.timeout(deadline.remaining()):
-            await asyncio.wrap_future(ticket)
+    async def wait(step):
+        async with asyncio.timeout(step.seconds):
+            await asyncio.wrap_future(step.future)
 
     with closing(slots.take(deadline)) as steps:
         await adrive(steps, wait)
@@ -135,26 +134,6 @@ def test_a_thread_waits_for_a_slot_no_longer_than_its_deadline():
         take(slots, Deadline.after(0.02))
     slots.give_back()
     take(slots, Deadline.after(1))
-
-
-def test_a_bell_ends_waits():
-    """Of threads and of tasks, those to come too."""
-    bell = Bell()
-    began = time.monotonic()
-
-    async def main():
-        task = asyncio.create_task(bell.asleep(HANGS))
-        thread = threading.Thread(target=bell.wait, args=(HANGS,))
-        thread.start()
-        await bell.asleep(0.01)
-        await asyncio.to_thread(bell.ring)
-        await task
-        await asyncio.to_thread(thread.join)
-        await bell.asleep(HANGS)
-
-    asyncio.run(main())
-    bell.wait(HANGS)
-    assert time.monotonic() - began < HANGS
 
 
 BOOKINGS = st.lists(st.tuples(st.sampled_from([0, 0, 0.5, 7, 25, 61, 200]), st.integers(1, 60)), max_size=40)

@@ -98,7 +98,7 @@ def test_a_secret_that_is_missing_is_told(value, monkeypatch):
         monkeypatch.setenv("MY_KEY", value)
     with StandIn("vllm") as server:
         stage = RerankAPI(base_url=server.url, options={"extra": {"key": {"env": "MY_KEY"}}})
-        with pytest.raises(StageError, match=r"options.extra.key: the environment variable MY_KEY is not set or blan"):
+        with pytest.raises(StageError, match=r"options.extra.key: the environment variable MY_KEY is not set or empty"):
             stage.open()
         assert not stage.is_open
         assert server.connections == 0

@@ -95,14 +95,17 @@ def test_a_missing_key_is_told_and_the_rest_as_well(serve, monkeypatch):
 def test_an_address_that_nobody_has_is_told():
     """Refused, unknown, and silent: each with a next step, in the time given."""
     refused = findings(TEI(base_url="http://127.0.0.1:1"))["address"]
-    assert (refused.level, refused.message.startswith("http://127.0.0.1:1/rerank cannot be reached")) == ("error", True)
+    assert (refused.level, refused.message.startswith("GET http://127.0.0.1:1/rerank: cannot be reached")) == (
+        "error",
+        True,
+    )
     unknown = findings(TEI(base_url="http://no-such-host.invalid"))["address"]
     assert (unknown.level, "cannot be reached" in unknown.message) == ("error", True)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         stage = TEI(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}")
         found = {one.topic: one for one in stage.check(CheckContext(Deadline.after(0.5)))}
     assert found["address"].level == "error"
-    assert "does not answer within" in found["address"].message
+    assert "no complete reply within" in found["address"].message
     assert all(one.next_step for one in (refused, unknown, found["address"]))
 
 

@@ -106,7 +106,7 @@ def test_codes_and_identifiers_are_kept(code):
     assert Private([KEY], lambda: [TEXT]).token(code) == code
 
 
-@pytest.mark.parametrize("value", ["two words", "a" * 65, "", "a:b", "é", 7, None, "minutes_of_12_march", "ab12cd34ef"])
+@pytest.mark.parametrize("value", ["two words", "a" * 65, "", "a:b", "é", None, "minutes_of_12_march", "ab12cd34ef"])
 def test_anything_else_is_not_a_code(value):
     """Text with blanks or signs, a value of another type, a piece of a text or of a key."""
     assert Private([KEY], lambda: [TEXT]).token(value) is None

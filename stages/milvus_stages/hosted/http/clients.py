@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
 
 from milvus_pipeline import StageError
 from milvus_stages.hosted.http.watchdog import Line, SeverableLine
@@ -30,9 +30,13 @@ def closed_error() -> StageError:
     return StageError("the pipeline was closed while a query was running", "wait for running queries before closing it")
 
 
-class _Idle(NamedTuple):
-    client: httpx.Client
-    line: SeverableLine
+_Client = TypeVar("_Client")
+_Line = TypeVar("_Line", bound=Line)
+
+
+class _Idle(NamedTuple, Generic[_Client, _Line]):
+    client: _Client
+    line: _Line
     since: float
 
 
@@ -47,13 +51,9 @@ class Clients:
     def __init__(self, make: Callable[[], httpx.Client], *, tls: bool) -> None:
         self._make = make
         self._tls = tls
-        self.forget()
-
-    def forget(self) -> None:
-        """Start afresh after a fork without closing anything: the connections are the parent's."""
         self._lock = threading.Lock()
         self._closed = False
-        self._idle: deque[_Idle] = deque()
+        self._idle: deque[_Idle[httpx.Client, SeverableLine]] = deque()
 
     @contextmanager
     def lend(self) -> Iterator[tuple[httpx.Client, SeverableLine]]:
@@ -85,15 +85,6 @@ class Clients:
             each.client.close()
 
 
-class _AsyncIdle(NamedTuple):
-    client: httpx.AsyncClient
-    line: Line
-    since: float
-
-
-_AnyIdle = TypeVar("_AnyIdle", _Idle, _AsyncIdle)
-
-
 class AsyncClients:
     """Clients for the tasks of any number of event loops; a client belongs to one event loop.
 
@@ -105,13 +96,9 @@ class AsyncClients:
     def __init__(self, make: Callable[[], httpx.AsyncClient], *, tls: bool) -> None:
         self._make = make
         self._tls = tls
-        self.forget()
-
-    def forget(self) -> None:
-        """Start afresh after a fork without closing anything: the connections are the parent's."""
         self._lock = threading.Lock()
         self._closed = False
-        self._idle: dict[asyncio.AbstractEventLoop, deque[_AsyncIdle]] = {}
+        self._idle: dict[asyncio.AbstractEventLoop, deque[_Idle[httpx.AsyncClient, Line]]] = {}
         self._ends: dict[asyncio.AbstractEventLoop, AsyncGenerator[None, None]] = {}
 
     @asynccontextmanager
@@ -141,7 +128,7 @@ class AsyncClients:
         with self._lock:
             # Another queue if this loop's clients were closed meanwhile.
             if kept := self._idle.get(loop) is idle:
-                idle.append(_AsyncIdle(client, line, time.monotonic()))
+                idle.append(_Idle(client, line, time.monotonic()))
         if not kept:
             await client.aclose()
 
@@ -168,7 +155,9 @@ class AsyncClients:
                 loop.call_soon_threadsafe(_begin_to_close, loop, clients)
 
 
-def _take_idle(idle: deque[_AnyIdle]) -> tuple[_AnyIdle | None, list[_AnyIdle]]:
+def _take_idle(
+    idle: deque[_Idle[_Client, _Line]],
+) -> tuple[_Idle[_Client, _Line] | None, list[_Idle[_Client, _Line]]]:
     """Remove and return the idle client that was used last, and all that have been idle for too long."""
     found = idle.pop() if idle else None
     before = time.monotonic() - KEPT_SECONDS
@@ -182,12 +171,12 @@ _closing: set[asyncio.Task[None]] = set()
 """Event loops hold their tasks only weakly."""
 
 
-def _begin_to_close(loop: asyncio.AbstractEventLoop, clients: Iterable[_AsyncIdle]) -> None:
+def _begin_to_close(loop: asyncio.AbstractEventLoop, clients: Iterable[_Idle[httpx.AsyncClient, Line]]) -> None:
     task = loop.create_task(_aclose(clients))
     _closing.add(task)
     task.add_done_callback(_closing.discard)
 
 
-async def _aclose(clients: Iterable[_AsyncIdle]) -> None:
+async def _aclose(clients: Iterable[_Idle[httpx.AsyncClient, Line]]) -> None:
     for each in clients:
         await each.client.aclose()

@@ -1,4 +1,4 @@
-"""One request over HTTP, for a blocking caller and for an event loop.
+"""Requests over HTTP, for blocking callers and for event loops.
 
 Nothing is retried here. Redirects are not followed, since httpx would turn a POST into a GET.
 """
@@ -47,18 +47,20 @@ class Unsent(Unanswered):
 
 
 class Transport:
-    """Sends request bodies to one URL.
+    """Sends requests to one URL.
 
     Args:
         url: the endpoint.
         headers: of every request; may hold the key, so they are never shown.
         service: the stage's type, for messages.
+        method: of HTTP.
     """
 
-    def __init__(self, url: str, headers: Mapping[str, str], service: str) -> None:
+    def __init__(self, url: str, headers: Mapping[str, str], service: str, method: str = "POST") -> None:
         self._httpx = require("httpx", extra=None, wanted_by=service)
         install_log_filter()
-        self.request = f"POST {url}"
+        self.request = f"{method} {url}"
+        self._method = method
         self._url = url
         self._service = service
         options: dict[str, Any] = {
@@ -80,29 +82,35 @@ class Transport:
                 "SSL_CERT_FILE and SSL_CERT_DIR",
                 place=service,
             )
-        self._clients = Clients(lambda: self._httpx.Client(**options), tls=url.startswith("https:"))
-        self._async_clients = AsyncClients(lambda: self._httpx.AsyncClient(**options), tls=url.startswith("https:"))
-        self._watchdog = Watchdog(service)
+        self._options = options
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin without connections. Those from before a fork are not closed, since they are the parent's."""
+        tls = self._url.startswith("https:")
+        self._clients = Clients(lambda: self._httpx.Client(**self._options), tls=tls)
+        self._async_clients = AsyncClients(lambda: self._httpx.AsyncClient(**self._options), tls=tls)
+        self._watchdog = Watchdog(self._service)
 
     def _fault(self, options: dict[str, Any]) -> str | None:
         """Complete the options and try them; return the kind of error that they cause, if any."""
         try:
             options["verify"] = certificates()
             with self._httpx.Client(**options) as client:
-                client.build_request("POST", self._url)
+                client.build_request(self._method, self._url)
         except (ValueError, ImportError, OSError, self._httpx.InvalidURL) as error:
             return type(error).__name__
         return None
 
     # -- requests -----------------------------------------------------------------------------------------------
 
-    def send(self, body: bytes, seconds: float, setting: str) -> Received:
+    def send(self, body: bytes, seconds: float, advice: str) -> Received:
         """Send a request, and return its reply.
 
         Args:
             body: of the request.
             seconds: that the request may take.
-            setting: the setting to increase for more time.
+            advice: the next step if no complete reply comes in time.
 
         Raises:
             Unsent: no connection could be made.
@@ -113,7 +121,7 @@ class Transport:
             with unlogged(), self._clients.lend() as (client, line):
                 return self._exchange(client, line, body, seconds)
         except self._failures as error:
-            failure = self._failure(error, seconds, setting)
+            failure = self._failure(error, seconds, advice)
         raise failure
 
     def _exchange(self, client: httpx.Client, line: SeverableLine, body: bytes, seconds: float) -> Received:
@@ -122,7 +130,7 @@ class Transport:
             # httpx limits the time of each read, of which a reply may take any number.
             with (
                 self._watchdog.over(seconds, line.sever),
-                client.stream("POST", self._url, **options, extensions={"trace": line.trace}) as reply,
+                client.stream(self._method, self._url, **options, extensions={"trace": line.trace}) as reply,
             ):
                 content = bytearray()
                 for piece in reply.iter_raw():
@@ -135,7 +143,7 @@ class Transport:
             raise self._late(line)
         return self._read(reply, content)
 
-    async def asend(self, body: bytes, seconds: float, setting: str) -> Received:
+    async def asend(self, body: bytes, seconds: float, advice: str) -> Received:
         """``send`` for a task; cancelling it ends the request."""
         try:
             with unlogged():
@@ -146,12 +154,12 @@ class Transport:
                     except TimeoutError:
                         raise self._late(line) from None
         except self._failures as error:
-            failure = self._failure(error, seconds, setting)
+            failure = self._failure(error, seconds, advice)
         raise failure
 
     async def _aexchange(self, client: httpx.AsyncClient, line: Line, body: bytes, seconds: float) -> Received:
         options = self._request_options(body, seconds)
-        async with client.stream("POST", self._url, **options, extensions={"trace": line.atrace}) as reply:
+        async with client.stream(self._method, self._url, **options, extensions={"trace": line.atrace}) as reply:
             content = bytearray()
             async for piece in reply.aiter_raw():
                 content += piece
@@ -195,7 +203,7 @@ class Transport:
         if len(content) > _MOST_BYTES:
             raise self._error(f"the reply is larger than {_MOST_BYTES >> 20} MiB")
 
-    def _failure(self, error: Exception, seconds: float, setting: str) -> Unanswered:
+    def _failure(self, error: Exception, seconds: float, advice: str) -> Unanswered:
         """Return an error of httpx as one of ours. A retry may help, unless the server cannot be trusted."""
         kind: type[Unanswered] = Unsent
         cause: Exception | None = error
@@ -205,8 +213,7 @@ class Transport:
             what = f"no connection within {min(seconds, _CONNECT_SECONDS):.3g} s"
             step = "check base_url and the network"
         elif late:
-            kind, what = Unanswered, f"no complete reply within {seconds:.3g} s"
-            step = f"increase {setting} or request fewer results"
+            kind, what, step = Unanswered, f"no complete reply within {seconds:.3g} s", advice
         elif is_untrusted(error):
             passing, what = False, "the server's certificate cannot be verified"
             step = "check base_url, or name the certificates to trust in SSL_CERT_FILE"
@@ -227,12 +234,6 @@ class Transport:
         return failure
 
     # -- life ---------------------------------------------------------------------------------------------------
-
-    def forget(self) -> None:
-        """Start afresh after a fork without closing anything: the connections are the parent's."""
-        self._clients.forget()
-        self._async_clients.forget()
-        self._watchdog = Watchdog(self._service)
 
     async def aclose_here(self) -> None:
         """Close the connections of this event loop."""
