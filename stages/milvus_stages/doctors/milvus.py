@@ -10,19 +10,15 @@ Each check is a function that takes an ``Examination`` and yields findings. To a
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
-
-from milvus_pipeline import DeadlineError, PipelineError, QueryError, RetrySettings, StageError
-from milvus_pipeline.plugin import CheckContext, Deadline, Finding, doctor, suggestion
-from milvus_stages.doctors.recall import QUERIES, recall_findings
+from milvus_pipeline import DeadlineError, QueryError, RetrySettings, StageError
+from milvus_pipeline.plugin import CheckContext, Deadline, Finding, doctor, share_text
+from milvus_stages.doctors.recall import QUERIES, recall_finding
 from milvus_stages.doctors.sample import RowReader, Sample
 from milvus_stages.milvus import failures, filters
 from milvus_stages.milvus.client.lite import check_present
@@ -44,13 +40,8 @@ from milvus_stages.milvus.settings import SearchSettings
 from milvus_stages.milvus.state import LOAD_SECONDS, not_loaded_error, open_connection
 
 _LITE_ROWS: Final = 100_000  # above which Milvus Lite, whose searches read every row, is slow
-_LITE_NUMBERS: Final = 50_000_000  # numbers in all vectors; a larger database is not loaded for a check
 _CALLS: Final = 50  # that a check makes, about
 _WASTE_ROWS: Final = 20_000  # from which a search of every list deserves a warning
-
-_QUOTED: Final = re.compile(r'(?i:\b(?:iso|interval)\s+)?(?:"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\')', re.DOTALL)
-_NAME: Final = re.compile(r"(?<![\w.{$\[])[A-Za-z_]\w*(?!\w*\s*[(}])")
-_KEYWORDS: Final = frozenset({"and", "or", "not", "in", "like", "is", "null", "true", "false", "exists"})
 
 
 @dataclass
@@ -96,7 +87,7 @@ class Examination:
     @cached_property
     def reader(self) -> RowReader:
         """Reads rows of the collection."""
-        return RowReader(self.settings, self.connection, self.info, self.deadline)
+        return RowReader(self.connection, self.info, self.deadline)
 
     @property
     def has_text(self) -> bool:
@@ -109,14 +100,6 @@ class Examination:
         """Rows of the collection, with their keys and texts."""
         text = [str(self.settings.text_field)] if self.has_text else []
         return self.reader.sample(self.rows, [self.info.primary, *text])
-
-    def call(self, method: str, *arguments: Any) -> Any:
-        """Call a method of the client."""
-        return self.connection.call(self.deadline, method, *arguments)
-
-    def load_state(self) -> str:
-        """Return whether the collection is in memory."""
-        return self.connection.load_state(self.settings.collection, self.deadline)
 
     def finding(self, error: Exception, topic: str, expression: str = "") -> Finding:
         """Return the finding that an error of a call makes."""
@@ -177,9 +160,9 @@ def _interrupted(examination: Examination, error: Exception) -> Finding:
 def check_server(examination: Examination) -> Iterator[Finding]:
     """Report version, latency and token."""
     settings = examination.settings
-    version = str(examination.call("get_server_version"))
+    version = str(examination.connection.call(examination.deadline, "get_server_version"))
     began = time.perf_counter()
-    examination.call("has_collection", settings.collection)
+    examination.connection.call(examination.deadline, "has_collection", settings.collection)
     examination.call_seconds = time.perf_counter() - began
     if examination.connection.is_lite:
         yield Finding.ok("database", f"{settings.uri}, {version.replace('milvus_lite-', 'Milvus Lite ')}")
@@ -208,17 +191,6 @@ def check_collection(examination: Examination) -> Iterator[Finding]:
     else:
         text = f"the text comes from {settings.text_field!r}" if settings.text_field else "hits have no text"
         yield Finding.ok("fields", f"{text}; other fields of a hit: {', '.join(state.fields) or 'none'}")
-
-
-def check_filter(examination: Examination) -> Iterator[Finding]:
-    """Report names in the filter that the collection does not have. Other mistakes show up in the search."""
-    expression, info = examination.settings.filter, examination.info
-    if expression is None or info.dynamic:
-        return
-    for name in dict.fromkeys(_NAME.findall(_QUOTED.sub(" ", expression))):
-        if name.lower() not in _KEYWORDS and name not in info.fields:
-            problem = f"it uses {name!r}, which is not a field of the collection"
-            yield Finding.error("filter", problem, suggestion(name, info.fields))
 
 
 def check_dimension(examination: Examination) -> Iterator[Finding]:
@@ -270,16 +242,16 @@ def check_index(examination: Examination) -> Iterator[Finding]:
 
 def check_memory(examination: Examination) -> Iterator[Finding]:
     """Report whether the collection is loaded; in a Lite database that only this check uses, load it meanwhile."""
-    settings = examination.settings
-    if examination.load_state() == "NotLoad" and _may_load(examination):
+    settings, connection = examination.settings, examination.connection
+    if connection.load_state(settings.collection, examination.deadline) == "NotLoad" and _may_load(examination):
         try:
-            examination.connection.client.load_collection(settings.collection, timeout=LOAD_SECONDS)
+            connection.client.load_collection(settings.collection, timeout=LOAD_SECONDS)
             examination.was_loaded_here = True
         except Exception as error:
             step = "rebuild it with `milvus-pipeline ingest`, with an index type that Milvus Lite knows"
             found = examination.finding(error, "memory")
             yield Finding.error("memory", found.message, step)
-    state = examination.load_state()
+    state = connection.load_state(settings.collection, examination.deadline)
     examination.is_loaded = state == "Loaded"
     if examination.was_loaded_here and examination.is_loaded:
         yield Finding.ok("memory", "it can be loaded, which each process does for itself")
@@ -300,9 +272,8 @@ def check_memory(examination: Examination) -> Iterator[Finding]:
 
 
 def _may_load(examination: Examination) -> bool:
-    connection, info = examination.connection, examination.info
-    small = info.rows * max(info.dims.values(), default=0) <= _LITE_NUMBERS
-    return connection.is_lite and user_count(connection) == 1 and examination.settings.load and small
+    connection = examination.connection
+    return connection.is_lite and user_count(connection) == 1 and examination.settings.load
 
 
 def check_rows(examination: Examination) -> Iterator[Finding]:
@@ -320,10 +291,8 @@ def check_rows(examination: Examination) -> Iterator[Finding]:
         text = f"{rows:,}, all of which `offset` {settings.offset:,} skips"
         yield Finding.error("rows", text, f"lower offset, or {fill}")
     elif settings.offset + settings.limit > rows:
-        window = f"limit {settings.limit:,}"
-        if settings.offset:
-            window = f"offset + limit ({settings.offset:,} + {settings.limit:,})"
-        yield Finding.warning("rows", f"{rows:,}, fewer than {window} requests", f"lower limit, or {fill}")
+        text = f"{rows:,}, fewer than offset + limit ({settings.offset:,} + {settings.limit:,}) request"
+        yield Finding.warning("rows", text, f"lower limit, or {fill}")
     else:
         yield Finding.ok("rows", f"{rows:,}")
     if examination.connection.is_lite and rows > _LITE_ROWS:
@@ -342,17 +311,12 @@ def check_texts(examination: Examination) -> Iterator[Finding]:
     values = [row.get(name) for row in sample.rows]
     texts = [text for text in values if isinstance(text, str) and text.strip()]
     examination.context.texts = texts
-    empty, total = len(values) - len(texts), f"{len(values)} sampled"
-    if name in examination.info.fields and empty == values.count(""):  # a filter finds no other rows without text
-        with suppress(PipelineError, ValueError):
-            count = _count(examination.reader, f'{name} == ""')
-            if count is not None and count >= empty:
-                empty, total = count, f"{examination.rows:,}"
     where = "" if sample.spread else " (the first by key; others cannot be reached without a search)"
-    if empty:
+    if empty := len(values) - len(texts):
         yield Finding.warning(
             "texts",
-            f"{empty:,} of {total} rows have no text in {name!r}{where}; a reranker ranks them last, without a score",
+            f"{share_text(empty, len(values), examination.rows)} have no text in {name!r}{where}; a reranker ranks "
+            "them last, without a score",
             "leave them out when you fill the collection, or with a `filter`",
         )
     elif texts:
@@ -364,16 +328,6 @@ def check_texts(examination: Examination) -> Iterator[Finding]:
         )
 
 
-def _count(reader: RowReader, expression: str) -> int | None:
-    """The number of rows that match; None if the engine cannot read the expression."""
-    try:
-        return reader.count(expression)
-    except (PipelineError, TimeoutError):
-        raise
-    except Exception:
-        return None
-
-
 def check_search(examination: Examination) -> Iterator[Finding]:
     """Search once with the stage's settings, then measure the recall."""
     state, settings = examination.state, examination.settings
@@ -381,8 +335,6 @@ def check_search(examination: Examination) -> Iterator[Finding]:
         return
     keys = [row[examination.info.primary] for row in examination.sample.rows]
     vectors = examination.reader.vectors(state.anns_field, keys[:: max(1, len(keys) // QUERIES)][:QUERIES])
-    if not len(vectors):
-        vectors = np.eye(1, state.dim, dtype=np.float32)
     try:
         expression = filters.join((settings.filter,), settings.filter_params)
     except QueryError:
@@ -408,12 +360,11 @@ def check_search(examination: Examination) -> Iterator[Finding]:
         level = f", {settings.consistency_level} consistency" if settings.consistency_level else ""
         yield Finding.ok("search", f"a search with these settings finds {len(answer):,} hits in {took}{level}")
     if examination.rows > 1:
-        yield from recall_findings(state, examination.reader, vectors, examination.rows, expression)
+        yield recall_finding(state, examination.connection, examination.deadline, vectors, expression)
 
 
 CHECKS: Final[tuple[Callable[[Examination], Iterator[Finding]], ...]] = (
     check_collection,
-    check_filter,
     check_dimension,
     check_index,
     check_memory,

@@ -42,13 +42,8 @@ def _ask(opened: OpenCollection, deadline: Deadline) -> dict[str, Any]:
     index = describe_index(connection, name, anns_field, deadline)
     if index is None:
         raise StageError(f"the field {anns_field!r} has no index any more", "make one", place=opened.settings.where)
-    count = connection.client.query(
-        name,
-        filter="",
-        output_fields=["count(*)"],
-        consistency_level="Strong",
-        timeout=deadline.remaining(at_most=CALL_SECONDS),
-    )
+    counted = {"filter": "", "output_fields": ["count(*)"], "consistency_level": "Strong"}
+    count = connection.call(deadline, "query", name, **counted)
     collection = {
         "name": schema["collection_name"],
         "fields": [_field(field) for field in schema["fields"]],

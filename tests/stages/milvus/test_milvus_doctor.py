@@ -165,7 +165,7 @@ def test_a_poor_recall_comes_with_advice(database):
     message, _, step = problems["recall"].partition(" -> ")
     recall = float(message.split("is ")[1].split(",")[0])
     assert recall < 0.7
-    assert step.startswith("raise params.nprobe from 1: 2 gives 0.")
+    assert step.startswith("raise params.nprobe: 2 gives 0.")
     gains = [float(part.split()[2]) for part in step.partition(": ")[2].split(", ")]
     assert gains == sorted(gains)
     assert gains[0] > recall
@@ -208,10 +208,10 @@ def test_the_recall_of_a_filtered_search(database):
     assert found["recall"].level == "ok"
 
 
-def test_the_recall_of_a_graph_is_measured_against_every_row(database):
-    """An index without an exact search is compared with all vectors by brute force."""
+def test_the_recall_of_a_graph_is_measured_at_full_effort(database):
+    """An index without an exact search is compared with itself at a high effort; a flat index misses nothing."""
     found, _ = findings(stage(database, "graph", index_type="HNSW", metric_type="COSINE", params={"ef": 64}))
-    assert "against every row compared" in found["recall"].message
+    assert "against the same index with ef 4096 (an upper bound)" in found["recall"].message
     assert found["recall"].level == "ok"
     found, _ = findings(stage(database, "flat", index_type="FLAT"))
     assert "a FLAT index compares the query with every vector" in found["recall"].message
@@ -229,26 +229,16 @@ def test_each_misfit_has_its_finding(database):
     assert "recall" not in problems
 
 
-def test_unknown_names_in_a_filter(database):
-    """A name that is not a field is reported; keywords, strings and placeholders are not names."""
-    fine = "year > {since} and not (body like \"yaer%\" or id in [1, 2]) AND body == 'month'"
-    assert wrong(stage(database, "good", filter=fine, **WHOLE)) == {}
-    assert "filter" not in wrong(stage(database, "good", filter="year > ISO '2025-01-01T00:00:00Z'", **WHOLE))
-    problems = wrong(stage(database, "good", filter="yaer > 3", **WHOLE))
-    assert problems["filter"] == "error: it uses 'yaer', which is not a field of the collection -> did you mean 'year'?"
-    assert problems["search"].startswith("error: ")
-
-
 def test_empty_texts_and_too_few_rows(database):
-    """Empty texts are counted over all rows, and left out of the sample for later stages; a large limit is reported."""
+    """Empty texts are counted in a sample, and left out of the sample for later stages; a large limit is reported."""
     search = stage(database, "small", index_type="HNSW", metric_type="L2", limit=50)
     problems = wrong(search)
-    assert problems["texts"].startswith("warning: 10 of 30 rows have no text in 'body'")
-    assert problems["rows"].startswith("warning: 30, fewer than limit 50 requests -> lower limit")
+    assert problems["texts"].startswith("warning: 10 of 30 sampled documents (33 %, about 10 in all) have")
+    assert problems["rows"].startswith("warning: 30, fewer than offset + limit (0 + 50) request -> lower limit")
     _, context = findings(search)
     assert sorted(set(context.texts)) == ["a text", "another one"]
     problems = wrong(stage(database, "blank", **WHOLE))  # blanks, which a filter does not find
-    assert "of 200 sampled rows have no text in 'body'" in problems["texts"]
+    assert "of 200 sampled documents" in problems["texts"]
     assert 100 < int(problems["texts"].split()[1]) < 160
     problems = wrong(stage(database, "small", index_type="HNSW", metric_type="L2", limit=5, offset=30))
     assert problems["rows"].startswith("error: 30, all of which `offset` 30 skips")
@@ -335,9 +325,9 @@ def test_a_check_of_a_server_changes_no_load_state(milvus_server):
     assert "Milvus v2.3" in found["server"].message
     assert "none is required" in found["token"].message
     assert found["index"].message == "IVF_FLAT, IP, nlist 32, nprobe 1; for 1,500 rows 4·√rows = 155 lists are usual"
-    assert found["texts"].message.startswith("750 of 1,500 rows have no text")
+    assert found["texts"].message.startswith("100 of 200 sampled documents (50 %, about 750 in all) have no text")
     assert found["recall"].level == "warning"
-    assert found["recall"].next_step.startswith("raise params.nprobe from 1: 2 gives 0.")
+    assert found["recall"].next_step.startswith("raise params.nprobe: 2 gives 0.")
     assert context.documents == 1500
     with Proxy(int(milvus_server.rpartition(":")[2])) as far:
         far.delay(0.1)

@@ -166,10 +166,10 @@ class Connection:
         options |= {} if tls is None else tls.options()
         return cls(pymilvus.MilvusClient(**options, timeout=left), options)
 
-    def call(self, deadline: Deadline, method: str, *arguments: Any) -> Any:
+    def call(self, deadline: Deadline, method: str, *arguments: Any, **options: Any) -> Any:
         """Call a method of the client within the deadline and ``CALL_SECONDS``."""
         deadline.check()
-        return getattr(self.client, method)(*arguments, timeout=deadline.remaining(at_most=CALL_SECONDS))
+        return getattr(self.client, method)(*arguments, **options, timeout=deadline.remaining(at_most=CALL_SECONDS))
 
     def search(self, arguments: Arguments, deadline: Deadline) -> Any:
         """``MilvusClient.search`` with these arguments, within the deadline."""
