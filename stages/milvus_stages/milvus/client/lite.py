@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
-import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, Self
 from urllib.parse import urlsplit
@@ -28,7 +24,6 @@ _SEARCH_SECONDS = 600.0
 # pymilvus pings every 10 s. The database, in the same process, treats pings without calls as abuse, and ends the
 # connection with a message that gRPC prints to the terminal.
 _GRPC_OPTIONS = {"grpc.keepalive_time_ms": 2**31 - 1}
-_MANAGER_LOG = "milvus_lite.server_manager"
 
 
 def lite_path(uri: str) -> str:
@@ -75,12 +70,9 @@ class LiteConnection(Connection):
         pymilvus = pymilvus_for("milvus_search")
         manager = require("milvus_lite.server_manager", extra="lite", wanted_by=f"milvus_search with uri {uri}")
         path = lite_path(uri)
-        _last_error.attach()
         address = manager.server_manager_instance.start_and_get_uri(path)
         if address is None:
-            cause = _last_error.error
-            what, step = _explain(cause, Path(path))
-            raise StageError(what, step, place=uri, reason_code="unavailable") from cause
+            raise _open_error(uri, path)
         options = {"uri": address, "dedicated": True, "grpc_options": _GRPC_OPTIONS}
         return cls(pymilvus.MilvusClient(**options, timeout=timeout), options, path)
 
@@ -106,11 +98,9 @@ class LiteConnection(Connection):
         Milvus Lite accepts a search with the metric of an index that no longer exists, and returns wrong scores.
         """
         folder = Path(self._path)
-        files = (
-            folder / "collections" / collection / "schema.json",
-            folder / "collections" / collection / "manifest.json",
-        )
-        return tuple(_file_version(file) for file in (*files, folder / "aliases.json"))
+        names = ("schema.json", "manifest.json")
+        files = (*(folder / "collections" / collection / name for name in names), folder / "aliases.json")
+        return tuple(_file_version(file) for file in files)
 
     def _submit(self, arguments: Arguments) -> Future[Any]:
         try:
@@ -151,56 +141,22 @@ def _has_other_clients(address: str) -> bool:
         return True  # a database that may be in use stays open
 
 
-class _LastError(logging.Filter):
-    """Keeps, by thread, the last exception that opening a database logged: it is reported nowhere else."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._kept = threading.local()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        self._kept.error = record.exc_info[1] if record.exc_info else None
-        return logging.getLogger("milvus_lite").isEnabledFor(logging.ERROR)
-
-    def attach(self) -> None:
-        """Have the logger pass its errors here, whatever level hides them from users."""
-        logger = logging.getLogger(_MANAGER_LOG)
-        if logger.getEffectiveLevel() > logging.ERROR:
-            logger.setLevel(logging.ERROR)
-        logger.addFilter(self)
-        self._kept.error = None
-
-    @property
-    def error(self) -> BaseException | None:
-        """The last exception of this thread."""
-        return getattr(self._kept, "error", None)
-
-
-_last_error = _LastError()
-
-
-def _explain(reason: BaseException | None, path: Path) -> tuple[str, str]:
-    """Why a database cannot be opened, and the next step."""
-    if type(reason).__name__ == "DataDirLockedError":
-        return (
-            f"another process{_lock_holder(path / 'LOCK')} holds this Milvus Lite database",
-            "close that process (a notebook, perhaps), or use a Milvus server, which many processes can share",
-        )
-    if isinstance(reason, FileExistsError | NotADirectoryError):
-        return "is a file, but a Milvus Lite database is a folder", "change `uri`, or move the file away"
-    if isinstance(reason, PermissionError):
-        return "this Milvus Lite database is not writable, which Milvus Lite requires", "check its permissions"
-    detail = error_text(reason) if reason else "Milvus Lite gave no reason"
-    return f"the Milvus Lite database cannot be opened: {detail}", "check its files, or make it again"
-
-
-def _lock_holder(lock: Path) -> str:
-    """Number and name of the process that has locked a file, in parentheses; empty if the system does not report it."""
-    with suppress(OSError, ValueError, IndexError):
-        wanted = str(lock.stat().st_ino)
-        for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
-            words = line.split()
-            if words[1] == "FLOCK" and words[5].rpartition(":")[2] == wanted and int(words[4]) != os.getpid():
-                name = Path("/proc", words[4], "comm").read_text(encoding="utf-8").strip()
-                return f" (number {words[4]}, {name})"
-    return ""
+def _open_error(uri: str, path: str) -> StageError:
+    """The error that a database cannot be opened. It is opened once more: the manager only logs the reason."""
+    cause: Exception | None = None
+    what, step = "the Milvus Lite database could not be opened", "retry: now it can be"
+    try:
+        require("milvus_lite", extra="lite", wanted_by="milvus_search").MilvusLite(path).close()
+    except Exception as error:
+        cause = error
+        what, step = f"the Milvus Lite database cannot be opened: {error_text(error)}", "check its files, or rebuild it"
+        if type(error).__name__ == "DataDirLockedError":
+            what = "another process holds this Milvus Lite database"
+            step = "close that process (a notebook, perhaps), or use a Milvus server, which many processes can share"
+        elif isinstance(error, FileExistsError | NotADirectoryError):
+            what, step = "is a file, but a Milvus Lite database is a folder", "change `uri`, or move the file away"
+        elif isinstance(error, PermissionError):
+            what, step = "the database is not writable, which Milvus Lite requires", "check its permissions"
+    explained = StageError(what, step, place=uri, reason_code="unavailable")
+    explained.__cause__ = cause
+    return explained
