@@ -63,9 +63,9 @@ class TLS(BaseModel):
     def _fits_together(self) -> Self:
         if (self.client_cert is None) != (self.client_key is None):
             missing = "client_key" if self.client_key is None else "client_cert"
-            raise ValueError(f"{missing} is missing: a client certificate and its key go together")
+            raise ConfigError("is missing", "a client certificate and its key go together", place=missing)
         if self.client_cert is not None and self.ca is None:
-            raise ValueError("ca is missing: a client certificate also requires the CA of the server's certificate")
+            raise ConfigError("is missing", "a client certificate also needs the server's CA", place="ca")
         if self.ca is None and self.server_name is None:
             raise ConfigError("is empty", "remove it, or name the `ca` that signed the server's certificate")
         return self
@@ -76,16 +76,22 @@ class TLS(BaseModel):
         Raises:
             StageError: one is missing, cannot be read, or has the wrong content.
         """
+        for field in ("ca", "client_cert", "client_key"):
+            if (name := getattr(self, field)) is not None:
+                _check_readable(field, name)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         if self.ca is not None:
-            _check_readable("ca", self.ca)
             try:
-                ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(_expanded(self.ca))
+                context.load_verify_locations(_expanded(self.ca))
             except (OSError, ValueError):
                 raise StageError(f"{self.ca} holds no PEM certificate", "name the CA's file", place="tls.ca") from None
         if self.client_cert is not None and self.client_key is not None:
-            _check_readable("client_cert", self.client_cert)
-            _check_readable("client_key", self.client_key)
-            _check_pair(self.client_cert, self.client_key)
+            try:
+                # Without a password, OpenSSL would ask for that of an encrypted key at the terminal.
+                context.load_cert_chain(_expanded(self.client_cert), _expanded(self.client_key), lambda: "")
+            except (OSError, ValueError):
+                what = f"{self.client_cert} and {self.client_key} are not a PEM certificate and its unencrypted key"
+                raise StageError(what, "check both files", place="tls.client_key") from None
 
     def options(self) -> dict[str, str]:
         """Return the corresponding arguments of pymilvus's clients."""
@@ -135,31 +141,8 @@ def _expanded(name: str) -> Path:
 
 def _check_readable(field: str, name: str) -> None:
     try:
-        with _expanded(name).open("rb"):
-            return
-    except FileNotFoundError:
-        what, step = f"there is no file {name}", f"check the path; relative paths start at {Path.cwd()}"
+        _expanded(name).open("rb").close()
     except (OSError, RuntimeError, ValueError) as error:
         what = f"{name} cannot be read: {getattr(error, 'strerror', None) or 'it is not a valid path'}"
-        step = "check the path and its permissions"
-    raise StageError(what, step, place=f"tls.{field}")
-
-
-def _check_pair(certificate: str, key: str) -> None:
-    encrypted = False
-
-    def password() -> str:
-        nonlocal encrypted  # OpenSSL calls this only for an encrypted key; without it, it would prompt at the terminal
-        encrypted = True
-        return ""
-
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(_expanded(certificate), _expanded(key), password)
-    except (OSError, ValueError) as error:
-        if encrypted:
-            what, step = f"{key} is encrypted, which gRPC does not support", "name an unencrypted file"
-        elif getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
-            what, step = f"{key} does not belong to the certificate {certificate}", "name the two that go together"
-        else:
-            what, step = f"{certificate} and {key} are not a PEM certificate and private key", "check both files"
-        raise StageError(what, step, place="tls.client_key") from None
+        step = f"check the path and its permissions; relative paths start at {Path.cwd()}"
+        raise StageError(what, step, place=f"tls.{field}") from None
