@@ -18,8 +18,8 @@ from milvus_pipeline.shared import Shared
 FAIR_SECONDS: Final = 0.25
 """A timeout shorter than this says that the caller was in a hurry, and nothing about the server."""
 
-Counts = Callable[[Exception], bool | None]
-"""What an error says about the server: True that it fails, False that it is alive, None nothing."""
+Counts = Callable[[Exception], bool | str | None]
+"""What an error says about the server: True or a word that it fails, False that it is alive, None nothing."""
 
 
 class BreakerSettings(Settings):
@@ -128,7 +128,9 @@ class Breaker:
                 self._next_trial = now + self._wait
             return self._period, self._next_trial
 
-    def _end(self, period: object, trial: float | None, failed: bool | None, error: Exception | None = None) -> None:
+    def _end(
+        self, period: object, trial: float | None, failed: bool | str | None, error: Exception | None = None
+    ) -> None:
         with self._lock:
             if period is not self._period:
                 return  # the call began before the circuit last opened or closed: outdated
@@ -143,7 +145,7 @@ class Breaker:
                 now = time.monotonic()
                 self._since = self._since if self._count else now
                 self._count += 1
-                self._last = _kind(error)
+                self._last = failed if isinstance(failed, str) else _kind(error)
                 if trial is not None or (self._count >= self._failures and now - self._since >= self._over):
                     self._next_trial = now + self._wait
                     self._period = self._period if trial is not None else object()

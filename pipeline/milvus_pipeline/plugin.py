@@ -11,7 +11,7 @@ from milvus_pipeline.driver import adrive, drive
 from milvus_pipeline.extras import require
 from milvus_pipeline.findings import CheckContext, Finding, doctor, share_text
 from milvus_pipeline.ingest.ingest import CollectionStore, CollectionWriter, Embedder
-from milvus_pipeline.problems import suggestion
+from milvus_pipeline.problems import kind_of, suggestion
 from milvus_pipeline.records import RerankJob
 from milvus_pipeline.reranker import Reranker
 from milvus_pipeline.retry import PASSING_STATUSES, async_retrying, retry_after, retrying
@@ -42,6 +42,7 @@ __all__ = [
     "drive",
     "error_text",
     "in_threads",
+    "kind_of",
     "register",
     "registry",
     "require",

@@ -18,6 +18,7 @@ from milvus_pipeline.text import short_repr
 
 _LONGEST_NUMBER = 8
 _LONGEST_WORD = 20
+_MOST_NAMES = 30
 
 
 def kind_of(value: object) -> str:
@@ -39,10 +40,11 @@ def near_miss(word: str, known: Iterable[str]) -> str:
 def suggestion(word: str, known: Iterable[str]) -> str:
     """Return ``did you mean 'limit'?`` if a known name is close to the word, else the list of known names.
 
-    It is a ``next_step`` of an error; empty if nothing is known.
+    It is a ``next_step`` of an error; empty if nothing is known. A long list is cut.
     """
     names = sorted(known)
-    return near_miss(word, names) or (f"known are {', '.join(names)}" if names else "")
+    text = ", ".join(names[:_MOST_NAMES]) + (", …" if len(names) > _MOST_NAMES else "")
+    return near_miss(word, names) or (f"known are {text}" if names else "")
 
 
 def problems_of(error: ValidationError, model: type[BaseModel]) -> list[Problem]:

@@ -7,16 +7,15 @@ returns wrong scores, and drops unknown output fields; older servers ignore ``gr
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from milvus_pipeline import QueryError, StageError
-from milvus_pipeline.plugin import Deadline
+from milvus_pipeline.plugin import Deadline, suggestion
 from milvus_stages.milvus.client.server import Connection
 from milvus_stages.milvus.params import DEFAULT_NPROBE, MAX_NPROBE, find_problem
 from milvus_stages.milvus.settings import SearchSettings
@@ -122,11 +121,9 @@ class CollectionState:
 
     def is_like(self, other: CollectionState) -> bool:
         """Whether the answers of one can be read as answers of the other. Both fit the search."""
-        return self._reading == other._reading
-
-    @property
-    def _reading(self) -> tuple[Any, ...]:
-        return self.dim, self.anns_field, self.info.primary, self.info.fields, self.requested_fields, self.loads
+        both = (self, other)
+        one, two = ((s.dim, s.anns_field, s.info.primary, s.info.fields, s.requested_fields, s.loads) for s in both)
+        return one == two
 
     def search_params(self, own: Mapping[str, Any]) -> dict[str, Any]:
         """Return the stage's parameters, overridden by a query's own.
@@ -201,8 +198,8 @@ def describe(connection: Connection, collection: str, deadline: Deadline) -> Col
         StageError: it does not exist; the message suggests a similar name.
     """
     if not connection.call(deadline, "has_collection", collection):
-        near = _suggest(collection, connection.call(deadline, "list_collections"), "the collections are")
-        step = f"{near}; make it with `milvus-pipeline ingest`, or correct the name"
+        near = suggestion(collection, connection.call(deadline, "list_collections"))
+        step = f"{near}{'; ' if near else ''}make it with `milvus-pipeline ingest`, or correct the name"
         raise StageError(f"there is no collection {collection!r}", step, reason_code="not_found")
     real_name = connection.call(deadline, "describe_collection", collection)["collection_name"]
     marker = connection.marker(real_name)
@@ -279,18 +276,18 @@ def find_vector_field(info: CollectionInfo, settings: SearchSettings) -> str:
     Raises:
         UnfitError: it does not exist, is not a vector of floats, or is one of several.
     """
-    name, vectors = settings.anns_field, _list_names(info.dims)
-    if name is None and len(info.dims) == 1:
-        return next(iter(info.dims))
+    name = settings.anns_field
     if name is None:
-        problem = Problem("anns_field", "name the field to search", f"the {VECTOR_TYPE} fields are {vectors}")
-    elif name not in info.fields:
-        problem = _unknown_field("anns_field", info, name, list(info.dims))
-    elif name not in info.dims:
-        what = f"{name!r} is {info.fields[name]}, but the search needs a {VECTOR_TYPE}"
-        problem = Problem("anns_field", what, f"the collection has {vectors}")
-    else:
+        if len(info.dims) == 1:
+            return next(iter(info.dims))
+        problem = Problem("anns_field", "name the field to search", suggestion("", info.dims))
+    elif name in info.dims:
         return name
+    elif name in info.fields:
+        what = f"{name!r} is {info.fields[name]}, but the search needs a {VECTOR_TYPE}"
+        problem = Problem("anns_field", what, suggestion("", info.dims))
+    else:
+        problem = _unknown_field("anns_field", name, info.dims)
     raise UnfitError([problem], place=settings.where)
 
 
@@ -299,7 +296,7 @@ def lost_fields(before: CollectionState, now: CollectionState) -> list[Problem]:
     settings = now.settings
     names = [("text_field", settings.text_field), *(("output_fields", name) for name in settings.output_fields or ())]
     return [
-        _unknown_field(key, now.info, name)
+        _unknown_field(key, name, now.info.plain_fields)
         for key, name in names
         if name is not None and name in before.info.fields and name not in now.info.fields
     ]
@@ -351,21 +348,21 @@ def _index_problems(settings: SearchSettings, index: IndexInfo | None, field: st
 def _field_problems(settings: SearchSettings, info: CollectionInfo, version: str) -> Iterator[Problem]:
     for name in settings.output_fields or ():
         if name not in info.fields and not info.dynamic:
-            yield _unknown_field("output_fields", info, name)
+            yield _unknown_field("output_fields", name, info.plain_fields)
     text = settings.text_field
     if text is not None and text not in info.fields and not info.dynamic:
-        problem = _unknown_field("text_field", info, text)
+        problem = _unknown_field("text_field", text, info.plain_fields)
         yield problem._replace(next_step=f"{problem.next_step}; set `text_field: null` for hits without text")
     elif text is not None and info.fields.get(text, "VARCHAR") not in _TEXT_TYPES:
         yield Problem("text_field", f"{text!r} is {info.fields[text]}, not text", "name a VARCHAR field, or null")
     group = settings.group_by_field
     if group is not None and group not in info.plain_fields:
-        yield _unknown_field("group_by_field", info, group)
+        yield _unknown_field("group_by_field", group, info.plain_fields)
     elif group is not None and not _can_group(version):
         yield Problem("group_by_field", f"the server is {version}, which ignores it", "it needs Milvus 2.4 or later")
     for name in settings.partition_names or ():
         if name not in info.partitions:
-            step = f"the partitions are {', '.join(info.partitions)}"
+            step = suggestion(name, info.partitions)
             yield Problem("partition_names", f"there is no partition {name!r}", step)
 
 
@@ -377,16 +374,5 @@ def _can_group(version: str) -> bool:
     return tuple(numbers[:2]) >= _GROUPING_SINCE
 
 
-def _unknown_field(key: str, info: CollectionInfo, name: str, choices: Sequence[str] | None = None) -> Problem:
-    known = choices if choices is not None else info.plain_fields
-    return Problem(key, f"the collection has no field {name!r}", _suggest(name, known, "its fields are"))
-
-
-def _suggest(word: str, known: Sequence[str], lead: str) -> str:
-    close = get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"did you mean {close[0]!r}?" if close else f"{lead} {_list_names(known)}"
-
-
-def _list_names(names: Sequence[str] | Mapping[str, Any]) -> str:
-    ordered = sorted(names)
-    return ", ".join(ordered[:10]) + (", …" if len(ordered) > 10 else "") or "none"
+def _unknown_field(key: str, name: str, known: Iterable[str]) -> Problem:
+    return Problem(key, f"the collection has no field {name!r}", suggestion(name, known))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from milvus_pipeline.plugin import short_repr, suggestion
+from milvus_pipeline.plugin import kind_of, suggestion
 
 DEFAULT_NPROBE = 16
 MAX_NPROBE = 65536
@@ -40,13 +40,6 @@ def _parse_number(text: str) -> int | float | str:
     return text
 
 
-def _describe(value: Any) -> str:
-    """The value if it is a number; otherwise only its type, since it may be a secret."""
-    if isinstance(value, bool | int | float):
-        return short_repr(value)
-    return "a string" if isinstance(value, str) else f"a {type(value).__name__}"
-
-
 def find_problem(params: Mapping[str, Any], index_type: str, metric_type: str) -> str | None:
     """Return what is wrong with the parameters, or None.
 
@@ -63,7 +56,7 @@ def find_problem(params: Mapping[str, Any], index_type: str, metric_type: str) -
         value = params.get(name, 1)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1 or (most and value > most):
             bounds = f"from 1 to {most}" if most else "above 0"
-            return f"params.{name}: must be an integer {bounds}, got {_describe(value)}"
+            return f"params.{name}: must be an integer {bounds}, got {kind_of(value)}"
     return _find_range_problem(params, metric_type)
 
 
@@ -71,7 +64,7 @@ def _find_range_problem(params: Mapping[str, Any], metric_type: str) -> str | No
     for name in ("radius", "range_filter"):
         value = params.get(name, 0.0)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            return f"params.{name}: must be a finite number, got {_describe(value)}"
+            return f"params.{name}: must be a finite number, got {kind_of(value)}"
     if "range_filter" in params:
         if "radius" not in params:
             return "params.range_filter: needs `radius`, the other end of the range"

@@ -299,19 +299,10 @@ def guarded_call(settings: SearchSettings, seconds: float | None) -> Iterator[No
         yield
         return
     breaker = breaker_for((settings.uri, settings.db_name), f"Milvus at {settings.uri}", settings.breaker)
-    raised: Exception | None = None
-    try:
-        with breaker.guarding(lambda error: failures.shows_unreachable(raised or error, seconds)):
-            try:
-                yield
-            except PipelineError:
-                raise
-            except Exception as error:
-                # The breaker reports the kind of the last failure, which pymilvus's errors do not have.
-                raised = error
-                raise StageError("the call failed", reason_code=failures.reason_of(error)) from error
-    except StageError:
-        if raised is None:
-            raise
-    if raised is not None:
-        raise raised
+
+    def counts(error: Exception) -> bool | str | None:
+        failed = failures.shows_unreachable(error, seconds)
+        return failures.reason_of(error) if failed else failed  # the breaker reports the kind of the last failure
+
+    with breaker.guarding(counts):
+        yield

@@ -271,7 +271,7 @@ def test_bad_parameters_fail_their_query_alone(engine: Engine, fields: dict, mes
         ({"anns_field": "year"}, "'year' is INT64, but the search needs a FLOAT_VECTOR"),
         ({"metric_type": "L2"}, "metric_type: the index was built with IP, not L2; set `metric_type: IP`"),
         ({"index_type": "HNSW", "params": {}}, "has the index IVF_FLAT, not HNSW; set `index_type: IVF_FLAT`"),
-        ({"partition_names": ["evn"]}, "there is no partition 'evn'; the partitions are _default, even, odd"),
+        ({"partition_names": ["evn"]}, "there is no partition 'evn'; did you mean 'even'?"),
         ({"text_field": "year"}, "text_field: 'year' is INT64, not text"),
         ({"group_by_field": "yeer"}, "group_by_field:"),
     ],
