@@ -6,7 +6,7 @@ import pytest
 
 from milvus_pipeline import Hit, Pipeline, Query, SearchResult
 from milvus_pipeline.plugin import Context, Deadline
-from milvus_stages import TEI, Jina, RerankAPI
+from milvus_stages import TEI, Jina
 from support.fake_stages.basic import ListedSearch
 from support.hosted import QUERY, TEXTS, ask, stage_for
 from support.standins import PROVIDERS, Reply
@@ -67,14 +67,6 @@ def test_a_listwise_model_is_asked_about_whole_lists(serve, file):
     assert other.details["cached"] == 0
     assert posts(server) == 2
     assert other.ranked == ask(stage_for(server), texts=TEXTS[:-1]).ranked
-
-
-def test_a_server_says_whether_it_is_listwise(serve, file):
-    """The field of the generic stage decides, and counts."""
-    server = serve("vllm")
-    ask(stage_for(server, cache=file))
-    assert RerankAPI(base_url=server.url, listwise=True).scores_lists
-    assert ask(stage_for(server, cache=file, listwise=True)).details["cached"] == 0
 
 
 def test_another_model_pays_for_itself(serve, file):

@@ -97,21 +97,6 @@ def assert_unsaid(where: str, text: str, size: int) -> None:
     assert not found, found[:3]
 
 
-@both_ways
-@each_provider
-def test_an_error_says_all_that_is_known(way, provider):
-    """For each documented error: service, address, status, and the service's own text or code."""
-    with StandIn(provider) as server:
-        server.always(server.error(400, "what the service says", "own_code"))
-        error = ask(way, server).error()
-        path = server.requests[0].path
-    assert error.place == stage(server).type
-    assert str(error).startswith(f"{error.place}: POST {server.url}{path} answered 400")
-    assert "what the service says" in error.detail
-    assert "what the service says" not in str(error)
-    assert (error.status, error.retryable, error.retry_after) == (400, False, None)
-
-
 HALVED = {
     ("tei", "413_too_large"),
     ("tei", "413_validation_of_1_8"),
@@ -149,39 +134,6 @@ def test_every_documented_error_is_told(way, provider):
                 else:
                     assert sent == (2 if again else 1), name
                 assert outcome.usage == {"requests": sent} | ({"retries": 1} if again else {}), name
-
-
-CODES = {
-    "jina": ("401_wrong_key", "AUTH_INVALID_API_KEY"),
-    "tei": ("424_backend", "Backend"),
-    "vllm": ("404_unknown_model", "NotFoundError"),
-    "mixedbread": ("402_no_balance", "payment_required_error"),
-    "jev": ("401_wrong_key", "authentication_error"),
-}
-IDS = {"cohere": "trace-000001", "jina": "request-000001", "jev": "request-000001"}
-
-
-@both_ways
-@pytest.mark.parametrize("provider", CODES)
-def test_an_error_has_the_services_code(way, provider):
-    """The code is in the message and an attribute."""
-    name, code = CODES[provider]
-    with StandIn(provider) as server:
-        server.always(errors(provider)[name])
-        error = ask(way, server).error()
-    assert error.code == code
-    assert code in str(error)
-
-
-@both_ways
-@pytest.mark.parametrize("provider", IDS)
-def test_an_error_has_the_id_of_the_request(way, provider):
-    """From the headers or from the body: what a service's support asks for."""
-    with StandIn(provider) as server:
-        server.always(lambda request, normal: server.provider.stamped(server.error(400), request))
-        error = ask(way, server).error()
-    assert error.request_id == IDS[provider]
-    assert f"(request {IDS[provider]})" in str(error)
 
 
 @both_ways
@@ -266,15 +218,6 @@ def test_no_error_repeats_a_document_a_query_or_a_key(way, shape, caplog):
     messages = "\n".join(record.getMessage() for record in caplog.records if record.name.partition(".")[0] != "asyncio")
     for text, size in private:
         assert_unsaid(messages, text, size)
-
-
-@both_ways
-def test_a_message_with_nothing_private_is_kept(way):
-    """Texts of a few letters do not hide the words of a service."""
-    with StandIn("voyage") as server:
-        server.always(server.error(400, "model rerank-9 is not supported, see the list of models"))
-        error = ask(way, server, ["the", "of", "models", "", " "], query="list").error()
-    assert error.detail == "model rerank-9 is not supported, see the list of models"
 
 
 @both_ways

@@ -16,7 +16,6 @@ from milvus_pipeline import (
     ServiceError,
     StageError,
     total_planned,
-    total_usage,
 )
 from milvus_stages.hosted.plan import estimated_tokens
 from support.fake_stages.basic import ListedSearch, WordOverlap
@@ -41,19 +40,6 @@ def ran(way, server, stages, queries, timeout=None, errors=True):
                 return await pipeline.arun_batch(queries, timeout=timeout, return_errors=errors)
 
         return asyncio.run(main())
-
-
-@both_ways
-@pytest.mark.parametrize("provider", STAGES)
-def test_a_pipeline_reranks(way, provider):
-    """Hits are in the order of the service's scores and have them; the report has the usage."""
-    with StandIn(provider) as server:
-        (result,) = ran(way, server, [stage(server, top_k=3)], [QUERY])
-        name = stage(server).name
-    best = ranking(QUERY, TEXTS, 3)
-    assert [hit.id for hit in result] == [index for index, _ in best]
-    assert [hit.scored_by for hit in result] == [name] * 3
-    assert (result.status, result.usage[name]["requests"]) == ("ok", 1)
 
 
 @both_ways
@@ -83,19 +69,6 @@ def test_a_failure_is_raised_with_its_cause(way):
     cause = caught.value.__cause__
     assert isinstance(cause, ServiceError)
     assert (cause.status, cause.code, cause.attempts) == (500, "INTERNAL_ERROR", 3)
-
-
-@both_ways
-def test_usage_is_reported_of_queries_that_failed(way):
-    """They are in the sum of a job as those that were answered."""
-    with StandIn("cohere") as server:
-        server.always(lambda request, normal: server.error(500) if request.body["query"] == "bad" else normal)
-        results = ran(way, server, [stage(server)], [QUERY, "bad", "plum"])
-        sent = len(server.requests)
-    assert [result.status for result in results] == ["ok", "failed", "ok"]
-    assert results[1].usage == {"cohere": {"requests": 3, "retries": 2}}
-    assert total_usage(results) == {"cohere": {"requests": 5, "retries": 2, "search_units": 2}}
-    assert sent == 5
 
 
 @both_ways

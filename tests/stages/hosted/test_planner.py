@@ -4,24 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from milvus_pipeline.plugin import RerankJob
 from milvus_stages.hosted import limits as throttle
 from support.hosted_calls import QUERY, TEXTS, ask, both_ways, order, scored, sent
-from support.standins import StandIn, ranking, relevance, tokens
+from support.standins import StandIn, ranking, relevance
 
 BLANK = "3 of 7 documents are blank; ranked last, without a score"
 MANY = [f"plum number {number}{' red' * (number % 5)}{' where' * (number % 3)}" for number in range(23)]
 
 pytestmark = both_ways
-
-
-def test_scores_come_back_to_their_documents(way):
-    """Each text has the score that the service gave it, wherever it stood in the reply."""
-    with StandIn("cohere") as server:
-        outcome = ask(way, server)
-    assert outcome.scores == [[relevance(QUERY, text) for text in TEXTS]]
-    assert outcome.usage == {"requests": 1, "search_units": 1}
-    assert (outcome.warnings, outcome.failures) == ([], {})
 
 
 def test_nothing_is_sent_where_every_document_is_blank(way):
@@ -40,38 +30,6 @@ def test_a_batch_without_documents_sends_nothing(way):
         assert scored(way, server, []).scores == []
         assert ask(way, server, []).scores == [[]]
         assert server.requests == []
-
-
-def test_a_long_list_goes_in_even_parts(way):
-    """As few requests as the limit allows, of about the same size, merged by index."""
-    with StandIn("cohere", max_documents=10) as server:
-        outcome = ask(way, server, MANY, max_documents=10, max_concurrency=1)
-        parts = sent(server)
-    assert sorted(map(len, parts)) == [7, 8, 8]
-    assert sorted(text for part in parts for text in part) == sorted(MANY)
-    assert outcome.scores == [[relevance(QUERY, text) for text in MANY]]
-    assert outcome.usage == {"requests": 3, "search_units": 3}
-
-
-def test_a_list_is_split_by_tokens(way):
-    """A service that reads the query with every document is sent as many at a time as it takes."""
-    query = "where is the red plum? " * 500
-    texts = [f"{text} {number}" for number in range(60) for text in TEXTS]
-    with StandIn("voyage", max_total_tokens=600_000) as server:
-        outcome = ask(way, server, texts, query=query)
-        assert [len(part) for part in sorted(sent(server), key=len, reverse=True)] == [156, 84]
-        total = tokens(query) * len(texts) + sum(map(tokens, texts))
-    assert outcome.scores == [[relevance(query, text) for text in texts]]
-    assert outcome.usage == {"requests": 2, "total_tokens": total}
-
-
-def test_a_query_that_is_read_once_counts_once(way):
-    """A long document has its own request if two together are too large."""
-    texts = ["plum " * 20_000, "red plum " * 10_000, *TEXTS]
-    with StandIn("jev") as server:
-        outcome = ask(way, server, texts)
-        assert [request.refused for request in server.requests] == [None, None]
-    assert outcome.scores == [[relevance(QUERY, text) for text in texts]]
 
 
 def test_tokens_a_minute_bound_a_request(way, monkeypatch):
@@ -142,18 +100,6 @@ def test_another_400_is_not_halved(way):
     assert outcome.error().status == 400
 
 
-def test_a_listwise_list_is_refused_beyond_the_documents(way):
-    """Nothing is sent; the message says what to do, and the other queries go on."""
-    with StandIn("jina") as server:
-        jobs = [RerankJob(QUERY, TEXTS), RerankJob(QUERY, TEXTS[:3])]
-        outcome = scored(way, server, jobs, model="jina-reranker-v3", max_documents=3)
-        assert len(server.requests) == 1
-    assert list(outcome.failures) == [0]
-    assert "jina (jina-reranker-v3) ranks the documents of a request against each other" in str(outcome.failures[0])
-    assert outcome.scores[0] == [None] * 4
-    assert None not in outcome.scores[1]
-
-
 @pytest.mark.parametrize("provider", ["cohere", "jev"])
 def test_halves_of_surrogate_pairs_are_sent_replaced(way, provider):
     """JSON could not carry them; the rest of the text is scored."""
@@ -163,10 +109,3 @@ def test_halves_of_surrogate_pairs_are_sent_replaced(way, provider):
     assert request.refused is None
     assert "�" in request.raw.decode()
     assert outcome.scores == [[relevance("plum �?", "plum � cut"), relevance("plum �?", "�")]]
-
-
-def test_text_is_sent_unescaped(way):
-    """Limits are counted in bytes of the text, so six characters for one would not do."""
-    with StandIn("cohere") as server:
-        ask(way, server, ["Pflaume 李子 \U0001f347"])
-        assert "Pflaume 李子 \U0001f347".encode() in server.requests[0].raw

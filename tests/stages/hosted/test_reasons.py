@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from milvus_pipeline.plugin import RerankJob
-from support.hosted_calls import QUERY, TEXTS, ask, both_ways, each_provider, opened, scored
+from support.hosted_calls import ask, both_ways, each_provider, opened
 from support.standins import FAULTS, StandIn, errors, late, wrong
 
 STATUSES = {
@@ -59,14 +58,6 @@ def test_no_answer_is_told_from_no_time(way):
         fields = {"retry": {"attempts": 1}}
         assert ask(way, server, request_timeout=0.1, **fields).failures[0].reason_code == "unavailable"
         assert ask(way, server, timeout=0.1, **fields).failures[0].reason_code == "deadline"
-
-
-def test_a_list_that_must_not_be_split_is_too_large():
-    """Nothing is sent, and the error has this code."""
-    with StandIn("jina") as server:
-        outcome = scored("sync", server, [RerankJob(QUERY, TEXTS)], model="jina-reranker-v3", max_documents=3)
-        assert server.requests == []
-    assert outcome.failures[0].reason_code == "too_large"
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br"])

@@ -261,17 +261,6 @@ def test_the_deadline_bounds_waits_between_attempts(way):
     assert time.monotonic() - began < 5
 
 
-def test_the_deadline_bounds_the_wait_for_a_slot(way):
-    """The query that holds the only slot hangs; the other ones say what they waited for."""
-    began = time.monotonic()
-    with StandIn("cohere") as server:
-        server.always(late(HANGS))
-        outcome = scored(way, server, [RerankJob(QUERY, TEXTS)] * 3, timeout=0.5, max_concurrency=1)
-        assert len(server.requests) == 1
-    assert [type(error) for error in outcome.failures.values()] == [DeadlineError] * 3
-    assert time.monotonic() - began < HANGS
-
-
 def test_usage_is_told_of_failed_queries_too(way):
     """They were paid for; so is what a query of several requests got before another of them failed."""
     with StandIn("cohere") as server:
