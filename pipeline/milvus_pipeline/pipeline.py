@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from milvus_pipeline.config import file as _config
 from milvus_pipeline.config.build import check_stages
 from milvus_pipeline.config.collection import CollectionSpec
+from milvus_pipeline.config.sweep import as_data
 from milvus_pipeline.context import Deadline, is_number, resolve_timeout, time_limit
 from milvus_pipeline.driver import adrive, drive
 from milvus_pipeline.errors import ConfigError
@@ -117,9 +118,14 @@ class Pipeline:
 
     def to_config(self) -> dict[str, Any]:
         """Return the configuration as plain data, without defaults."""
-        return _config.to_data(
-            self.stages, name=self.name, timeout=self.timeout, collection=self.collection, sweep=self.sweep
-        )
+        data = {
+            "name": self.name,
+            "timeout": self.timeout,
+            "stages": [stage.config() for stage in self.stages],
+            "collection": self.collection and self.collection.config(),
+            "sweep": self.sweep and as_data(self.sweep),
+        }
+        return {key: value for key, value in data.items() if value is not None}
 
     def to_yaml(self, path: str | Path | None = None) -> str:
         """Return the configuration as YAML, which ``from_yaml`` reads; also write it to ``path`` if given."""

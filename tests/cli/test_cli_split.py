@@ -71,7 +71,7 @@ def test_a_file_is_not_overwritten_unasked(invoke, folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["none"], "no such folder; check the path"),
+        (["none"], "is not a folder; check the path"),
         (["texts", "-o", "none/corpus.jsonl"], "the folder none does not exist; create it first"),
         (["texts", "-o", "texts"], "is a folder; give the name of a file in it"),
         (["texts", "--glob", "*.rst"], "has no files that match '*.rst'"),

@@ -192,7 +192,7 @@ def test_all_mistakes_are_reported_at_once():
         ("a: b: c", "is not valid YAML: mapping values are not allowed here (line 1, column 5)"),
         ("a: !!python/object/apply:os.system [ls]", "a: begins with `!`, which makes it a tag in YAML; put it in"),
         ("a: !!python/name:os.system x", "a: begins with `!`, which makes it a tag in YAML; put it in quotes (line 1)"),
-        ("a: &x [*x]", "is not valid YAML"),
+        ("a: &x [*x]", "has values that are nested more than 64 deep"),
         ("? [a]\n: 1", "a key must be a plain word"),
         ("a: \x01", "is not valid YAML: unacceptable character"),
         ("a: 2024-13-45", "is not valid YAML: month must be in 1..12"),

@@ -326,7 +326,7 @@ def test_systems_of_several_pipelines_begin_with_its_name():
         (
             "first_only: [null]\nlisted_search: [{type: listed_search}, null]",
             "sweep.listed_search[1]: the variant 'first_only=none listed_search=none' does not fit: word_overlap "
-            "needs hits, but no stage before it retrieves any; put a retrieval stage such as milvus_search first "
+            "needs 'hits', which no stage before it gives; put a retrieval stage such as milvus_search first "
             "(line 9)",
         ),
         (

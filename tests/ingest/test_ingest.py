@@ -108,8 +108,8 @@ def test_ingest_and_search_on_a_server(milvus_server: str) -> None:
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (record(3, year="1903"), "record 4: 'year': must be a whole number that fits into INT16, got a string"),
-        (record(3, year=40000), "record 4: 'year': must be a whole number that fits into INT16, got 40000"),
+        (record(3, year="1903"), "record 4: 'year': must be a whole number, got a string"),
+        (record(3, year=40000), "record 4: 'year': must be below 32768, got 40000"),
         (record(3, year=True), "record 4: 'year': must be a whole number"),
         (record(3, year=None), "record 4: 'year': is missing, but the field 'year' needs it; the record has _id, text"),
         (record(3, text="ü" * 20), "record 4: 'title' + 'text': has 42 bytes of UTF-8, but its field holds 40"),
@@ -132,7 +132,7 @@ def test_ingest_and_search_on_a_server(milvus_server: str) -> None:
         (record(3, vector=[float("nan")] * DIM), "record 4: 'vector': holds NaN or infinity"),
         (record(3, vector="secret"), "record 4: 'vector': must be a flat list of numbers"),
         (["_id"], "record 4: must be a mapping of keys to values, got a list"),
-        (record(3, text="\ud800"), "record 4: 'title' + 'text': is not valid Unicode text"),
+        (record(3, text="\ud800"), "record 4: 'title' + 'text': must be valid Unicode text"),
     ],
 )
 def test_a_bad_record_stops_it(uri: str, bad: Any, message: str) -> None:
@@ -246,10 +246,12 @@ def test_pipelines_that_cannot_ingest(uri: str) -> None:
     encoder, search = good.stages
     with pytest.raises(IngestError, match="has no `collection:` section"):
         ingest(Pipeline([encoder, search]), [record(0)])
-    with pytest.raises(IngestError, match="has no stage whose collection could be made; add a milvus_search stage"):
+    with pytest.raises(
+        IngestError, match="must have one stage whose collection can be made, such as milvus_search, got none"
+    ):
         ingest(Pipeline([encoder], collection=good.collection), [record(0)])
     two = Pipeline([encoder, search, search.model_copy(update={"name": "other"})], collection=good.collection)
-    with pytest.raises(IngestError, match=r"has 2 stages .*\(milvus_search, other\)"):
+    with pytest.raises(IngestError, match=r"must have one stage .*, got milvus_search, other"):
         ingest(two, [record(0)])
     with pytest.raises(IngestError, match="there are no records; nothing was made"):
         ingest(good, [])

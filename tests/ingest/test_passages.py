@@ -181,8 +181,8 @@ def test_a_folder_without_text(tmp_path):
     for folder, message in [
         ("empty", "has no files that end in .md, .markdown or .txt"),
         ("blank", "there is no text in 1 file"),
-        ("none", "no such folder; check the path"),
-        ("file.md", "is a file; give the folder that it is in"),
+        ("none", "is not a folder; check the path"),
+        ("file.md", "is not a folder; check the path"),
         ("broken", "cannot be read: No such file or directory"),
     ]:
         with pytest.raises(InputError, match=re.escape(message)):

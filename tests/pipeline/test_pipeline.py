@@ -87,7 +87,7 @@ def test_bad_scores_of_a_plugin_are_refused(scores, says):
         ([ListedSearch(), WordOverlap], "stages[1]: must be a Stage, got ModelMetaclass"),
         (
             [WordOverlap()],
-            "stages[0]: word_overlap needs hits, but no stage before it retrieves any; "
+            "stages[0]: word_overlap needs 'hits', which no stage before it gives; "
             "put a retrieval stage such as milvus_search first",
         ),
         (

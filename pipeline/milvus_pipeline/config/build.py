@@ -59,13 +59,11 @@ def _missing_text(missing: str, givers: Sequence[str], names: Iterable[str]) -> 
         return f"cuts on the score of {name!r}, but no stage before it has that name", suggestion(name, names)
     if givers:
         return f"needs {missing!r}, which {givers[0]} gives only later", "move that stage before this one"
-    if missing == "hits":
-        step = "put a retrieval stage such as milvus_search first"
-        return "needs hits, but no stage before it retrieves any", step
-    if missing == "text":
-        step = "set `text_field` of the retrieval stage"
-        return "needs the text of the hits, but no stage before it brings any", step
-    return f"needs {missing!r}, which no stage before it gives", ""
+    steps = {
+        "hits": "put a retrieval stage such as milvus_search first",
+        "text": "set `text_field` of the retrieval stage",
+    }
+    return f"needs {missing!r}, which no stage before it gives", steps.get(missing, "")
 
 
 def stage_of(data: object, path: KeyPath, find: Callable[[str], type[Stage]] = registry.get) -> Stage | list[Problem]:

@@ -12,7 +12,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from milvus_pipeline.config.build import check_stages, stage_of
 from milvus_pipeline.config.collection import CollectionSpec
 from milvus_pipeline.config.registry import registry
-from milvus_pipeline.config.sweep import as_data, expand
+from milvus_pipeline.config.sweep import expand
 from milvus_pipeline.config.yaml import Source, parse_yaml, read_yaml
 from milvus_pipeline.errors import Problem
 from milvus_pipeline.problems import problems_of
@@ -90,25 +90,6 @@ def build(source: Source) -> PipelineConfig:
     return config.model_copy(update={"stages": stages})
 
 
-def to_data(
-    stages: tuple[Stage, ...],
-    *,
-    name: str,
-    timeout: float | None,
-    collection: CollectionSpec | None,
-    sweep: Mapping[str, list[Any]] | None,
-) -> dict[str, Any]:
-    """Return the configuration as plain data, without fields at their default."""
-    data = {
-        "name": name,
-        "timeout": timeout,
-        "stages": [stage.config() for stage in stages],
-        "collection": collection and collection.config(),
-        "sweep": sweep and as_data(sweep),
-    }
-    return {key: value for key, value in data.items() if value is not None}
-
-
 def to_yaml(data: Mapping[str, Any]) -> str:
     """Return plain data as YAML that ``parse_config`` reads back to the same."""
     return yaml.dump(_escaped(data), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
@@ -150,11 +131,16 @@ def json_schema() -> dict[str, Any]:
         }
         own["required"] = ["type", *own.get("required", [])]
         _add_aliases(own, registry.get(kind))
-        _add_fallback(own["properties"]["on_error"])
+        # "raise", "skip", or a stage, which the schema of a single stage cannot refer to.
+        on_error = own["properties"]["on_error"]
+        on_error["anyOf"] = [{"enum": on_error.pop("enum")}, {"$ref": "#/$defs/fallback"}]
         definitions[f"stage_{kind}"] = own
         stages.append({"$ref": f"#/$defs/stage_{kind}"})
     schema["properties"]["stages"]["items"] = {"oneOf": stages}
-    _add_whole_stages(schema["properties"]["sweep"], stages)
+    # Only whole stages at a place without a dot; a name with dots in it is taken for a field.
+    values = {"type": "array", "items": {"oneOf": [*stages, {"type": "null"}]}, "minItems": 1}
+    sweep = next(part for part in schema["properties"]["sweep"]["anyOf"] if part.get("type") == "object")
+    sweep["patternProperties"] = {r"^[^.]+$": values}
     definitions["fallback"] = {
         "type": "object",
         "properties": {"fallback": {"description": "The stage that replaces it.", "oneOf": stages}},
@@ -180,19 +166,6 @@ def _or_variable(value: dict[str, Any]) -> dict[str, Any]:
     about: dict[str, Any] = {key: value[key] for key in ("title", "description", "default") if key in value}
     alternatives = value.get("anyOf") or [{key: part for key, part in value.items() if key not in about}]
     return {**about, "anyOf": [*alternatives, _VARIABLE]}
-
-
-def _add_fallback(on_error: dict[str, Any]) -> None:
-    """Allow a stage next to "raise" and "skip", which the schema of a single stage cannot refer to."""
-    on_error["anyOf"] = [{"enum": on_error.pop("enum")}, {"$ref": "#/$defs/fallback"}]
-
-
-def _add_whole_stages(sweep: dict[str, Any], stages: list[dict[str, Any]]) -> None:
-    """Allow only whole stages at a place without a dot; a name with dots in it is taken for a field."""
-    described = next(part for part in sweep["anyOf"] if part.get("type") == "object")
-    described["patternProperties"] = {
-        r"^[^.]+$": {"type": "array", "items": {"oneOf": [*stages, {"type": "null"}]}, "minItems": 1}
-    }
 
 
 def _add_aliases(schema: dict[str, Any], cls: type[Stage]) -> None:

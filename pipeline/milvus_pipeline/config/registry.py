@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import TypeVar
@@ -22,7 +21,6 @@ class Registry:
 
     def __init__(self, group: str = GROUP) -> None:
         self._group = group
-        self._lock = threading.RLock()
         self._classes: dict[str, type[Stage]] = {}
         self._points: dict[str, EntryPoint] | None = None
 
@@ -36,19 +34,13 @@ class Registry:
         def decorate(cls: S) -> S:
             if not name or name != name.strip():
                 raise ConfigError(f"a stage type needs a name without blanks around it, got {name!r}")
-            with self._lock:
-                taken = self._classes.get(name)
-                point = self._entry_points().get(name)
-                holder = ""
-                # A notebook cell that is run again defines the same class again, which is not a clash.
-                if taken is not None:
-                    holder = _origin(taken) if _origin(taken) != _origin(cls) else ""
-                elif point is not None and point.value != _origin(cls):
-                    holder = _point_text(point)
-                if holder:
-                    raise ConfigError(f"the stage type {name!r} is already taken by {holder}", place=_origin(cls))
-                cls.type = name
-                self._classes[name] = cls
+            taken, point = self._classes.get(name), self._entry_points().get(name)
+            # A notebook cell that is run again defines the same class again, which is not a clash.
+            holder = _origin(taken) if taken is not None else point.value if point is not None else _origin(cls)
+            if holder != _origin(cls):
+                raise ConfigError(f"the stage type {name!r} is already taken by {holder}", place=_origin(cls))
+            cls.type = name
+            self._classes[name] = cls
             return cls
 
         return decorate
@@ -59,23 +51,20 @@ class Registry:
         Raises:
             ConfigError: no stage has that name, two installed packages claim it, or its package cannot be imported.
         """
-        with self._lock:
-            if name not in self._classes:
-                point = self._entry_points().get(name)
-                if point is None:
-                    raise ConfigError(f"no stage is named {name!r}", suggestion(name, self.names()))
-                self._classes[name] = self._load(point)
-            return self._classes[name]
+        if name not in self._classes:
+            point = self._entry_points().get(name)
+            if point is None:
+                raise ConfigError(f"no stage is named {name!r}", suggestion(name, self.names()))
+            self._classes[name] = self._load(point)
+        return self._classes[name]
 
     def names(self) -> list[str]:
         """Return all type names, sorted. Loads none of the classes."""
-        with self._lock:
-            return sorted({*self._classes, *self._entry_points()})
+        return sorted({*self._classes, *self._entry_points()})
 
     def package_of(self, cls: type[Stage]) -> tuple[str, str] | None:
         """Return name and version of the installed package that a stage is from; None if it is not from one."""
-        with self._lock:
-            point = self._entry_points().get(cls.type)
+        point = self._entry_points().get(cls.type)
         if point is None or point.dist is None or point.value != _origin(cls):
             return None
         return point.dist.name, point.dist.version

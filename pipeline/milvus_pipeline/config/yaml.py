@@ -28,6 +28,8 @@ MAX_DEPTH = 64
 MAX_CHARACTERS = 1_000_000
 """Length of a document. One of this length takes some seconds to read."""
 
+_TOO_DEEP = f"has values that are nested more than {MAX_DEPTH} deep"
+
 _LONGEST_SCALAR = 100
 """Characters of a number or date. Long ones take time that grows with the square of their length."""
 
@@ -103,13 +105,11 @@ def parse_yaml(text: str, origin: str = "<yaml>", environ: Mapping[str, str] | N
     """
     if len(text) > MAX_CHARACTERS:
         raise ConfigError(f"has more than {MAX_CHARACTERS} characters", "is this the right file?", place=origin)
-    loader = None
     try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
         if node is None:
             raise ConfigError("is empty", "it needs at least a list of `stages`", place=origin)
-        reader = _Reader(loader, origin, os.environ if environ is None else environ)
+        reader = _Reader(origin, os.environ if environ is None else environ)
         data = reader.read(node, ())
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -119,14 +119,13 @@ def parse_yaml(text: str, origin: str = "<yaml>", environ: Mapping[str, str] | N
         raise ConfigError(what, _flow_hint(text, mark), place=origin) from None
     except ConfigError:
         raise
-    except (yaml.YAMLError, OverflowError, RecursionError, ValueError) as error:
+    except RecursionError:
+        raise ConfigError(_TOO_DEEP, place=origin) from None
+    except (yaml.YAMLError, OverflowError, ValueError) as error:
         problem = next(iter(str(error).splitlines()), type(error).__name__)
         if isinstance(error, OverflowError) or "chr()" in problem:
             problem = "an escape with \\U, in double quotes, is not a character"
         raise ConfigError(f"is not valid YAML: {_without_quotes(problem)}", place=origin) from None
-    finally:
-        if loader is not None:
-            loader.dispose()
     if not isinstance(data, dict):
         raise ConfigError(f"must be a mapping with a list of `stages`, got {kind_of(data)}", place=origin)
     return Source(data, origin, reader.lines, reader.problems)
@@ -145,33 +144,11 @@ def _without_quotes(problem: str) -> str:
     return _QUOTE.sub(lambda match: match[0] if _SIGN.fullmatch(match[2]) else "'…'", problem)
 
 
-class _Loader(yaml.SafeLoader):
-    """Makes nodes of a text, not too many and not too deep. Constructs no values."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.count = self.depth = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        self.count += 1
-        self.depth += 1
-        if self.count > MAX_NODES or self.depth > MAX_DEPTH:
-            problem = f"has more than {MAX_NODES} values" if self.count > MAX_NODES else _TOO_DEEP
-            mark: yaml.Mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
-        node = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
-
-
-_TOO_DEEP = f"its values are nested more than {MAX_DEPTH} deep"
-
-
 class _Reader:
     """Turns nodes into plain data, and records their lines."""
 
-    def __init__(self, loader: yaml.SafeLoader, origin: str, environ: Mapping[str, str]) -> None:
-        self.loader = loader
+    def __init__(self, origin: str, environ: Mapping[str, str]) -> None:
+        self.loader = yaml.SafeLoader("")  # constructs and resolves scalars
         self.origin = origin
         self.environ = environ
         self.lines: dict[KeyPath, int] = {}
@@ -198,8 +175,8 @@ class _Reader:
         self.left -= 1
         if self.left < 0:
             raise ConfigError(f"has more than {MAX_NODES} values with its aliases expanded", place=self.origin)
-        if depth > MAX_DEPTH:
-            raise ConfigError(f"is not valid YAML: {_TOO_DEEP}, with its aliases expanded", place=self.origin)
+        if depth >= MAX_DEPTH:
+            raise ConfigError(_TOO_DEEP, place=self.origin)
 
     def _resolved(self, node: yaml.ScalarNode) -> Any:
         """Return the tag that the same value has without a tag and quotes."""
@@ -225,17 +202,14 @@ class _Reader:
                         raise self._error(path, "`<<` takes a mapping, or a list of mappings")
                     merged |= self._members(each, path, depth + 1)
                 continue
-            name, line = self._key(key, path)
+            if not isinstance(key, yaml.ScalarNode) or key.tag not in (*_TEXTS, *_PLAIN):
+                raise self._error(path, "a key must be a plain word")
+            name, line = str(key.value), key.start_mark.line + 1
             if name in own:
                 self.lines[(*path, name)] = line
                 raise self._error((*path, name), "duplicate key", "remove one of them")
             own[name] = (line, value)
         return merged | own
-
-    def _key(self, node: yaml.Node, path: KeyPath) -> tuple[str, int]:
-        if not isinstance(node, yaml.ScalarNode) or node.tag not in (*_TEXTS, *_PLAIN):
-            raise self._error(path, "a key must be a plain word")
-        return str(node.value), node.start_mark.line + 1
 
     def _substitute(self, text: str, path: KeyPath) -> str:
         def value(match: re.Match[str]) -> str:
@@ -246,16 +220,14 @@ class _Reader:
                 what = "the text in ${…} is not the name of a variable"
                 self.problems.append(Problem(path, what, "write ${NAME} or ${NAME:-default}"))
                 return match.group()
-            given = self.environ.get(parts["name"])
+            name, default = parts["name"], parts["default"]
             # As in a shell, `:-` also replaces a variable that is set but empty.
-            if parts["default"] is not None:
-                return given or parts["default"]
-            if given is None:
-                name = parts["name"]
+            found = self.environ.get(name) or default
+            if found is None and name not in self.environ:
                 what = f"the environment variable {name} is not set"
                 self.problems.append(Problem(path, what, f"set it, or give a default: ${{{name}:-value}}"))
                 return match.group()
-            return given
+            return found or ""
 
         # There is no variable behind the last brace, and searching there again and again would be slow.
         end = text.rfind("}") + 1

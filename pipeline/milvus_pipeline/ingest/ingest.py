@@ -193,14 +193,10 @@ def _parts(pipeline: Pipeline) -> tuple[CollectionSpec, CollectionStore, Embedde
             "has no `collection:` section, which describes the fields and the index", "add one", place=pipeline.name
         )
     stores = [position for position, stage in enumerate(pipeline.stages) if isinstance(stage, CollectionStore)]
-    if not stores:
-        raise IngestError(
-            "has no stage whose collection could be made", "add a milvus_search stage", place=pipeline.name
-        )
-    if len(stores) > 1:
-        names = ", ".join(pipeline.stages[position].name for position in stores)
-        what = f"has {len(stores)} stages whose collection could be made ({names})"
-        raise IngestError(what, "ingest with a configuration that has one", place=pipeline.name)
+    if len(stores) != 1:
+        names = ", ".join(pipeline.stages[position].name for position in stores) or "none"
+        what = f"must have one stage whose collection can be made, such as milvus_search, got {names}"
+        raise IngestError(what, place=pipeline.name)
     before = pipeline.stages[: stores[0]]
     embedders: list[Embedder] = [stage for stage in before if isinstance(stage, Embedder)]
     store = pipeline.stages[stores[0]]

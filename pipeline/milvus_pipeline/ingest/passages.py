@@ -69,22 +69,19 @@ def _records(
                 raise
             on_bad_file(str(error))
             continue
-        for number, (title, passage) in enumerate(_pieces(name, text, max_chars), start=1):
+        path = Path(name)
+        unnamed = _readable(path.stem).replace("_", " ").replace("-", " ")
+        sections = markdown_sections(text) if path.suffix.lower() in MARKDOWN else [plain_section(text)]
+        pieces = (
+            (" > ".join(section.headings) or unnamed, piece)
+            for section in sections
+            for piece in cut(section, max_chars)
+        )
+        for number, (title, piece) in enumerate(pieces, start=1):
             empty = False
-            yield {"_id": f"{_id_of(name)}#{number}", "title": title, "text": passage, "file": _readable(name)}
+            yield {"_id": f"{_id_of(name)}#{number}", "title": title, "text": piece, "file": _readable(name)}
     if empty:
         raise InputError(f"there is no text in {count_text(len(files), 'file')}", place=str(root))
-
-
-def _pieces(name: str, text: str, max_chars: int) -> Iterator[tuple[str, str]]:
-    """Yield title and text of each passage of a file."""
-    path = Path(name)
-    sections = markdown_sections(text) if path.suffix.lower() in MARKDOWN else [plain_section(text)]
-    unnamed = _readable(path.stem).replace("_", " ").replace("-", " ")
-    for section in sections:
-        title = " > ".join(section.headings) or unnamed
-        for piece in cut(section, max_chars):
-            yield title, piece
 
 
 def _files(root: Path, glob: str | None) -> list[str]:
@@ -94,32 +91,26 @@ def _files(root: Path, glob: str | None) -> list[str]:
         InputError: there is no such folder, it cannot be read, or it has no such files.
     """
     if not root.is_dir():
-        if root.exists():
-            raise InputError("is a file", "give the folder that it is in", place=str(root))
-        raise InputError("no such folder", "check the path", place=str(root))
-    wanted = None if glob is None else _matching(root, glob)
+        raise InputError("is not a folder", "check the path", place=str(root))
+    try:
+        matching = None if glob is None else set(root.glob(glob))
+    except (ValueError, NotImplementedError) as error:
+        what = f"the glob {glob!r} cannot be used: {error}"
+        raise InputError(what, "write it relative to the folder: **/*.md") from error
     found: list[str] = []
     for above, folders, names in os.walk(root, onerror=_cannot_be_listed):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             path = Path(above, name)
-            taken = path.suffix.lower() in MARKDOWN | TEXT if wanted is None else path in wanted
+            selected = path.suffix.lower() in MARKDOWN | TEXT if matching is None else path in matching
             # A dangling link is reported as a file that cannot be read; reading a pipe would never end.
-            if taken and not name.startswith(".") and (path.is_file() or path.is_symlink()):
+            if selected and not name.startswith(".") and (path.is_file() or path.is_symlink()):
                 found.append(path.relative_to(root).as_posix())
     if not found:
         kind = "end in .md, .markdown or .txt" if glob is None else f"match {glob!r}"
         what = f"has no files that {kind} (hidden ones are skipped)"
         raise InputError(what, "check the folder and the glob", place=str(root))
     return sorted(found)
-
-
-def _matching(root: Path, glob: str) -> set[Path]:
-    try:
-        return set(root.glob(glob))
-    except (ValueError, NotImplementedError) as error:
-        what = f"the glob {glob!r} cannot be used: {error}"
-        raise InputError(what, "write it relative to the folder: **/*.md") from error
 
 
 def _cannot_be_listed(error: OSError) -> None:

@@ -8,17 +8,31 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from milvus_pipeline.config.collection import CollectionSpec, FieldSpec
 from milvus_pipeline.errors import IngestError
-from milvus_pipeline.problems import kind_of
+from milvus_pipeline.problems import kind_of, problems_of
 from milvus_pipeline.text import count_text, short_repr
 
-_INT_BITS = {"INT8": 8, "INT16": 16, "INT32": 32, "INT64": 64}
 _VARCHAR_BYTES = 65535
+
+
+def _integer(bits: int) -> TypeAdapter[int]:
+    bound = 1 << (bits - 1)
+    return TypeAdapter(Annotated[int, Field(ge=-bound, lt=bound)])
+
+
+_VALUES: dict[str, TypeAdapter[Any]] = {
+    **{f"INT{bits}": _integer(bits) for bits in (8, 16, 32, 64)},
+    **dict.fromkeys(("FLOAT", "DOUBLE"), TypeAdapter(FiniteFloat)),
+    "BOOL": TypeAdapter(bool),
+    "VARCHAR": TypeAdapter(str),
+}
+"""How a value is checked by the type of its field, apart from vectors and JSON."""
 
 
 class RowMaker:
@@ -170,22 +184,20 @@ def _source(field: FieldSpec) -> list[str]:
 
 def _fitted(value: Any, field: FieldSpec, place: str) -> Any:
     """Return the value if it fits the type of its field."""
-    dtype = field.dtype
-    if dtype == "VARCHAR":
-        return _text(value, field.max_length or _VARCHAR_BYTES, place)
-    if dtype == "JSON":
+    if field.dtype == "JSON":
         return _json(value, place)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if dtype in _INT_BITS:
-        bound = 2 ** (_INT_BITS[dtype] - 1)
-        if not number or not isinstance(value, int) or not -bound <= value < bound:
-            raise IngestError(f"must be a whole number that fits into {dtype}, got {kind_of(value)}", place=place)
-    elif dtype in ("FLOAT", "DOUBLE"):
-        if not number or not math.isfinite(value):
-            raise IngestError(f"must be a finite number, got {kind_of(value)}", place=place)
-        return float(value)
-    elif dtype == "BOOL" and not isinstance(value, bool):
-        raise IngestError(f"must be true or false, got {kind_of(value)}", place=place)
+    if field.dtype == "FLOAT_VECTOR":
+        return value  # checked with those of its batch
+    try:
+        value = _VALUES[field.dtype].validate_python(value, strict=True)
+        size = len(value.encode()) if isinstance(value, str) else 0
+    except ValidationError as error:
+        raise IngestError(problems_of(error, BaseModel)[0].what, place=place) from None
+    except UnicodeEncodeError:
+        raise IngestError("must be valid Unicode text, without lone surrogates", place=place) from None
+    if size > (most := field.max_length or _VARCHAR_BYTES):
+        what = f"has {size} bytes of UTF-8, but its field holds {most}"
+        raise IngestError(what, "split it into passages, or increase max_length", place=place)
     return value
 
 
@@ -197,19 +209,6 @@ def _part(value: Any, place: str) -> str:
         what = f"must be a string or a finite number to be joined with others, got {kind_of(value)}"
         raise IngestError(what, place=place)
     return str(value)
-
-
-def _text(value: Any, most: int, place: str) -> str:
-    if not isinstance(value, str):
-        raise IngestError(f"must be a string, got {kind_of(value)}", place=place)
-    try:
-        size = len(value.encode())
-    except UnicodeEncodeError:
-        raise IngestError("is not valid Unicode text (a lone surrogate)", place=place) from None
-    if size > most:
-        what = f"has {size} bytes of UTF-8, but its field holds {most}"
-        raise IngestError(what, "split it into passages, or increase max_length", place=place)
-    return value
 
 
 def _json(value: Any, place: str) -> Any:
