@@ -9,7 +9,7 @@ import importlib
 import types
 import typing
 
-# `A as A` says to type checkers that a name is public; at runtime `__all__` below does.
+# `A as A` marks a name as public for type checkers; at runtime `__all__` below does.
 from milvus_pipeline.breaker import BreakerSettings as BreakerSettings
 from milvus_pipeline.config.collection import CollectionSpec as CollectionSpec
 from milvus_pipeline.config.collection import FieldSpec as FieldSpec

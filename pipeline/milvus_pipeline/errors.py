@@ -21,6 +21,7 @@ it contains the first line, unless that repeats a document.
 
 from __future__ import annotations
 
+import copyreg
 import re
 from collections.abc import Iterable
 from typing import Any, Final, Literal, NamedTuple, Self, get_args
@@ -94,14 +95,7 @@ class PipelineError(Exception):
         return f"{message}; {next_step}" if next_step else message
 
     def __reduce__(self) -> tuple[Any, ...]:  # by default, keyword arguments would not survive pickling
-        return _restored, (type(self), self.args, self.__dict__)
-
-
-def _restored(kind: type[PipelineError], args: tuple[Any, ...], state: dict[str, Any]) -> PipelineError:
-    error = kind.__new__(kind, *args)
-    error.args = args
-    error.__dict__.update(state)
-    return error
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class Problem(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, Final, Literal, Self, TypeVar, get_args
@@ -83,13 +83,7 @@ class Finding:
 
     def to_dict(self) -> dict[str, str]:
         """Return the finding as plain data."""
-        return {
-            "stage": self.stage,
-            "level": self.level,
-            "topic": self.topic,
-            "message": self.message,
-            "next_step": self.next_step,
-        }
+        return asdict(self)
 
 
 @dataclass

@@ -213,7 +213,7 @@ class Reranker(Stage):
         with ExitStack() as stack:
             cached = self._cached
             if cached is None and Path(self.cache).expanduser().exists():  # a dry run creates no file
-                opened = store.acquire(self.cache, whole=False)
+                opened = store.acquire(self.cache)
                 stack.callback(store.release, opened)
                 try:
                     cached = CachedScores(opened, self._keys())
@@ -292,12 +292,12 @@ class Reranker(Stage):
             QueryError: the query is blank, or a document is not a string.
             StageError: the reranker failed.
         """
-        results = _as_results(query, documents, top_k)
-        if results:
-            self._open_once()
-            with self._alone() as context:
-                results = drive(self._rerank(results, context, top_k or self.top_k), self._score)
-        return self._ranking(results)
+        texts = checked_call(query, documents, top_k)
+        if not texts:
+            return []
+        self._open_once()
+        with self._alone() as context:
+            return drive(self._rank(query, texts, top_k, context), self._score)
 
     async def acall(self, query: str, documents: Iterable[str], top_k: int | None = None) -> list[RerankResult]:
         """``__call__`` for an event loop, which it does not block; cancelling it ends its waits at once.
@@ -306,14 +306,14 @@ class Reranker(Stage):
             QueryError: the query is blank, or a document is not a string.
             StageError: the reranker failed; DeadlineError if it took longer than ``timeout``.
         """
-        results = _as_results(query, documents, top_k)
-        if results:
-            if not self.is_open:
-                await asyncio.to_thread(self._open_once)
-            with self._alone() as context:
-                async with time_limit(context.deadline):
-                    results = await adrive(self._rerank(results, context, top_k or self.top_k), self._ascore)
-        return self._ranking(results)
+        texts = checked_call(query, documents, top_k)
+        if not texts:
+            return []
+        if not self.is_open:
+            await asyncio.to_thread(self._open_once)
+        with self._alone() as context:
+            async with time_limit(context.deadline):
+                return await adrive(self._rank(query, texts, top_k, context), self._ascore)
 
     def _open_once(self) -> None:
         with self._lock:  # of several threads one opens
@@ -341,14 +341,9 @@ class Reranker(Stage):
         for failure in context.failures.values():
             raise failure
 
-    def _ranking(self, results: Sequence[SearchResult]) -> list[RerankResult]:
-        return [
-            RerankResult(hit.text or "", hit.scores.get(self.name), int(hit.id)) for result in results for hit in result
-        ]
-
-
-def _as_results(query: str, documents: Iterable[str], top_k: int | None) -> list[SearchResult]:
-    """One result with the texts as hits, known by their positions; none without texts."""
-    texts = checked_call(query, documents, top_k)
-    hits = [Hit(index, text, 0.0) for index, text in enumerate(texts)]
-    return [SearchResult(Query(query), hits)] if hits else []
+    def _rank(
+        self, query: str, texts: Sequence[str], top_k: int | None, context: Context
+    ) -> Generator[tuple[Jobs, Context], Scores, list[RerankResult]]:
+        hits = [Hit(index, text, 0.0) for index, text in enumerate(texts)]
+        (result,) = yield from self._rerank([SearchResult(Query(query), hits)], context, top_k or self.top_k)
+        return [RerankResult(texts[int(hit.id)], hit.scores.get(self.name), int(hit.id)) for hit in result]

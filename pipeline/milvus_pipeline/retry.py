@@ -153,17 +153,14 @@ def _policy(
     wait_hint: WaitHint | None,
     on_wait: OnWait | None,
 ) -> dict[str, Any]:
-    def hint(state: tenacity.RetryCallState) -> float:
-        error = _error(state)
-        return (wait_hint(error) if wait_hint and error else None) or 0.0
-
     def wait(state: tenacity.RetryCallState) -> float:
         ceiling = min(settings.max_wait, settings.min_wait * 2.0 ** (state.attempt_number - 1))
         backoff = random.uniform(ceiling / 2, ceiling)  # noqa: S311 - spreads load, hides nothing
-        asked = hint(state)
-        if asked > settings.max_wait:
-            return asked  # too long: `stop` ends the attempts
-        return max(backoff, min(settings.max_wait, asked * random.uniform(1, 1 + _CROWD)))  # noqa: S311
+        error = _error(state)
+        hint = (wait_hint(error) if wait_hint and error else None) or 0.0
+        if hint > settings.max_wait:
+            return hint  # too long: `stop` ends the attempts
+        return max(backoff, min(settings.max_wait, hint * random.uniform(1, 1 + _CROWD)))  # noqa: S311
 
     refused = 0
 

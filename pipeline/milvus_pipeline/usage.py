@@ -17,11 +17,9 @@ class Totals:
 
     def add(self, stage: str, figures: Mapping[str, int | float]) -> None:
         """Add the figures of one stage for one query."""
-        if not figures:
-            return
-        sums = self._sums.setdefault(stage, {})
-        for word, number in figures.items():
-            sums[word] = sums.get(word, 0) + number
+        if figures:
+            sums = self._sums.setdefault(stage, {})
+            sums |= {word: sums.get(word, 0) + number for word, number in figures.items()}
 
     def as_dict(self) -> dict[str, Figures]:
         """Return the sums so far; whole numbers are ints, even if a service says ``2.0``."""

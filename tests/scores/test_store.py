@@ -269,17 +269,21 @@ def test_a_place_where_no_file_can_be_is_refused(file):
     assert "does not exist; create it, or name another path" in refusal(file.parent / "missing" / "scores.db")
 
 
-def test_a_damaged_file_is_refused(file):
-    """Damage is found when the stage opens, and the error says to delete the file."""
+def test_a_damaged_file_is_not_used(file):
+    """What is damaged is not read, and the report says what to do; a file whose beginning is damaged is refused."""
     cache = acquire(str(file))
     cache.put(rows(range(5000)))
     release(cache)
     data = bytearray(file.read_bytes())
-    data[3 * 4096 : 9 * 4096] = np.random.default_rng(0).bytes(6 * 4096)
+    data[4096:] = np.random.default_rng(0).bytes(len(data) - 4096)
     file.write_bytes(data)
-    assert f"cache: {file} is damaged: " in refusal(file)
-    file.write_bytes(data[: len(data) // 2])
-    assert "; delete it; the scores are computed again" in refusal(file)
+    with Pipeline([ListedSearch(), Counted(cache=str(file))]) as pipeline:
+        result = pipeline.run("red")
+    assert (result.status, result.report("counted").details["cached"]) == ("ok", 0)
+    assert any(warning.endswith("malformed; delete the file if it is damaged") for warning in result.warnings)
+    data[100:4096] = bytes(3996)
+    file.write_bytes(data)
+    assert f"cache: {file} cannot be used: database disk image is malformed; " in refusal(file)
 
 
 # -- what fails while it is used ----------------------------------------------------------------------------------

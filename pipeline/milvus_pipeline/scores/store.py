@@ -25,8 +25,6 @@ FORMAT: Final = 1  # version of the table and of the content of its keys
 APPLICATION: Final = 0x4D53_5053  # "MSPS"; marks the file as ours
 _MARKS: Final = b"SQLite format 3\x00" + FORMAT.to_bytes(4, "big") + APPLICATION.to_bytes(4, "big")
 _OPEN_SECONDS: Final = 5.0  # to wait for another process that creates the same file
-_CHECK_SECONDS: Final = 1.0  # to look for damage; in a very large file the rest is found when it is read
-_CHECK_STEPS: Final = 10_000  # SQLite instructions between two looks at the clock
 _PAGES_KIB: Final = 16_384  # cached by a connection
 _PATIENCE: Final = 0.05  # seconds that a query waits for other processes, and as long for other threads
 _KEYS_AT_ONCE: Final = 500  # in a statement
@@ -41,14 +39,13 @@ class ScoreCache:
 
     Args:
         path: an existing cache, or a place for a new one.
-        whole: look for damage, which takes up to a second.
 
     Raises:
-        StageError: the file is something else, damaged, or cannot be written.
+        StageError: the file is something else, or cannot be used.
     """
 
-    def __init__(self, path: Path, *, whole: bool = True) -> None:
-        _prepare(path, whole=whole)
+    def __init__(self, path: Path) -> None:
+        _prepare(path)
         self.path = path
         self._reading = _Connection(path)
         self._writing = _Connection(path)
@@ -64,8 +61,8 @@ class ScoreCache:
                 with self._reading.held() as database:
                     found.update(database.execute(f"SELECT key, score FROM scores WHERE key IN ({marks})", part))  # noqa: S608 - question marks
         except (sqlite3.Error, TimeoutError) as error:
-            what = f"the score cache {self.path} cannot be read, so nothing is found in it"
-            raise StageError(f"{what}: {error}") from error
+            what = f"the score cache {self.path} cannot be read, so nothing is found in it: {error}"
+            raise StageError(what, "delete the file if it is damaged") from error
         return found
 
     def put(self, scores: Mapping[bytes, float]) -> None:
@@ -151,22 +148,21 @@ class _Connection:
 _caches: Shared[Path, ScoreCache] = Shared(ScoreCache.close, at_fork=ScoreCache.crossing_fork)
 
 
-def acquire(name: str, *, whole: bool = True) -> ScoreCache:
+def acquire(name: str) -> ScoreCache:
     """Return the cache in a file, one for all its users in this process. Each ``acquire`` needs its ``release``.
 
     Args:
         name: of the file; a place for a new one if it does not exist.
-        whole: look for damage, which takes up to a second, if the file is not open yet.
 
     Raises:
-        StageError: the file is something else, damaged, or cannot be written.
+        StageError: the file is something else, or cannot be used.
     """
     path = Path(name).expanduser().resolve()
     if path.is_dir():
         raise _wrong(f"{name} is a folder", f"name a file in it, such as {Path(name) / 'scores.db'}")
     if not path.parent.is_dir():
         raise _wrong(f"the folder of {name} does not exist", "create it, or name another path")
-    return _caches.acquire(path, lambda: ScoreCache(path, whole=whole))
+    return _caches.acquire(path, lambda: ScoreCache(path))
 
 
 def release(cache: ScoreCache) -> None:
@@ -177,11 +173,11 @@ def release(cache: ScoreCache) -> None:
 # -- the file ---------------------------------------------------------------------------------------------------------
 
 
-def _prepare(path: Path, *, whole: bool) -> None:
-    """Create the file if it does not exist, and check that it can be used. A file of something else is left alone.
+def _prepare(path: Path) -> None:
+    """Create the file if it does not exist. A file of something else is left alone.
 
     Raises:
-        StageError: it is something else, of another version, damaged, or cannot be written.
+        StageError: it is something else, of another version, or cannot be used.
     """
     ends = time.monotonic() + _OPEN_SECONDS
     while True:
@@ -189,18 +185,14 @@ def _prepare(path: Path, *, whole: bool) -> None:
         try:
             with closing(sqlite3.connect(path, timeout=_OPEN_SECONDS, isolation_level=None)) as database:
                 _create(database)
-                if whole:
-                    _check_whole(database)
             return
-        except sqlite3.OperationalError as error:
+        except sqlite3.DatabaseError as error:
             # A change of the journal mode is the one thing that does not wait for other processes.
             locked = error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
             if not locked or time.monotonic() > ends:
-                step = "check its permissions and the disk, or name another file"
+                step = "check its permissions and the disk, delete it if it is damaged, or name another file"
                 raise _wrong(f"{path} cannot be used: {error}", step) from error
             time.sleep(0.02)
-        except sqlite3.Error as error:
-            raise _wrong(f"{path} is damaged: {error}", "delete it; the scores are computed again") from error
 
 
 def _check_header(path: Path) -> None:
@@ -227,23 +219,6 @@ def _create(database: sqlite3.Connection) -> None:
             database.execute(_TABLE)
     # Last: before, the header would be written to the log, where `_check_header` does not look.
     database.execute("PRAGMA journal_mode = WAL")
-
-
-def _check_whole(database: sqlite3.Connection) -> None:
-    """Look for damage for at most ``_CHECK_SECONDS``. DatabaseError if there is any."""
-    ends = time.monotonic() + _CHECK_SECONDS
-    database.set_progress_handler(lambda: time.monotonic() > ends, _CHECK_STEPS)
-    try:
-        (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
-        database.execute("SELECT key, score FROM scores LIMIT 1").fetchone()
-    except sqlite3.OperationalError as error:
-        if "interrupted" not in str(error):
-            raise
-        return
-    finally:
-        database.set_progress_handler(None, 0)
-    if verdict != "ok":
-        raise sqlite3.DatabaseError(verdict.splitlines()[-1])
 
 
 def _wrong(what: str, next_step: str) -> StageError:
