@@ -42,13 +42,18 @@ class Scale:
         """Return about ``at_most`` round values within the scale."""
         if self.log:
             decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-            for factors in ((1, 2, 5), (1,)):
-                ticks = [round(factor * 10.0**decade, 12) for decade in decades for factor in factors]
-                ticks = [tick for tick in ticks if self.low <= tick <= self.high]
-                if _LEAST_TICKS <= len(ticks) <= at_most:
-                    return ticks
-            if len(ticks) > at_most:
-                return ticks[:: math.ceil(len(ticks) / at_most)]
+            coarse, fine = (
+                [
+                    tick
+                    for decade in decades
+                    for factor in factors
+                    if self.low <= (tick := factor * 10.0**decade) <= self.high
+                ]
+                for factors in ((1,), (1, 2, 5))
+            )
+            ticks = fine if len(fine) <= at_most or len(coarse) < _LEAST_TICKS else coarse
+            if len(ticks) >= _LEAST_TICKS:
+                return [round(tick, 12) for tick in ticks[:: math.ceil(len(ticks) / at_most)]]
         rough = (self.high - self.low) / (at_most - 1)
         magnitude = 10.0 ** math.floor(math.log10(rough))
         step = next(factor * magnitude for factor in _STEPS if factor * magnitude >= rough * (1 - _ABOUT))
