@@ -162,9 +162,3 @@ def test_help(invoke, arguments):
     done = invoke(*arguments)
     assert done.exit_code == 0
     assert done.stdout.startswith("Usage: milvus-pipeline")
-
-
-def test_the_help_says_what_a_timeout_bounds(invoke):
-    """It bounds a batch, not a query, and the wait for the server."""
-    text = " ".join(invoke("run", "--help").stdout.split())
-    assert "--timeout bounds a batch (of --batch-size queries), and the wait for the server when opening" in text

@@ -7,7 +7,6 @@ import re
 import sys
 from pathlib import Path
 
-import ir_measures
 import pytest
 
 DOC = Path(__file__).parents[2] / "docs" / "evaluation.md"
@@ -172,24 +171,6 @@ def test_the_report_is_written_beside_the_figures(invoke, swept, judged, tmp_pat
     assert html.startswith("<!DOCTYPE html>")
     assert all(name in html for name in SWEPT)
     assert "All 6 systems" in done.stdout
-
-
-def test_the_measures_can_be_computed_anew_from_the_written_runs(invoke, swept, judged, tmp_path):
-    """ir-measures computes the values of the evaluation from the runs."""
-    wanted = [ir_measures.nDCG @ 10, ir_measures.P @ 1, ir_measures.R @ 2]
-    options = [option for measure in wanted for option in ("-m", str(measure))]
-    done = invoke("evaluate", swept, *judged, *options, "--runs", tmp_path / "runs", "-o", tmp_path / "out.json")
-    assert done.exit_code == 0, done.stderr
-    data = json.loads((tmp_path / "out.json").read_text())
-    files = sorted(path.name for path in (tmp_path / "runs").iterdir())
-    assert files == sorted(f"{name.replace(' ', '_')}.run" for name in SWEPT)
-    qrels = [ir_measures.Qrel("a", "1", 2), ir_measures.Qrel("a", "0", 1), ir_measures.Qrel("b", "2", 1)]
-    qrels += [ir_measures.Qrel("c", "2", 1), ir_measures.Qrel("c", "1", 1)]
-    for name in SWEPT:
-        run = ir_measures.read_trec_run(str(tmp_path / "runs" / f"{name.replace(' ', '_')}.run"))
-        computed = ir_measures.calc_aggregate(wanted, qrels, run)
-        told = system_of(data, name)["stages"][-1]["measures"]
-        assert told == pytest.approx({str(measure): value for measure, value in computed.items()})
 
 
 def test_figures_that_the_file_cannot_take_go_to_stdout(invoke, fruit, judged, tmp_path):

@@ -101,25 +101,6 @@ def test_a_signal_ends_a_job_in_order(start, invoke, slow, make, tmp_path, sent)
     assert out.read_bytes() == alone.read_bytes()
 
 
-def test_a_command_that_was_killed_is_run_again(start, invoke, slow, make, tmp_path):
-    """With --resume added it does the rest; the lock of the dead process is gone."""
-    config, environment = slow
-    queries = make("q.txt", "".join(f"red {number}\n" for number in range(120)))
-    out, alone = tmp_path / "out.jsonl", tmp_path / "alone.jsonl"
-    arguments = ("run", config, "--queries", queries, "--batch-size", "4")
-    process = start(*arguments, "-o", out, env=environment)
-    wait_for_results(process, out)
-    refused = invoke(*arguments, "-o", out, "--resume")
-    assert (refused.exit_code, "another job is writing it" in refused.stderr) == (2, True)
-    process.kill()
-    process.wait(timeout=60)
-    assert read_manifest(manifest_path(out)).state == "running"
-    assert invoke(*arguments, "-o", out).exit_code == 2
-    assert invoke(*arguments, "-o", out, "--resume").exit_code == 0
-    assert invoke(*arguments, "-o", alone).exit_code == 0
-    assert out.read_bytes() == alone.read_bytes()
-
-
 def test_the_exit_code_stands_for_the_whole_job(invoke, make, tmp_path):
     """A query that failed in an earlier run counts; a complete job says so, with the same exit code."""
     config = make("a.yaml", "stages:\n - {type: listed_search}\n - {type: faulty, how: word, word: plum}\n")

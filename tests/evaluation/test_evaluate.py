@@ -158,7 +158,7 @@ def test_a_measure_that_wants_other_ids_is_told_before_anything_runs():
     assert not setups
 
 
-@pytest.mark.parametrize("name", ["Foo@10", "nDCG@", "R", "nDCG(dcg='foo')@10", "nDCG(foo=1)@10", "RBP", "AP@x", ""])
+@pytest.mark.parametrize("name", ["Foo@10", "nDCG@", "nDCG(dcg='foo')@10", "nDCG(foo=1)@10", ""])
 def test_a_measure_that_cannot_be_computed_is_told_before_anything_runs(name):
     """The message names it, and shows how measures are written."""
     with pytest.raises(ConfigError, match=r"measures: .*examples: nDCG@10") as caught:

@@ -36,11 +36,6 @@ def test_the_front_is_what_its_definition_says(points):
     assert on_front(*points) == wanted
 
 
-def test_systems_that_are_equal_are_on_the_front_together():
-    """None of two equal ones is better, so neither keeps the other off."""
-    assert on_front((0.5, 1.0), (0.5, 1.0), (0.5, 2.0), (0.4, 1.0)) == [True, True, False, False]
-
-
 def test_without_measures_a_system_is_off_the_front_and_keeps_none_off():
     """A pipeline that retrieves nothing has no quality; a figure that is no number says nothing."""
     assert on_front((None, 0.1), (math.nan, 0.1), (0.5, math.nan), (0.2, 1.0)) == [False, False, False, True]

@@ -54,13 +54,6 @@ def test_labels_of_points_do_not_overlap(count, width):
         assert len(labels) == count
 
 
-def test_systems_at_one_point_are_all_drawn():
-    """Sixty systems of the same quality and latency have sixty points."""
-    same = sample_evaluations.sweep(2).systems[0]
-    systems = [replace(same, name=str(number)) for number in range(60)]
-    assert len(scatter(systems, "nDCG@10", 1060, 400)["points"]) == 60
-
-
 @given(st.integers(2, 10_000))
 def test_places_lie_below_each_other(deepest):
     """The first twenty in equal steps, all of them on a page of bounded height, and ticks that do not touch."""
