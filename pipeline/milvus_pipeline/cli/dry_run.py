@@ -42,7 +42,7 @@ def run_dry(dry: DryRun, options: RunOptions) -> int:
     with dry:
         plan = Plan(dry.services)
         opened_in = time.perf_counter() - started
-        summary = RunSummary(f"{dry.name} (dry run)", opened_in=opened_in, detailed=True, kept=False)
+        summary = RunSummary(f"{dry.name} (dry run)", opened_in=opened_in, detailed=True)
         try:
             with ProgressBar(dry.name, options.count) as bar:
                 for batch in batches:

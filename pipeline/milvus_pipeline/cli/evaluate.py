@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -100,9 +99,7 @@ def evaluate(
     systems = _read_systems(configs, timeout, baseline)
     judged = read_qrels(qrels)
     run_files = RunFiles(runs, list(systems)) if runs is not None else None
-    with ExitStack() as unfinished, ProgressBar("evaluate") as bar:
-        if run_files is not None:
-            unfinished.callback(run_files.remove_empty)
+    with ProgressBar("evaluate") as bar:
         evaluation = evaluate_systems(
             {name: variant.pipeline for name, variant in systems.items()},
             read_queries(queries, input_format, warn=print_warning),
@@ -117,7 +114,6 @@ def evaluate(
             on_results=run_files.add if run_files is not None else None,
             title=" and ".join(path.stem for path in configs),
         )
-        unfinished.pop_all()
     complete = _print_problems(evaluation, run_files)
     return 0 if _write(evaluation, output_format, output, report, overwrite) and complete else FAILED
 

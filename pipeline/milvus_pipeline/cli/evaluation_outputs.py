@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -107,17 +106,16 @@ class RunFiles:
         systems: their names, from which the file names are made.
 
     Raises:
-        UsageError: a file cannot be created.
+        UsageError: the folder cannot be created.
     """
 
     def __init__(self, folder: Path, systems: Sequence[str]) -> None:
         self._paths = {name: folder / f"{stem}.run" for name, stem in zip(systems, _file_stems(systems), strict=True)}
         self._formats = {name: TrecRun(name) for name in systems}
         self._problems: dict[str, OutputError] = {}
+        self._begun: set[str] = set()
         try:
             folder.mkdir(exist_ok=True)
-            for path in self._paths.values():
-                path.write_text("", encoding="utf-8")
         except OSError as error:
             raise UsageError(f"cannot be written: {error.strerror}", place=f"--runs {folder}") from error
 
@@ -125,13 +123,6 @@ class RunFiles:
     def problems(self) -> Sequence[OutputError]:
         """Why a query is missing in a run; at most one per system."""
         return list(self._problems.values())
-
-    def remove_empty(self) -> None:
-        """Remove the runs without a line, so that an evaluation that ran nothing leaves none behind."""
-        for path in self._paths.values():
-            with suppress(OSError):
-                if path.stat().st_size == 0:
-                    path.unlink()
 
     def add(self, system: str, results: Sequence[SearchResult]) -> None:
         """Write the next results of a system."""
@@ -145,8 +136,9 @@ class RunFiles:
                 self._problems.setdefault(system, missing)
         try:
             # Opened each time: a sweep may have more variants than a process may have open files.
-            with path.open("a", encoding="utf-8", newline="\n") as stream:
+            with path.open("a" if system in self._begun else "w", encoding="utf-8", newline="\n") as stream:
                 stream.writelines(lines)
+            self._begun.add(system)
         except OSError as error:
             self._problems.setdefault(system, OutputError(f"is incomplete: {error.strerror}", place=str(path)))
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -32,13 +32,15 @@ def ingest(
     """
     pipeline = Pipeline.from_yaml(config)
     total = _count_records(files)
-    places = Places()
+    records = (line.object() for path in files for line in read_lines(path))
     with ProgressBar(pipeline.name, lambda: total) as bar:
         try:
-            records = places.read_records(files)
             report = ingest_records(pipeline, records, overwrite=overwrite, on_progress=bar.update)
         except IngestError as error:
-            places.add_to(error)
+            if total is not None and error.record is not None:  # a pipe cannot be read again to find the line
+                error.at(_place_of(files, error.record))
+            if total is not None and error.earlier is not None:
+                error.what += f" ({_place_of(files, error.earlier)})"
             raise
     for warning in report.warnings:
         print_warning(warning)
@@ -47,36 +49,11 @@ def ingest(
     return 0
 
 
-class Places:
-    """Finds file and line of a record by its number over all files, from 1.
-
-    Stored as runs of consecutive lines: one entry per file, and one more for every group of blank lines.
-    """
-
-    def __init__(self) -> None:
-        self._firsts: list[int] = []  # number of each run's first record
-        self._runs: list[tuple[str, int]] = []  # its file, and line number minus record number
-
-    def read_records(self, files: Sequence[Path]) -> Iterator[Mapping[str, Any]]:
-        """Yield the records of the files, and remember where each one is."""
-        lines = (line for path in files for line in read_lines(path))
-        for number, line in enumerate(lines, start=1):
-            run = (line.file, line.number - number)
-            if not self._runs or self._runs[-1] != run:
-                self._firsts.append(number)
-                self._runs.append(run)
-            yield line.object()
-
-    def add_to(self, error: IngestError) -> None:
-        """Add file and line of the records that the error names."""
-        if error.record is not None:
-            error.at(self._of(error.record))
-        if error.earlier is not None:
-            error.what += f" ({self._of(error.earlier)})"
-
-    def _of(self, number: int) -> str:
-        file, ahead = self._runs[bisect_right(self._firsts, number) - 1]
-        return f"{file}:{number + ahead}"
+def _place_of(files: Sequence[Path], number: int) -> str:
+    """Return file and line of a record by its number over all files, from 1."""
+    lines = (line for path in files for line in read_lines(path))
+    line = next(islice(lines, number - 1, None))
+    return f"{line.file}:{line.number}"
 
 
 def _count_records(files: Sequence[Path]) -> int | None:

@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal
 
 import typer
 
@@ -19,6 +19,7 @@ from milvus_pipeline.jobs.claim import check_place
 from milvus_pipeline.jobs.job import answer
 from milvus_pipeline.pipeline import Pipeline
 from milvus_pipeline.records import Query, SearchResult
+from milvus_pipeline.run.dry_run import DryRun
 
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="The pipeline, a YAML file.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -33,15 +34,6 @@ Timeout = Annotated[
 
 Batch = Sequence[Query | SearchResult]
 Answers = Generator[list[SearchResult], None, None]
-
-
-class Answering(Protocol):
-    """What answers a batch: a pipeline, or its dry run."""
-
-    def run_batch(
-        self, queries: Sequence[Query], *, timeout: float | None, return_errors: bool
-    ) -> Sequence[SearchResult]:
-        """Return one result per query, in their order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +121,10 @@ def choose_source(texts: Sequence[str] | None, queries: Path | None) -> Path | N
     return STDIN
 
 
-def answer_batch(answering: Answering, batch: Batch, timeout: float | None) -> list[SearchResult]:
+def answer_batch(pipeline: Pipeline | DryRun, batch: Batch, timeout: float | None) -> list[SearchResult]:
     """Return the results of a batch in its order; a query that could not be read passes through as failed."""
     queries = [item for item in batch if isinstance(item, Query)]
-    found = iter(answering.run_batch(queries, timeout=timeout, return_errors=True))
+    found = iter(pipeline.run_batch(queries, timeout=timeout, return_errors=True))
     return [next(found) if isinstance(item, Query) else item for item in batch]
 
 
@@ -140,7 +132,7 @@ def answer_batches(pipeline: Pipeline, batches: Iterator[Batch], options: RunOpt
     """Return the results of one batch after another.
 
     If queries can be read ahead of the results, stages work on different batches at the same time. From a pipe they
-    cannot: whoever types queries waits for one answer before the next query.
+    cannot: a user who types queries waits for one answer before the next query.
     """
     if options.source is None or options.source.is_file():
         return answer(pipeline, batches, options.timeout)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 from milvus_pipeline.cli.exit_codes import print_message, print_warning
@@ -17,6 +18,12 @@ _LISTED = 10
 """Failures and warnings that are printed; the others are only counted."""
 
 
+@dataclass
+class _Listed:
+    detail: str
+    queries: int = 0
+
+
 class RunSummary:
     """Counts the outcomes of the queries and their cost, and prints them at the end.
 
@@ -24,22 +31,17 @@ class RunSummary:
         name: of the pipeline.
         opened_in: seconds that opening it took.
         detailed: print failures and warnings too, not only counts.
-        kept: the results, with their warnings, are written somewhere. Otherwise nobody can look up those of a query,
-            so equal warnings are printed once, with the number of queries.
     """
 
-    def __init__(self, name: str, *, opened_in: float, detailed: bool, kept: bool = True) -> None:
+    def __init__(self, name: str, *, opened_in: float, detailed: bool) -> None:
         self._name = name
         self._opened_in = opened_in
         self._detailed = detailed
-        self._kept = kept
         self._started = time.perf_counter()
         self._statuses: Counter[str] = Counter()
         self._usage = Totals()
-        self._lines: list[str] = []
-        self._equal_warnings: Counter[str] = Counter()
-        self._troubles: Counter[str] = Counter()
-        self._first_reasons: dict[str, str] = {}
+        self._errors: dict[str, _Listed] = {}
+        self._warnings: dict[str, _Listed] = {}
         self._unlisted = 0
 
     @property
@@ -65,27 +67,23 @@ class RunSummary:
         self._statuses["failed" if error else result.status] += 1
         for stage, figures in result.usage.items():
             self._usage.add(stage, figures)
-        for report in result.reports:
-            if report.status in STATUS_WORDS:
-                trouble = f"{report.stage} {STATUS_WORDS[report.status]} ({report.reason_code or 'error'})"
-                self._troubles[trouble] += 1
-                self._first_reasons.setdefault(trouble, report.reason or "no reason was given")
-        lines = [f"error: query {result.query.id}: {error}"] if error else []
-        if self._kept:
-            lines += [f"warning: query {result.query.id}: {warning}" for warning in result.warnings]
-        else:
-            self._count_warnings(result.warnings)
-        # A table shows the failure of a query, but not that a result could not be written.
-        if self._detailed or unwritten:
-            self._unlisted += max(0, len(self._lines) + len(lines) - _LISTED)
-            self._lines = [*self._lines, *lines][:_LISTED]
+        # A table shows the failure of a query and its warnings, but not that a result could not be written.
+        if error and (self._detailed or unwritten):
+            self._list(self._errors, f"error: query {result.query.id}: {error}", "")
+        if self._detailed:
+            for report in result.reports:
+                if report.status in STATUS_WORDS:
+                    trouble = f"{report.stage} {STATUS_WORDS[report.status]} ({report.reason_code or 'error'})"
+                    self._list(self._warnings, trouble, f": {report.reason or 'no reason was given'}")
+            for warning in result.warnings:
+                self._list(self._warnings, warning, "")
 
-    def _count_warnings(self, warnings: list[str]) -> None:
-        for warning in warnings:
-            if warning in self._equal_warnings or len(self._equal_warnings) < _LISTED:
-                self._equal_warnings[warning] += 1
-            else:
-                self._unlisted += 1
+    def _list(self, listed: dict[str, _Listed], text: str, detail: str) -> None:
+        """List a text if there is room, with the detail of the query that has it first, and count the queries."""
+        if text in listed or len(listed) < _LISTED:
+            listed.setdefault(text, _Listed(detail)).queries += 1
+        else:
+            self._unlisted += 1
 
     def print(self, output: Path | None, *, unfinished: bool = False, usage: bool = True) -> None:
         """Print the failures, the warnings, the counts and the usage to stderr.
@@ -95,14 +93,12 @@ class RunSummary:
             unfinished: the run ended early, so there may be costs that are not known here.
             usage: print it.
         """
-        for line in self._lines:
-            print_message(line)
-        for trouble, count in self._troubles.items() if self._detailed else ():
-            print_warning(f"{count_text(count, 'query')}: {trouble}: {self._first_reasons[trouble]}")
-        for warning, count in self._equal_warnings.items():
-            print_warning(f"{count_text(count, 'query')}: {warning}")
+        for text in self._errors:
+            print_message(text)
+        for text, listed in self._warnings.items():
+            print_warning(f"{count_text(listed.queries, 'query')}: {text}{listed.detail}")
         if self._unlisted:
-            print_message(f"{self._unlisted} more errors and warnings{'; see the results' if self._kept else ''}")
+            print_message(f"{self._unlisted} more errors and warnings")
         if not self._statuses:
             return
         seconds = time.perf_counter() - self._started
