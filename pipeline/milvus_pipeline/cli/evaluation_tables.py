@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Literal
 
 from rich import box
 from rich.console import Console
@@ -30,12 +31,13 @@ from milvus_pipeline.text import (
     one_line,
 )
 
-Group = Sequence[Column]
-"""Columns that stay together."""
+Row = dict[tuple[str, str], Text]
+"""The cells of a row by the group and the header of their columns; columns of a group stay together."""
 
 _GAP = 2  # blanks between columns
 _MOST_FOR_NAMES = 0.5  # of the width
 _LEAST_NAMES = 12
+_JUSTIFY: Mapping[str, Literal["left", "center"]] = {"front": "center", "not ok": "left", "usage": "left"}
 _MOST_SYSTEMS = 4  # of more, only the stages of the baseline and of the best one are printed
 
 
@@ -50,7 +52,7 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
         if len(systems) > 1:
             console.print(_system_heading(system, evaluation, best))
         names = text_column("stage", (_stage_name(stage) for stage in system.stages))
-        _print_groups(console, names, list(_stage_groups(evaluation, system, index)))
+        _print_rows(console, names, [_stage_row(evaluation, system, stage, index) for stage in system.stages])
     if hidden := len(systems) - len(detailed):
         where = "are in --format json, --format csv and the --report."
         console.print(Text(f"Stages of the other {count_text(hidden, 'system')} {where}", style="dim"))
@@ -58,7 +60,7 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     if len(systems) > 1:
         console.print(Text(f"All {count_text(len(systems), 'system')}", style="bold"))
         names = Column("system", [_system_name(system, systems[0]) for system in systems], "left")
-        _print_groups(console, names, list(_system_groups(evaluation, index)))
+        _print_rows(console, names, [_system_row(evaluation, system, index) for system in systems])
         for line in _front_lines(evaluation):
             console.print(line)
         console.print()
@@ -66,11 +68,16 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
         console.print(Text(note, style="dim"))
 
 
-def _print_groups(console: Console, names: Column, groups: Sequence[Group]) -> None:
-    """Print the groups beside each other as far as they fit, each table led by the names of the rows."""
+def _print_rows(console: Console, names: Column, rows: Sequence[Row]) -> None:
+    """Print the columns that are not empty beside each other as far as they fit, each table led by ``names``."""
+    groups: dict[str, list[Column]] = {}
+    for group, header in rows[0]:
+        cells = [row[group, header] for row in rows]
+        if any(cells):
+            groups.setdefault(group, []).append(Column(header, cells, _JUSTIFY.get(header, "right")))
     room = console.width - INDENT
     lead = min(names.width, max(_LEAST_NAMES, int(room * _MOST_FOR_NAMES)))
-    for columns in _pack(groups, room - lead - _GAP):
+    for columns in _pack(groups.values(), room - lead - _GAP):
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
         table.add_column(names.header, justify=names.justify, width=lead, overflow="fold")
         for column in columns:
@@ -82,7 +89,7 @@ def _print_groups(console: Console, names: Column, groups: Sequence[Group]) -> N
         console.print()
 
 
-def _pack(groups: Sequence[Group], room: int) -> Iterator[list[Column]]:
+def _pack(groups: Iterable[Sequence[Column]], room: int) -> Iterator[list[Column]]:
     """Yield the columns of each table: as many groups as there is room for, at least one."""
     columns: list[Column] = []
     for group in groups:
@@ -119,55 +126,39 @@ def _system_name(system: SystemFigures, baseline: SystemFigures) -> Text:
     return Text.assemble(name, (" (baseline)" if system is baseline else "", "dim"))
 
 
-def _stage_groups(evaluation: Evaluation, system: SystemFigures, index: ComparisonIndex) -> Iterator[Group]:
-    """Yield the columns on the stages of one system."""
-    stages = system.stages
-    yield [_column("hits", [f"{stage.hits:.1f}".removesuffix(".0") for stage in stages])]
+def _stage_row(evaluation: Evaluation, system: SystemFigures, stage: StageFigures, index: ComparisonIndex) -> Row:
+    row = {("hits", "hits"): Text(f"{stage.hits:.1f}".removesuffix(".0"))}
     for name in evaluation.measures:
-        compared = [index.of_stage(system.name, stage.stage, name) for stage in stages]
-        ceilings = [_measure_cell(stage.ceilings, name, None, "dim") for stage in stages]
-        changes = [_change_column(compared)] if any(compared) else []
-        yield [_measure_column(name, stages, compared), *changes, Column("ceiling", ceilings)]
-    elapsed = _column("elapsed ms", [milliseconds_text(stage.elapsed.p50) for stage in stages])
-    yield [*_latency_columns([stage.latency for stage in stages]), elapsed]
-    if any(stage.cost is not None for stage in stages):
-        yield [_cost_column(stages)]
-    if any(stage.cached for stage in stages):
-        yield [_column("cached", [f"{stage.cached:,}" if stage.cached else "" for stage in stages])]
-    troubles = [
-        ", ".join(f"{number:,} {status}" for status, number in stage.statuses.items() if status != "ok")
-        for stage in stages
-    ]
-    if any(troubles):
-        yield [text_column("not ok", troubles, "yellow")]
-    if any(stage.usage for stage in stages):
-        yield [text_column("usage", [one_line(figures_text(stage.usage)) for stage in stages])]
+        compared = index.of_stage(system.name, stage.stage, name)
+        row[name, name] = _measure_cell(stage.measures, name, compared)
+        row[name, "change"] = _change_cell(compared)
+        row[name, "ceiling"] = _measure_cell(stage.ceilings, name, None, "dim")
+    troubles = [f"{number:,} {status}" for status, number in stage.statuses.items() if status != "ok"]
+    return {
+        **row,
+        **_latency_cells(stage.latency),
+        ("time", "elapsed ms"): Text(milliseconds_text(stage.elapsed.p50)),
+        ("cost", "cost"): Text("" if stage.cost is None else money_text(stage.cost)),
+        ("cached", "cached"): Text(f"{stage.cached:,}" if stage.cached else ""),
+        ("not ok", "not ok"): Text(", ".join(troubles), style="yellow"),
+        ("usage", "usage"): Text(one_line(figures_text(stage.usage))),
+    }
 
 
-def _system_groups(evaluation: Evaluation, index: ComparisonIndex) -> Iterator[Group]:
-    """Yield the columns on the systems side by side."""
-    systems = evaluation.systems
-    yield [Column("front", [Text("●" if system.on_front else "", style="green") for system in systems], "center")]
+def _system_row(evaluation: Evaluation, system: SystemFigures, index: ComparisonIndex) -> Row:
+    row = {("front", "front"): Text("●" if system.on_front else "", style="green")}
     for name in evaluation.measures:
-        compared = [index.of_system(system.name, name) for system in systems]
-        p_values = ["" if found is None else _p_text(found.p_corrected) for found in compared]
-        yield [_measure_column(name, systems, compared), _change_column(compared), _column("p", p_values)]
-    yield _latency_columns([system.latency for system in systems])
-    if any(system.cost is not None for system in systems):
-        yield [_cost_column(systems)]
-    failed = [system.statuses.get("failed", 0) for system in systems]
-    if any(failed):
-        yield [_column("failed", [f"{number:,}" if number else "" for number in failed], "red")]
-
-
-def _column(header: str, texts: Sequence[str], style: str = "") -> Column:
-    return Column(header, [Text(text, style=style) for text in texts])
-
-
-def _measure_column(
-    name: str, rows: Sequence[StageFigures | SystemFigures], compared: Sequence[Comparison | None]
-) -> Column:
-    return Column(name, [_measure_cell(row.measures, name, one) for row, one in zip(rows, compared, strict=True)])
+        compared = index.of_system(system.name, name)
+        row[name, name] = _measure_cell(system.measures, name, compared)
+        row[name, "change"] = _change_cell(compared)
+        row[name, "p"] = Text("" if compared is None else _p_text(compared.p_corrected))
+    failed = system.statuses.get("failed", 0)
+    return {
+        **row,
+        **_latency_cells(system.latency),
+        ("cost", "cost"): Text("" if system.cost is None else money_text(system.cost)),
+        ("failed", "failed"): Text(f"{failed:,}" if failed else "", style="red"),
+    }
 
 
 def _measure_cell(measures: Mapping[str, float], name: str, compared: Comparison | None, style: str = "") -> Text:
@@ -177,24 +168,16 @@ def _measure_cell(measures: Mapping[str, float], name: str, compared: Comparison
     return Text(measure_text(measures[name]), style=style).append("*" if compared and compared.significant else " ")
 
 
-def _change_column(compared: Sequence[Comparison | None]) -> Column:
-    cells = []
-    for found in compared:
-        style = "dim"
-        if found is not None and found.significant:
-            style = "green" if found.difference > 0 else "red"
-        cells.append(Text("" if found is None else difference_text(found.difference), style=style))
-    return Column("change", cells)
+def _change_cell(compared: Comparison | None) -> Text:
+    if compared is None:
+        return Text("")
+    style = "dim" if not compared.significant else "green" if compared.difference > 0 else "red"
+    return Text(difference_text(compared.difference), style=style)
 
 
-def _latency_columns(latencies: Sequence[Latency]) -> Group:
-    rows = [(latency.p50, latency.p95, latency.p99) for latency in latencies]
-    columns = zip(("p50 ms", "p95", "p99"), zip(*rows, strict=True), strict=True)
-    return [_column(header, [milliseconds_text(value) for value in values]) for header, values in columns]
-
-
-def _cost_column(rows: Sequence[StageFigures | SystemFigures]) -> Column:
-    return _column("cost", ["" if row.cost is None else money_text(row.cost) for row in rows])
+def _latency_cells(latency: Latency) -> Row:
+    values = {"p50 ms": latency.p50, "p95": latency.p95, "p99": latency.p99}
+    return {("time", header): Text(milliseconds_text(value)) for header, value in values.items()}
 
 
 def _p_text(value: float) -> str:
