@@ -320,14 +320,14 @@ def test_systems_of_several_pipelines_begin_with_its_name():
         ),
         (
             "word_overlap: [{type: word_overlap, name: first_only}]",
-            "sweep.word_overlap[0]: the variant 'word_overlap=first_only' does not fit: 'first_only' is also the name "
-            "of stages[1]; give one of them another `name` (line 8)",
+            "sweep: the variant 'word_overlap=first_only' does not fit: 'first_only' is also the name of stages[1]; "
+            "give one of them another `name` (line 7)",
         ),
         (
             "first_only: [null]\nlisted_search: [{type: listed_search}, null]",
-            "sweep.listed_search[1]: the variant 'first_only=none listed_search=none' does not fit: word_overlap "
+            "sweep: the variant 'first_only=none listed_search=none' does not fit: word_overlap "
             "needs 'hits', which no stage before it gives; put a retrieval stage such as milvus_search first "
-            "(line 9)",
+            "(line 7)",
         ),
         (
             f"word_overlap.top_k: {list(range(1, 40))}\nword_overlap.weight: {list(range(1, 40))}",
@@ -378,7 +378,7 @@ def test_a_sweep_made_in_python_is_checked_when_its_variants_are_made():
         variants_of(Pipeline([ListedSearch()], name="fruit", sweep={"listed_search.x": [1, 2]}))
     known = "known are documents, name, on_error, timeout"
     assert str(caught.value) == f"fruit: sweep.listed_search.x: unknown key; {known}"
-    with pytest.raises(ConfigError, match=r"sweep.listed_search\[0\]: the variant .* no stage is left"):
+    with pytest.raises(ConfigError, match=r"sweep: the variant .* no stage is left"):
         variants_of(Pipeline([ListedSearch()], sweep={"listed_search": [None]}))
 
 

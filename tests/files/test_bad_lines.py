@@ -58,7 +58,7 @@ def test_reported_lines_have_ids(make):
     items = list(read_queries(make("q.jsonl", MIXED)))
     assert [item.query.id if isinstance(item, SearchResult) else item.id for item in items] == ["a", "line-3", "b", "4"]
     items = list(read_queries(make("q.tsv", b"a\tred\nb\tsky\tsea\nred\n\tsea\n")))
-    assert [getattr(item, "query", item).id for item in items] == ["a", "b", "line-3", "line-4"]
+    assert [getattr(item, "query", item).id for item in items] == ["a", "line-2", "line-3", "line-4"]
 
 
 def test_a_place_depends_on_the_file_alone(make):

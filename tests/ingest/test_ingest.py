@@ -128,7 +128,7 @@ def test_ingest_and_search_on_a_server(milvus_server: str) -> None:
         (record(3, title=float("nan")), "record 4: 'title': must be a string or a finite number to be joined"),
         (record(3, _id=7), "record 4: '_id': must be a string, got 7"),
         (record(2), "record 4: has the same 'id' ('d2') as record 3"),
-        (record(3, vector=[1.0] * 7), "record 4: 'vector': must have 8 numbers, but it has 7"),
+        (record(3, vector=[1.0] * 7), "record 4: 'vector': must have 8 numbers, got 7"),
         (record(3, vector=[float("nan")] * DIM), "record 4: 'vector': holds NaN or infinity"),
         (record(3, vector="secret"), "record 4: 'vector': must be a flat list of numbers"),
         (["_id"], "record 4: must be a mapping of keys to values, got a list"),
@@ -230,7 +230,7 @@ def test_dynamic_fields_and_json(uri: str) -> None:
         ({"anns_field": "v"}, {}, "the vector field is 'vector', but milvus_search searches 'v'"),
         ({"text_field": "body"}, {}, "text_field is 'body', which is not one of the fields (id, text, vector, year)"),
         ({"output_fields": ["x"]}, {}, "output_fields is 'x', which is not one of the fields"),
-        ({}, {"fields": [*FIELDS[:3], {**FIELDS[3], "dim": 9}]}, "must have 9 numbers, but the encoder gives 8"),
+        ({}, {"fields": [*FIELDS[:3], {**FIELDS[3], "dim": 9}]}, "must have 9 numbers, got 8"),
     ],
 )
 def test_search_and_collection_must_agree(uri: str, fields: dict, section: dict, message: str) -> None:

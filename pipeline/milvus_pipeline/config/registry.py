@@ -19,8 +19,7 @@ S = TypeVar("S", bound=type[Stage])
 class Registry:
     """Finds stage classes by type name. Entry points are read at the first look-up, and loaded one by one."""
 
-    def __init__(self, group: str = GROUP) -> None:
-        self._group = group
+    def __init__(self) -> None:
         self._classes: dict[str, type[Stage]] = {}
         self._points: dict[str, EntryPoint] | None = None
 
@@ -72,7 +71,7 @@ class Registry:
     def _entry_points(self) -> dict[str, EntryPoint]:
         if self._points is None:
             found: dict[str, EntryPoint] = {}
-            for point in entry_points(group=self._group):
+            for point in entry_points(group=GROUP):
                 other = found.get(point.name)
                 if other is not None and other.value != point.value:
                     raise ConfigError(

@@ -200,7 +200,7 @@ class _Grid:
             Variation(name, {place.key: as_data(place.values[index]) for place, index in choice}, stages)
             for name, (stages, choice) in zip(_names(self._places, choices), chosen.values(), strict=True)
         ]
-        problems = _misfits(variations, choices)
+        problems = _misfits(variations)
         return ([] if problems else variations), problems
 
     def _vary(self, choice: Choice) -> tuple[list[Any], Choice]:
@@ -290,9 +290,8 @@ def _blame(problem: Problem, choice: Choice) -> Problem:
         return problem._replace(path=(_SWEEP, place.key, index, *path[len(place.path) :]))
     # Several fields do not go together, or a key does not fit into its mapping.
     within = [pair for pair in choice if pair[0].path[: len(path)] == path]
-    *others, (place, index) = within or [pair for pair in choice if pair[0].at[0] == path[0]]
-    together = f" (together with {' and '.join(other.key for other, _ in others)})" if others else ""
-    return problem._replace(path=(_SWEEP, place.key, index), what=f"{problem.what}{together}")
+    place, index = (within or [pair for pair in choice if pair[0].at[0] == path[0]])[-1]
+    return problem._replace(path=(_SWEEP, place.key, index))
 
 
 def _merge(problems: Iterable[Problem], places: Sequence[_Place]) -> list[Problem]:
@@ -304,20 +303,15 @@ def _merge(problems: Iterable[Problem], places: Sequence[_Place]) -> list[Proble
     return list(dict.fromkeys(one if count[one] == sizes[str(one.path[1])] else each for each, one in pairs))
 
 
-def _misfits(variations: Sequence[Variation], choices: Sequence[Choice]) -> list[Problem]:
-    """Return what is wrong with the order of stages, each problem once, at the value that only such variants have."""
-    wrong: dict[Problem, list[int]] = {}
-    for index, variation in enumerate(variations):
+def _misfits(variations: Sequence[Variation]) -> list[Problem]:
+    """Return what is wrong with the order of stages: each problem once, with the first variant that has it."""
+    found: dict[Problem, str] = {}
+    for variation in variations:
         for problem in check_stages(variation.stages) if variation.stages else [Problem((), "no stage is left")]:
-            wrong.setdefault(problem._replace(path=()), []).append(index)
-    problems = []
-    for problem, indices in wrong.items():
-        right = {pair for index, choice in enumerate(choices) if index not in indices for pair in choice}
-        common = [pair for pair in choices[indices[0]] if all(pair in choices[index] for index in indices)]
-        culprit = next(((place.key, at) for place, at in common if (place, at) not in right), ())
-        what = f"the variant '{variations[indices[0]].name}' does not fit: {problem.what}"
-        problems.append(problem._replace(path=(_SWEEP, *culprit), what=what))
-    return problems
+            found.setdefault(problem._replace(path=(_SWEEP,)), variation.name)
+    return [
+        problem._replace(what=f"the variant {name!r} does not fit: {problem.what}") for problem, name in found.items()
+    ]
 
 
 def _names(places: Sequence[_Place], choices: Sequence[Choice]) -> list[str]:

@@ -123,8 +123,6 @@ def parse_yaml(text: str, origin: str = "<yaml>", environ: Mapping[str, str] | N
         raise ConfigError(_TOO_DEEP, place=origin) from None
     except (yaml.YAMLError, OverflowError, ValueError) as error:
         problem = next(iter(str(error).splitlines()), type(error).__name__)
-        if isinstance(error, OverflowError) or "chr()" in problem:
-            problem = "an escape with \\U, in double quotes, is not a character"
         raise ConfigError(f"is not valid YAML: {_without_quotes(problem)}", place=origin) from None
     if not isinstance(data, dict):
         raise ConfigError(f"must be a mapping with a list of `stages`, got {kind_of(data)}", place=origin)

@@ -136,8 +136,7 @@ def _read(
                 raise
             if bad_lines is BadLines.REPORT:
                 failure = QueryError(error.what, error.next_step, place=error.place)
-                query = Query("", id=_bad_line_id(line, input_format, place))
-                yield SearchResult(query, status="failed", error=failure)
+                yield SearchResult(Query("", id=_bad_line_id(line)), status="failed", error=failure)
                 continue
             skipped += 1
             if skipped <= MAX_BAD_LINES:
@@ -202,20 +201,14 @@ def _parse(line: Line, input_format: InputFormat, default_id: str) -> tuple[Quer
     return query, parsed.model_extra or ()
 
 
-def _bad_line_id(line: Line, input_format: InputFormat, place: int) -> str:
-    """Return an id for a line that is not a query: its own, else one that no other line has by its place."""
-    if input_format is InputFormat.LINES:
-        return str(place)
-    own: object = None
+def _bad_line_id(line: Line) -> str:
+    """Return an id for a line that is not a query: that of its JSON object, else one that no other line has."""
     with suppress(InputError):
-        if input_format is InputFormat.TSV:
-            before, tab, _ = line.text().partition("\t")
-            own = before.strip() if tab else None
-        else:
-            data = line.object()
-            own = data.get("_id", data.get("id"))
-    readable = isinstance(own, str | int) and not isinstance(own, bool) and own != ""
-    return str(own) if readable else f"line-{line.number}"
+        data = line.object()
+        own = data.get("_id", data.get("id"))
+        if isinstance(own, str | int) and not isinstance(own, bool) and own != "":
+            return str(own)
+    return f"line-{line.number}"
 
 
 def _is_header(line: Line) -> bool:

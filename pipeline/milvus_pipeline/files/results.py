@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import TypeAlias
 
 import numpy as np
 
@@ -15,26 +16,13 @@ from milvus_pipeline.files.lines import suffix_of
 from milvus_pipeline.files.plain import json_line
 from milvus_pipeline.records import SearchResult
 
+_WORD = re.compile(r"[^\s\0\ud800-\udfff]+")
 _LARGEST = 1e37  # with room below the largest number of 32 bits, 3.4e38
 _SMALLEST = float(np.finfo(np.float32).tiny)
 
 
 class OutputError(PipelineError):
     """A result cannot be written, because it does not fit the format or because the file cannot take it."""
-
-
-class LineFormat(Protocol):
-    """Turns results into whole lines."""
-
-    def text(self, result: SearchResult) -> str:
-        """Return the lines of one result, each with its line break; empty if there is nothing to write.
-
-        Raises:
-            OutputError: the result does not fit the format.
-        """
-
-    def resume(self, lines: Iterable[bytes]) -> None:
-        """Continue behind these lines of the same output. They are read only if the format asks for them."""
 
 
 class JsonLines:
@@ -52,7 +40,7 @@ class JsonLines:
         return json_line(result.to_dict(figures=self._figures))
 
     def resume(self, lines: Iterable[bytes]) -> None:
-        """Do nothing: a line does not depend on those before it."""
+        """Continue behind these lines of the same output. They are not read: no line depends on another."""
 
 
 class TrecRun:
@@ -92,6 +80,10 @@ class TrecRun:
     def resume(self, lines: Iterable[bytes]) -> None:
         """Remember the queries of these lines, so that none of them is written twice."""
         self._ids.update(line.split(b" ", 1)[0].decode("utf-8") for line in lines)
+
+
+LineFormat: TypeAlias = JsonLines | TrecRun
+"""Turns results into whole lines."""
 
 
 class OutputFormat(StrEnum):
@@ -145,12 +137,6 @@ def _just_below(value: float) -> float:
 
 
 def _one_word(text: str, what: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        fits = False
-    else:
-        fits = text.split() == [text] and "\0" not in text
-    if not fits:
+    if not _WORD.fullmatch(text):
         raise OutputError(f"{what} must be one word without blanks in a TREC run, got {text!r}", "write JSONL instead")
     return text

@@ -123,30 +123,22 @@ def ingest(
             stack.callback(embedder.close)
         maker = RowMaker(spec, writer.text_field)
         try:
-            rows = _write(writer, _batches(maker, records, spec, embedder), on_progress)
+            done = 0
+            for rows, dim in _batches(maker, records, spec, embedder):
+                if not done:
+                    writer.create(dim)
+                done += writer.insert(rows)
+                if on_progress is not None:
+                    on_progress(done)
+            if not done:
+                where = f"collection {writer.collection!r}"
+                raise IngestError("there are no records", "nothing was made", place=where)
+            count = writer.finish()
         except BaseException:  # Ctrl-C too
             with suppress(Exception):
                 writer.abort()
             raise
-    return IngestReport(writer.collection, rows, time.perf_counter() - started, tuple(maker.warnings()))
-
-
-def _write(
-    writer: CollectionWriter,
-    batches: Iterator[tuple[list[dict[str, Any]], int]],
-    on_progress: Callable[[int], None] | None,
-) -> int:
-    """Write the batches. Return the number of rows in the collection."""
-    done = 0
-    for rows, dim in batches:
-        if not done:
-            writer.create(dim)
-        done += writer.insert(rows)
-        if on_progress is not None:
-            on_progress(done)
-    if not done:
-        raise IngestError("there are no records", "nothing was made", place=f"collection {writer.collection!r}")
-    return writer.finish()
+    return IngestReport(writer.collection, count, time.perf_counter() - started, tuple(maker.warnings()))
 
 
 def _batches(
@@ -163,7 +155,7 @@ def _batches(
             texts = [maker.text(rows[index], first + index) for index in bare]
             for index, values in zip(bare, _vectors(embedder, texts, spec), strict=True):
                 rows[index][vector] = values
-        dim = check_vectors(rows, vector, dim, first, from_encoder=set(bare))
+        dim = check_vectors(rows, vector, dim, first)
         yield rows, dim
         first += len(batch)
 

@@ -119,8 +119,8 @@ class RowMaker:
         """
         text = row.get(self._text_field) if self._text_field else None
         if not isinstance(text, str):
-            field = f"field {self._text_field!r}" if self._text_field else "`text_field` (it is null)"
-            raise IngestError(f"has neither a vector nor a text to embed in the {field}").of_record(number)
+            what = f"has neither a vector nor a text to embed (`text_field` is {self._text_field!r})"
+            raise IngestError(what).of_record(number)
         return text
 
     def warnings(self) -> list[str]:
@@ -134,9 +134,7 @@ class RowMaker:
         ]
 
 
-def check_vectors(
-    rows: list[dict[str, Any]], field: str, dim: int | None, first: int, *, from_encoder: set[int]
-) -> int:
+def check_vectors(rows: list[dict[str, Any]], field: str, dim: int | None, first: int) -> int:
     """Check the vectors of a batch, make them float32 in place, and return their dimension.
 
     Args:
@@ -144,22 +142,22 @@ def check_vectors(
         field: the vector field.
         dim: the dimension they must have; that of the first one if None.
         first: number of the first row's record, for messages.
-        from_encoder: indices of the rows whose vector was made here.
 
     Raises:
         IngestError: a vector is not a flat list of finite numbers, or has another dimension.
     """
-    for index, row in enumerate(rows):
+    for number, row in enumerate(rows, start=first):
         try:
-            row[field], dim = _vector(row[field], dim, made=index in from_encoder)
+            row[field] = _vector(row[field], dim)
         except IngestError as error:
-            error.at(repr(field)).of_record(first + index)
+            error.at(repr(field)).of_record(number)
             raise
+        dim = len(row[field])
     assert dim is not None  # noqa: S101 - a batch is never empty
     return dim
 
 
-def _vector(value: Any, dim: int | None, *, made: bool) -> tuple[Any, int]:
+def _vector(value: Any, dim: int | None) -> Any:
     try:
         vector = np.asarray(value)
     except ValueError:  # lists of different lengths
@@ -167,13 +165,12 @@ def _vector(value: Any, dim: int | None, *, made: bool) -> tuple[Any, int]:
     if vector.ndim != 1 or vector.dtype.kind not in "fiu" or not vector.size:
         raise IngestError("must be a flat list of numbers")
     if len(vector) != (dim or len(vector)):
-        cause = "the encoder gives" if made else "it has"
-        raise IngestError(f"must have {dim} numbers, but {cause} {len(vector)}", "make `dim` and vectors agree")
+        raise IngestError(f"must have {dim} numbers, got {len(vector)}", "make `dim`, encoder and vectors agree")
     with np.errstate(over="ignore"):
         vector = vector.astype(np.float32)
     if not np.isfinite(vector).all():
-        raise IngestError(f"holds NaN or infinity{' (made by the encoder)' if made else ''}")
-    return vector, len(vector)
+        raise IngestError("holds NaN or infinity")
+    return vector
 
 
 def _source(field: FieldSpec) -> list[str]:

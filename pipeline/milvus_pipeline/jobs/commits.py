@@ -9,22 +9,50 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
+import numpy as np
+
+from milvus_pipeline.files.plain import json_text
 from milvus_pipeline.files.results import LineFormat, OutputError
-from milvus_pipeline.jobs.batches import Item, add_to_digest
 from milvus_pipeline.jobs.manifest import Figures, Manifest, Point, Progress, State, now, write_manifest
 from milvus_pipeline.jobs.output import OutputFile, gzip_member
-from milvus_pipeline.records import SearchResult
+from milvus_pipeline.records import Query, SearchResult
 
 if TYPE_CHECKING:
     from hashlib import _Hash as Hash
 
+Item: TypeAlias = Query | SearchResult
+"""A query, or the failed result of a bad line."""
+
 _INTERVAL: Final = 1.0
 """Seconds between two manifests, from the first batch on. A killed job repeats what it did since the last one."""
+
+
+def add_to_digest(digest: Hash, items: Iterable[Item]) -> int:
+    """Add everything that the queries ask to the digest by which a resumed job recognizes them; return their number."""
+    count = 0
+    for item in items:
+        digest.update(_fingerprint(item))
+        count += 1
+    return count
+
+
+def _fingerprint(item: Item) -> bytes:
+    """Return what a query is recognized by: everything it asks. Of a bad line that is only its id."""
+    if isinstance(item, SearchResult):
+        return json_text(["bad line", item.query.id]).encode("utf-8", "backslashreplace")
+    fields = [item.id, item.text, item.filter, item.filter_params, item.params]
+    data = json_text(fields).encode("utf-8", "backslashreplace")
+    if item.vector is None:
+        return data
+    try:
+        return data + np.asarray(item.vector, dtype=np.float64).tobytes()
+    except (TypeError, ValueError):  # not a vector, so its query will fail
+        return data + b"no vector"
 
 
 class Commits:

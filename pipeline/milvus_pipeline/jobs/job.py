@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from itertools import tee
+from dataclasses import dataclass, replace
+from itertools import chain, islice, tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
@@ -18,11 +18,10 @@ from milvus_pipeline.context import resolve_timeout
 from milvus_pipeline.errors import InputError, PipelineError
 from milvus_pipeline.files.lines import read_lines
 from milvus_pipeline.files.plain import plain
-from milvus_pipeline.files.queries import BadLines, InputFormat
+from milvus_pipeline.files.queries import BadLines, InputFormat, input_format_of, read_queries, source_file
 from milvus_pipeline.files.results import OutputError, OutputFormat, format_of, line_format
-from milvus_pipeline.jobs.batches import BatchReader, Item
 from milvus_pipeline.jobs.claim import ResumeError, check_output, check_place, check_same_job, differences, manifest_of
-from milvus_pipeline.jobs.commits import Commits
+from milvus_pipeline.jobs.commits import Commits, Item, add_to_digest
 from milvus_pipeline.jobs.manifest import (
     Change,
     Figures,
@@ -177,13 +176,13 @@ def run_job(
     seconds = resolve_timeout(timeout, None)
     options = _checked(Options, batch_size=batch_size, timeout=seconds, bad_lines=bad_lines, figures=bool(figures))
     described = _checked(Output, path=str(path), format=output_format or format_of(path), gzip=path.suffix == ".gz")
-    chosen = _checked(Input, path=None, format=input_format).format
-    source = Path(queries) if isinstance(queries, str | Path) else None
-    check_place(path, source, resume=resume, overwrite=overwrite)
+    file = source_file(Path(queries)) if isinstance(queries, str | Path) else None
+    source = _checked(Input, path=file and str(file), format=input_format or (file and input_format_of(file)))
+    check_place(path, file, resume=resume, overwrite=overwrite)
     existing = OutputFile(path, new=False) if path.exists() else None
-    with closing(_Job(pipeline, options, described, path, existing, on_progress, on_result, warn)) as job:
-        reader = BatchReader(queries, chosen, options.bad_lines, warn)
-        return job.run(reader, manifest_of(path, existing) if resume else None, accept_changes, stop_on_failure)
+    with closing(_Job(pipeline, source, options, described, path, existing, on_progress, on_result, warn)) as job:
+        items = _Queries(queries, source.format, options.bad_lines, warn)
+        return job.run(items, manifest_of(path, existing) if resume else None, accept_changes, stop_on_failure)
 
 
 _Part = TypeVar("_Part", Input, Options, Output)
@@ -198,11 +197,88 @@ def _checked(part: type[_Part], **fields: Any) -> _Part:
         raise InputError("; ".join(problems)) from error
 
 
+class _Queries:
+    """The queries of a job, each read once, and none before it is needed.
+
+    Args:
+        queries: a file, ``-`` for stdin, or the queries themselves.
+        input_format: how to read a file.
+        bad_lines: what is done about a line that is not a query; see ``BadLines``.
+        warn: called with what the user should know, except about queries that were done before a resumption.
+    """
+
+    def __init__(
+        self,
+        queries: str | Path | Iterable[str | Item],
+        input_format: InputFormat | None,
+        bad_lines: BadLines,
+        warn: Callable[[str], None],
+    ) -> None:
+        def warn_of_new(message: str) -> None:
+            if not self._muted:
+                warn(message)
+
+        self._muted = False
+        if isinstance(queries, str | Path):
+            queries = read_queries(queries, input_format, bad_lines=bad_lines, warn=warn_of_new)
+        self._items = _with_ids(queries)
+
+    def has_more(self) -> bool:
+        """Whether there is a query left. Reads it."""
+        for item in self._items:
+            self._items = chain([item], self._items)
+            return True
+        return False
+
+    def batches(self, size: int) -> Iterator[list[Item]]:
+        """Yield the remaining queries in batches of ``size``; the last may be smaller."""
+        while batch := list(islice(self._items, size)):
+            yield batch
+
+    def skip_done(self, path: Path, manifest: Manifest) -> Hash | None:
+        """Skip the whole batches that are done. Return the digest of their queries.
+
+        Returns:
+            None if the job is complete and nothing is left.
+
+        Raises:
+            ResumeError: these are not the queries that were done.
+        """
+        done, start = manifest.progress, manifest.goes_on_from.progress
+        digest = hashlib.sha256()
+        self._muted = True
+        count = add_to_digest(digest, islice(self._items, start.queries))
+        digest_of_start = digest.copy()
+        rest = list(islice(self._items, done.queries - start.queries))  # of the last batch, if it was not full
+        self._muted = False
+        count += add_to_digest(digest, rest)
+        changed = ""
+        if count < done.queries:
+            changed = f"there are only {count} of the {done.queries} that are done"
+        elif digest.hexdigest() != done.input_sha256:
+            changed = f"the first {done.queries} are no longer the same"
+        if changed:
+            step = "give the same queries, with new ones only at the end"
+            raise ResumeError([f"the queries have changed: {changed}"], step, place=str(path))
+        if manifest.state == "complete" and not self.has_more():
+            return None
+        self._items = chain(rest, self._items)
+        return digest_of_start
+
+
+def _with_ids(items: Iterable[str | Item]) -> Iterator[Item]:
+    """Yield the queries, each with an id: its own, else its place, from 1."""
+    for place, item in enumerate(items, start=1):
+        query = Query(item) if isinstance(item, str) else item
+        yield replace(query, id=str(place)) if isinstance(query, Query) and query.id is None else query
+
+
 @dataclass
 class _Job:
     """One run of a job, from its claim to its report."""
 
     _pipeline: Pipeline
+    _source: Input
     _options: Options
     _described: Output
     _path: Path
@@ -219,21 +295,21 @@ class _Job:
             self._output.close()
 
     def run(
-        self, reader: BatchReader, resumed: Manifest | None, accept_changes: bool, stop_on_failure: bool
+        self, queries: _Queries, resumed: Manifest | None, accept_changes: bool, stop_on_failure: bool
     ) -> JobReport:
         """Find out how far the job is, do the rest, and report."""
         config: dict[str, Any] = plain(self._pipeline.to_config())
         input_digest = hashlib.sha256()
         if resumed is None or self._output is None:
-            if not reader.has_more():
-                raise InputError("no queries given", place=reader.name)
+            if not queries.has_more():
+                raise InputError("no queries given", place=self._source.path or "the iterable")
             nothing = hashlib.sha256().hexdigest()
             progress = Progress(queries=0, bytes=0, input_sha256=nothing, output_sha256=nothing)
             start = Point(progress=progress, figures=Figures())
         else:
             check_same_job(self._path, resumed, config, self._options, self._described)
             check_output(self._output, resumed)
-            digest = reader.skip_done(self._path, resumed)
+            digest = queries.skip_done(self._path, resumed)
             if digest is None:
                 self._before = resumed.progress.queries
                 return self._report(resumed.figures)
@@ -247,7 +323,7 @@ class _Job:
             config=config,
             identity=identity_of(self._pipeline),
             versions=versions_of(self._pipeline),
-            input=reader.source,
+            input=self._source,
             output=self._described,
             options=self._options,
             times=Times(began=now(), written=now()),
@@ -257,7 +333,7 @@ class _Job:
         if resumed is not None:
             manifest = self._resume(manifest, resumed, accept_changes)
         commits = self._begin(manifest, input_digest)
-        self._work(reader, commits, stop_on_failure)
+        self._work(queries, commits, stop_on_failure)
         return self._report(commits.point.figures)
 
     def _resume(self, manifest: Manifest, was: Manifest, accept_changes: bool) -> Manifest:
@@ -287,9 +363,9 @@ class _Job:
         lines.resume(line.raw for line in read_lines(self._path))
         return commits
 
-    def _work(self, reader: BatchReader, commits: Commits, stop_on_failure: bool) -> None:
+    def _work(self, queries: _Queries, commits: Commits, stop_on_failure: bool) -> None:
         """Answer the remaining queries, and write the results."""
-        answered, asked = tee(reader.batches(self._options.batch_size))
+        answered, asked = tee(queries.batches(self._options.batch_size))
         with closing(answer(self._pipeline, answered, self._options.timeout)) as stream:
             try:
                 self._report_progress(commits)

@@ -102,7 +102,6 @@ class Figures(BaseModel):
 
 
 _PACKAGES: Final = (
-    DISTRIBUTION,
     "numpy",
     "pymilvus",
     "milvus-lite",
@@ -127,7 +126,7 @@ def identity_of(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
 def versions_of(pipeline: Pipeline) -> dict[str, str]:
     """Return the versions of Python, of the packages that compute and search, and of those with the stages."""
     found = {"python": platform.python_version()}
-    for name in _PACKAGES:
+    for name in (DISTRIBUTION, *_PACKAGES):
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     for stage in pipeline.stages:
