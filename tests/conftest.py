@@ -41,7 +41,6 @@ NAMES = {
     "in_its_own_process": "process",
     "installed_plugin": "process",
     "conformance": "process",
-    "standin_process": "process",
     "killed_at": "fault",
     "SIGKILL": "fault",
     "cranfield": "slow",

@@ -18,7 +18,7 @@ from milvus_pipeline.config.file import registry
 from milvus_pipeline.plugin import PASSING_STATUSES, Reranker
 from milvus_stages import Cohere, hosted
 from support.fake_stages.basic import ListedSearch
-from support.hosted import QUERY, STAGES, TEXTS, ask
+from support.hosted import HIT_TEXTS, QUERY, STAGES, rerank
 from support.readme import README, blocks, conformance, installed_plugin
 from support.standins import StandIn, changed, ranking
 from support.standins.messages import Reply
@@ -96,11 +96,11 @@ def test_it_is_short():
 @pytest.mark.parametrize("way", ["sync", "async"])
 def test_it_asks_its_service(service, sievert, way):
     """Its own path, key and payload are sent, and the reply is read by the base."""
-    answer = ask(sievert(base_url=service.url, top_k=3), way)
+    answer = rerank(sievert(base_url=service.url, top_k=3), way)
     (request,) = service.requests
     assert request.refused is None
-    assert request.body == {"question": QUERY, "passages": list(TEXTS), "best": 3, "mesh": 3}
-    assert answer.order == [index for index, _ in ranking(QUERY, TEXTS, 3)]
+    assert request.body == {"question": QUERY, "passages": list(HIT_TEXTS), "best": 3, "mesh": 3}
+    assert answer.order == [index for index, _ in ranking(QUERY, HIT_TEXTS, 3)]
     assert max(answer.scores.values()) > 90
     assert answer.usage == {"requests": 1, "total_tokens": 7}
 
@@ -109,7 +109,7 @@ def test_the_rest_comes_with_the_base(service, sievert, monkeypatch):
     """Lists are split at its limit, failures that pass are repeated, and a key that is missing is named."""
     retry = {"attempts": 3, "min_wait": 0.001, "max_wait": 0.001}
     service.script(service.error(503), service.error(429))
-    answer = ask(sievert(base_url=service.url, retry=retry), texts=[f"plum {number}" for number in range(150)])
+    answer = rerank(sievert(base_url=service.url, retry=retry), texts=[f"plum {number}" for number in range(150)])
     assert answer.error is None
     assert sorted(len(request.body["passages"]) for request in service.requests)[-2:] == [75, 75]
     assert answer.usage["retries"] == 2
@@ -130,18 +130,18 @@ def test_a_parse_of_its_own(service, sievert, way):
         return {"sieved": rows, "cost": {"grains": 12, "since": "2027"}}
 
     service.always(changed(edit))
-    answer = ask(own(base_url=service.url), way)
-    assert answer.order == [index for index, _ in ranking(QUERY, TEXTS)]
+    answer = rerank(own(base_url=service.url), way)
+    assert answer.order == [index for index, _ in ranking(QUERY, HIT_TEXTS)]
     assert answer.usage == {"requests": 1, "grains": 12}
     service.clear()
-    assert "answered wrongly: the reply has no 'sieved'" in str(ask(own(base_url=service.url), way).error)
+    assert "answered wrongly: the reply has no 'sieved'" in str(rerank(own(base_url=service.url), way).error)
 
 
 def test_the_installed_plugin_runs_from_the_command_line(service, installed, tmp_path, minilm):
     """After pip install, YAML knows its name; the command reranks with it, and prints its usage."""
     config, fruit = tmp_path / "fruit.yaml", tmp_path / "fruit.jsonl"
     config.write_text(CONFIG.format(model=minilm, uri=tmp_path / "fruit.db", url=service.url), encoding="utf-8")
-    fruit.write_text("".join(json.dumps({"id": i, "text": text}) + "\n" for i, text in enumerate(TEXTS)), "utf-8")
+    fruit.write_text("".join(json.dumps({"id": i, "text": text}) + "\n" for i, text in enumerate(HIT_TEXTS)), "utf-8")
 
     def command(name, *arguments):
         done = subprocess.run(
@@ -155,11 +155,11 @@ def test_the_installed_plugin_runs_from_the_command_line(service, installed, tmp
 
     command("ingest", fruit)
     dry = command("run", "--query", QUERY, "--dry-run", "--format", "jsonl")
-    assert json.loads(dry.stdout)["planned"]["documents"] == len(TEXTS)
+    assert json.loads(dry.stdout)["planned"]["documents"] == len(HIT_TEXTS)
     assert service.requests == []
     done = command("run", "--query", QUERY)
     hits = json.loads(done.stdout)["hits"]
-    assert [hit["id"] for hit in hits] == [index for index, _ in ranking(QUERY, TEXTS, 3)]
+    assert [hit["id"] for hit in hits] == [index for index, _ in ranking(QUERY, HIT_TEXTS, 3)]
     assert service.requests[0].body["mesh"] == 5
     assert "sievert: 1 request, 7 total tokens" in done.stderr
 
@@ -206,7 +206,7 @@ def test_the_examples_in_python_run(monkeypatch, capsys):
         monkeypatch.setenv("GATEWAY_KEY", "of-the-gateway")
         monkeypatch.setattr(Cohere, "default_url", server.url)
         (example,) = blocks("python", "Configure", DOCUMENT)
-        names: dict[str, Any] = {"retrieval": [ListedSearch(documents=TEXTS)]}
+        names: dict[str, Any] = {"retrieval": [ListedSearch(documents=HIT_TEXTS)]}
         exec(example, names)  # noqa: S102 - the document's own text
         one, _, total = capsys.readouterr().out.splitlines()
         assert f"print(result.usage)  # {one}\n" in example

@@ -1,6 +1,13 @@
-"""Fixtures for stages that have a deadline."""
+"""Fixtures of the tests of stages: a clock for deadlines, and services for hosted rerankers."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
 
 import pytest
+
+from support.hosted import KEY, STAGES
+from support.standins import StandIn
 
 
 class FakeTime:
@@ -24,3 +31,17 @@ def fake_time(monkeypatch) -> FakeTime:
     clock = FakeTime()
     monkeypatch.setattr("milvus_pipeline.context.time", clock)
     return clock
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., StandIn]]:
+    """Yield a function that starts a stand-in with its key in the variables that its stage reads; all end with it."""
+    with ExitStack() as ending:
+
+        def start(provider: str, **settings: Any) -> StandIn:
+            server = ending.enter_context(StandIn(provider, **settings))
+            for variable in STAGES[provider].key_names or (KEY,):
+                monkeypatch.setenv(variable, server.key)
+            return server
+
+        yield start

@@ -6,14 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.hosted import Serve, serving
 from support.standins import PROVIDERS, StandIn
-
-
-@pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
-    """A function that starts stand-ins, with their keys in the environment."""
-    yield from serving(monkeypatch)
 
 
 @pytest.fixture(params=PROVIDERS)

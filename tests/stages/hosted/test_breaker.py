@@ -13,7 +13,7 @@ from milvus_pipeline import BreakerSettings, CircuitOpenError, Pipeline, Service
 from milvus_pipeline.plugin import RerankJob
 from milvus_stages import Cohere
 from support.fake_stages.basic import ListedSearch
-from support.hosted_calls import QUERY, TEXTS, Outcome, abatch, batch, both_ways, keyed, opened, scored, stage
+from support.hosted import QUERY, TEXTS, Outcome, abatch, batch, both_ways, keyed, opened, scored, stage
 from support.standins import StandIn, late
 from support.standins.messages import Reply
 

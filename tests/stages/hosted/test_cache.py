@@ -8,10 +8,10 @@ from milvus_pipeline import Hit, Pipeline, Query, SearchResult
 from milvus_pipeline.plugin import Context, Deadline
 from milvus_stages import TEI, Jina
 from support.fake_stages.basic import ListedSearch
-from support.hosted import QUERY, TEXTS, ask, stage_for
+from support.hosted import HIT_TEXTS, QUERY, rerank, stage_for
 from support.standins import PROVIDERS, Reply
 
-DISTINCT = len(set(TEXTS))
+DISTINCT = len(set(HIT_TEXTS))
 
 
 @pytest.fixture
@@ -30,54 +30,54 @@ def posts(server) -> int:
 def test_the_second_time_nothing_is_sent(serve, file, provider, way):
     """The ranking is the same as without a cache, and the usage is empty."""
     server = serve(provider)
-    plain = ask(stage_for(server), way)
+    plain = rerank(stage_for(server), way)
     sent = posts(server)
-    first = ask(stage_for(server, cache=file), way)
+    first = rerank(stage_for(server, cache=file), way)
     assert posts(server) > sent
     sent = posts(server)
-    second = ask(stage_for(server, cache=file, top_k=3, max_documents=4, request_timeout=9), way)
+    second = rerank(stage_for(server, cache=file, top_k=3, max_documents=4, request_timeout=9), way)
     assert posts(server) == sent
     assert first.ranked == plain.ranked
     assert second.ranked == plain.ranked[:3]
-    assert (second.usage, second.details["cached"]) == ({}, len(TEXTS))
+    assert (second.usage, second.details["cached"]) == ({}, len(HIT_TEXTS))
 
 
 @pytest.mark.parametrize("provider", [name for name in PROVIDERS if name != "jina"])
 def test_only_new_texts_are_sent(serve, file, provider):
     """Each once, whatever the length of the list."""
     server = serve(provider)
-    ask(stage_for(server, cache=file), texts=TEXTS[:4])
+    rerank(stage_for(server, cache=file), texts=HIT_TEXTS[:4])
     sent = posts(server)
-    answer = ask(stage_for(server, cache=file))
+    answer = rerank(stage_for(server, cache=file))
     assert posts(server) == sent + 1
     assert answer.details["cached"] == 5  # the first text is there twice
-    assert answer.ranked == ask(stage_for(server)).ranked
+    assert answer.ranked == rerank(stage_for(server)).ranked
 
 
 def test_a_listwise_model_is_asked_about_whole_lists(serve, file):
     """Its scores hang on the other documents: another list is paid for, the same one is not."""
     server = serve("jina", listwise=True)
-    blank = (*TEXTS, " ")
+    blank = (*HIT_TEXTS, " ")
     assert Jina().scores_lists
     assert not Jina(model="jina-reranker-v2-base-multilingual").scores_lists
-    first = ask(stage_for(server, cache=file), texts=blank)
-    assert ask(stage_for(server, cache=file), texts=blank).ranked == first.ranked
+    first = rerank(stage_for(server, cache=file), texts=blank)
+    assert rerank(stage_for(server, cache=file), texts=blank).ranked == first.ranked
     assert posts(server) == 1
-    other = ask(stage_for(server, cache=file), texts=TEXTS[:-1])
+    other = rerank(stage_for(server, cache=file), texts=HIT_TEXTS[:-1])
     assert other.details["cached"] == 0
     assert posts(server) == 2
-    assert other.ranked == ask(stage_for(server), texts=TEXTS[:-1]).ranked
+    assert other.ranked == rerank(stage_for(server), texts=HIT_TEXTS[:-1]).ranked
 
 
 def test_another_model_pays_for_itself(serve, file):
     """Model, parameters and server make other scores."""
     server = serve("tei")
     first = TEI(base_url=server.url, cache=file)
-    assert ask(first).details["cached"] == 0
-    assert ask(TEI(base_url=server.url, cache=file, raw_scores=True)).details["cached"] == 0
-    assert ask(TEI(base_url=server.url, cache=file, retry={"attempts": 2})).details["cached"] == len(TEXTS)
+    assert rerank(first).details["cached"] == 0
+    assert rerank(TEI(base_url=server.url, cache=file, raw_scores=True)).details["cached"] == 0
+    assert rerank(TEI(base_url=server.url, cache=file, retry={"attempts": 2})).details["cached"] == len(HIT_TEXTS)
     server.provider.model_sha = "f" * 40
-    assert ask(TEI(base_url=server.url, cache=file)).details["cached"] == 0
+    assert rerank(TEI(base_url=server.url, cache=file)).details["cached"] == 0
     assert posts(server) == 3
 
 
@@ -100,19 +100,19 @@ def test_a_service_that_is_gone_is_not_missed_for_what_is_known(serve, file):
     """A query whose scores are all there is answered without it."""
     server = serve("voyage")
     stage = stage_for(server, cache=file)
-    first = ask(stage)
+    first = rerank(stage)
     gone = type(stage)(base_url="http://127.0.0.1:9", cache=file, retry={"attempts": 1})
-    assert ask(gone).error is not None  # another address might be another model
+    assert rerank(gone).error is not None  # another address might be another model
     server.script(*[Reply(500, {"detail": "no"})] * 3)
-    assert ask(stage).ranked == first.ranked
-    assert ask(stage, query="another question").error is not None
+    assert rerank(stage).ranked == first.ranked
+    assert rerank(stage, query="another question").error is not None
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_dry_run_plans_what_a_run_pays(serve, file, provider):
     """Without opening anything it looks up what need not be sent."""
     server = serve(provider)
-    texts = tuple(dict.fromkeys(TEXTS))
+    texts = tuple(dict.fromkeys(HIT_TEXTS))
     stage = stage_for(server, cache=file)
     pipeline = Pipeline([ListedSearch(documents=texts[:3]), stage])
     with pipeline:
@@ -136,10 +136,10 @@ def test_a_dry_run_needs_no_key(serve, file, monkeypatch):
     """What is in the cache is found all the same."""
     server = serve("cohere")
     stage = stage_for(server, cache=file)
-    ask(stage)
+    rerank(stage)
     for name in stage.key_names:
         monkeypatch.delenv(name)
-    pipeline = Pipeline([ListedSearch(documents=TEXTS), stage])
+    pipeline = Pipeline([ListedSearch(documents=HIT_TEXTS), stage])
     (planned,) = pipeline.dry_run().run_batch([QUERY])
-    assert planned.report("cohere").details == {"cached": len(TEXTS)}
+    assert planned.report("cohere").details == {"cached": len(HIT_TEXTS)}
     assert planned.report("cohere").planned == {}

@@ -22,7 +22,7 @@ from milvus_pipeline.plugin import RerankJob
 from milvus_stages import RerankAPI
 from milvus_stages.hosted.http import clients
 from support.fake_stages.basic import ListedSearch
-from support.hosted_calls import KEY_VARIABLE, QUERY, QUICK, abatch, batch, both_ways, keyed, stage
+from support.hosted import KEY_VARIABLE, QUERY, QUICK, abatch, batch, both_ways, keyed, stage
 from support.standins import Reply, StandIn
 
 JOBS = [RerankJob(QUERY, ["the red plum"])]
@@ -89,7 +89,7 @@ FORK = """
 import os, sys
 from milvus_pipeline.plugin import RerankJob
 from milvus_stages import Cohere
-from support.hosted_calls import QUERY, TEXTS, batch
+from support.hosted import QUERY, TEXTS, batch
 
 JOBS = [RerankJob(QUERY, TEXTS)]
 reranker = Cohere(base_url=sys.argv[1], api_key_env=sys.argv[2], request_timeout=5, retry={"attempts": 1})

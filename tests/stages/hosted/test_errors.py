@@ -15,7 +15,7 @@ import pytest
 from milvus_pipeline import Pipeline, ServiceError
 from milvus_pipeline.plugin import PASSING_STATUSES
 from support.fake_stages.basic import ListedSearch
-from support.hosted_calls import KEY_VARIABLE, ask, both_ways, each_provider, keyed, opened, stage
+from support.hosted import KEY_VARIABLE, ask, both_ways, each_provider, keyed, opened, stage
 from support.standins import Reply, StandIn, errors
 
 DOCUMENT = "The Board met in secret on 12 March\nand chose Ms Ann Ufford as its next head, unseen by the press."

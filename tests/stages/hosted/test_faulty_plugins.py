@@ -13,7 +13,7 @@ from milvus_pipeline import ServiceError, StageError
 from milvus_pipeline.plugin import RerankJob
 from milvus_stages.hosted import BadReply, HostedReranker, Limits, Reply
 from support import standins
-from support.hosted_calls import QUERY, TEXTS, batch, both_ways, keyed, scored_by
+from support.hosted import QUERY, TEXTS, batch, both_ways, keyed, scored_by
 from support.standins import StandIn
 
 JOB = RerankJob(QUERY, TEXTS)

@@ -19,8 +19,7 @@ from milvus_pipeline import (
 )
 from milvus_stages.hosted.plan import estimated_tokens
 from support.fake_stages.basic import ListedSearch, WordOverlap
-from support.hosted import STAGES
-from support.hosted_calls import QUERY, TEXTS, both_ways, keyed, stage
+from support.hosted import QUERY, STAGES, TEXTS, both_ways, keyed, stage
 from support.standins import StandIn, late, ranking, relevance
 
 HANGS = 30.0

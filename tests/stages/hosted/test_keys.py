@@ -11,7 +11,7 @@ from milvus_pipeline import ConfigError, Pipeline, StageError
 from milvus_stages import TEI, Cohere, Jev, Jina, Mixedbread, RerankAPI, Voyage
 from milvus_stages.hosted.service import join_url
 from support.fake_stages.basic import ListedSearch
-from support.hosted_calls import QUERY, QUICK, TEXTS
+from support.hosted import QUERY, QUICK, TEXTS
 from support.standins import StandIn
 
 NAMES = {

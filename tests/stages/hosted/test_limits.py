@@ -17,7 +17,7 @@ from milvus_pipeline import DeadlineError
 from milvus_pipeline.plugin import Deadline, RerankJob, adrive, drive
 from milvus_stages.hosted import limits as throttle
 from milvus_stages.hosted.limits import Rate, Slots
-from support.hosted_calls import QUERY, TEXTS, abatch, ask, batch, both_ways, eventually, keyed, scored, stage
+from support.hosted import QUERY, TEXTS, abatch, ask, batch, both_ways, eventually, keyed, scored, stage
 from support.standins import StandIn, late
 
 JOBS = [RerankJob(QUERY, TEXTS)] * 6

@@ -18,7 +18,7 @@ import pytest
 from milvus_pipeline import Pipeline, ServiceError, StageError
 from milvus_pipeline.plugin import RerankJob
 from support.fake_stages.basic import ListedSearch
-from support.hosted_calls import (
+from support.hosted import (
     KEY_VARIABLE,
     PATIENT,
     QUERY,
@@ -222,7 +222,7 @@ def test_ctrl_c_ends_the_process(way, queries):
 
 TIDY = """
 import asyncio, gc, sys
-from support.hosted_calls import QUERY, TEXTS, abatch, batch, keyed, stage
+from support.hosted import QUERY, TEXTS, abatch, batch, keyed, stage
 from support.processes import environment
 from support.standins import StandIn
 from milvus_pipeline.plugin import RerankJob

@@ -12,7 +12,7 @@ from milvus_pipeline import ConfigError, Pipeline, RetrySettings, StageError
 from milvus_pipeline.plugin import Context, Deadline, RerankJob
 from milvus_stages import TEI, Cohere, RerankAPI
 from milvus_stages.hosted import FromEnv, HostedReranker, HostedRetry
-from support.hosted_calls import QUERY, QUICK, TEXTS
+from support.hosted import QUERY, QUICK, TEXTS
 from support.standins import Reply, StandIn
 
 PRIVATE = "sk-live-Zq81hT0kLm42"

@@ -8,7 +8,7 @@ import time
 from milvus_pipeline import Pipeline
 from milvus_pipeline.plugin import RerankJob
 from support.fake_stages.basic import ListedSearch
-from support.hosted_calls import QUERY, TEXTS, ask, asked_of, both_ways, keyed, scored, stage
+from support.hosted import QUERY, TEXTS, ask, asked_of, both_ways, keyed, scored, stage
 from support.standins import StandIn, late, relevance
 
 HANGS = 30.0

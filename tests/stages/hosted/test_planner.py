@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from milvus_stages.hosted import limits as throttle
-from support.hosted_calls import QUERY, TEXTS, ask, both_ways, order, scored, sent
+from support.hosted import QUERY, TEXTS, ask, both_ways, order, scored, sent
 from support.standins import StandIn, ranking, relevance
 
 BLANK = "3 of 7 documents are blank; ranked last, without a score"

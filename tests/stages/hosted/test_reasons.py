@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from support.hosted_calls import ask, both_ways, each_provider, opened
+from support.hosted import ask, both_ways, each_provider, opened
 from support.standins import FAULTS, StandIn, errors, late, wrong
 
 STATUSES = {

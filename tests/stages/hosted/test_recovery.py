@@ -14,7 +14,7 @@ from milvus_pipeline import DeadlineError, ServiceError
 from milvus_pipeline.plugin import RerankJob
 from milvus_stages import RerankAPI
 from milvus_stages.hosted import estimated_tokens
-from support.hosted_calls import KEY_VARIABLE, QUERY, abatch, ask, batch, both_ways, keyed, scored, stage
+from support.hosted import KEY_VARIABLE, QUERY, abatch, ask, batch, both_ways, keyed, scored, stage
 from support.standins import StandIn, errors, late
 
 MANY = [f"plum number {number} of the tree" + " and its leaves" * (number % 7) for number in range(64)]

@@ -15,7 +15,7 @@ from milvus_stages.hosted import BadReply, Received, get_member, read_figures, r
 from milvus_stages.hosted.http import transport
 from milvus_stages.hosted.replies import check_scores, read_json
 from support import standins
-from support.hosted_calls import QUERY, TEXTS, ask, both_ways, each_provider, opened, order, stage
+from support.hosted import QUERY, TEXTS, ask, both_ways, each_provider, opened, order, stage
 from support.standins import StandIn, chunked, ranking, relevance, variants, wrong
 
 JOB = RerankJob(QUERY, TEXTS)

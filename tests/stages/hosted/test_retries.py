@@ -11,7 +11,7 @@ import pytest
 
 from milvus_pipeline import DeadlineError, ServiceError
 from milvus_pipeline.plugin import RerankJob
-from support.hosted_calls import (
+from support.hosted import (
     PATIENT,
     QUERY,
     QUICK,

@@ -10,7 +10,7 @@ import pytest
 from milvus_pipeline import Pipeline
 from milvus_stages import Cohere
 from support.fake_stages.basic import ListedSearch
-from support.hosted_calls import KEY_VARIABLE, keyed, stage
+from support.hosted import KEY_VARIABLE, keyed, stage
 from support.process_leaks import leaving_nothing
 from support.standins import StandIn
 

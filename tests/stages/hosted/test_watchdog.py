@@ -12,7 +12,7 @@ import pytest
 
 from milvus_pipeline.plugin import RerankJob
 from milvus_stages import RerankAPI
-from support.hosted_calls import QUERY, batch
+from support.hosted import QUERY, batch
 
 WHOLE = b'HTTP/1.1 200 OK\r\ncontent-length: 49\r\n\r\n{"results":[{"index":0,"relevance_score":0.125}]}'
 JOBS = [RerankJob(QUERY, ["the red plum"])]

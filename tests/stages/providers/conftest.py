@@ -2,17 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-
-from support.hosted import Serve, serving
-
-
-@pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
-    """Starts stand-ins, with their keys in the environment."""
-    yield from serving(monkeypatch)
 
 
 @pytest.fixture(params=["sync", "async"])

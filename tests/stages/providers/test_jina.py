@@ -6,44 +6,11 @@ import pytest
 
 from milvus_pipeline import ConfigError, StageError
 from milvus_stages import Jina
-from support.hosted import QUERY, TEXTS, ask, stage_for
-from support.standins import errors, ranking, relevance
+from support.hosted import HIT_TEXTS, QUERY, rerank, stage_for
+from support.standins import ranking, relevance
 from support.standins.jina import MODELS
 
 PAIRWISE = "jina-reranker-v2-base-multilingual"
-
-
-def test_the_request(serve, way):
-    """Echoes are declined, since they are the service's default."""
-    server = serve("jina")
-    ask(stage_for(server, top_k=3), way)
-    (request,) = server.requests
-    assert request.path == "/v1/rerank"
-    assert request.body == {
-        "model": "jina-reranker-v3.5",
-        "query": QUERY,
-        "documents": list(TEXTS),
-        "top_n": 3,
-        "return_documents": False,
-    }
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"model": "jina-reranker-v3", "max_doc_length": 512},
-        {"model": PAIRWISE, "truncation": True},
-        {"model": PAIRWISE, "truncation": False},
-    ],
-)
-def test_the_options(serve, way, options):
-    """They depend on the model, and are sent only if they are set."""
-    server = serve("jina")
-    ask(stage_for(server, **options), way)
-    (request,) = server.requests
-    assert request.refused is None
-    others = {"query": QUERY, "documents": list(TEXTS), "top_n": len(TEXTS), "return_documents": False}
-    assert request.body == {**others, **options}
 
 
 @pytest.mark.parametrize("length", [0, 8193])
@@ -57,9 +24,9 @@ def test_a_length_beyond_the_services_range_is_refused_here(length):
 def test_the_documented_models(serve, model):
     """Each documented model is accepted, and named in the docstring; those of version 3 score from -1 to 1."""
     server = serve("jina")
-    answer = ask(stage_for(server, model=model))
+    answer = rerank(stage_for(server, model=model))
     v3 = model.startswith("jina-reranker-v3")
-    expected = {i: relevance(QUERY, text) for i, text in enumerate(TEXTS)}
+    expected = {i: relevance(QUERY, text) for i, text in enumerate(HIT_TEXTS)}
     assert answer.scores == pytest.approx({i: 2 * score - 1 if v3 else score for i, score in expected.items()})
     assert (min(answer.scores.values()) < 0) == v3
     assert f"``{model}``" in Jina.__doc__
@@ -95,34 +62,34 @@ def test_a_listwise_model_gets_the_list_in_one_request(serve, way):
     """However many there are, and its scores, which depend on the others, are taken as they are."""
     server = serve("jina", listwise=True)
     texts = [f"red plum {number}" for number in range(1500)]
-    answer = ask(stage_for(server), way, texts=texts)
+    answer = rerank(stage_for(server), way, texts=texts)
     (request,) = server.requests
     assert request.body["documents"] == texts
     assert answer.error is None
     server.clear()
-    alone = ask(stage_for(server), way, texts=texts[:1])
+    alone = rerank(stage_for(server), way, texts=texts[:1])
     assert alone.scores[0] != answer.scores[0]
 
 
 def test_a_listwise_model_refuses_to_be_split(serve, way):
     """A lower `max_documents` would make scores that cannot be compared: an error, and nothing is sent."""
     server = serve("jina")
-    answer = ask(stage_for(server, max_documents=5), way)
+    answer = rerank(stage_for(server, max_documents=5), way)
     assert isinstance(answer.error, StageError)
     assert "jina (jina-reranker-v3.5) ranks the documents of a request against each other, so 7" in str(answer.error)
     assert server.requests == []
-    assert ask(stage_for(server, max_documents=7), way).error is None
+    assert rerank(stage_for(server, max_documents=7), way).error is None
 
 
 def test_a_list_longer_than_the_model_reads_is_flagged(serve, way):
     """It is sent in one piece, with a warning."""
     server = serve("jina")
     texts = [f"{number} " + "red plum " * 2_700 for number in range(20)]
-    answer = ask(stage_for(server), way, texts=texts)
+    answer = rerank(stage_for(server), way, texts=texts)
     assert answer.error is None
     assert len(server.requests) == 1
     assert "not split" in answer.warnings[0]
-    short = ask(stage_for(server, max_doc_length=500), way, texts=texts)
+    short = rerank(stage_for(server, max_doc_length=500), way, texts=texts)
     assert short.warnings == []
 
 
@@ -130,51 +97,28 @@ def test_a_listwise_list_is_never_halved(serve, way):
     """A list that the service finds too large is an error, not two lists."""
     server = serve("jina")
     server.always(server.error(413))
-    assert ask(stage_for(server), way).error.status == 413
+    assert rerank(stage_for(server), way).error.status == 413
     assert len(server.requests) == 1
 
 
 def test_a_document_too_long_for_a_model_of_pairs_is_left_unscored(serve, way):
     """It costs the others nothing but a few requests; with `truncation` the service cuts it."""
     server = serve("jina")
-    texts = [*TEXTS, "plum " * 1_000]
-    answer = ask(stage_for(server, model=PAIRWISE), way, texts=texts)
+    texts = [*HIT_TEXTS, "plum " * 1_000]
+    answer = rerank(stage_for(server, model=PAIRWISE), way, texts=texts)
     assert answer.error is None
-    assert answer.order == [*(index for index, _ in ranking(QUERY, TEXTS)), len(TEXTS)]
-    assert answer.scores[len(TEXTS)] is None
+    assert answer.order == [*(index for index, _ in ranking(QUERY, HIT_TEXTS)), len(HIT_TEXTS)]
+    assert answer.scores[len(HIT_TEXTS)] is None
     assert answer.warnings == ["1 of 8 documents are larger than the service accepts; ranked last, without a score"]
-    assert ask(stage_for(server, model=PAIRWISE, truncation=True), way, texts=texts).warnings == []
+    assert rerank(stage_for(server, model=PAIRWISE, truncation=True), way, texts=texts).warnings == []
 
 
 def test_a_model_of_pairs_is_split_where_wanted(serve, way):
     """No limit of documents is documented, so there is none unless one is set."""
     server = serve("jina")
-    answer = ask(stage_for(server, model=PAIRWISE, max_documents=3), way)
+    answer = rerank(stage_for(server, model=PAIRWISE, max_documents=3), way)
     assert sorted(len(request.body["documents"]) for request in server.requests) == [2, 2, 3]
-    assert answer.order == [index for index, _ in ranking(QUERY, TEXTS)]
+    assert answer.order == [index for index, _ in ranking(QUERY, HIT_TEXTS)]
     server.clear()
-    ask(stage_for(server, model=PAIRWISE), way, texts=[f"plum {number}" for number in range(2000)])
+    rerank(stage_for(server, model=PAIRWISE), way, texts=[f"plum {number}" for number in range(2000)])
     assert len(server.requests) == 1
-
-
-@pytest.mark.parametrize(
-    ("name", "code"),
-    [
-        ("400_unknown_model", "INPUT_MODEL_NOT_FOUND"),
-        ("400_token_limit", "INPUT_TOKEN_LIMIT_EXCEEDED"),
-        ("401_missing_key", "AUTH_MISSING_API_KEY"),
-        ("401_wrong_key", "AUTH_INVALID_API_KEY"),
-        ("403_no_balance", "AUTHZ_INSUFFICIENT_BALANCE"),
-        ("429_tokens", "RATE_TOKEN_LIMIT_EXCEEDED"),
-        ("422_validation", "VALIDATION_ERROR"),
-        ("503_unavailable", "SERVICE_UNAVAILABLE"),
-    ],
-)
-def test_its_errors_have_code_and_id(serve, way, name, code):
-    """The code distinguishes an unknown model from an empty account."""
-    server = serve("jina")
-    server.always(errors("jina")[name])
-    error = ask(stage_for(server), way).error
-    assert error.code == code
-    assert code in str(error)
-    assert error.request_id == "id-of-an-error"

@@ -5,32 +5,18 @@ from __future__ import annotations
 import pytest
 
 from milvus_stages import RerankAPI
-from support.hosted import KEY, QUERY, TEXTS, ask, stage_for
+from support.hosted import HIT_TEXTS, KEY, QUERY, rerank, stage_for
 from support.standins import Reply, changed, errors, ranking, relevance
 from support.standins.tei import logit
 
 KINDS = ("vllm", "infinity")
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_request(serve, way, kind):
-    """`top_n` is always sent, a model and a key only if they are set."""
-    server = serve(kind)
-    ask(stage_for(server), way)
-    ask(stage_for(server, top_k=3, model="m", api_key_env=KEY), way)
-    first, second = server.requests
-    assert first.path == "/rerank"
-    assert first.body == {"query": QUERY, "documents": list(TEXTS), "top_n": len(TEXTS)}
-    assert first.key is None
-    assert second.body == {"query": QUERY, "documents": list(TEXTS), "top_n": 3, "model": "m"}
-    assert second.key == server.key
-
-
 def test_the_path_of_vllm_may_have_a_version(serve, way):
     """A base that ends in /v1, or in the whole path, leads to the same."""
     server = serve("vllm", insists_on_top_n=True)
     for path in ("/v1", "/v1/", "/v2", "/v1/rerank", "/rerank", ""):
-        assert ask(stage_for(server, base_url=server.url + path), way).error is None
+        assert rerank(stage_for(server, base_url=server.url + path), way).error is None
     assert [request.path for request in server.requests] == [
         "/v1/rerank",
         "/v1/rerank",
@@ -44,8 +30,8 @@ def test_the_path_of_vllm_may_have_a_version(serve, way):
 def test_the_prefix_of_infinity(serve, way):
     """What the server was started with is part of the base."""
     server = serve("infinity", prefix="/v1")
-    assert ask(stage_for(server, base_url=f"{server.url}/v1"), way).error is None
-    error = ask(stage_for(server), way).error
+    assert rerank(stage_for(server, base_url=f"{server.url}/v1"), way).error is None
+    error = rerank(stage_for(server), way).error
     assert error.status == 404
     assert "base_url" in str(error)
 
@@ -53,21 +39,21 @@ def test_the_prefix_of_infinity(serve, way):
 def test_the_options_of_vllm(serve, way):
     """Its overflow is an error unless its own option tells it to truncate."""
     server = serve("vllm", max_tokens=50)
-    texts = [*TEXTS, "plum " * 100]
-    error = ask(stage_for(server), way, texts=texts).error
+    texts = [*HIT_TEXTS, "plum " * 100]
+    error = rerank(stage_for(server), way, texts=texts).error
     assert error.status == 400
     assert "maximum context length is 50 tokens" in error.detail
     assert error.code == "BadRequestError"
-    assert ask(stage_for(server, options={"truncate_prompt_tokens": -1}), way, texts=texts).error is None
+    assert rerank(stage_for(server, options={"truncate_prompt_tokens": -1}), way, texts=texts).error is None
     assert server.requests[-1].body["truncate_prompt_tokens"] == -1
 
 
 def test_the_options_of_infinity(serve, way):
     """Logits, and an echo that nobody reads, with the blanks round the texts taken off."""
     server = serve("infinity")
-    texts = [f"  {text} " for text in TEXTS]
-    answer = ask(stage_for(server, options={"raw_scores": True, "return_documents": True}), way, texts=texts)
-    assert answer.scores == pytest.approx({i: logit(relevance(QUERY, text)) for i, text in enumerate(TEXTS)})
+    texts = [f"  {text} " for text in HIT_TEXTS]
+    answer = rerank(stage_for(server, options={"raw_scores": True, "return_documents": True}), way, texts=texts)
+    assert answer.scores == pytest.approx({i: logit(relevance(QUERY, text)) for i, text in enumerate(HIT_TEXTS)})
 
 
 def test_options_stand_beside_what_the_stage_says():
@@ -81,9 +67,9 @@ def test_a_listwise_model_is_never_split(serve, way):
     """The field `listwise` says so."""
     server = serve("vllm")
     texts = [f"red plum {number}" for number in range(1001)]
-    assert ask(stage_for(server, listwise=True), way, texts=texts).error is None
+    assert rerank(stage_for(server, listwise=True), way, texts=texts).error is None
     assert len(server.requests) == 1
-    error = ask(stage_for(server, listwise=True, max_documents=1000, model="m"), way, texts=texts).error
+    error = rerank(stage_for(server, listwise=True, max_documents=1000, model="m"), way, texts=texts).error
     assert "rerank_api (m) ranks the documents of a request against each other" in str(error)
 
 
@@ -113,9 +99,9 @@ def test_replies_are_read_tolerantly(serve, way, kind, shape):
     """Lists and scores by either name, usage in part, and more results than were wanted."""
     server = serve(kind)
     server.always(SHAPES[shape])
-    answer = ask(stage_for(server, top_k=3), way)
+    answer = rerank(stage_for(server, top_k=3), way)
     assert answer.error is None
-    assert answer.order == [index for index, _ in ranking(QUERY, TEXTS, 3)]
+    assert answer.order == [index for index, _ in ranking(QUERY, HIT_TEXTS, 3)]
     if shape == "only_total_tokens":
         assert answer.usage == {"requests": 1, "total_tokens": 9}
 
@@ -135,7 +121,7 @@ def test_errors_are_read_tolerantly(serve, way, body, says, code):
     """Text and code, from wherever the server puts them."""
     server = serve("vllm")
     server.always(Reply(400, body))
-    error = ask(stage_for(server), way).error
+    error = rerank(stage_for(server), way).error
     assert says in error.detail
     assert error.code == code
     assert "the blue sky" not in str(error)
@@ -145,16 +131,16 @@ def test_errors_are_read_tolerantly(serve, way, body, says, code):
 def test_a_locked_server(serve, way, kind):
     """Without a key 401, in the server's own shape; with it, an answer."""
     server = serve(kind, locked=True)
-    error = ask(stage_for(server), way).error
+    error = rerank(stage_for(server), way).error
     assert error.status == 401
     assert "Unauthorized" in error.detail
-    assert ask(stage_for(server, api_key_env=KEY), way).error is None
+    assert rerank(stage_for(server, api_key_env=KEY), way).error is None
 
 
 def test_a_model_that_cannot_rerank(serve, way):
     """The error has vLLM's code, and the request is not retried."""
     server = serve("vllm")
     server.always(errors("vllm")["501_no_reranker"])
-    error = ask(stage_for(server, retry={"attempts": 3, "min_wait": 0.001}), way).error
+    error = rerank(stage_for(server, retry={"attempts": 3, "min_wait": 0.001}), way).error
     assert error.code == "NotImplementedError"
     assert len(server.requests) == 1

@@ -8,49 +8,17 @@ import pytest
 import voyageai
 
 from milvus_stages import Voyage
-from support.hosted import QUERY, TEXTS, ask, stage_for
-from support.standins import errors, ranking
-from support.standins.voyage import MODELS
-
-
-def test_the_request(serve, way):
-    """Exactly the members that the service knows; it refuses any other."""
-    server = serve("voyage")
-    ask(stage_for(server, top_k=3), way)
-    (request,) = server.requests
-    assert request.path == "/v1/rerank"
-    assert request.body == {
-        "model": "rerank-2.5",
-        "query": QUERY,
-        "documents": list(TEXTS),
-        "top_k": 3,
-        "truncation": True,
-    }
-
-
-def test_the_options(serve, way):
-    """Model and truncation are sent as given."""
-    server = serve("voyage")
-    ask(stage_for(server, model="rerank-2-lite", truncation=False), way)
-    body = server.requests[0].body
-    assert (body["model"], body["truncation"], body["top_k"]) == ("rerank-2-lite", False, len(TEXTS))
+from support.hosted import HIT_TEXTS, QUERY, rerank, stage_for
+from support.standins import ranking
 
 
 def test_too_long_without_truncation_is_the_services_error(serve, way):
     """The detail of the error says what was too long."""
     server = serve("voyage", max_pair_tokens=20)
-    answer = ask(stage_for(server, truncation=False), way, texts=[*TEXTS, "plum " * 50])
+    answer = rerank(stage_for(server, truncation=False), way, texts=[*HIT_TEXTS, "plum " * 50])
     assert answer.error.status == 400
     assert "more than 20 tokens" in answer.error.detail
-    assert ask(stage_for(server), way, texts=[*TEXTS, "plum " * 50]).error is None
-
-
-@pytest.mark.parametrize("model", MODELS)
-def test_the_documented_models(serve, model):
-    """Each documented model is accepted, and named in the docstring."""
-    server = serve("voyage")
-    assert ask(stage_for(server, model=model)).error is None
-    assert f"``{model}``" in Voyage.__doc__
+    assert rerank(stage_for(server), way, texts=[*HIT_TEXTS, "plum " * 50]).error is None
 
 
 @pytest.mark.parametrize(
@@ -79,7 +47,7 @@ def test_the_total_of_tokens_bounds_a_request(serve, way):
     server = serve("voyage")
     query = "plum " * 4_000
     texts = [f"red plum {number}" for number in range(200)]
-    answer = ask(stage_for(server), way, query, texts)
+    answer = rerank(stage_for(server), way, query, texts)
     assert answer.error is None
     assert all(request.refused is None for request in server.requests)
     assert len(server.requests) == 3
@@ -91,7 +59,7 @@ def test_long_documents_bound_a_request(serve, way):
     """A document counts up to the length at which the service truncates it, which decides how many fit in a request."""
     server = serve("voyage")
     texts = [f"{number} red plum " + "plum " * 20_000 for number in range(20)]
-    answer = ask(stage_for(server), way, texts=texts)
+    answer = rerank(stage_for(server), way, texts=texts)
     assert answer.error is None
     assert sorted(len(request.body["documents"]) for request in server.requests) == [2, 18]
     assert all(request.refused is None for request in server.requests)
@@ -100,42 +68,25 @@ def test_long_documents_bound_a_request(serve, way):
 def test_a_total_that_was_estimated_too_low_is_halved(serve, way):
     """Where the service counts more tokens than were estimated, halves are sent until they fit."""
     server = serve("voyage", max_total_tokens=60)
-    answer = ask(stage_for(server), way)
+    answer = rerank(stage_for(server), way)
     assert answer.error is None
-    assert answer.order == [index for index, _ in ranking(QUERY, TEXTS)]
+    assert answer.order == [index for index, _ in ranking(QUERY, HIT_TEXTS)]
     assert any(request.refused for request in server.requests)
     server.clear()
-    assert ask(stage_for(server, truncation=False), way).error.status == 400
+    assert rerank(stage_for(server, truncation=False), way).error.status == 400
     assert len(server.requests) == 1
-
-
-def test_usage_adds_up(serve, way):
-    """Total tokens over all requests of the query, as the service counts them."""
-    server = serve("voyage")
-    one = ask(stage_for(server), way).usage
-    several = ask(stage_for(server, max_documents=2), way).usage
-    assert several == {"requests": 4, "total_tokens": one["total_tokens"]}
-
-
-def test_its_errors_have_the_text_under_detail(serve, way):
-    """No id is known of this service, and none is made up."""
-    server = serve("voyage")
-    server.always(errors("voyage")["400_too_many_tokens"])
-    error = ask(stage_for(server), way).error
-    assert "the request has 700000 tokens" in error.detail
-    assert error.request_id is None
 
 
 def test_the_official_sdk_gives_the_same(serve, way):
     """Voyage's own client finds the same order and the same scores."""
     server = serve("voyage")
-    arguments = {"query": QUERY, "documents": list(TEXTS), "model": "rerank-2.5", "top_k": 4}
+    arguments = {"query": QUERY, "documents": list(HIT_TEXTS), "model": "rerank-2.5", "top_k": 4}
     client = {"api_key": server.key, "base_url": f"{server.url}/v1"}
     if way == "async":
         theirs = asyncio.run(voyageai.AsyncClient(**client).rerank(**arguments))
     else:
         theirs = voyageai.Client(**client).rerank(**arguments)
-    ours = ask(stage_for(server, top_k=4), way)
+    ours = rerank(stage_for(server, top_k=4), way)
     assert [(item.index, item.relevance_score) for item in theirs.results] == ours.ranked
     assert theirs.total_tokens == ours.usage["total_tokens"]
     assert server.requests[0].body == server.requests[1].body

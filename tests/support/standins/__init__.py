@@ -37,11 +37,10 @@ Concurrency without sleeping: ``server.hold()``, start calls, ``server.wait_for(
 reply; ``server.connections`` counts those accepted, ``server.open_connections`` those open. After the block the thread
 and the sockets are gone, with requests in flight too.
 
-`standin_process` runs one in a process of its own. `support.standins.plain` has right bodies and a plain client.
+`support.standins.plain` has right bodies and a plain client.
 """
 
 from support.standins.messages import Reply, Request, changed
-from support.standins.process import standin_process
 from support.standins.providers import PROVIDERS
 from support.standins.relevance import ranking, relevance, tokens
 from support.standins.replies import FAULTS, chunked, closing, dripping, errors, late, rate_limits, variants, wrong
@@ -62,7 +61,6 @@ __all__ = [
     "ranking",
     "rate_limits",
     "relevance",
-    "standin_process",
     "tokens",
     "variants",
     "wrong",

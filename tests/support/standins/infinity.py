@@ -10,10 +10,12 @@ from support.standins.provider import Body, FastAPI, refuse
 from support.standins.relevance import ranking, tokens
 from support.standins.tei import logit
 
+_MOST_CHARACTERS = 122_880
+
 
 @dataclass
 class Infinity(FastAPI):
-    """Settings: ``prefix`` of the path, ``models`` (empty: any), ``max_documents``, ``max_characters`` of a text."""
+    """Settings: ``prefix`` of the path, ``models`` (empty: any), ``max_documents``."""
 
     name = "infinity"
     stage = "rerank_api"
@@ -23,7 +25,6 @@ class Infinity(FastAPI):
     prefix: str = ""
     models: tuple[str, ...] = ()
     max_documents: int = 2_048
-    max_characters: int = 122_880
 
     def __post_init__(self) -> None:
         self.paths = (f"{self.prefix}/rerank",)  # type: ignore[misc] - of this server
@@ -42,8 +43,8 @@ class Infinity(FastAPI):
         """Unknown members and empty strings are let pass."""
         body.keys(("query", "documents"), (), others=True)
         body.text("model")
-        body.text("query", at_most=self.max_characters)
-        body.texts("documents", at_most=self.max_documents, characters=self.max_characters)
+        body.text("query", at_most=_MOST_CHARACTERS)
+        body.texts("documents", at_most=self.max_documents, characters=_MOST_CHARACTERS)
         body.whole("top_n", 1, null=True)
         body.flag("return_documents")
         body.flag("raw_scores")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,8 +25,7 @@ class Jev(FastAPI):
     """A decision model: one yes/no question for each document. Settings.
 
     ``max_tokens`` of a request, ``max_state_tokens`` of the state and the longest question (a token is four
-    characters); ``max_questions``; ``models`` (empty: any); ``read``: from state and instructions to query and text,
-    where `read_pair` does not understand them.
+    characters); ``max_questions``; ``models`` (empty: any).
     """
 
     name = "jev"
@@ -40,7 +37,6 @@ class Jev(FastAPI):
     max_tokens: int = 64_000
     max_state_tokens: int = 32_000
     max_questions: int = 512
-    read: Callable[[Any, Any], tuple[str, str] | None] | None = None
 
     def error(self, status: int, message: str, kind: str = "") -> Reply:
         """An object under ``detail``."""
@@ -76,7 +72,7 @@ class Jev(FastAPI):
         if state + sum(sizes) > self.max_tokens or state + max(sizes) > self.max_state_tokens:
             refuse(self.overflow(), "max_tokens_exceeded")
         for question in questions.values():
-            if self._pair(body.members["state"], question["instructions"]) is None:
+            if _read_pair(body.members["state"], question["instructions"]) is None:
                 body.refuse("questions", "the instructions do not say which document is meant")
 
     def _check_question(self, body: Body, name: str, question: Any) -> None:
@@ -91,14 +87,11 @@ class Jev(FastAPI):
         if not isinstance(criteria, dict) or not criteria.keys() <= {"true", "false"}:
             body.refuse(where, f"the criteria of {name} may be true and false")
 
-    def _pair(self, state: Any, instructions: Any) -> tuple[str, str] | None:
-        return (self.read or read_pair)(state, instructions)
-
     def reply(self, body: dict[str, Any]) -> Reply:
         """Answers by the questions' names, and not in their order."""
         answers = {}
         for name, question in reversed(body["questions"].items()):
-            pair = self._pair(body["state"], question["instructions"])
+            pair = _read_pair(body["state"], question["instructions"])
             answers[name] = {"type": "noul", "noul": relevance(*pair) if pair else 0.5}
         questions = sum(_size(question) for question in body["questions"].values())
         usage = {"input_tokens": _size(body["state"]) + questions, "output_tokens": len(answers)}
@@ -123,25 +116,11 @@ class Jev(FastAPI):
         }
 
 
-def read_pair(state: Any, instructions: Any) -> tuple[str, str] | None:
-    """Query and text of one question, read as the model would: it is shown no name of a question.
-
-    With ``documents`` in the state, the instructions must name exactly one of them by its key (or its place in a list).
-    Otherwise the instructions hold the text: as their member ``document``, or as a whole.
-    """
-    asked = instructions if isinstance(instructions, str) else json.dumps(instructions, ensure_ascii=False)
-    query = state
-    if isinstance(state, dict):
-        query = state.get("query", "")
-        documents = state.get("documents")
-        if isinstance(documents, list):
-            documents = {str(place): document for place, document in enumerate(documents)}
-        if isinstance(documents, dict):
-            named = set(re.findall(r"\w+", asked)) & documents.keys()
-            return (_string(query), _string(documents[named.pop()])) if len(named) == 1 else None
-    if isinstance(instructions, dict) and isinstance(instructions.get("document"), str):
-        asked = instructions["document"]
-    return _string(query), asked
+def _read_pair(state: Any, instructions: Any) -> tuple[str, str] | None:
+    """Query and text of one question, read as the model would: the instructions must hold the document."""
+    if not isinstance(state, dict) or not isinstance(instructions, dict) or "document" not in instructions:
+        return None
+    return _string(state.get("query", "")), _string(instructions["document"])
 
 
 def _string(value: Any) -> str:

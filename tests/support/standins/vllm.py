@@ -17,8 +17,7 @@ class VLLM(Provider):
     """Settings.
 
     ``models`` that are served (empty: any); ``max_tokens`` of a pair: more is an error unless `truncate_prompt_tokens`
-    is sent; ``insists_on_top_n``: as some hosted clones do; ``guards_all``: False for old servers, which asked for the
-    key only under /v1; ``flat_errors``: those of old servers, without the member `error`.
+    is sent; ``insists_on_top_n``: as some hosted clones do.
     """
 
     name = "vllm"
@@ -29,22 +28,15 @@ class VLLM(Provider):
     models: tuple[str, ...] = ()
     max_tokens: int = 8_192
     insists_on_top_n: bool = False
-    guards_all: bool = True
-    flat_errors: bool = False
 
     def error(self, status: int, message: str, kind: str = "") -> Reply:
         """An object under ``error``."""
         kind = kind or _KINDS.get(status, "InternalServerError")
-        error = {"message": message, "type": kind, "param": None, "code": status}
-        return Reply(status, error if self.flat_errors else {"error": error})
+        return Reply(status, {"error": {"message": message, "type": kind, "param": None, "code": status}})
 
     def wrong_key(self) -> Reply:
         """The one error that is a string."""
         return Reply(401, {"error": "Unauthorized"})
-
-    def locks(self, request: Request) -> bool:
-        """Old servers do not look at the key outside /v1."""
-        return super().locks(request) and (self.guards_all or request.path.startswith("/v1"))
 
     def check(self, body: Body) -> None:
         """Unknown members are let pass."""
