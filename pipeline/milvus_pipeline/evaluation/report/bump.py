@@ -8,7 +8,6 @@ from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 from milvus_pipeline.explain import Movement, Standing
-from milvus_pipeline.text import count_text, one_line
 
 _LEFT: Final = 42
 _TOP: Final = 58
@@ -55,7 +54,8 @@ class DocumentLine(NamedTuple):
     Args:
         kind: CSS classes: "unjudged", "irrelevant", or "relevant" with its shade.
         grade: written into its large marks, those of a relevant document within the first twenty places.
-        title: id, grade, place and score after each stage, the beginning of its text.
+        document: its id.
+        standings: place and score after each stage.
         path: through the marks.
         marks: x, y, and radius of the mark after each stage.
         cut: x and y of the last mark, if a stage cut the document and a cross shows that; otherwise None.
@@ -63,7 +63,8 @@ class DocumentLine(NamedTuple):
 
     kind: str
     grade: int | None
-    title: str
+    document: str
+    standings: Sequence[Standing | None]
     path: str
     marks: Sequence[tuple[float, float, int]]
     cut: tuple[float, float] | None
@@ -88,12 +89,7 @@ def bump_chart(movement: Movement) -> dict[str, Any]:
     down = PlaceScale(max(deepest, 2))
     bottom = down(down.deepest) + _STEP / 2
     columns = max(_FEWEST_COLUMNS, len(movement.rankings))
-    stages = ", ".join(ranking.stage for ranking in movement.rankings)
-    label = f"places of {count_text(len(documents), 'document')} after the stages {stages}"
-    if judged:
-        label += f"; {count_text(sum(grade > 0 for grade in judged.values()), 'document')} judged relevant are marked"
     return {
-        "label": label,
         "columns": columns,
         "width": _LEFT + (columns - 1) * _COLUMN + _LABEL,
         "height": bottom + _BOTTOM,
@@ -129,7 +125,8 @@ def _line(movement: Movement, document: str, standings: Sequence[Standing | None
     return DocumentLine(
         kind=kind,
         grade=grade,
-        title=_title(movement, document, standings),
+        document=document,
+        standings=standings,
         path=_curve([(x, y) for x, y, _ in marks]),
         marks=marks,
         cut=marks[-1][:2] if crossed else None,
@@ -152,14 +149,3 @@ def _labels(movement: Movement, down: PlaceScale) -> Iterator[tuple[float, float
         if (movement.judged or {}).get(document, 0) > 0 and down(place) - above >= _GAP:
             above = down(place)
             yield _LEFT + (len(movement.rankings) - 1) * _COLUMN + 12, above, document
-
-
-def _title(movement: Movement, document: str, standings: Sequence[Standing | None]) -> str:
-    grade = (movement.judged or {}).get(document)
-    lines = [one_line(document) if grade is None else f"{one_line(document)}, judged {grade}"]
-    for ranking, at in zip(movement.rankings, standings, strict=True):
-        text = "not there" if at is None else f"place {at.place}"
-        score = "" if at is None or at.score is None else f", score {at.score:.4g}"
-        lines.append(f"{one_line(ranking.stage)}: {text}{score}")
-    beginning = one_line(movement.beginnings.get(document, ""))
-    return "\n".join([*lines, beginning] if beginning else lines)

@@ -8,15 +8,9 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
-from milvus_pipeline.evaluation.pareto import best_system
+from milvus_pipeline.evaluation.pareto import best_system, quality_of
 from milvus_pipeline.evaluation.records import Comparison, ComparisonIndex, Evaluation, StageFigures, SystemFigures
-from milvus_pipeline.evaluation.report.prose import (
-    Answer,
-    comparison_tiles,
-    significance_text,
-    stage_answers,
-    system_tiles,
-)
+from milvus_pipeline.evaluation.report.prose import Answer, significance_text, stage_answers
 from milvus_pipeline.evaluation.report.scatter import is_drawn, scatter
 from milvus_pipeline.text import count_text
 
@@ -62,11 +56,12 @@ def page(evaluation: Evaluation) -> dict[str, Any]:
     views = [_view(evaluation, index, system, number) for number, system in enumerate(systems, 1)]
     undrawn = [view.number for view in views if not is_drawn(view.figures, measure)]
     best = best_system(systems, measure)
+    answering = [system for system in systems if system.answers] or systems
     drawn = len(systems) > 1 and len(undrawn) < len(systems)
     return {
         "evaluation": evaluation,
-        "facts": _facts(evaluation),
-        "tiles": comparison_tiles(evaluation) if len(systems) > 1 else system_tiles(evaluation, systems[0], index),
+        "fastest": min(answering, key=lambda system: (system.latency.p50, -quality_of(system, measure))),
+        "significance": significance_text(evaluation),
         "systems": views,
         "best": next(view for view in views if view.figures is best),
         "scatters": {name: scatter(systems, measure, *size) for name, size in _SIZES.items()} if drawn else {},
@@ -78,20 +73,8 @@ def page(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _facts(evaluation: Evaluation) -> list[tuple[str, str]]:
-    systems = len(evaluation.systems)
-    together = "one at a time" if evaluation.batch_size == 1 else f"{evaluation.batch_size:,} at a time"
-    facts = [
-        ("Evaluated", _date(evaluation.created)),
-        ("Systems", f"{systems}; the first is the baseline of the others" if systems > 1 else ""),
-        ("Queries", f"{evaluation.queries:,}, {evaluation.judged:,} of them with judgements; {together}"),
-        ("Measures", ", ".join(evaluation.measures)),
-        ("Significance", significance_text(evaluation)),
-    ]
-    return [fact for fact in facts if fact[1]]
-
-
-def _date(created: str) -> str:
+def date_text(created: str) -> str:
+    """Return a time in ISO 8601 as a reader writes it, anything else as it is."""
     try:
         at = datetime.fromisoformat(created)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The sentences and headline figures of the report: what each stage improves and costs, which systems stand out."""
+"""The sentences of the report: what each stage improves and costs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
 
-from milvus_pipeline.evaluation.pareto import best_system, quality_of
 from milvus_pipeline.evaluation.records import Comparison, ComparisonIndex, Evaluation, StageFigures, SystemFigures
 from milvus_pipeline.text import difference_text, measure_text, money_text, p_value_text, time_text
 
@@ -19,14 +18,6 @@ _CORRECTIONS: Final[Mapping[str, str]] = {
     "none": "p-values not corrected for multiple comparisons",
 }
 _NOTABLE_SHARE: Final = 0.01
-
-
-class Tile(NamedTuple):
-    """A headline figure: its label, its value, and a note."""
-
-    label: str
-    value: str
-    note: str
 
 
 class Answer(NamedTuple):
@@ -100,46 +91,3 @@ def _cost_sentence(stage: StageFigures, system: SystemFigures) -> str:
     if stage.cost is not None and stage.cost > 0:
         text += f"; costs {money_text(stage.cost)} in total"
     return f"{text}."
-
-
-def system_tiles(evaluation: Evaluation, system: SystemFigures, index: ComparisonIndex) -> list[Tile]:
-    """Return the headline figures of a single system."""
-    measure = evaluation.measures[0]
-    stages = system.ranking_stages
-    tiles: list[Tile] = []
-    if stages:
-        first, last = stages[0].measures[measure], stages[-1].measures[measure]
-        ceiling = stages[-1].ceilings.get(measure)
-        note = "" if ceiling is None else f"a perfect order of the same hits: {measure_text(ceiling)}"
-        tiles.append(Tile(f"final {measure}", measure_text(last), note))
-        if len(stages) > 1:
-            note = f"{stages[0].stage}: {measure_text(first)}"
-            found = [index.of_stage(system.name, stage.stage, measure) for stage in stages]
-            known = [change for change in found if change is not None]
-            if difference_text(last - first) != "±0" and known and not any(change.significant for change in known):
-                note += "; the difference may be chance"
-            tiles.append(Tile("gain since retrieval", difference_text(last - first), note))
-    latency = system.latency
-    label = "median time of a query" if evaluation.batch_size == 1 else "median share of a batch's time"
-    note = f"95 % within {time_text(latency.p95)}, 99 % within {time_text(latency.p99)}"
-    tiles.append(Tile(label, time_text(latency.p50), note))
-    if system.cost is not None:
-        thousand = 1000 * system.cost / max(evaluation.judged, 1)  # queries without judgements were not run
-        note = f"{money_text(system.cost)} for these queries"
-        tiles.append(Tile("cost of 1,000 queries", money_text(thousand), note))
-    return tiles
-
-
-def comparison_tiles(evaluation: Evaluation) -> list[Tile]:
-    """Return the headline figures of several systems: the best, the fastest, the size of the Pareto front."""
-    systems, measure = evaluation.systems, evaluation.measures[0]
-    answering = [system for system in systems if system.answers] or systems
-    best = best_system(systems, measure)
-    fastest = min(answering, key=lambda system: (system.latency.p50, -quality_of(system, measure)))
-    best_value, fastest_value = (measure_text(system.measures.get(measure, 0.0)) for system in (best, fastest))
-    front = sum(system.on_front for system in systems)
-    return [
-        Tile(f"best {measure}", best_value, f"{best.name}, in {time_text(best.latency.p50)}"),
-        Tile("fastest, median", time_text(fastest.latency.p50), f"{fastest.name}, {measure} {fastest_value}"),
-        Tile("on the Pareto front", f"{front} of {len(systems)}", "no other is as good and as fast"),
-    ]

@@ -10,7 +10,7 @@ from rich.cells import cell_len
 
 from milvus_pipeline.evaluation.records import SystemFigures
 from milvus_pipeline.evaluation.report.scale import Scale, fit_scale
-from milvus_pipeline.text import cut_text, measure_text, one_line, time_text
+from milvus_pipeline.text import cut_text, time_text
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 16, 18, 46
 _RADIUS: Final = 5.5
@@ -28,13 +28,12 @@ A point on the front prefers the room above the front, others the room below it.
 
 
 class Point(NamedTuple):
-    """One system: its number in the table, its coordinates, and its title."""
+    """One system: its number in the table, and its coordinates."""
 
     number: int
     system: SystemFigures
     x: float
     y: float
-    title: str
 
 
 class Label(NamedTuple):
@@ -74,20 +73,16 @@ def scatter(systems: Sequence[SystemFigures], measure: str, width: float, height
         height: of the picture, in CSS pixels.
     """
     numbered = [(number, system) for number, system in enumerate(systems, 1) if is_drawn(system, measure)]
-    front = ", ".join(system.name for _, system in numbered if system.on_front)
-    label = f"{measure} against median latency of {len(numbered)} systems"
     seconds = {number: max(system.latency.p50, _LEAST_SECONDS) for number, system in numbered}
     across = fit_scale(list(seconds.values()), _LEFT, width - _RIGHT, log=True)
     up = fit_scale([system.measures[measure] for _, system in numbered], height - _BOTTOM, _TOP, log=False)
     points = [
-        Point(number, system, across(seconds[number]), up(system.measures[measure]), _title(number, system, measure))
-        for number, system in numbered
+        Point(number, system, across(seconds[number]), up(system.measures[measure])) for number, system in numbered
     ]
     points.sort(key=lambda point: (not point.system.on_front, point.number))
     named = len(systems) <= _NAMED and width >= _LEAST_WIDTH_FOR_NAMES
     return {
         "measure": measure,
-        "label": f"{label}; on the Pareto front: {front}" if front else label,
         "width": width,
         "height": height,
         "left": _LEFT,
@@ -102,18 +97,6 @@ def scatter(systems: Sequence[SystemFigures], measure: str, width: float, height
         "labels": _place_labels(points, width, height - _BOTTOM, named=named),
         "radius": _RADIUS,
     }
-
-
-def _title(number: int, system: SystemFigures, measure: str) -> str:
-    return "\n".join(
-        [
-            f"{number}  {one_line(system.name)}",
-            f"{one_line(measure)} {measure_text(system.measures[measure])}",
-            f"half of the queries within {time_text(system.latency.p50)}",
-            f"95 % within {time_text(system.latency.p95)}",
-            *(["on the Pareto front"] if system.on_front else []),
-        ]
-    )
 
 
 def _front_corners(points: Sequence[Point], across: Scale) -> list[tuple[float, float]]:
