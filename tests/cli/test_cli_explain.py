@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from milvus_pipeline.cli.explain import MovementTable
+from milvus_pipeline.cli.explain import print_movement
+from milvus_pipeline.cli.tables import console_on
 from support import sample_evaluations
 
 QRELS = "1 0 1 2\n1 0 3 0\n1 0 nowhere 1\n2 0 2 1\n"
@@ -84,7 +85,7 @@ def test_relevant_documents_are_listed_wherever_they_stand():
     found = {document for ranking in movement.rankings for document in ranking.documents}
     relevant = [document for document, grade in movement.judged.items() if grade > 0 and document in found]
     stream = io.StringIO()
-    MovementTable(stream).write(movement, 1)
+    print_movement(console_on(stream), movement, 1)
     listed = {word for line in rows_of(stream.getvalue()) for word in line}
     assert set(relevant) <= listed
 
@@ -94,7 +95,7 @@ def test_lines_are_no_wider_than_the_terminal(monkeypatch, columns):
     """Texts, headers, ids and at last the scores give way; places never do, and nothing is coloured in a pipe."""
     monkeypatch.setenv("COLUMNS", str(columns))
     stream = io.StringIO()
-    MovementTable(stream).write(sample_evaluations.movement(2), 5)
+    print_movement(console_on(stream), sample_evaluations.movement(2), 5)
     assert max(map(len, stream.getvalue().splitlines())) <= columns
     assert "\x1b" not in stream.getvalue()
     assert ("0.9950" in stream.getvalue()) == (columns >= 80)
@@ -104,7 +105,7 @@ def test_lines_are_no_wider_than_the_terminal(monkeypatch, columns):
 def test_texts_from_elsewhere_do_not_steer_the_terminal():
     """Control characters and those that turn the direction of writing are replaced."""
     stream = io.StringIO()
-    MovementTable(stream).write(sample_evaluations.movement(2, texts=sample_evaluations.HOSTILE), 100)
+    print_movement(console_on(stream), sample_evaluations.movement(2, texts=sample_evaluations.HOSTILE), 100)
     assert not {"\x1b", "\x07", "\x00", "\u202e", "\ud800"} & set(stream.getvalue())
 
 

@@ -5,22 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated
 
 import typer
 from rich.cells import cell_len
+from rich.console import Console
 from rich.text import Text
 
 from milvus_pipeline.cli.exit_codes import UsageError, command, print_warning
 from milvus_pipeline.cli.options import Config, Debug, TableOrJson, Timeout
 from milvus_pipeline.cli.tables import (
     INDENT,
+    LEAST_TEXT,
     Column,
     console_on,
     fallback_line,
     heading,
     id_column,
     print_indented,
+    room_for_texts,
     step_cell,
     text_table,
     times_line,
@@ -68,7 +71,7 @@ def explain(
         if output_format == "json":
             stream.write(json_line({**asdict(found), "missed": found.missed}))
         else:
-            MovementTable(stream).write(found, show)
+            print_movement(console_on(stream), found, show)
     return 0
 
 
@@ -94,53 +97,43 @@ def _find_query(query: str | None, queries: Path | None, query_id: str | None, q
     raise UsageError(f"has no query with the id {query_id}", place=str(queries))
 
 
-class MovementTable:
-    """Prints movements: the way of each document through the stages, those kept first, and the stages' times."""
+def print_movement(console: Console, movement: Movement, show: int) -> None:
+    """Print the way of each document through the stages, those kept first, and the stages' times.
 
-    def __init__(self, stream: TextIO) -> None:
-        self._console = console_on(stream)
+    Args:
+        console: to print on.
+        movement: of one query.
+        show: documents to list at most, of those kept and of those cut; relevant ones are always listed.
+    """
+    console.print(heading(movement.query_id, movement.query))
+    if movement.rankings:
+        _print_documents(console, movement, show)
+    else:
+        print_indented(console, [Text("no stage found a document", style="dim")])
+    print_indented(console, _footer(movement))
 
-    def write(self, movement: Movement, show: int) -> None:
-        """Print one movement.
 
-        Args:
-            movement: of one query.
-            show: documents to list at most, of those kept and of those cut; relevant ones are always listed.
-        """
-        self._console.print(heading(movement.query_id, movement.query))
-        if movement.rankings:
-            self._print_documents(movement, show)
-        else:
-            print_indented(self._console, [Text("no stage found a document", style="dim")])
-        print_indented(self._console, _footer(movement))
-
-    def _print_documents(self, movement: Movement, show: int) -> None:
-        judged = movement.judged or {}
-        final = set(movement.rankings[-1].documents)
-        kept = [document for document in movement.documents if document in final]
-        gone = [document for document in movement.documents if document not in final]
-        listed_kept, listed_gone = (
-            [document for place, document in enumerate(part) if place < show or judged.get(document, 0) > 0]
-            for part in (kept, gone)
-        )
-        listed = [*listed_kept, *listed_gone]
-        texts = [movement.beginnings.get(document, "") for document in listed]
-        columns, width, section = (
-            _columns(movement, listed, scored=True),
-            self._console.width - INDENT,
-            len(listed_kept),
-        )
-        table = text_table(columns, texts, width, section=section, force=False)
-        if table is None:
-            table = text_table(_columns(movement, listed, scored=False), texts, width, section=section)
-            note = "(scores need a wider terminal, or --format json)"
-            print_indented(self._console, [Text(note, style="dim")])
-        print_indented(self._console, [table] if table else [])
-        hidden = {"kept": len(kept) - len(listed_kept), "cut": len(gone) - len(listed_gone)}
-        if any(hidden.values()):
-            counts = " and ".join(f"{count:,} {what}" for what, count in hidden.items() if count)
-            text = f"not listed: {counts}; --show {max(len(kept), len(gone))} lists all"
-            print_indented(self._console, [Text(text)])
+def _print_documents(console: Console, movement: Movement, show: int) -> None:
+    judged = movement.judged or {}
+    final = set(movement.rankings[-1].documents)
+    kept = [document for document in movement.documents if document in final]
+    gone = [document for document in movement.documents if document not in final]
+    listed_kept, listed_gone = (
+        [document for place, document in enumerate(part) if place < show or judged.get(document, 0) > 0]
+        for part in (kept, gone)
+    )
+    listed = [*listed_kept, *listed_gone]
+    texts = [movement.beginnings.get(document, "") for document in listed]
+    columns, width = _columns(movement, listed, scored=True), console.width - INDENT
+    if room_for_texts([column.narrowed() for column in columns], width) < LEAST_TEXT:
+        columns = _columns(movement, listed, scored=False)
+        print_indented(console, [Text("(scores need a wider terminal, or --format json)", style="dim")])
+    print_indented(console, [text_table(columns, texts, width, section=len(listed_kept))])
+    hidden = {"kept": len(kept) - len(listed_kept), "cut": len(gone) - len(listed_gone)}
+    if any(hidden.values()):
+        counts = " and ".join(f"{count:,} {what}" for what, count in hidden.items() if count)
+        text = f"not listed: {counts}; --show {max(len(kept), len(gone))} lists all"
+        print_indented(console, [Text(text)])
 
 
 def _columns(movement: Movement, documents: Sequence[str], *, scored: bool) -> list[Column]:

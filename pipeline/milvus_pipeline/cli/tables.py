@@ -20,8 +20,7 @@ from milvus_pipeline.text import STATUS_WORDS, cut_text, figures_text, one_line,
 
 INDENT = 2
 _ID_WIDTH = 24
-_LEAST_ID = 8
-_LEAST_TEXT = 12
+LEAST_TEXT = 12
 _LEAST_HEADER = 6
 
 
@@ -54,65 +53,49 @@ class Column:
         """The width of the widest cell."""
         return max((cell.cell_len for cell in self.cells), default=0)
 
+    def narrowed(self) -> Column:
+        """Return the column with its header cut to the width of its cells."""
+        return replace(self, header=cut_text(self.header, max(_LEAST_HEADER, self.cells_width)))
+
 
 def text_column(header: str, texts: Iterable[str], style: str = "") -> Column:
     """Return a column of texts, aligned to the left."""
     return Column(header, [Text(text, style=style) for text in texts], "left")
 
 
-def id_column(ids: Iterable[str], width: int = _ID_WIDTH) -> Column:
+def id_column(ids: Iterable[str]) -> Column:
     """Return the column ``id``, cut to a width."""
-    return text_column("id", (cut_text(one, width) for one in ids))
+    return text_column("id", (cut_text(one, _ID_WIDTH) for one in ids))
 
 
 def text_table(
-    columns: Sequence[Column],
-    texts: Sequence[str | None],
-    width: int,
-    *,
-    gap: int = 2,
-    section: int = 0,
-    force: bool = True,
-) -> Table | None:
+    columns: Sequence[Column], texts: Sequence[str | None], width: int, *, gap: int = 2, section: int = 0
+) -> Table:
     """Return a table whose last column has as much of the texts as fits; the others keep their cells.
 
-    Texts give way first, then headers, then the column ``id``.
-
     Args:
-        columns: all but the texts.
+        columns: all but the texts. Their headers are cut if too little room is left for the texts.
         texts: one per row, None if a document has none.
         width: of the table.
         gap: blanks between columns, 2 or 3.
         section: rows above a dividing line.
-        force: return a table even if there is no room left for the texts; None otherwise.
     """
-
-    def room() -> int:
-        return width - sum(column.width + gap for column in columns)
-
-    if room() < _LEAST_TEXT:
-        limits = [max(_LEAST_HEADER, column.cells_width) for column in columns]
-        columns = [
-            replace(column, header=cut_text(column.header, limit))
-            for column, limit in zip(columns, limits, strict=True)
-        ]
-    if (missing := _LEAST_TEXT - room()) > 0:
-        columns = [
-            id_column((cell.plain for cell in column.cells), max(_LEAST_ID, column.width - missing))
-            if column.header == "id"
-            else column
-            for column in columns
-        ]
-    if room() < _LEAST_TEXT and not force:
-        return None
+    if room_for_texts(columns, width, gap) < LEAST_TEXT:
+        columns = [column.narrowed() for column in columns]
+    room = max(1, room_for_texts(columns, width, gap))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, gap - 2))
     for column in columns:
         table.add_column(column.header, justify=column.justify, no_wrap=True)
     table.add_column("text", no_wrap=True)
-    cells = [Text("(no text)", style="dim") if text is None else Text(cut_text(text, max(1, room()))) for text in texts]
+    cells = [Text("(no text)", style="dim") if text is None else Text(cut_text(text, room)) for text in texts]
     for number, row in enumerate(zip(*(column.cells for column in columns), cells, strict=True), start=1):
         table.add_row(*row, end_section=number == section)
     return table
+
+
+def room_for_texts(columns: Iterable[Column], width: int, gap: int = 2) -> int:
+    """Return the width that is left beside these columns."""
+    return width - sum(column.width + gap for column in columns)
 
 
 def print_indented(console: Console, lines: Iterable[Text | Table]) -> None:
@@ -134,7 +117,7 @@ class ResultTables:
         self._console.print(heading(result.query.id, result.query.text, result.status if result.degraded else ""))
         if result.hits:
             table = text_table(_columns(result.hits), [hit.text for hit in result.hits], self._console.width - 2, gap=3)
-            print_indented(self._console, [table] if table else [])
+            print_indented(self._console, [table])
         elif result.status != "failed":
             self._console.print(Text("  no hits", style="dim"))
         print_indented(self._console, _footer(result))

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from milvus_pipeline.config.file import to_yaml
 from milvus_pipeline.evaluation.records import Evaluation
+from milvus_pipeline.evaluation.report.bump import shade
 from milvus_pipeline.evaluation.report.movements import movement_groups
 from milvus_pipeline.evaluation.report.page import change_class, date_text, outcomes_text, page, percent, statuses_text
 from milvus_pipeline.extras import require
@@ -41,6 +42,7 @@ _FILTERS: Final = {
     "p_value": p_value_text,
     "percent": percent,
     "seconds": time_text,
+    "shade": shade,
     "statuses": statuses_text,
     "usage": figures_text,
     "yaml": lambda data: to_yaml(plain(data)),  # a plugin may put anything into its identity

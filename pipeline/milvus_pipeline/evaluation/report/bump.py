@@ -90,6 +90,7 @@ def bump_chart(movement: Movement) -> dict[str, Any]:
     bottom = down(down.deepest) + _STEP / 2
     columns = max(_FEWEST_COLUMNS, len(movement.rankings))
     return {
+        "deepest": DEEPEST,
         "columns": columns,
         "width": _LEFT + (columns - 1) * _COLUMN + _LABEL,
         "height": bottom + _BOTTOM,
