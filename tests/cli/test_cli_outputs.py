@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from milvus_pipeline import Hit, Query, SearchResult, StageReport
-from milvus_pipeline.cli.tables import ResultTables
+from milvus_pipeline.cli.tables import console_on, print_result
 from milvus_pipeline.text import one_line
 
 QUERY = "who proposed it?"
@@ -79,7 +79,7 @@ def table_of(result, monkeypatch, width=100):
     """The table of a result, as text."""
     monkeypatch.setenv("COLUMNS", str(width))
     stream = io.StringIO()
-    ResultTables(stream).write(result)
+    print_result(console_on(stream), result)
     return stream.getvalue()
 
 

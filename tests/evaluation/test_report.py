@@ -170,7 +170,7 @@ def test_what_went_wrong_is_said():
     text = Elements(report_html(sample_evaluations.one_system())).text
     assert "Read this first the latency of late_interaction" in text
     assert "Some queries were not answered completely: 3 degraded." in text
-    assert "skipped for 3 queries (deadline 2, unavailable 1)" in text
+    assert "3 skipped (deadline 2, unavailable 1)" in text
 
 
 def test_queries_are_grouped_by_gain_and_loss():

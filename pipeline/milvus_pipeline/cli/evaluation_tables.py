@@ -20,7 +20,7 @@ from milvus_pipeline.evaluation.records import (
     StageFigures,
     SystemFigures,
 )
-from milvus_pipeline.evaluation.report.prose import significance_text
+from milvus_pipeline.evaluation.report.prose import significance_text, statuses_text
 from milvus_pipeline.text import (
     count_text,
     difference_text,
@@ -133,14 +133,13 @@ def _stage_row(evaluation: Evaluation, system: SystemFigures, stage: StageFigure
         row[name, name] = _measure_cell(stage.measures, name, compared)
         row[name, "change"] = _change_cell(compared)
         row[name, "ceiling"] = _measure_cell(stage.ceilings, name, None, "dim")
-    troubles = [f"{number:,} {status}" for status, number in stage.statuses.items() if status != "ok"]
     return {
         **row,
         **_latency_cells(stage.latency),
         ("time", "elapsed ms"): Text(milliseconds_text(stage.elapsed.p50)),
         ("cost", "cost"): Text("" if stage.cost is None else money_text(stage.cost)),
         ("cached", "cached"): Text(f"{stage.cached:,}" if stage.cached else ""),
-        ("not ok", "not ok"): Text(", ".join(troubles), style="yellow"),
+        ("not ok", "not ok"): Text(statuses_text(stage.statuses), style="yellow"),
         ("usage", "usage"): Text(one_line(figures_text(stage.usage))),
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Annotated, TextIO
 
@@ -32,7 +33,7 @@ from milvus_pipeline.cli.options import (
 )
 from milvus_pipeline.cli.progress import ProgressBar
 from milvus_pipeline.cli.summary import RunSummary
-from milvus_pipeline.cli.tables import ResultTables
+from milvus_pipeline.cli.tables import console_on, print_result
 from milvus_pipeline.cli.writers import TABLE, Format, choose_format, open_output
 from milvus_pipeline.errors import PipelineError
 from milvus_pipeline.files.queries import BadLines
@@ -153,7 +154,7 @@ def _run_to_stream(pipeline: Pipeline, options: RunOptions) -> int:
 
 def _writer(stream: TextIO, chosen: str, name: str) -> Callable[[SearchResult], object]:
     if chosen == TABLE:
-        return ResultTables(stream).write
+        return partial(print_result, console_on(stream))
     lines = line_format(OutputFormat(chosen), name, figures=True)
     return lambda result: stream.write(lines.text(result))
 

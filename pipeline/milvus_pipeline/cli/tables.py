@@ -32,6 +32,8 @@ class _Console(Console):
 
 def console_on(stream: TextIO) -> Console:
     """Return a console that writes colours only to a terminal, even if FORCE_COLOR and the like are set."""
+    if stream is sys.stdout and isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character must show the rest
     return _Console(file=stream, force_terminal=stream.isatty(), highlight=False, markup=False, emoji=False)
 
 
@@ -104,24 +106,16 @@ def print_indented(console: Console, lines: Iterable[Text | Table]) -> None:
         console.print(Padding(line, (0, 0, 0, INDENT), expand=False))
 
 
-class ResultTables:
-    """Prints each result as a table: rank, score of every stage, how far rerankers moved the hit, text."""
-
-    def __init__(self, stream: TextIO) -> None:
-        if stream is sys.stdout and isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character must show the rest
-        self._console = console_on(stream)
-
-    def write(self, result: SearchResult) -> None:
-        """Print one result."""
-        self._console.print(heading(result.query.id, result.query.text, result.status if result.degraded else ""))
-        if result.hits:
-            table = text_table(_columns(result.hits), [hit.text for hit in result.hits], self._console.width - 2, gap=3)
-            print_indented(self._console, [table])
-        elif result.status != "failed":
-            self._console.print(Text("  no hits", style="dim"))
-        print_indented(self._console, _footer(result))
-        self._console.print()
+def print_result(console: Console, result: SearchResult) -> None:
+    """Print a result: rank, score of every stage, how far rerankers moved the hit, text."""
+    console.print(heading(result.query.id, result.query.text, result.status if result.degraded else ""))
+    if result.hits:
+        texts = [hit.text for hit in result.hits]
+        print_indented(console, [text_table(_columns(result.hits), texts, console.width - INDENT, gap=3)])
+    elif result.status != "failed":
+        console.print(Text("  no hits", style="dim"))
+    print_indented(console, _footer(result))
+    console.print()
 
 
 def heading(query_id: str | int | None, query: str, status: str = "") -> Text:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from milvus_pipeline import Pipeline, PipelineError, ingest
 from milvus_pipeline.cli.progress import ProgressBar
-from milvus_pipeline.cli.tables import ResultTables
+from milvus_pipeline.cli.tables import print_result
 from milvus_pipeline.demo.passages import passages
 
 QUESTIONS = (
@@ -42,9 +42,8 @@ def main(arguments: Sequence[str]) -> int:
     except PipelineError as error:
         Console(stderr=True).print(f"error: {error}", markup=False, highlight=False)
         return 1
-    tables = ResultTables(sys.stdout)
     for result in results:
-        tables.write(result)
+        print_result(console, result)
     console.print(f"{len(results)} questions in {seconds:.2f} s. Ask your own:", highlight=False)
     command = f'.venv/bin/milvus-pipeline run {arguments[0]} --query "how do I sort a list by two keys?"'
     console.print(f"  {command}", style="bold", soft_wrap=True)  # one line, to be copied

@@ -12,7 +12,8 @@ from milvus_pipeline.config.file import to_yaml
 from milvus_pipeline.evaluation.records import Evaluation
 from milvus_pipeline.evaluation.report.bump import shade
 from milvus_pipeline.evaluation.report.movements import movement_groups
-from milvus_pipeline.evaluation.report.page import change_class, date_text, outcomes_text, page, percent, statuses_text
+from milvus_pipeline.evaluation.report.page import change_class, date_text, page, percent
+from milvus_pipeline.evaluation.report.prose import statuses_text
 from milvus_pipeline.extras import require
 from milvus_pipeline.files.output import open_whole
 from milvus_pipeline.files.plain import plain
@@ -37,7 +38,6 @@ _FILTERS: Final = {
     "measure": measure_text,
     "money": money_text,
     "number": number_text,
-    "outcomes": outcomes_text,
     "p": lambda p_value: p_value_text(p_value).removeprefix("p ").removeprefix("= "),
     "p_value": p_value_text,
     "percent": percent,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
@@ -12,7 +12,6 @@ from milvus_pipeline.evaluation.pareto import best_system, quality_of
 from milvus_pipeline.evaluation.records import Comparison, ComparisonIndex, Evaluation, StageFigures, SystemFigures
 from milvus_pipeline.evaluation.report.prose import Answer, significance_text, stage_answers
 from milvus_pipeline.evaluation.report.scatter import is_drawn, scatter
-from milvus_pipeline.text import count_text
 
 _SIZES: Final = {"wide-only": (860, 390), "narrow-only": (326, 360)}  # of the chart of systems, in CSS pixels
 
@@ -122,20 +121,6 @@ def change_class(change: Comparison) -> str:
 def percent(value: float, top: float) -> str:
     """Return a coordinate within a chart whose scale goes from 0 to ``top``: ``45.0%``."""
     return f"{100 * min(max(value / top, 0), 1) if top else 0:.2f}%"
-
-
-def outcomes_text(stage: StageFigures) -> str:
-    """Return the queries that a stage did not complete: ``skipped for 3 queries (deadline 2, error 1)``."""
-    parts = [
-        f"{status} for {count_text(number, 'query')}" for status, number in stage.statuses.items() if status != "ok"
-    ]
-    reasons = ", ".join(f"{code} {number:,}" for code, number in stage.reasons.items())
-    return ", ".join(parts) + (f" ({reasons})" if parts and reasons else "")
-
-
-def statuses_text(statuses: Mapping[str, int]) -> str:
-    """Return the number of results that are not "ok", by status: ``3 degraded, 1 failed``."""
-    return ", ".join(f"{number:,} {status}" for status, number in statuses.items() if status != "ok" and number)
 
 
 def _varied_paths(systems: Sequence[SystemFigures]) -> list[str]:

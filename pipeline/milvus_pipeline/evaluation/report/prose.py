@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Final, NamedTuple
 
@@ -33,6 +33,11 @@ def significance_text(evaluation: Evaluation) -> str:
     return f"{_TESTS[evaluation.test]}, {_CORRECTIONS[evaluation.correction]}"
 
 
+def statuses_text(statuses: Mapping[str, int]) -> str:
+    """Return the numbers of queries whose status is not "ok": ``3 degraded, 1 failed``."""
+    return ", ".join(f"{number:,} {status}" for status, number in statuses.items() if status != "ok" and number)
+
+
 def stage_answers(evaluation: Evaluation, system: SystemFigures, index: ComparisonIndex) -> list[Answer]:
     """Return what each ranking stage improves and costs, in the order of the stages."""
     stages = system.ranking_stages
@@ -44,32 +49,23 @@ def stage_answers(evaluation: Evaluation, system: SystemFigures, index: Comparis
             text += f" A perfect order of its {stage.hits:.0f} hits would give {measure_text(ceiling)}."
         answers.append(Answer(stage.stage, f"{text} {_cost_sentence(stage, system)}", ""))
     for before, stage in pairwise(stages):
-        answers.append(_change_answer(stage, before, evaluation.measures, system, index))
+        changes = [
+            (name, stage.measures[name] - before.measures[name], index.of_stage(system.name, stage.stage, name))
+            for name in evaluation.measures
+        ]
+        moved = [change for change in changes if difference_text(change[1]) != "±0"]
+        kind = ""
+        for _, difference, comparison in moved[:1]:
+            significant = comparison is not None and comparison.significant
+            kind = "unsure" if not significant else "better" if difference > 0 else "worse"
+        # Only the first measure is worth a clause if it did not change.
+        clauses = [_change_clause(stage, *change) for change in changes if change in moved or change[0] == measure]
+        answers.append(Answer(stage.stage, f"{'; '.join(clauses)}. {_cost_sentence(stage, system)}", kind))
     return answers
 
 
-def _change_answer(
-    stage: StageFigures, before: StageFigures, measures: Sequence[str], system: SystemFigures, index: ComparisonIndex
-) -> Answer:
-    clauses: list[str] = []
-    kind = ""
-    for measure in measures:
-        if measure not in stage.measures or measure not in before.measures:
-            continue
-        change = index.of_stage(system.name, stage.stage, measure)
-        difference = stage.measures[measure] - before.measures[measure]
-        unchanged = difference_text(difference) == "±0"
-        if unchanged and measure != measures[0]:
-            continue  # only the first measure is worth a clause if it did not change
-        clauses.append(_change_clause(measure, stage.measures[measure], difference, change))
-        if not kind and not unchanged:
-            significant = change is not None and change.significant
-            kind = "unsure" if not significant else "better" if difference > 0 else "worse"
-    changes = f"{'; '.join(clauses)}." if clauses else ""
-    return Answer(stage.stage, f"{changes} {_cost_sentence(stage, system)}".strip(), kind)
-
-
-def _change_clause(measure: str, value: float, difference: float, change: Comparison | None) -> str:
+def _change_clause(stage: StageFigures, measure: str, difference: float, change: Comparison | None) -> str:
+    value = stage.measures[measure]
     if difference_text(difference) == "±0":
         return f"leaves {measure} as it is"
     if math.isnan(difference):
