@@ -17,7 +17,7 @@ import numpy.typing as npt
 from milvus_pipeline import QueryError, StageError
 from milvus_pipeline.plugin import Deadline, suggestion
 from milvus_stages.milvus.client.server import Connection
-from milvus_stages.milvus.params import DEFAULT_NPROBE, MAX_NPROBE, find_problem
+from milvus_stages.milvus.params import DEFAULT_NPROBE, MAX_NPROBE, check_params
 from milvus_stages.milvus.settings import SearchSettings
 
 VECTOR_TYPE: Final = "FLOAT_VECTOR"
@@ -132,8 +132,8 @@ class CollectionState:
             QueryError: they do not go together.
         """
         params = {**self.settings.params, **own}
-        if own and (problem := find_problem(params, self.settings.index_type, self.settings.metric_type)):
-            raise QueryError(problem)
+        if own:
+            check_params(params, self.settings.index_type, self.settings.metric_type)
         if self.index.index_type.startswith("IVF"):
             params.setdefault("nprobe", DEFAULT_NPROBE)
             # Milvus refuses to probe more lists than there are; the answer is the same.

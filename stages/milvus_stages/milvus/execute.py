@@ -117,22 +117,22 @@ class BatchSearch:
 
     def _try(self, request: Request) -> Any:
         deadline = self._call_deadline()
-        policy = retrying(
-            self._settings.retry, deadline, self._is_retryable, _wait_hint, partial(self._count_retry, request)
-        )
+        policy = retrying(*self._policy(request, deadline))
         policy.sleep = self._sleep
         return policy(lambda: drive(self._attempt(request, deadline), partial(self._do, request)))
 
     async def _atry(self, request: Request) -> Any:
         deadline = self._call_deadline()
-        policy = async_retrying(
-            self._settings.retry, deadline, self._is_retryable, _wait_hint, partial(self._count_retry, request)
-        )
 
         async def attempt() -> Any:
             return await adrive(self._attempt(request, deadline), partial(self._ado, request))
 
-        return await policy(attempt)
+        return await async_retrying(*self._policy(request, deadline))(attempt)
+
+    def _policy(self, request: Request, deadline: Deadline) -> tuple[Any, ...]:
+        """The arguments of ``retrying``."""
+        on_wait = partial(self._count_retry, request)
+        return self._settings.retry, deadline, self._is_retryable, _wait_hint, on_wait
 
     def _call_deadline(self) -> Deadline:
         """When a search and its repetitions must be done: as given, or else soon, so that no server can hang it.

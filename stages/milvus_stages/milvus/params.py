@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from milvus_pipeline import QueryError
 from milvus_pipeline.plugin import kind_of, suggestion
 
 DEFAULT_NPROBE = 16
@@ -40,37 +41,36 @@ def _parse_number(text: str) -> int | float | str:
     return text
 
 
-def find_problem(params: Mapping[str, Any], index_type: str, metric_type: str) -> str | None:
-    """Return what is wrong with the parameters, or None.
+def check_params(params: Mapping[str, Any], index_type: str, metric_type: str) -> None:
+    """Check the parameters of a search.
 
     Args:
         params: as ``parse_numbers`` returns them.
         index_type: types that are not known here accept any parameter.
         metric_type: "IP", "COSINE" or "L2".
+
+    Raises:
+        QueryError: one is unknown or has a wrong value, or they do not go together.
     """
-    known = _KNOWN.get(index_type)
-    for name in params:
-        if known is not None and name not in known | _ANY_INDEX:
-            return f"params: {index_type} has no parameter {name!r}; {suggestion(name, known | _ANY_INDEX)}"
+    if index_type in _KNOWN:
+        known = _KNOWN[index_type] | _ANY_INDEX
+        for name in params:
+            if name not in known:
+                raise QueryError(f"{index_type} has no parameter {name!r}", suggestion(name, known), place="params")
     for name, most in _INTEGERS.items():
         value = params.get(name, 1)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1 or (most and value > most):
             bounds = f"from 1 to {most}" if most else "above 0"
-            return f"params.{name}: must be an integer {bounds}, got {kind_of(value)}"
-    return _find_range_problem(params, metric_type)
-
-
-def _find_range_problem(params: Mapping[str, Any], metric_type: str) -> str | None:
+            raise QueryError(f"must be an integer {bounds}, got {kind_of(value)}", place=f"params.{name}")
     for name in ("radius", "range_filter"):
         value = params.get(name, 0.0)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            return f"params.{name}: must be a finite number, got {kind_of(value)}"
+            raise QueryError(f"must be a finite number, got {kind_of(value)}", place=f"params.{name}")
     if "range_filter" in params:
         if "radius" not in params:
-            return "params.range_filter: needs `radius`, the other end of the range"
+            raise QueryError("needs `radius`, the other end of the range", place="params.range_filter")
         outer, inner = params["radius"], params["range_filter"]
-        if metric_type == "L2" and inner >= outer:
-            return f"params: for L2, range_filter ({inner:g}) must be below radius ({outer:g})"
-        if metric_type != "L2" and inner <= outer:
-            return f"params: for {metric_type}, range_filter ({inner:g}) must be above radius ({outer:g})"
-    return None
+        side, wrong = ("below", inner >= outer) if metric_type == "L2" else ("above", inner <= outer)
+        if wrong:
+            what = f"for {metric_type}, range_filter ({inner:g}) must be {side} radius ({outer:g})"
+            raise QueryError(what, place="params")

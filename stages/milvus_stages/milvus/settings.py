@@ -5,27 +5,31 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from milvus_pipeline import BreakerSettings, ConfigError, RetrySettings
 from milvus_pipeline.plugin import Stage
 from milvus_stages.milvus import filters
 from milvus_stages.milvus.client.server import check_uri, is_https, is_lite
 from milvus_stages.milvus.client.tls import TLS
-from milvus_stages.milvus.params import find_problem, parse_numbers
+from milvus_stages.milvus.params import check_params, parse_numbers
 from milvus_stages.privacy.secrets import check_variable, environment
 
 MAX_WINDOW = 16384
 """Milvus's bound on ``limit + offset``, and on the queries of one call. Milvus Lite has none; we apply it to both."""
 
 
+def _path_text(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
 class SearchSettings(Stage):
     """The fields of ``milvus_search`` with their checks: a stage without its work, so that helpers need no more."""
 
-    uri: str = "./milvus.db"
+    uri: Annotated[str, BeforeValidator(_path_text), AfterValidator(check_uri)] = "./milvus.db"
     """Server (http, https, tcp or unix), or a path that ends in .db for Milvus Lite."""
 
-    token_env: str | None = "MILVUS_TOKEN"  # noqa: S105 - the variable's name
+    token_env: Annotated[str, AfterValidator(check_variable)] | None = "MILVUS_TOKEN"  # noqa: S105 - the variable's name
     """Environment variable that holds the token: user:password, or an API key. May be unset."""
 
     tls: TLS | None = None
@@ -46,7 +50,7 @@ class SearchSettings(Stage):
     metric_type: Literal["IP", "COSINE", "L2"] = "IP"
     """Metric that the index was built with."""
 
-    params: dict[str, Any] = {}
+    params: Annotated[dict[str, Any], AfterValidator(parse_numbers)] = {}
     """Search parameters of the index, such as nprobe (16 by default for IVF) or ef, and radius and range_filter."""
 
     limit: Annotated[int, Field(ge=1, le=MAX_WINDOW)] = 10
@@ -89,26 +93,6 @@ class SearchSettings(Stage):
     breaker: BreakerSettings | None = BreakerSettings(failures=5, wait=2.0)
     """When to stop calling a server that keeps failing; null for never. Not used for Milvus Lite."""
 
-    @field_validator("uri", mode="before")
-    @classmethod
-    def _accept_path(cls, value: Any) -> Any:
-        return str(value) if isinstance(value, Path) else value
-
-    @field_validator("uri")
-    @classmethod
-    def _check_uri(cls, value: str) -> str:
-        return check_uri(value)
-
-    @field_validator("token_env")
-    @classmethod
-    def _name_not_token(cls, value: str | None) -> str | None:
-        return None if value is None else check_variable(value)
-
-    @field_validator("params")
-    @classmethod
-    def _parse_numbers(cls, value: dict[str, Any]) -> dict[str, Any]:
-        return parse_numbers(value)
-
     @model_validator(mode="after")
     def _check_combination(self) -> Self:
         if self.limit + self.offset > MAX_WINDOW:
@@ -124,8 +108,7 @@ class SearchSettings(Stage):
             raise ConfigError(
                 "only applies to an https:// server", "write https:// in `uri`, or remove `tls`", place="tls"
             )
-        if problem := find_problem(self.params, self.index_type, self.metric_type):
-            raise ValueError(problem)
+        check_params(self.params, self.index_type, self.metric_type)
         filters.check(self.filter, self.filter_params)
         return self
 

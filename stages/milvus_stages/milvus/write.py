@@ -148,10 +148,8 @@ class Writer:
         with self._explained():
             exists = self._client.has_collection(self._settings.collection, timeout=CALL_SECONDS)
         if exists and not self._overwrite:
-            raise IngestError(
-                f"{self._settings.where} exists already",
-                "pass --overwrite (overwrite=True) to replace it, or choose another name",
-            )
+            step = "pass --overwrite (overwrite=True) to replace it, or choose another name"
+            raise IngestError("exists already", step, place=self._settings.where)
 
     def _schema(self, dim: int) -> Any:
         pymilvus = pymilvus_for("ingest")
@@ -175,16 +173,10 @@ class Writer:
 
 
 def _options(field: FieldSpec, dim: int) -> dict[str, Any]:
-    options: dict[str, Any] = {"is_primary": field.is_primary}
-    if field.is_primary:
-        options["auto_id"] = field.auto_id
-    if field.nullable:
-        options["nullable"] = True
-    if field.dtype == "VARCHAR":
-        options["max_length"] = field.max_length or 65535
-    if field.dtype == VECTOR_TYPE:
-        options["dim"] = dim
-    return options
+    primary: dict[str, Any] = {"is_primary": True, "auto_id": field.auto_id} if field.is_primary else {}
+    nullable = {"nullable": True} if field.nullable else {}
+    length = {"max_length": field.max_length or 65535} if field.dtype == "VARCHAR" else {}
+    return {**primary, **nullable, **length, **({"dim": dim} if field.dtype == VECTOR_TYPE else {})}
 
 
 def _mismatches(settings: SearchSettings, spec: CollectionSpec) -> Iterator[str]:

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, ClassVar, Final, NoReturn, Self
 from urllib.parse import urlsplit
 
-from milvus_pipeline import StageError
+from milvus_pipeline import ConfigError, StageError
 from milvus_pipeline.plugin import Deadline, require
 from milvus_stages.milvus.client.loops import LoopClients
 from milvus_stages.milvus.client.tls import TLS, secure_channel
@@ -29,7 +29,7 @@ MIN_SECONDS = 0.05
 
 LITE_SUFFIX = ".db"
 
-_TOKEN_STEP: Final = "; put the token (user:password, or an API key) in the environment variable that `token_env` names"  # noqa: S105
+_TOKEN_STEP: Final = "put the token (user:password, or an API key) in the environment variable that `token_env` names"  # noqa: S105
 _URI_VARIABLE: Final = "MILVUS_URI"
 
 INTERNALS_DIFFER: Final = (AttributeError, TypeError, KeyError, StageError)
@@ -51,7 +51,7 @@ def check_uri(uri: str) -> str:
     """Return the URI without blanks around it.
 
     Raises:
-        ValueError: pymilvus cannot connect to it, or it may contain credentials. The message repeats none of it.
+        ConfigError: pymilvus cannot connect to it, or it may contain credentials. The message repeats none of it.
     """
     uri = uri.strip()
     if is_lite(uri) or uri.startswith("unix:"):
@@ -63,14 +63,15 @@ def check_uri(uri: str) -> str:
     except ValueError:
         valid = False
     if not valid:
-        raise ValueError(
+        raise ConfigError(
             "must be http://HOST:PORT, https://HOST:PORT, tcp://HOST:PORT, unix:PATH, or a path that ends in .db "
-            f"(Milvus Lite){_TOKEN_STEP if '@' in uri else ''}"
+            "(Milvus Lite)",
+            _TOKEN_STEP if "@" in uri else "",
         )
     if "@" in parts.netloc:
-        raise ValueError(f"must not contain user and password{_TOKEN_STEP}")
+        raise ConfigError("must not contain user and password", _TOKEN_STEP)
     if parts.query or parts.fragment:
-        raise ValueError(f"must end with the host, the port or the database, without `?` or `#`{_TOKEN_STEP}")
+        raise ConfigError("must end with the host, the port or the database, without `?` or `#`", _TOKEN_STEP)
     return uri
 
 
