@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from pymilvus import DataType, MilvusClient
+from pymilvus import MilvusClient
 
 from milvus_pipeline import QueryError
 from milvus_stages.milvus.filters import join
+from support.collections import make_collection, make_index
 
 fixed = settings(derandomize=True, deadline=None, max_examples=100)
 
@@ -60,57 +62,26 @@ class Literal(NamedTuple):
     value: Any
 
 
+TOKEN = re.compile(
+    r"""(?P<text>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|(?P<number>-?\d[\w.]*(?:(?<=e)[+-]\d+)?)|\w+|\S""", re.DOTALL
+)
+ESCAPED = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\", '"': '"', "'": "'"}
+
+
 def read(expression: str) -> list[Literal | str]:
-    """Return the literals of an expression, and every other character or word; ValueError for an unclosed string."""
+    """Return the literals of an expression, and every other word or character."""
     found: list[Literal | str] = []
-    at = 0
-    while at < len(expression):
-        sign = expression[at]
-        if sign in "\"'":
-            text, at = read_string(expression, at)
-            found.append(Literal(text))
-            continue
-        end = at + 1
-        if sign.isalnum() or sign in "_-":
-            while end < len(expression) and (
-                expression[end].isalnum() or expression[end] in "_." or expression[end - 1 : end + 1] in ("e-", "e+")
-            ):
-                end += 1
-        if not sign.isspace():
-            found.append(word(expression[at:end]))
-        at = end
+    for token in TOKEN.finditer(expression):
+        if token["text"]:
+            inner = token["text"][1:-1]
+            found.append(Literal(re.sub(r"\\(.)", lambda sign: ESCAPED[sign[1]], inner, flags=re.DOTALL)))
+        elif token["number"]:
+            whole = re.fullmatch(r"-?\d+", token["number"])
+            found.append(Literal(int(token["number"]) if whole else float(token["number"])))
+        else:
+            found.append(Literal(token[0] == "true") if token[0] in ("true", "false") else token[0])
+    assert not {'"', "'"}.intersection(each for each in found if isinstance(each, str)), "a string is not closed"
     return found
-
-
-def read_string(expression: str, start: int) -> tuple[str, int]:
-    """Return the content of the string that begins at ``start``, and the position after it."""
-    text, at = "", start + 1
-    while at < len(expression):
-        sign = expression[at]
-        if sign == expression[start]:
-            return text, at + 1
-        if sign == "\\":
-            at += 1
-            sign = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\", '"': '"', "'": "'"}[expression[at : at + 1]]
-        text += sign
-        at += 1
-    raise ValueError("a string is not closed")
-
-
-def word(text: str) -> Literal | str:
-    if text in ("true", "false"):
-        return Literal(text == "true")
-    for kind in (int, float):
-        try:
-            return Literal(kind(text)) if text[0] in "-0123456789" else text
-        except ValueError:
-            continue
-    return text
-
-
-def same(read_back: Any, value: Any) -> bool:
-    """Whether both are equal and of the same type: 1 is neither 1.0 nor true."""
-    return type(read_back) is type(value) and repr(read_back) == repr(value)
 
 
 # -- as text ---------------------------------------------------------------------------------------------------------
@@ -121,24 +92,12 @@ def same(read_back: Any, value: Any) -> bool:
 def test_a_value_is_one_literal(value: Any, template: str) -> None:
     """A value reads back as one literal of its type; the rest of the template is unchanged."""
     template = template.replace("{v2", "z")
-    before = [word for part in template.split("{v}") for word in ["<value>", *read(part)]][1:]
-    found = read(join([template], {"v": value}))
-    for expected in before:
-        if expected != "<value>":
-            assert found.pop(0) == expected
-        elif isinstance(value, list):
-            assert found.pop(0) == "["
-            for number, item in enumerate(value):
-                assert number == 0 or found.pop(0) == ","
-                literal = found.pop(0)
-                assert isinstance(literal, Literal)
-                assert same(literal.value, item)
-            assert found.pop(0) == "]"
-        else:
-            literal = found.pop(0)
-            assert isinstance(literal, Literal)
-            assert same(literal.value, value)
-    assert found == []
+    items = value if isinstance(value, list) else [value]
+    literals = [part for item in items for part in (",", Literal(item))][1:]
+    inserted = ["[", *literals, "]"] if isinstance(value, list) else literals
+    first, *others = (read(part) for part in template.split("{v}"))
+    wanted = first + [part for other in others for part in (*inserted, *other)]
+    assert repr(read(join([template], {"v": value}))) == repr(wanted)  # 1 is neither 1.0 nor true
 
 
 @fixed
@@ -231,23 +190,9 @@ def rows(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     tags = list(dict.fromkeys(tags))
     integers = [INTEGERS[row % len(INTEGERS)] for row in range(len(tags))]
     client = MilvusClient(uri, timeout=20, dedicated=True)
-    schema = client.create_schema(auto_id=False)
-    schema.add_field("id", DataType.INT64, is_primary=True)
-    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=2)
-    schema.add_field("tag", DataType.VARCHAR, max_length=200)
-    schema.add_field("number", DataType.INT64)
-    index = client.prepare_index_params()
-    index.add_index("vector", index_type="FLAT", metric_type="IP")
-    client.create_collection("rows", schema=schema, index_params=index, consistency_level="Eventually", timeout=60)
-    data = [
-        {"id": row, "vector": [1.0, 0.0], "tag": tag, "number": number}
-        for row, (tag, number) in enumerate(zip(tags, integers, strict=True))
-    ]
-    client.insert("rows", data, timeout=60)
-    client.flush("rows", timeout=60)
-    client.load_collection("rows", timeout=60)
-    # After this, all rows are visible, so that other queries need not wait.
-    assert len(client.query("rows", filter="id >= 0", consistency_level="Strong", timeout=60)) == len(tags)
+    columns = {"id": range(len(tags)), "vector": np.ones((len(tags), 2)), "tag": tags, "number": integers}
+    make_collection(client, "rows", columns)
+    make_index(client, "rows")
     yield Rows(client, tags, integers)
     client.close()
     if request.param == "lite":

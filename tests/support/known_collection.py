@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from milvus_pipeline import Query
+from support.collections import make_collection, make_index
 from support.load import Question
 
 ROWS, DIM, LIMIT, CROWD = 2000, 32, 10, 100
@@ -40,23 +41,11 @@ def make_known_collection(
 
     A server that is killed loses rows that were not flushed; flushing takes seconds.
     """
-    from pymilvus import DataType, MilvusClient
+    from pymilvus import MilvusClient
 
     client = MilvusClient(uri, timeout=10, dedicated=True)
-    schema = client.create_schema()
-    schema.add_field("id", DataType.INT64, is_primary=True)
-    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=vectors.shape[1])
-    schema.add_field("text", DataType.VARCHAR, max_length=100)
-    client.drop_collection(COLLECTION, timeout=60)
-    client.create_collection(COLLECTION, schema=schema, timeout=60)
-    rows = [{"id": key, "vector": vector.tolist(), "text": f"text {key}"} for key, vector in enumerate(vectors)]
-    client.insert(COLLECTION, rows, timeout=60)
-    if flushed:
-        client.flush(COLLECTION, timeout=60)
-    index = client.prepare_index_params()
-    index.add_index("vector", index_type=index_type, metric_type="IP", params={"params": params})
-    client.create_index(COLLECTION, index, timeout=60)
-    client.load_collection(COLLECTION, timeout=60)
-    # Searches may miss new rows for a moment; after this one, all rows are visible.
-    client.search(COLLECTION, vectors[:1], limit=1, consistency_level="Strong", timeout=60)
+    keys = range(len(vectors))
+    columns = {"id": keys, "vector": vectors, "text": [f"text {key}" for key in keys]}
+    make_collection(client, COLLECTION, columns, flush=flushed)
+    make_index(client, COLLECTION, index_type, **params)
     client.close()

@@ -14,6 +14,7 @@ import numpy as np
 
 from milvus_pipeline.config.file import registry
 from milvus_pipeline.plugin import Stage
+from support.collections import make_collection, make_index
 from support.standins import PROVIDERS, StandIn
 
 DIM = 16
@@ -71,23 +72,13 @@ class World:
     @cached_property
     def collection(self) -> dict[str, Any]:
         """A Milvus Lite collection of ``TEXTS``."""
-        from pymilvus import DataType, MilvusClient
+        from pymilvus import MilvusClient
 
         uri = str(self.folder / "world.db")
         client = MilvusClient(uri)
-        schema = client.create_schema(auto_id=False)
-        schema.add_field("id", DataType.INT64, is_primary=True)
-        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=DIM)
-        schema.add_field("text", DataType.VARCHAR, max_length=1000)
-        index = client.prepare_index_params()
-        index.add_index("vector", index_type="IVF_FLAT", metric_type="IP", params={"params": {"nlist": 4}})
-        client.create_collection("world", schema=schema)
-        client.insert(
-            "world", [{"id": i, "vector": self.vector(text).tolist(), "text": text} for i, text in enumerate(TEXTS)]
-        )
-        client.flush("world")
-        client.create_index("world", index)  # before it, Milvus Lite would build one while tests search
-        client.load_collection("world")
+        vectors = np.stack([self.vector(text) for text in TEXTS])
+        make_collection(client, "world", {"id": range(len(TEXTS)), "vector": vectors, "text": TEXTS})
+        make_index(client, "world", "IVF_FLAT", nlist=4)
         client.close()
         return {"uri": uri, "collection": "world", "params": {"nprobe": 4}, "limit": 5}
 

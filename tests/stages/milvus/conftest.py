@@ -15,6 +15,7 @@ import pytest
 
 from milvus_pipeline import Pipeline, Query
 from milvus_stages import MilvusSearch
+from support.collections import make_collection, make_index
 from support.proxy import Proxy
 
 ROWS, DIM, NLIST = 400, 16, 8
@@ -50,35 +51,21 @@ def unit(vectors: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
 
 def make_things(uri: str, name: str, vectors: npt.NDArray[np.float32], metric: str = "IP", nlist: int = NLIST) -> None:
     """Make a collection: even keys in partition `even`, odd ones in `odd`; `year` is 1900 + key."""
-    from pymilvus import DataType, MilvusClient
+    from pymilvus import MilvusClient
 
     client = MilvusClient(uri, timeout=10, dedicated=True)
-    schema = client.create_schema(enable_dynamic_field=True)
-    schema.add_field("id", DataType.INT64, is_primary=True)
-    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=DIM)
-    schema.add_field("text", DataType.VARCHAR, max_length=200)
-    schema.add_field("tag", DataType.VARCHAR, max_length=200)
-    schema.add_field("year", DataType.INT64)
-    client.create_collection(name, schema=schema, timeout=60)
-    for partition, first in (("even", 0), ("odd", 1)):
-        client.create_partition(name, partition, timeout=60)
-        rows = [
-            {
-                "id": row,
-                "vector": vectors[row].tolist(),
-                "text": f"text {row}",
-                "tag": f"tag {row}",
-                "year": 1900 + row,
-                "extra": row % 3,
-            }
-            for row in range(first, len(vectors), 2)
-        ]
-        client.insert(name, rows, partition_name=partition, timeout=60)
-    client.flush(name, timeout=60)
-    index = client.prepare_index_params()
-    index.add_index("vector", index_type="IVF_FLAT", metric_type=metric, params={"params": {"nlist": nlist}})
-    client.create_index(name, index, timeout=60)
-    client.load_collection(name, timeout=60)
+    keys = range(len(vectors))
+    columns: dict[str, Any] = {
+        "id": keys,
+        "vector": vectors,
+        "text": [f"text {key}" for key in keys],
+        "tag": [f"tag {key}" for key in keys],
+        "year": [1900 + key for key in keys],
+        "extra": [key % 3 for key in keys],
+    }
+    parts = {"even": slice(0, None, 2), "odd": slice(1, None, 2)}
+    make_collection(client, name, columns, dynamic=["extra"], parts=parts)
+    make_index(client, name, "IVF_FLAT", metric, nlist=nlist)
     client.close()
 
 

@@ -18,6 +18,7 @@ import pytest
 from milvus_pipeline import BreakerSettings, CircuitOpenError, Pipeline, PipelineError, RetrySettings, StageError
 from milvus_stages import MilvusSearch
 from milvus_stages.milvus.client import server
+from support.collections import make_collection, make_index
 from support.proxy import Proxy
 
 from .conftest import NLIST, Engine, run_sync, unit
@@ -60,6 +61,19 @@ def test_no_search_outlasts_its_deadline(lite: Engine, proxy: Proxy, run: Any, m
             assert seconds < 0.3 + SLACK
         proxy.heal()
         assert run(pipeline, lite.query(0), timeout=30).hits == right
+
+
+def test_a_frozen_server_without_any_timeout(
+    lite: Engine, proxy: Proxy, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without any timeout, a search, and connecting on a new event loop, are limited to the seconds of one call."""
+    with Pipeline([MilvusSearch(uri=proxy.url, collection="things")]) as pipeline:
+        run(pipeline, lite.query(0))
+        for module in ("execute", "client.server"):
+            monkeypatch.setattr(f"milvus_stages.milvus.{module}.CALL_SECONDS", 0.4)
+        proxy.freeze()
+        with pytest.raises(StageError, match="the server did not answer in time; check that it is healthy"):
+            run(pipeline, lite.query(0))
 
 
 def test_a_pymilvus_with_other_internals(lite: Engine, proxy: Proxy, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,24 +203,14 @@ def test_a_pipeline_that_cannot_be_opened_opens_the_circuit(proxy: Proxy, lite: 
 @pytest.mark.server
 def test_answers_over_the_size_of_a_message(milvus_server: str) -> None:
     """Four answers of 25 MB come in halves; one of 75 MB is an error that says what to lower."""
-    from pymilvus import DataType, MilvusClient
+    from pymilvus import MilvusClient
 
     client = MilvusClient(milvus_server, timeout=10, dedicated=True)
     name, rows = "large", 1600
-    schema = client.create_schema()
-    schema.add_field("id", DataType.INT64, is_primary=True)
-    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=16)
-    schema.add_field("text", DataType.VARCHAR, max_length=65535)
-    client.create_collection(name, schema=schema, timeout=60)
     vectors = unit(np.random.default_rng(3).normal(size=(rows, 16)))
-    for first in range(0, rows, 400):
-        batch = range(first, first + 400)
-        records = [{"id": key, "vector": vectors[key].tolist(), "text": f"{key:>50000}"} for key in batch]
-        client.insert(name, records, timeout=60)
-    index = client.prepare_index_params()
-    index.add_index("vector", index_type="FLAT", metric_type="IP", params={})
-    client.create_index(name, index, timeout=60)
-    client.load_collection(name, timeout=60)
+    columns = {"id": range(rows), "vector": vectors, "text": [f"{key:>50000}" for key in range(rows)]}
+    make_collection(client, name, columns, flush=False)
+    make_index(client, name)
     search = {"uri": milvus_server, "collection": name, "index_type": "FLAT", "consistency_level": "Strong"}
     queries = [Engine("server", milvus_server, np.empty(0)).query(seed) for seed in range(4)]
     ways = (

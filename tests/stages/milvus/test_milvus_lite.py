@@ -142,12 +142,13 @@ def test_a_database_named_by_the_variable_that_pymilvus_reads_too(own: Engine) -
     assert done.stdout.strip() == own.uri, done.stderr
 
 
-@pytest.mark.parametrize("name", ["missing.db", "no/folder.db"])
+@pytest.mark.parametrize("name", ["missing.db", "no/folder.db", "empty.db"])
 def test_searching_makes_no_database(tmp_path: Path, name: str) -> None:
-    """Searching a missing database is an error, and creates nothing."""
+    """Searching a missing database is an error, and creates nothing; nor is another folder made into one."""
+    (tmp_path / "empty.db").mkdir()
     with pytest.raises(StageError, match=r"there is no Milvus Lite database .* make it with `milvus-pipeline ingest`"):
         MilvusSearch(uri=tmp_path / name, collection="things").open()
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.rglob("*")) == [tmp_path / "empty.db"]
 
 
 def test_a_plain_file_is_not_a_database(tmp_path: Path) -> None:

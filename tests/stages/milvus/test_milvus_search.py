@@ -215,13 +215,6 @@ def test_scores_of_other_metrics_rise_with_relevance(by_metric: Engine, metric: 
     assert [hit.score for hit in hits] == pytest.approx(scores[best].tolist(), abs=1e-4)
 
 
-def test_all_rows_are_not_a_shortfall(engine: Engine) -> None:
-    """A limit above the number of rows causes no warning."""
-    with Pipeline([engine.stage(limit=1000, params={"nprobe": NLIST})]) as pipeline:
-        result = pipeline.run(engine.query(0))
-    assert (len(result), result.warnings) == (ROWS, [])
-
-
 @pytest.mark.parametrize(
     ("vector", "message"),
     [
@@ -328,12 +321,3 @@ def test_scores_are_rounded_here(engine: Engine) -> None:
     with Pipeline([engine.stage(round_decimal=2)]) as pipeline:
         result = pipeline.run(engine.query(0))
     assert [hit.score for hit in result.hits] == [round(score, 2) for _, score in engine.exact(engine.query(0))[:10]]
-
-
-def test_stages_share_a_connection(engine: Engine) -> None:
-    """Two pipelines share a connection, and closing one leaves the other usable."""
-    first, second = Pipeline([engine.stage()]).open(), Pipeline([engine.stage(limit=3)]).open()
-    assert first.stages[0].opened.connection is second.stages[0].opened.connection
-    first.close()
-    assert len(second.run(engine.query(0))) == 3
-    second.close()

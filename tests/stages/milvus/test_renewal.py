@@ -15,6 +15,7 @@ import pytest
 from milvus_pipeline import DeadlineError, Pipeline, PipelineError, Query, StageError
 from milvus_pipeline.plugin import Deadline
 from milvus_stages.milvus.client.server import Connection
+from support.collections import make_collection, make_index
 
 from .conftest import DIM, Engine, run_async, run_sync, unit
 
@@ -30,31 +31,17 @@ class Admin:
 
         self.client = MilvusClient(uri, timeout=10, dedicated=True)
 
-    def make(
-        self, seed: int = 0, dim: int = DIM, metric: str = "IP", index: str = "IVF_FLAT", text: str = "text"
-    ) -> Any:
+    def make(self, seed: int = 0, dim: int = DIM, metric: str = "IP", text: str = "text") -> Any:
         """Make the collection anew, and return its vectors."""
-        from pymilvus import DataType
-
         vectors = unit(np.random.default_rng(seed).normal(size=(ROWS, dim)))
-        schema = self.client.create_schema(enable_dynamic_field=True)
-        schema.add_field("id", DataType.INT64, is_primary=True)
-        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
-        schema.add_field(text, DataType.VARCHAR, max_length=200)
-        self.drop()
-        self.client.create_collection(NAME, schema=schema, timeout=60)
-        rows = [{"id": key, "vector": vector.tolist(), text: f"{seed}-{key}"} for key, vector in enumerate(vectors)]
-        self.client.insert(NAME, rows, timeout=60)
-        self.index(metric, index)
+        columns = {"id": range(ROWS), "vector": vectors, text: [f"{seed}-{key}" for key in range(ROWS)]}
+        make_collection(self.client, NAME, {**columns, "extra": range(ROWS)}, dynamic=["extra"], flush=False)
+        self.index(metric)
         return vectors
 
-    def index(self, metric: str = "IP", index: str = "IVF_FLAT") -> None:
+    def index(self, metric: str = "IP") -> None:
         """Make the index, and load the collection."""
-        params = {"nlist": 4} if index == "IVF_FLAT" else {"M": 8, "efConstruction": 64}
-        made = self.client.prepare_index_params()
-        made.add_index("vector", index_type=index, metric_type=metric, params={"params": params})
-        self.client.create_index(NAME, made, timeout=60)
-        self.client.load_collection(NAME, timeout=60)
+        make_index(self.client, NAME, "IVF_FLAT", metric, nlist=4)
 
     def drop(self) -> None:
         """Drop the collection."""
@@ -255,15 +242,6 @@ def test_a_crowd_has_a_collection_loaded_once(engine: Engine, admin: Admin, monk
         results = [*asyncio.run(crowd()), *(each.result() for each in blocking)]
     assert {tuple(hit.id for hit in result) for result in results} == {tuple(best(vectors))}
     assert watcher.count == 1
-
-
-def test_a_stage_that_may_not_load(engine: Engine, admin: Admin, run: Any) -> None:
-    """A stage with `load: false` reports that the collection is not loaded, and does not load it."""
-    admin.make(0)
-    with search(engine, load=False) as pipeline:
-        admin.release()
-        assert failure(pipeline, run)[0] == "not_loaded"
-        assert admin.client.get_load_state(NAME)["state"].name == "NotLoad"
 
 
 def test_closing_ends_a_renewal(lite: Engine, lite_admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:

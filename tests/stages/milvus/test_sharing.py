@@ -77,32 +77,6 @@ def test_a_failed_opening_leaves_nothing_behind(tmp_path: Path) -> None:
     assert not any("old.db" in key[0] for key in connections._entries)
 
 
-def test_many_threads_share_one_connection_and_close_it_once(lite: Engine) -> None:
-    """Opening and closing in eight threads at once never closes a connection that another thread uses."""
-    holder = lite.stage()
-    holder.open()
-    connection = holder.opened.connection
-    before = connections.users(connection)
-    failed: list[BaseException] = []
-
-    def use() -> None:
-        try:
-            for _ in range(5):
-                with Pipeline([lite.stage()]) as pipeline:
-                    assert len(pipeline.run(lite.query(0))) == 10
-        except BaseException as error:
-            failed.append(error)
-
-    threads = [threading.Thread(target=use) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failed
-    assert connections.users(connection) == before
-    holder.close()
-
-
 CLOSED = "the pipeline was closed while a query was running"
 
 
