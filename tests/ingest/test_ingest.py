@@ -176,7 +176,7 @@ def test_blank_texts_are_kept_and_counted(uri: str) -> None:
     pipeline = pipeline_on(uri)
     report = ingest(pipeline, [record(0), record(1, title="", text=""), record(2, title=" ", text=" ")])
     assert report.rows == 3
-    assert report.warnings == ("2 records have a blank 'text'; kept, though a search can hardly find it",)
+    assert report.warnings == ("2 records with a blank 'text'; kept, though a search can hardly find it",)
     with pipeline:
         assert {hit.id for hit in pipeline.run(Query("x", params={"nprobe": 4})).hits} == {"d0", "d1", "d2"}
 

@@ -235,9 +235,6 @@ class _Grid:
         others = [one for other in self._places if other.path == place.at for one in other.values if one is not None]
         return None if any(_field(type(one), place.keys[0]) for one in (place.base, *others)) else stage
 
-    def _find(self, kind: str) -> type[Stage]:
-        return self._classes.get(kind) or registry.get(kind)
-
     def _build(self, data: Sequence[Any], choice: Choice) -> tuple[Stage, ...]:
         """Return the stages of a combination. What is wrong with them is added to the problems."""
         stages = []
@@ -246,7 +243,7 @@ class _Grid:
                 continue
             key = _sort_key(one)
             if key not in self._built:
-                built = stage_of(one, (), self._find)
+                built = stage_of(one, (), lambda kind: self._classes.get(kind) or registry.get(kind))
                 if isinstance(built, Stage):
                     built = self._interned.setdefault(_sort_key(built.config()), built)
                 self._built[key] = built
@@ -318,12 +315,10 @@ def _names(places: Sequence[_Place], choices: Sequence[Choice]) -> list[str]:
     """Return a name for each combination: what it has at its places, and a number if that is not unique."""
     labels = {place: [f"{_short_key(place, places)}={text}" for text in _value_texts(place)] for place in places}
     names = [" ".join(labels[place][index] for place, index in choice) for choice in choices]
-    often, seen = Counter(names), Counter[str]()
-    for index, name in enumerate(names):
-        seen[name] += 1
-        if often[name] > 1:
-            names[index] = f"{name} #{seen[name]}"
-    return names
+    return [
+        f"{name} #{names[: index + 1].count(name)}" if names.count(name) > 1 else name
+        for index, name in enumerate(names)
+    ]
 
 
 def _short_key(place: _Place, places: Sequence[_Place]) -> str:

@@ -213,8 +213,6 @@ def _bad_line_id(line: Line) -> str:
 
 def _is_header(line: Line) -> bool:
     """Whether a line of TSV names the columns, in words that are hardly a query: ``query-id<TAB>text``."""
-    try:
-        names = [name.strip().lower().replace("-", "").replace("_", "") for name in line.text().split("\t")]
-    except InputError:
-        return False
+    columns = line.raw.decode(errors="replace").split("\t")
+    names = [column.strip().lower().replace("-", "").replace("_", "") for column in columns]
     return len(names) == 2 and names[0] in _ID_HEADERS and names[1] in _TEXT_HEADERS

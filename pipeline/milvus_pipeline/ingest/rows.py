@@ -46,7 +46,10 @@ class RowMaker:
     def __init__(self, spec: CollectionSpec, text_field: str | None) -> None:
         self._spec = spec
         self._text_field = text_field
-        self._sources = {field.name: _source(field) for field in spec.fields}
+        self._sources = {
+            field.name: field.source if isinstance(field.source, list) else [field.source or field.name]
+            for field in spec.fields
+        }
         self._used = {key for keys in self._sources.values() for key in keys}
         self._keys: dict[Any, int] = {}
         self._blank = 0
@@ -93,7 +96,7 @@ class RowMaker:
             if field.nullable or field.dtype == "FLOAT_VECTOR":
                 return None
             what = f"is missing, but the field {field.name!r} needs it"
-            raise IngestError(what, f"the record has {_keys_text(record)}", place=place)
+            raise IngestError(what, f"the record has {', '.join(sorted(map(str, record))[:10])}", place=place)
         if len(keys) == 1:
             return _fitted(present[keys[0]], field, place)
         parts = [_part(value, repr(key)) for key, value in present.items()]
@@ -125,13 +128,9 @@ class RowMaker:
 
     def warnings(self) -> list[str]:
         """Return what the user should know about the rows so far."""
-        if not self._blank:
-            return []
-        have = "has" if self._blank == 1 else "have"
-        return [
-            f"{count_text(self._blank, 'record')} {have} a blank {self._text_field!r}; "
-            "kept, though a search can hardly find it"
-        ]
+        records = count_text(self._blank, "record")
+        message = f"{records} with a blank {self._text_field!r}; kept, though a search can hardly find it"
+        return [message] if self._blank else []
 
 
 def check_vectors(rows: list[dict[str, Any]], field: str, dim: int | None, first: int) -> int:
@@ -173,12 +172,6 @@ def _vector(value: Any, dim: int | None) -> Any:
     return vector
 
 
-def _source(field: FieldSpec) -> list[str]:
-    if field.source is None:
-        return [field.name]
-    return [field.source] if isinstance(field.source, str) else field.source
-
-
 def _fitted(value: Any, field: FieldSpec, place: str) -> Any:
     """Return the value if it fits the type of its field."""
     if field.dtype == "JSON":
@@ -214,8 +207,3 @@ def _json(value: Any, place: str) -> Any:
     except (TypeError, ValueError) as error:
         raise IngestError(f"cannot be written as JSON ({type(error).__name__})", place=place) from None
     return value
-
-
-def _keys_text(record: Mapping[str, Any]) -> str:
-    keys = sorted(map(str, record))
-    return ", ".join(keys[:10]) + (", …" if len(keys) > 10 else "") if keys else "no keys at all"

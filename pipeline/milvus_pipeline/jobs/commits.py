@@ -90,9 +90,8 @@ class Commits:
 
         In this order, so that the manifest of an earlier job is never taken for one of the new output.
         """
-        with self._writing(self._manifest_at):
+        with self._writing():
             self._write_manifest("running")
-        with self._writing(self._output.path):
             self._output.cut(self.point.progress.bytes)
 
     def add(self, batch: Sequence[Item], results: Sequence[SearchResult]) -> list[OutputError | None]:
@@ -138,7 +137,7 @@ class Commits:
             figures: the sums up to their end.
         """
         before = self.point.progress
-        with self._writing(self._output.path):
+        with self._writing():
             self._output.write(data, before.bytes)
         self._output_digest.update(data)
         progress = Progress(
@@ -151,9 +150,8 @@ class Commits:
 
     def _commit(self, state: State) -> None:
         """Flush the output to the disk, then write a manifest of it."""
-        with self._writing(self._output.path):
+        with self._writing():
             self._output.sync()
-        with self._writing(self._manifest_at):
             self._write_manifest(state)
 
     def finish(self) -> None:
@@ -183,7 +181,7 @@ class Commits:
         write_manifest(self._manifest_at, self._manifest.model_copy(update=update), self._output.mode)
 
     @contextmanager
-    def _writing(self, path: Path) -> Iterator[None]:
+    def _writing(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -191,5 +189,5 @@ class Commits:
             raise OutputError(
                 f"cannot be written: {error.strerror or error}",
                 f"{done}. Once it can be written again, --resume goes on with the others",
-                place=str(path),
+                place=str(error.filename2 or error.filename or self._output.path),
             ) from error
