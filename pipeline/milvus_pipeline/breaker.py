@@ -52,16 +52,12 @@ class Breaker:
 
     Args:
         name: of the server, for messages; without a key.
-        failures: in a row, after which calls are refused.
-        wait: seconds until a trial call.
-        over: least seconds from the first of the failures to the last.
+        settings: when it opens, and for how long.
     """
 
-    def __init__(self, name: str, failures: int = 5, wait: float = 10.0, over: float = 0.5) -> None:
+    def __init__(self, name: str, settings: BreakerSettings) -> None:
         self.name = name
-        self._failures = failures
-        self._wait = wait
-        self._over = over
+        self._settings = settings
         self._lock = threading.Lock()
         self.forget()
 
@@ -125,7 +121,7 @@ class Breaker:
             now = time.monotonic()
             self._refuse(now)
             if self._next_trial is not None:
-                self._next_trial = now + self._wait
+                self._next_trial = now + self._settings.wait
             return self._period, self._next_trial
 
     def _end(
@@ -146,8 +142,9 @@ class Breaker:
                 self._since = self._since if self._count else now
                 self._count += 1
                 self._last = failed if isinstance(failed, str) else _kind(error)
-                if trial is not None or (self._count >= self._failures and now - self._since >= self._over):
-                    self._next_trial = now + self._wait
+                row = self._count >= self._settings.failures and now - self._since >= self._settings.over
+                if trial is not None or row:
+                    self._next_trial = now + self._settings.wait
                     self._period = self._period if trial is not None else object()
 
     def _refuse(self, now: float) -> None:
@@ -181,4 +178,4 @@ def breaker_for(key: tuple[str, ...], name: str, settings: BreakerSettings) -> B
         name: for messages.
         settings: callers with other settings get another breaker.
     """
-    return _breakers.acquire((key, settings), lambda: Breaker(name, settings.failures, settings.wait, settings.over))
+    return _breakers.acquire((key, settings), lambda: Breaker(name, settings))

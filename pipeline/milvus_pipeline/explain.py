@@ -45,10 +45,6 @@ class Ranking:
         """The place of each document, from 1."""
         return {document: place for place, document in enumerate(self.documents, 1)}
 
-    def place(self, document: str) -> int | None:
-        """Return the document's place, from 1; None if it is not in the ranking."""
-        return self.documents.index(document) + 1 if document in self.documents else None
-
 
 class Standing(NamedTuple):
     """Where a document is in a ranking: its place, from 1, and its score; None if the stage gave it none."""

@@ -113,7 +113,7 @@ def test_the_largest_gains_and_losses_are_kept_for_a_picture():
     gain = found.movements[0]
     assert (gain.system, gain.query, gain.judged) == ("a", "text 9", {"d9": 1})
     assert [ranking.measures["RR"] for ranking in gain.rankings] == pytest.approx([1 / 10, 1.0])
-    assert [ranking.place("d9") for ranking in gain.rankings] == [10, 1]
+    assert [ranking.places["d9"] for ranking in gain.rankings] == [10, 1]
 
 
 def test_where_there_are_few_losses_more_gains_are_kept():

@@ -61,7 +61,7 @@ def call(guard: Breaker, error: BaseException | None = None) -> None:
 
 def opened(failures: int = 3, wait: float = 10.0) -> Breaker:
     """A breaker that has just opened."""
-    guard = Breaker("POST http://server/rerank", failures, wait, over=0)
+    guard = Breaker("POST http://server/rerank", BreakerSettings(failures=failures, wait=wait, over=0))
     for _ in range(failures):
         call(guard, Down())
     return guard
@@ -78,7 +78,7 @@ def refused(guard: Breaker) -> bool:
 
 def test_failures_in_a_row_open_it_and_the_message_says_what_is_to_be_known(clock: Clock) -> None:
     """The error names the server, the number and kind of its failures, and the time of the next attempt."""
-    guard = Breaker("POST http://server/rerank", failures=2, wait=10.0, over=0)
+    guard = Breaker("POST http://server/rerank", BreakerSettings(failures=2, over=0))
     call(guard, Down())
     assert not refused(guard)
     with suppress(ServiceError), guard.guarding(lambda _: True):
@@ -98,7 +98,7 @@ def test_failures_in_a_row_open_it_and_the_message_says_what_is_to_be_known(cloc
 @pytest.mark.parametrize("answer", [None, Refused()])
 def test_an_answer_of_any_kind_begins_the_count_anew(answer: Exception | None) -> None:
     """Only failures in a row count, and a server that refuses a request is alive."""
-    guard = Breaker("server", failures=2, over=0)
+    guard = Breaker("server", BreakerSettings(failures=2, over=0))
     for outcome in (Down(), answer, Down(), answer, Down()):
         call(guard, outcome)
     assert not guard.is_open
@@ -107,7 +107,7 @@ def test_an_answer_of_any_kind_begins_the_count_anew(answer: Exception | None) -
 @pytest.mark.parametrize("nothing", [Hurried(), asyncio.CancelledError(), KeyboardInterrupt()])
 def test_what_says_nothing_of_the_server_changes_nothing(nothing: BaseException) -> None:
     """A caller in a hurry and one that was cancelled neither open it nor keep it from opening."""
-    guard = Breaker("server", failures=2, over=0)
+    guard = Breaker("server", BreakerSettings(failures=2, over=0))
     for _ in range(5):
         call(guard, nothing)
     assert not guard.is_open
@@ -118,7 +118,7 @@ def test_what_says_nothing_of_the_server_changes_nothing(nothing: BaseException)
 
 def test_one_event_that_ends_many_calls_is_no_row_of_failures(clock: Clock) -> None:
     """One lost connection ends all running calls at once; only failures after ``over`` seconds open the circuit."""
-    alive, dead = Breaker("server", over=0.5), Breaker("server", over=0.5)
+    alive, dead = Breaker("server", BreakerSettings()), Breaker("server", BreakerSettings())
     for _ in range(64):
         call(alive, Down())
         call(dead, Down())
@@ -179,7 +179,7 @@ def test_a_trial_call_that_never_ends_keeps_the_others_out_for_one_wait(clock: C
 
 def test_calls_that_began_before_it_changed_say_nothing(clock: Clock) -> None:
     """Calls from before the circuit opened that end late do not open, close or prolong it."""
-    guard = Breaker("server", failures=2, wait=10.0, over=0)
+    guard = Breaker("server", BreakerSettings(failures=2, over=0))
     herd = [guard.guarding(counts) for _ in range(6)]
     for each in herd:
         each.__enter__()
@@ -242,8 +242,8 @@ def test_threads_and_event_loops_together_let_one_trial_through() -> None:
 
     calls = crowd + 5 * crowd
     threading.Event().wait(0.02)
-    # Whoever comes more than the wait after the trial call began would be let through as the next.
-    guard._wait = 3600.0
+    # A caller that comes more than the wait after the trial call began would be let through as the next.
+    guard._settings = BreakerSettings(wait=3600.0)
     with ThreadPoolExecutor(2 * crowd) as pool:
         futures = [pool.submit(each) for each in (by_thread, by_loop) for _ in range(crowd)]
         for _ in range(calls - 1):
@@ -257,7 +257,7 @@ def test_threads_and_event_loops_together_let_one_trial_through() -> None:
 
 def test_no_lock_is_held_while_calls_run() -> None:
     """Calls of a healthy server overlap."""
-    guard = Breaker("server")
+    guard = Breaker("server", BreakerSettings())
     together = threading.Barrier(3)
 
     def work() -> None:
@@ -274,7 +274,7 @@ def test_any_order_of_outcomes_ends_as_a_plain_count_says(clock: Clock) -> None:
     chance = random.Random(7)  # noqa: S311 - the same on every run
     for _ in range(200):
         limit, over = chance.randint(1, 4), chance.choice([0.0, 5.0])
-        guard = Breaker("server", failures=limit, wait=10.0, over=over)
+        guard = Breaker("server", BreakerSettings(failures=limit, over=over))
         row, until, since = 0, None, 0.0
         for _ in range(40):
             clock.now += chance.choice([0.0, 1.0, 6.0, 11.0])

@@ -17,8 +17,7 @@ def test_each_stage_has_its_ranking():
     assert [ranking.documents for ranking in found.rankings] == [("0", "1", "2", "3"), ("1", "0", "2", "3"), ("1",)]
     assert found.rankings[1].scores == (2.0, 1.0, 0.0, 0.0)
     assert found.rankings[2].scores == (None,)
-    assert found.rankings[1].place("2") == found.rankings[1].places["2"] == 3
-    assert found.rankings[2].place("2") is None
+    assert found.rankings[1].places["2"] == 3
     assert found.beginnings["1"] == "green pear and red plum"
     assert found.missed == ("nowhere",)
 

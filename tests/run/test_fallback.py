@@ -192,7 +192,7 @@ def test_a_fallback_gives_what_its_stage_gives():
     assert str(caught.value) == (
         "stages[0].on_error.fallback: slow cannot replace listed_search, since it does not give 'hits' and 'text'"
     )
-    with pytest.raises(ConfigError, match=r"stages\[0\]\.on_error\.fallback: word_overlap needs hits"):
+    with pytest.raises(ConfigError, match=r"stages\[0\]\.on_error\.fallback: word_overlap needs 'hits'"):
         Pipeline([Slow(on_error=Fallback(WordOverlap()))])
     with pytest.raises(ConfigError, match=r"on_error\.fallback: must be a stage, got a string"):
         Slow(on_error=Fallback("bge"))

@@ -70,8 +70,7 @@ def _run_stage(
         own = shared
         if own is None and position in context.failures:
             own = _stage_error(context.failures[position], placed.place, [old], context.deadline)
-        report = _report(stage, old, new, seconds, context, position, own, fallback_for)
-        results.append(_with_report(old, new, report))
+        results.append(_with_report(stage, old, new, seconds, context, position, own, fallback_for))
     failed = sorted(context.failures)
     if placed.fallback is not None and failed:
         others = [results[position] for position in failed]
@@ -128,7 +127,15 @@ def unwrap(results: list[SearchResult], *, return_errors: bool) -> list[SearchRe
     return results
 
 
-def _report(
+_RESULT_STATUS: Final[Mapping[StageStatus, Status]] = {
+    "ok": "ok",
+    "partial": "partial",
+    "skipped": "degraded",
+    "failed": "failed",
+}
+
+
+def _with_report(
     stage: Stage,
     before: SearchResult,
     after: SearchResult,
@@ -137,23 +144,23 @@ def _report(
     position: int,
     error: PipelineError | None,
     fallback_for: str | None,
-) -> StageReport:
-    """The report of what a stage did for one query."""
+) -> SearchResult:
+    """The result after a stage with the stage's report; a stage that was skipped leaves the hits as they were."""
     status: StageStatus = "ok"
     reason, code = None, None
     if error is not None:
         status = "failed" if stage.on_error == "raise" else "skipped"
         reason, code = str(error), error.reason_code
+        after = before.with_hits([]) if status == "failed" else before
     elif shortfall := context.partials[position]:
         status = "partial"
         reason, code = shortfall
-    kept = before if error is not None else after
-    return StageReport(
+    report = StageReport(
         stage=stage.name,
         type=stage.type,
         seconds=seconds,
         hits_in=len(before.hits),
-        hits_out=0 if status == "failed" else len(kept.hits),
+        hits_out=len(after.hits),
         status=status,
         reason=reason,
         reason_code=code,
@@ -164,24 +171,9 @@ def _report(
         batch_size=context.size,
         error=error,
     )
-
-
-_RESULT_STATUS: Final[Mapping[StageStatus, Status]] = {
-    "ok": "ok",
-    "partial": "partial",
-    "skipped": "degraded",
-    "failed": "failed",
-}
-
-
-def _with_report(before: SearchResult, after: SearchResult, report: StageReport) -> SearchResult:
-    """The result after a stage with the stage's report; a stage that was skipped leaves the hits as they were."""
-    status = max(before.status, _RESULT_STATUS[report.status], key=get_args(Status).index)
-    reports = [*before.reports, report]
-    if report.status == "failed":
-        return SearchResult(before.query, [], status, reports, report.error)
-    kept = before if report.status == "skipped" else after
-    return SearchResult(kept.query, kept.hits, status, reports)
+    whole = max(before.status, _RESULT_STATUS[status], key=get_args(Status).index)
+    failure = error if status == "failed" else None
+    return SearchResult(after.query, after.hits, whole, [*before.reports, report], failure)
 
 
 # -- errors -----------------------------------------------------------------------------------------------------------
