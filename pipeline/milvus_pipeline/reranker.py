@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from abc import abstractmethod
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -140,9 +139,8 @@ class Reranker(Stage):
         """Whether the score of a text depends on the other texts of its list, or on their order."""
         return False
 
-    @abstractmethod
     def score(self, query: str, texts: Sequence[str]) -> Iterable[float | None]:
-        """Return the relevance of each text to the query; higher is better.
+        """Return the relevance of each text to the query; higher is better. By default a ``score_batch`` of one query.
 
         Args:
             query: not blank.
@@ -151,10 +149,9 @@ class Reranker(Stage):
         Returns:
             One finite number for each text, in their order; None for a text that was left unscored, which ranks last.
         """
-
-    def scored_alone(self, query: str, texts: Sequence[str], deadline: Deadline) -> Iterable[float | None]:
-        """``score`` for a reranker that implements ``score_batch``: a batch of one. Its failure is raised."""
-        context = Context(deadline, 1)
+        if type(self).score_batch is Reranker.score_batch:
+            raise NotImplementedError(f"{type(self).__name__} must define score() or score_batch()")
+        context = Context(Deadline.after(self.timeout), 1)
         scores = self.score_batch([RerankJob(query, texts)], context)
         for error in context.failures.values():
             raise error

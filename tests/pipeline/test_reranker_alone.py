@@ -169,3 +169,15 @@ def test_the_time_of_an_awaited_call_is_bounded():
         with pytest.raises(TimeoutError, match="of the socket") as caught:
             called(Watched(wrong="late", timeout=timeout), "async", "red", TEXTS)
         assert not isinstance(caught.value, DeadlineError)
+
+
+def test_a_reranker_defines_one_of_two_methods():
+    """`score` and `score_batch` are each defined by the other; a reranker with neither fails."""
+
+    class Batched(Reranker):
+        def score_batch(self, jobs, context):
+            return [[float(len(text)) for text in job.texts] for job in jobs]
+
+    assert Batched().score("red", TEXTS) == [8.0, 9.0, 12.0]
+    with pytest.raises(NotImplementedError, match=r"must define score\(\) or score_batch\(\)"):
+        Reranker()("red", TEXTS)

@@ -21,10 +21,6 @@ class Patient(Reranker):
         """What the test observes."""
         self.__dict__["began"], self.__dict__["ended"] = threading.Event(), threading.Event()
 
-    def score(self, query, texts):
-        """Not used."""
-        raise NotImplementedError
-
     def score_batch(self, jobs, context):
         """Work until the context is cancelled."""
         self.began.set()

@@ -205,10 +205,6 @@ class HostedReranker(HostedService, Reranker):
 
     # -- work ---------------------------------------------------------------------------------------------------
 
-    def score(self, query: str, texts: Sequence[str]) -> Iterable[float | None]:
-        """Return the relevance of each text to the query, as the service gives it; None for a blank text."""
-        return self.scored_alone(query, texts, Deadline.after(self.timeout))
-
     def score_batch(self, jobs: Sequence[RerankJob], context: Context) -> list[list[float | None]]:
         """Score several queries, whose requests overlap. If the call is given up, no further request is sent."""
         works = self._works(jobs, context)

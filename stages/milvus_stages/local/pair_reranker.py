@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias, TypeVar
 
-from milvus_pipeline.plugin import Context, Deadline, Reranker, RerankJob
+from milvus_pipeline.plugin import Context, Reranker, RerankJob
 from milvus_stages.local.anytime import Clock, arun_in_time, budget_text, late_error, run_best_first, run_in_time
 from milvus_stages.local.models import Kind, LocalModel
 from milvus_stages.local.tokens import Ids, Row, Tokens
@@ -26,10 +26,6 @@ class LocalReranker(LocalModel, Reranker):
     If a query has a deadline, its best hits are scored first. When the time is up, the hits that were not reached keep
     their order behind those that were, and the report calls the work partial.
     """
-
-    def score(self, query: str, texts: Sequence[str]) -> Iterable[float | None]:
-        """Return the relevance of each text to the query; see ``score_batch``."""
-        return self.scored_alone(query, texts, Deadline())
 
     def score_batch(self, jobs: Sequence[RerankJob], context: Context) -> Scores:
         """Score several queries at once: all of their texts, or as many of the first ones as there is time for.

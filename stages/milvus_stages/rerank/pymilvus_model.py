@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from importlib.metadata import PackageNotFoundError, version
 from numbers import Integral
@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Final, NamedTuple
 from pydantic import Field, PrivateAttr, field_validator
 
 from milvus_pipeline import ConfigError, DeadlineError, StageError
-from milvus_pipeline.plugin import Context, Deadline, Reranker, RerankJob, error_text, require, suggestion
+from milvus_pipeline.plugin import Context, Reranker, RerankJob, error_text, require, suggestion
 from milvus_stages.hosted.plan import Limits, plan
 from milvus_stages.local.anytime import Clock, Threads, arun_in_time, late_error, run_in_time
 from milvus_stages.local.files import Origin, locate_here
@@ -138,10 +138,6 @@ class PymilvusModel(Reranker):
             known = f"{self.function} takes {', '.join(signature.parameters)}"
             raise StageError(str(error), known, place="arguments", reason_code="config") from None
         return found, arguments, keys
-
-    def score(self, query: str, texts: Sequence[str]) -> Iterable[float | None]:
-        """Return the relevance of each text to the query; see ``score_batch``."""
-        return self.scored_alone(query, texts, Deadline())
 
     def score_batch(self, jobs: Sequence[RerankJob], context: Context) -> list[_Scores]:
         """Call the function once per query. Queries that are not reached in time fail; those that were are kept.
