@@ -16,7 +16,7 @@ from milvus_pipeline.retry import Settings
 from milvus_pipeline.shared import Shared
 
 FAIR_SECONDS: Final = 0.25
-"""A timeout shorter than this says that the caller was in a hurry, and nothing about the server."""
+"""A call with a shorter timeout than this that times out is no sign that the server fails."""
 
 Counts = Callable[[Exception], bool | str | None]
 """What an error says about the server: True or a word that it fails, False that it is alive, None nothing."""

@@ -224,7 +224,7 @@ class ServiceError(StageError):
     Attributes:
         status: HTTP status of the reply; None without a reply.
         code: the service's own code of the error.
-        detail: what the service says, without keys and texts of the request; may be empty.
+        detail: the service's own message, without keys and texts of the request; may be empty.
         request_id: the service's id of the request.
         retry_after: seconds that the service asks to wait.
         retryable: whether the same request may succeed later.

@@ -81,7 +81,7 @@ def test_each_stage_has_its_own_time_and_a_failure_is_a_finding():
         (ValueError("cannot read 'a document of a patient'"), "ValueError, whose message repeats a document"),
     ],
 )
-def test_a_check_that_gives_something_else_is_told(given, said):
+def test_a_check_that_gives_something_else_is_reported(given, said):
     """Whatever a plugin's check does, the finding is valid and contains no document."""
     odd, noted = Pipeline([Odd(given=given), Noting()]).check()
     assert (odd.level, odd.topic, noted.topic) == ("error", "check", "noted")
@@ -127,7 +127,7 @@ def test_a_fallback_does_not_speak_for_the_stage_before_it(own, said):
     assert Pipeline(stages).check()[-1].message == said
 
 
-def test_a_cut_that_cuts_nothing_is_told():
+def test_a_cut_that_cuts_nothing_gets_a_warning():
     """A top_k above the number of incoming hits gets a warning; an equal one does not."""
     stages = [Limited(name="search", limit=10), WordOverlap(name="a", top_k=10), WordOverlap(name="b", top_k=11)]
     assert found(stages) == [("search", "ok", "rows"), ("b", "warning", "top_k")]
@@ -135,7 +135,7 @@ def test_a_cut_that_cuts_nothing_is_told():
     assert told.message == "top_k is 11, but at most 10 hits come here (`limit` of search), so it cuts nothing"
 
 
-def test_a_fallback_without_time_is_told():
+def test_a_fallback_without_time_gets_a_warning():
     """A fallback that would have no time left gets a warning."""
 
     def chain(first: float | None, second: float | None) -> list[Stage]:

@@ -205,7 +205,7 @@ def test_memory_does_not_grow_with_the_number_of_batches():
     assert max(counts) <= 7
 
 
-def test_who_stops_early_leaves_nothing():
+def test_an_early_stop_leaves_nothing():
     """After `close` no thread is left, the running call was cancelled, no other began, and the stages are released."""
     begun, calls = threading.Event(), []
 

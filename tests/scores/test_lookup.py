@@ -287,7 +287,7 @@ def test_time_that_is_up_leaves_what_is_known(file, way, how):
         assert list(context.failures) == [1]
 
 
-def test_a_pipeline_tells_it(file):
+def test_a_report_counts_the_cached_scores(file):
     """The report's details have the number of cached scores."""
     with Pipeline([ListedSearch(), Counted(cache=str(file)), Counted(name="plain")]) as pipeline:
         assert [r.report("counted").details["cached"] for r in pipeline.run_batch(["red", "sky"])] == [0, 0]
@@ -348,7 +348,7 @@ def test_the_fields_that_count_are_those_that_nobody_calls_neutral(file):
             assert cached(batch(stage, "red")[1]) == [known]
 
 
-def test_what_a_plugin_says_of_itself_must_be_plain(file):
+def test_fields_and_identity_must_be_plain_data(file):
     """Fields and identity that are not plain data are refused when the stage opens."""
 
     class Odd(Counted):

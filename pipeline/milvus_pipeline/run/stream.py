@@ -121,7 +121,7 @@ _Queue: TypeAlias = "SimpleQueue[_Batch | None]"  # None ends the thread that ta
 
 
 class _Worker:
-    """Some of the stages, which work on one batch after another, in a thread with a copy of the caller's context.
+    """A thread that takes one batch after another through some of the stages, with a copy of the caller's context.
 
     Args:
         stages: one that takes time, and the instant ones behind it.

@@ -95,7 +95,7 @@ def _content(cls: type) -> bytes:
 
 
 def _member(name: str, value: Any) -> str:
-    """A member of a class: a method's code, or a value that has the same repr in each process; else its name."""
+    """A method's code, or a value that has the same repr in each process; else only the member's name."""
     inner = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
     code = getattr(inner, "__code__", None)
     if isinstance(code, CodeType):

@@ -24,10 +24,10 @@ _Step: TypeAlias = Callable[[], Any] | tuple[Jobs, Context]
 
 
 class CachedScores:
-    """Does what a reranker does for a batch, for the texts whose scores are not in the cache.
+    """Scores batches through a cache: the reranker gets only the texts whose scores are not in the file.
 
-    The reranker is asked for all scores of those, without ``top_k``: a service would leave the worst texts unscored,
-    and they would be sent again each time.
+    It scores all of them, without ``top_k``: a service would leave the worst texts unscored, and they would be sent
+    again each time.
 
     Args:
         cache: the file.
@@ -151,7 +151,7 @@ class Lookup:
         return new
 
     def fail(self, error: Exception) -> None:
-        """Report that what was left was not scored. Raise the error if no score is known, or the call was given up."""
+        """Report that what was left was not scored. Raise the error if no score is known or the call was cancelled."""
         known = any(score is not None for own in self.scores for score in own)
         if self._outer.cancelled or not known:
             raise error
