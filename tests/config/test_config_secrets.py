@@ -76,14 +76,6 @@ def test_invalid_yaml_is_reported_by_its_place(fields, expected):
     assert expected in problem(fields)
 
 
-def test_an_error_of_the_parser_has_no_cause():
-    """The parser's exception contains the document, so it is not kept as a cause."""
-    with pytest.raises(ConfigError) as caught:
-        parse_config(f"a: [{KEY}")
-    assert caught.value.__cause__ is None
-    assert caught.value.__suppress_context__
-
-
 def test_a_type_of_a_wrong_kind_is_reported_by_its_kind():
     """A stage type that is not a string is reported by its kind."""
     assert message_of(f"stages: [{{type: [{KEY}]}}]").endswith("must be the name of a stage, got a list (line 1)")

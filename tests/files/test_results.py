@@ -208,7 +208,7 @@ def test_a_line_does_not_depend_on_the_process():
 
 
 def test_json_is_strict():
-    """NaN becomes null; values that JSON lacks become plain data or text."""
+    """NaN becomes null; values that JSON has no form for become plain data or text."""
     data = {
         "nan": [float("nan"), np.float32("inf"), 1.5],
         "array": np.arange(2, dtype=np.int64),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from milvus_pipeline.config.registry import registry
 from milvus_pipeline.config.yaml import KeyPath
 from milvus_pipeline.errors import ConfigError, Problem, dotted
-from milvus_pipeline.problems import kind_of, near_miss, suggestion
+from milvus_pipeline.problems import kind_of, suggestion
 from milvus_pipeline.stage import Fallback, Stage
 
 
@@ -80,9 +80,7 @@ def stage_of(data: object, path: KeyPath, find: Callable[[str], type[Stage]] = r
     if not isinstance(kind, str):
         if kind is not None:
             return [Problem((*path, "type"), f"must be the name of a stage, got {kind_of(kind)}")]
-        near = next((key for key in data if near_miss(str(key), ["type"])), None)
-        hint = f"did you mean 'type' by {near!r}?" if near else "`milvus-pipeline stages` lists them"
-        return [Problem(path, "has no `type`, the name of its stage", hint)]
+        return [Problem(path, "has no `type`, the name of its stage", "`milvus-pipeline stages` lists them")]
     try:
         cls = find(kind)
     except ConfigError as error:

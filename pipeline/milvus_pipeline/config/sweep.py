@@ -224,7 +224,7 @@ class _Grid:
         return data, [pair for pair in choice if pair in applied]
 
     def _stage_at(self, place: _Place, applied: Choice) -> Stage | None:
-        """Return the stage that the place leads to; None if the combination has none there, or it lacks the field."""
+        """Return the stage that the place leads to; None if the combination has none there, or it has no such field."""
         if any(other.hides(index, place) for other, index in applied):
             return None
         here = [other.values[index] for other, index in applied if other.path == place.at]

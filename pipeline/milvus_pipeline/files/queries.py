@@ -158,7 +158,7 @@ def _query_lines(file: Path, input_format: InputFormat) -> Iterator[Line]:
 
 
 def input_format_of(file: Path) -> InputFormat:
-    """Return the format that the file's name stands for, with or without ``.gz``; lines by default."""
+    """Return the format that the file's name implies, with or without ``.gz``; lines by default."""
     suffix = suffix_of(file)
     if suffix in {".jsonl", ".json", ".ndjson"}:
         return InputFormat.JSONL

@@ -107,7 +107,7 @@ def line_format(output_format: OutputFormat, name: str, *, figures: bool) -> Lin
 
 
 def format_of(path: Path) -> OutputFormat:
-    """Return the format that the file's name stands for, with or without ``.gz``; JSONL by default."""
+    """Return the format that the file's name implies, with or without ``.gz``; JSONL by default."""
     return OutputFormat.TREC if suffix_of(path) in {".trec", ".run"} else OutputFormat.JSONL
 
 
