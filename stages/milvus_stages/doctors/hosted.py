@@ -116,7 +116,7 @@ def _send(stage: HostedReranker, deadline: Deadline) -> Iterator[Finding]:
     context = Context(deadline, 1)
     began = time.perf_counter()
     score: float | None = None
-    trial.setup()
+    trial.setup()  # not `open`, since the stage that it is a copy of may be open
     try:
         score = trial.score_batch([RerankJob(_QUERY, [_DOCUMENT])], context)[0][0]
     except Exception as failure:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeGuard
 
-from milvus_pipeline import ServiceError
 from milvus_pipeline.plugin import short_repr
 
 _RESULTS: Final = ("results", "data")
@@ -178,17 +177,6 @@ def get_member(data: Any, *path: str) -> Any:
     for name in path:
         data = data.get(name) if isinstance(data, Mapping) else None
     return data
-
-
-def bad_reply_error(error: BadReply, service: str, request: str, status: int) -> ServiceError:
-    """Return the error for a bad reply with a status of success."""
-    return ServiceError(
-        f"{request} answered wrongly: {error}",
-        place=service,
-        status=status,
-        retryable=error.cut_short,
-        reason_code="bad_reply",
-    )
 
 
 def _either(names: Sequence[str]) -> str:

@@ -17,14 +17,13 @@ from milvus_stages.hosted.replies import (
     BadReply,
     Received,
     Reply,
-    bad_reply_error,
     check_scores,
     get_member,
     read_figures,
     read_json,
     read_scores,
 )
-from milvus_stages.hosted.send import Call, KeyRefusal, Request, Sender, Steps, Task
+from milvus_stages.hosted.send import Call, Request, Sender, Steps, Task
 from milvus_stages.hosted.service import HostedService
 from milvus_stages.privacy.redaction import Private, chain_is_clean
 
@@ -42,17 +41,20 @@ class Work(Call):
         job: the query with its texts.
         plan: its requests.
         secrets: what no message may repeat, besides the texts.
-        key_refusal: shared by all queries of the batch.
+        key_refusals: shared by all queries of the batch.
+
+    Attributes:
+        too_large: the refusals of documents that are too large for the service even alone in a request.
     """
 
-    def __init__(self, job: RerankJob, plan: Plan, secrets: Iterable[str], key_refusal: KeyRefusal) -> None:
-        super().__init__(Private(secrets, lambda: (job.query, *job.texts)), key_refusal)
+    def __init__(self, job: RerankJob, plan: Plan, secrets: Iterable[str], key_refusals: list[ServiceError]) -> None:
+        super().__init__(Private(secrets, lambda: (job.query, *job.texts)), key_refusals)
         self.job = job
         self.plan = plan
         self.query = sendable(job.query)
         self.scores: list[float | None] = [None] * len(job.texts)
         self._warnings: list[str] = []
-        self._too_large: list[ServiceError] = []
+        self.too_large: list[ServiceError] = []
         self._answered = 0
 
     def add(self, part: Part, scores: Mapping[int, float], reply: Reply) -> None:
@@ -71,18 +73,13 @@ class Work(Call):
         """Whether any document has been scored."""
         return any(score is not None for score in self.scores)
 
-    def leave_out(self, error: ServiceError) -> None:
-        """Record a document that is too large for the service even alone in its request."""
-        with self.lock:
-            self._too_large.append(error)
-
     def report(self, context: Context, position: int) -> None:
         """Put failure, warnings and usage into the report of the query."""
         if not self.has_scores:
             if self.late is not None:
                 self.fail(self.late)
-            elif self._too_large:
-                self.fail(self._too_large[-1])  # it is not the documents: the query may be too long
+            elif self.too_large:
+                self.fail(self.too_large[-1])  # it is not the documents: the query may be too long
         self.plan.report(context, position, ranked=self.error is None)
         for warning in self._warnings:
             context.warn(warning, position)
@@ -96,7 +93,7 @@ class Work(Call):
     def _report_unscored(self, context: Context, position: int) -> None:
         """Report the documents that were planned to be sent, and have no score."""
         total = len(self.job.texts)
-        if count := len(self._too_large):
+        if count := len(self.too_large):
             context.warn(
                 f"{count} of {total} documents are larger than the service accepts; ranked last, without a score",
                 position,
@@ -239,10 +236,10 @@ class HostedReranker(HostedService, Reranker):
         return self._sender
 
     def _works(self, jobs: Sequence[RerankJob], context: Context) -> dict[int, Work]:
-        refusal = KeyRefusal()
+        refusals: list[ServiceError] = []
         secrets = self._open_sender.secrets
         return {
-            position: Work(jobs[position], planned, secrets, refusal)
+            position: Work(jobs[position], planned, secrets, refusals)
             for position, planned in self._plans(jobs, context)
         }
 
@@ -292,10 +289,9 @@ def _conversation(reranker: HostedReranker, sender: Sender, work: Work, part: Pa
                 if len(current.places) > 1:
                     pending.extend(reversed(current.halves()))
                     continue
-                work.leave_out(error)
+                work.too_large.append(error)
                 if current is probe:
-                    for _ in range(sum(len(rest.places) for rest in pending)):
-                        work.leave_out(error)
+                    work.too_large += [error] * sum(len(rest.places) for rest in pending)
                     return
                 if probe is None and pending and not work.has_scores:
                     probe = _smallest_first(pending)
@@ -320,33 +316,27 @@ def _request(reranker: HostedReranker, sender: Sender, work: Work, part: Part) -
 
 
 def _body(reranker: HostedReranker, work: Work, part: Part) -> bytes:
-    payload = _payload(reranker, work, part)
-    # Not escaped: limits are counted in the bytes of the text.
+    """Return the provider's body. If that fails, the error is kept as the cause unless it repeats a text or a key."""
     try:
-        text = json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        return text.encode("utf-8", "replace")
-    except (TypeError, ValueError, RecursionError) as error:
-        kind = type(error).__name__
-    # Raised here, without a context, which may hold a text.
-    raise StageError(
-        f"the request cannot be written as JSON ({kind})",
-        "check the options, which may hold strings, finite numbers, lists and mappings",
-        place=reranker.type,
-    )
-
-
-def _payload(reranker: HostedReranker, work: Work, part: Part) -> Mapping[str, Any]:
-    """Return the provider's body. Its failure is kept as the cause, unless that repeats a text or a key."""
-    try:
-        return reranker.payload(work.query, part.texts(work.job), part.top_k)
+        payload = reranker.payload(work.query, part.texts(work.job), part.top_k)
     except PipelineError:
         raise
     except Exception as error:
-        kind = type(reranker).__name__
-        failure = StageError(f"{kind}.payload failed ({type(error).__name__})", place=reranker.type)
+        failure = StageError(f"{type(reranker).__name__}.payload failed ({type(error).__name__})", place=reranker.type)
         if chain_is_clean(error, work.private):
             failure.__cause__ = error
-    raise failure
+    else:
+        try:
+            # Not escaped: limits are counted in the bytes of the text.
+            text = json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+            return text.encode("utf-8", "replace")
+        except (TypeError, ValueError, RecursionError) as error:
+            failure = StageError(
+                f"the request cannot be written as JSON ({type(error).__name__})",
+                "check the options, which may hold strings, finite numbers, lists and mappings",
+                place=reranker.type,
+            )
+    raise failure  # here, without a context, which may hold a text
 
 
 def _read(
@@ -364,7 +354,13 @@ def _read(
     except Exception as error:  # a plugin's parse that trusted the reply
         bad = BadReply(f"the reply is not what was expected ({type(error).__name__})")
     # Raised here, without a cause and a context, which may hold the reply itself.
-    raise bad_reply_error(bad, reranker.type, endpoint, received.status)
+    raise ServiceError(
+        f"{endpoint} answered wrongly: {bad}",
+        place=reranker.type,
+        status=received.status,
+        retryable=bad.cut_short,
+        reason_code="bad_reply",
+    )
 
 
 def _give_up(works: Iterable[Work]) -> None:

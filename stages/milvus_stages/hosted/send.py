@@ -31,25 +31,6 @@ _IN_TROUBLE: Final = frozenset({500, 502, 503, 504, 529})
 """HTTP statuses that mean that a service fails; any other is an answer."""
 
 
-class KeyRefusal:
-    """Remembers that the service refused the key, so that the rest of a batch need not be sent."""
-
-    def __init__(self) -> None:
-        self._error: ServiceError | None = None
-
-    def note(self, error: ServiceError) -> None:
-        """Remember the error if it refuses the key. A 403 does not: firewalls send it because of a single text."""
-        if error.status == 401 and self._error is None:
-            self._error = error
-
-    def check(self) -> None:
-        """Raise the remembered error for a request that has not been sent."""
-        if (error := self._error) is not None:
-            unsent = copy(error)
-            unsent.what += " (to another request of the batch; this one was not sent)"
-            raise unsent
-
-
 class Stopped(Exception):  # noqa: N818 - not an error
     """A request is not sent, because its query has already failed."""
 
@@ -59,16 +40,16 @@ class Call:
 
     Args:
         private: what no message may repeat.
-        key_refusal: shared by all queries of a batch.
+        key_refusals: the errors of refused keys; shared by all queries of a batch.
 
     Attributes:
         error: the first error that ended a request for good.
         late: the first error of a request that had no time left. The other requests go on.
     """
 
-    def __init__(self, private: Private, key_refusal: KeyRefusal) -> None:
+    def __init__(self, private: Private, key_refusals: list[ServiceError]) -> None:
         self.private = private
-        self.key_refusal = key_refusal
+        self.key_refusals = key_refusals
         self.error: Exception | None = None
         self.late: DeadlineError | None = None
         self._end: Future[None] = Future()
@@ -277,7 +258,8 @@ class Sender:
         except CircuitOpenError as error:
             raise error from attempts.last
         except ServiceError as error:
-            call.key_refusal.note(error)
+            if error.status == 401:  # not 403, which firewalls send because of a single text
+                call.key_refusals.append(error)
             attempts.complete(error)
             raise
 
@@ -307,7 +289,10 @@ class Sender:
             raise Stopped
         if self._closed:
             raise closed_error()
-        call.key_refusal.check()
+        if call.key_refusals:
+            unsent = copy(call.key_refusals[0])
+            unsent.what += " (to another request of the batch; this one was not sent)"
+            raise unsent
         deadline.check()
         if self._breaker is not None:
             self._breaker.check()
@@ -363,11 +348,12 @@ class Attempts:
         self._breaker = breaker
         self.count = 0
         self.last: ServiceError | None = None
-        self._waits = [0.0]
+        self._waited = 0.0
+        self._next_wait = 0.0
 
     def begin(self, wait: float) -> None:
         """Count an attempt that is about to be made, after ``wait`` seconds for its turn."""
-        self._waits[self.count] += wait
+        self._waited, self._next_wait = self._next_wait + wait, 0.0
         self.count += 1
 
     def count_usage(self) -> None:
@@ -389,15 +375,13 @@ class Attempts:
 
     def note_wait(self, error: BaseException, seconds: float) -> None:
         """Record the wait after an attempt, and the error that the attempt ended in."""
+        self._next_wait += seconds
         if isinstance(error, ServiceError):
-            self._waits.append(seconds)
             self.last = error
-        else:  # no attempt was made
-            self._waits[-1] += seconds
 
     def complete(self, error: ServiceError) -> ServiceError:
         """Add to the last attempt's error how many there were, and why there was no other."""
-        error.attempts, error.waited = self.count, self._waits[self.count - 1]
+        error.attempts, error.waited = self.count, self._waited
         wanted = error.retryable and self._call.error is None and not error.given_up
         if wanted and self.count < self._settings.attempts:
             if self._shut_out:

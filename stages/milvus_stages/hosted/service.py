@@ -196,7 +196,12 @@ class HostedService(Stage):
         Raises:
             StageError: the key, a header or the address is missing.
         """
-        headers, secrets = self._request_headers()
+        headers, secrets = {"user-agent": USER_AGENT}, []
+        for name, value in cast("Mapping[str, str | FromEnv]", self.headers).items():
+            if isinstance(value, FromEnv):
+                value = read_header_value([value.env], f"{self.type}: the header {name}", blanks=True)
+                secrets.append(value)
+            headers[name.lower()] = value
         key = None
         if "authorization" not in headers and self.key_variables:
             key = read_header_value(self.key_variables, f"{self.type}: the API key")
@@ -234,16 +239,6 @@ class HostedService(Stage):
     def key_variables(self) -> tuple[str, ...]:
         """The environment variables that may hold the key."""
         return self.key_names if self.api_key_env is None else (self.api_key_env,)
-
-    def _request_headers(self) -> tuple[dict[str, str], list[str]]:
-        """Return the headers by lower-case names, and the values that are secret."""
-        headers, secrets = {"user-agent": USER_AGENT}, []
-        for name, value in cast("Mapping[str, str | FromEnv]", self.headers).items():
-            if isinstance(value, FromEnv):
-                value = read_header_value([value.env], f"{self.type}: the header {name}", blanks=True)
-                secrets.append(value)
-            headers[name.lower()] = value
-        return headers, secrets
 
 
 def join_url(base: str, path: str) -> str:

@@ -10,13 +10,8 @@ from pydantic import BeforeValidator, Field, PrivateAttr
 from milvus_stages.hosted import BaseURL, HostedReranker, Limits
 from milvus_stages.privacy.secrets import plain_arguments, resolved_arguments
 
-_RESERVED: Final = {
-    "query": "is the query's text",
-    "documents": "is the list of texts of the hits",
-    "top_n": "follows from the stage's `top_k`",
-    "model": "is set by the stage's `model`",
-}
-"""Members that the stage sets itself, and where they come from."""
+_RESERVED: Final = frozenset({"query", "documents", "top_n", "model"})
+"""Members that the stage sets itself."""
 
 
 def _check_options(options: Any) -> Any:
@@ -25,7 +20,7 @@ def _check_options(options: Any) -> Any:
         raise ValueError("must be a mapping of names to values")
     for name in options:
         if name in _RESERVED:
-            raise ValueError(f"{name}: cannot be set here, since it {_RESERVED[name]}")
+            raise ValueError(f"{name}: cannot be set here, since the stage sets it")
     return plain_arguments(options)
 
 

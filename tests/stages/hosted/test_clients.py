@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -22,7 +22,7 @@ from milvus_pipeline.plugin import RerankJob
 from milvus_stages import RerankAPI
 from milvus_stages.hosted.http import clients
 from support.fake_stages.basic import ListedSearch
-from support.hosted import KEY_VARIABLE, QUERY, QUICK, abatch, batch, both_ways, keyed, stage
+from support.hosted import KEY_VARIABLE, QUERY, QUICK, abatch, ask, batch, both_ways, eventually, keyed, stage
 from support.standins import Reply, StandIn
 
 JOBS = [RerankJob(QUERY, ["the red plum"])]
@@ -80,9 +80,9 @@ def test_idle_connections_are_closed_in_time(monkeypatch):
         assert server.open_connections == 8
         time.sleep(0.3)
         batch(reranker, JOBS)
-        eventually(lambda: server.open_connections == 1)
+        assert eventually(lambda: server.open_connections == 1)
         reranker.close()
-        eventually(lambda: server.open_connections == 0)
+        assert eventually(lambda: server.open_connections == 0)
 
 
 FORK = """
@@ -122,12 +122,12 @@ def test_a_cancel_while_old_connections_are_closed_loses_none(monkeypatch):
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await asyncio.to_thread(eventually, lambda: server.open_connections <= 1)
+        assert await asyncio.to_thread(eventually, lambda: server.open_connections <= 1)
         await reranker.aclose()
 
     with StandIn("cohere") as server, keyed(server):
         asyncio.run(main(server))
-        eventually(lambda: server.open_connections == 0)
+        assert eventually(lambda: server.open_connections == 0)
 
 
 def test_a_stage_that_is_closed_leaves_no_thread_to_watch_over_it():
@@ -176,9 +176,9 @@ def test_a_reply_that_unpacks_to_too_much_is_refused(way):
     with StandIn("vllm") as server:
         for reply, says in ((layers, "compressed in a way"), (single, "larger than 64 MiB"), (cut, "incomplete")):
             server.always(reply)
-            assert says in str(asked(way, server).failures[0])
+            assert says in str(ask(way, server, ["the red plum"], retry={"attempts": 1}).failures[0])
         server.always(plain)
-        assert asked(way, server).scores == [[0.5]]
+        assert ask(way, server, ["the red plum"], retry={"attempts": 1}).scores == [[0.5]]
         assert server.requests[0].headers["accept-encoding"] == "identity"
 
 
@@ -215,16 +215,6 @@ def test_what_the_environment_names_wrongly_is_found_at_opening(monkeypatch, var
     assert caught.value.__context__ is None
 
 
-def asked(way: str, server: StandIn):
-    """One call of a stage for the server."""
-    reranker = RerankAPI(base_url=server.url, retry={"attempts": 1})
-    reranker.open()
-    try:
-        return batch(reranker, JOBS) if way == "sync" else asyncio.run(abatch(reranker, JOBS))
-    finally:
-        reranker.close()
-
-
 @contextmanager
 def answering(reply: bytes) -> Iterator[str]:
     """A server that gives each request the same bytes, and ends the connection."""
@@ -248,12 +238,3 @@ def answering(reply: bytes) -> Iterator[str]:
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
         thread.join()
-
-
-def eventually(true: Callable[[], bool]) -> None:
-    """Wait until it is true, ten seconds at most."""
-    for _ in range(1000):
-        if true():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it did not come true")

@@ -126,13 +126,17 @@ def test_a_key_in_place_of_a_name_is_refused_unseen():
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["Authorization", "x-api-key", "api_key", "X-Auth", "Cookie", "X-Amz-Security-Token", "client-secret", "PASSWORD"],
+    ("name", "value"),
+    [
+        *((name, PRIVATE) for name in ("Authorization", "x-api-key", "api_key", "X-Auth", "Cookie", "client-secret")),
+        *((name, PRIVATE) for name in ("X-Amz-Security-Token", "PASSWORD", "X-Bearer", "Ocp-Apim-Subscription")),
+        ("X-Trace", f"Bearer {PRIVATE}"),
+    ],
 )
-def test_a_literal_secret_in_a_header_is_refused(name):
-    """It would stand in the file, in `to_yaml` and in what is printed of a stage."""
+def test_a_literal_secret_in_a_header_is_refused(name, value):
+    """Whether its name or its value looks like one; it would be written to files and printed with the stage."""
     with pytest.raises(ConfigError, match=f"headers: {name}: looks like a secret; .* write {{env: NAME}}") as caught:
-        Cohere(headers={name: PRIVATE})
+        Cohere(headers={name: value})
     assert PRIVATE not in "".join(traceback.format_exception(caught.value))
 
 
@@ -255,18 +259,3 @@ def test_keys_of_atlas_go_to_atlas(monkeypatch):
             (elsewhere := Voyage(base_url=server.url))(QUERY, TEXTS)
         elsewhere.close()
         assert server.requests[0].key == "al-12345678"
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {"X-Bearer": "abcdefgh12345678"},
-        {"Ocp-Apim-Subscription": "abcdefgh12345678"},
-        {"X-Trace": "Bearer abcdefgh12345678"},
-    ],
-)
-def test_what_is_a_secret_by_its_name_or_its_look_is_refused(headers):
-    """A configuration is shown and dumped; the message names the header, and not its value."""
-    with pytest.raises(ConfigError, match=r"looks like a secret; .* write \{env: NAME\}") as caught:
-        Cohere(headers=headers)
-    assert "abcdefgh" not in str(caught.value)

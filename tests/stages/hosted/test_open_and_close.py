@@ -161,12 +161,12 @@ def test_a_pipeline_that_is_closed_ends_what_it_runs_first():
     assert not pipeline.stage("cohere").is_open
 
 
-@pytest.mark.parametrize("queries", [1, 6])
-def test_ctrl_c_ends_a_blocking_call(queries):
+@pytest.mark.parametrize(("queries", "requests_per_minute"), [(1, None), (6, None), (6, 2)])
+def test_ctrl_c_ends_a_blocking_call(queries, requests_per_minute):
     """At once, though requests are under way; what has not begun is not sent."""
     began = time.monotonic()
     with StandIn("cohere") as server, keyed(server):
-        reranker = stage(server, max_concurrency=2)
+        reranker = stage(server, max_concurrency=2, requests_per_minute=requests_per_minute)
         reranker.open()
         server.hold()
         main = threading.main_thread().ident
@@ -244,6 +244,7 @@ def test_a_process_ends_tidily(how):
     arguments = [sys.executable, "-X", "dev", "-W", "error", "-c", TIDY, how]
     done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    # Who leaves a stage open leaves the idle sockets of blocking calls to the end of the process.
-    assert how == "open" or not done.stderr
+    # A stage that stays open leaves the idle sockets of blocking calls to the end of the process.
+    slow_steps = [line for line in done.stderr.splitlines() if line.startswith("Executing <")]  # of a busy machine
+    assert how == "open" or done.stderr.splitlines() == slow_steps
     assert not any(word in done.stderr for word in ("transport", "loop", "never awaited"))

@@ -40,7 +40,7 @@ def test_a_secret_in_options_is_refused_unseen(options, place):
 @pytest.mark.parametrize("name", ["query", "documents", "top_n", "model"])
 def test_what_the_stage_writes_is_no_option(name):
     """It would be overwritten in silence."""
-    with pytest.raises(ConfigError, match=f"options: {name}: cannot be set here, since it "):
+    with pytest.raises(ConfigError, match=f"options: {name}: cannot be set here, since the stage sets it"):
         RerankAPI(base_url="http://127.0.0.1:9", options={name: "x"})
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 import threading
-
-import pytest
 
 from milvus_pipeline import Pipeline
 from milvus_stages import Cohere
 from support.fake_stages.basic import ListedSearch
-from support.hosted import KEY_VARIABLE, keyed, stage
+from support.hosted import KEY_VARIABLE, keyed
 from support.process_leaks import leaving_nothing
 from support.standins import StandIn
 
@@ -43,25 +40,3 @@ def test_what_nobody_waits_for_is_not_sent():
             assert [result.status for result in next(stream)] == ["ok"] * len(BATCH)
             stream.close()
         assert len(server.requests) == len(BATCH) + AT_ONCE
-
-
-@pytest.mark.parametrize("requests_per_minute", [None, AT_ONCE])
-def test_ctrl_c_does_not_wait_for_replies(requests_per_minute):
-    """Neither for those of requests that were sent, nor for the turn of others."""
-    with StandIn("cohere") as server, keyed(server):
-        server.hold()
-        main = threading.main_thread().ident
-        reranker = stage(server, max_concurrency=AT_ONCE, requests_per_minute=requests_per_minute)
-
-        def interrupt():
-            server.wait_for(AT_ONCE)
-            signal.pthread_kill(main, signal.SIGINT)
-
-        thread = threading.Thread(target=interrupt)
-        thread.start()
-        with Pipeline([ListedSearch(), reranker]) as pipeline, pytest.raises(KeyboardInterrupt):
-            list(pipeline.run_batches([BATCH] * 3))
-        thread.join()
-        server.release()
-        server.wait_until_idle()
-        assert len(server.requests) == AT_ONCE

@@ -93,50 +93,29 @@ def test_the_configuration_is_counted_without_a_key(database, monkeypatch, name)
     assert planned["tokens"] > 100
 
 
+@pytest.mark.parametrize("fault", ["refuses", "is gone", "hangs"])
 @pytest.mark.parametrize("name", NAMES)
-def test_the_service_may_fail(serve, database, monkeypatch, tmp_path, name):
-    """With `on_error: skip` the result has the order of the search, and status degraded."""
-    monkeypatch.setenv("MILVUS_URI", database)
-    server = serve(NAMES[name])
-    server.always(server.error(401))
-    done = invoke("run", directed(name, server.url, tmp_path, monkeypatch), "--query", QUERY)
-    assert_degraded(done)
-    assert "401" in done.stdout
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_server_that_is_gone_is_not_waited_for(serve, database, monkeypatch, tmp_path, name):
-    """Nobody listens at the port: after a few attempts the query is answered in the order of the search."""
-    monkeypatch.setenv("MILVUS_URI", database)
-    serve(NAMES[name])  # for its key
-    began = time.monotonic()
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        retry = {"attempts": 4, "min_wait": 0.01, "max_wait": 0.02}  # 3.5 seconds without it
-        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        done = invoke("run", directed(name, url, tmp_path, monkeypatch, retry=retry), "--query", QUERY)
-    assert_degraded(done)
-    assert "cannot be reached" in done.stdout
-    assert time.monotonic() - began < 10
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_server_that_hangs_is_not_waited_for(serve, database, monkeypatch, tmp_path, name):
-    """The pipeline's `timeout`, which every file sets, is all that it can cost; here it is cut."""
+def test_the_service_may_fail(serve, database, monkeypatch, tmp_path, name, fault):
+    """With `on_error: skip` the result has the order of the search, in the time that every file sets; cut here."""
     monkeypatch.setenv("MILVUS_URI", database)
     assert 5 <= yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))["timeout"] <= 30
     server = serve(NAMES[name])
-    server.hold()
     began = time.monotonic()
-    done = invoke("run", directed(name, server.url, tmp_path, monkeypatch, timeout=1), "--query", QUERY)
-    assert_degraded(done)
-    assert len(server.requests) == 1
-    assert time.monotonic() - began < 10  # the attempts alone would take longer
-
-
-def assert_degraded(done) -> None:
-    """The command printed what the search found, with status degraded."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens there
+        url, fields = server.url, {}
+        if fault == "refuses":
+            server.always(server.error(401))
+        elif fault == "hangs":
+            server.hold()
+            fields["timeout"] = 1
+        else:
+            url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+            fields["retry"] = {"attempts": 4, "min_wait": 0.01, "max_wait": 0.02}  # 3.5 seconds without it
+        done = invoke("run", directed(name, url, tmp_path, monkeypatch, **fields), "--query", QUERY)
     assert done.exit_code == 0, done.stderr
     result = json.loads(done.stdout)
-    assert result["status"] == "degraded"
-    assert len(result["hits"]) == 3
+    assert (result["status"], len(result["hits"])) == ("degraded", 3)
+    assert {"refuses": "401", "is gone": "cannot be reached", "hangs": "timed out after"}[fault] in done.stdout
+    assert len(server.requests) == (fault != "is gone")
+    assert time.monotonic() - began < 10  # the attempts alone would take longer

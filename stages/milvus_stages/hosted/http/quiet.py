@@ -13,19 +13,14 @@ _LOGGERS: Final = ("httpx", *(f"httpcore.{name}" for name in ("connection", "htt
 _ours: ContextVar[bool] = ContextVar("_ours", default=False)
 
 
-class _NotOurs(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether the record belongs to a request that is not ours."""
-        return not _ours.get()
-
-
-_not_ours: Final = _NotOurs()
+def _is_foreign(record: logging.LogRecord) -> bool:
+    return not _ours.get()
 
 
 def install_log_filter() -> None:
     """Install the filter that ``unlogged`` uses; installing it again changes nothing."""
     for name in _LOGGERS:
-        logging.getLogger(name).addFilter(_not_ours)
+        logging.getLogger(name).addFilter(_is_foreign)
 
 
 @contextmanager
