@@ -228,9 +228,9 @@ def test_the_timeout_holds_for_each_batch(invoke, make, judged):
     ("arguments", "message"),
     [
         (["-m", "nDGC@10"], "error: measures: ir-measures cannot compute 'nDGC@10' here"),
-        (["--price", "cohere=1"], "error: --price cohere=1: must be STAGE.WORD=AMOUNT"),
-        (["--price", "cohere.units=-1"], "error: --price cohere.units=-1: must be STAGE.WORD=AMOUNT"),
-        (["--price", "cohere.units=nan"], "error: --price cohere.units=nan: must be STAGE.WORD=AMOUNT"),
+        (["--price", "cohere.units"], "error: --price cohere.units: must be STAGE.WORD=AMOUNT"),
+        (["--price", "cohere=1"], "error: prices: cohere: must name a stage and a word of its usage"),
+        (["--price", "cohere.units=nan"], "error: prices: cohere.units: must be a number of at least 0, got nan"),
         (["-o", "{tmp}/no/out.json"], "no/out.json: the folder {tmp}/no does not exist; create it first"),
         (["--report", "{tmp}"], "error: {tmp}: is a folder; give the name of a file in it"),
         (["-o", "{tmp}/x.html", "--report", "{tmp}/x.html"], "--report {tmp}/x.html: is also the file of --output"),

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Iterable
-from typing import TextIO
+from collections.abc import Mapping
 
 from rich import box
 from rich.table import Table
@@ -40,7 +38,7 @@ def run_dry(dry: DryRun, options: RunOptions) -> int:
         return 0
     started = time.perf_counter()
     with dry:
-        plan = Plan(dry.services)
+        totals = Totals()
         opened_in = time.perf_counter() - started
         summary = RunSummary(f"{dry.name} (dry run)", opened_in=opened_in, detailed=True)
         try:
@@ -48,16 +46,26 @@ def run_dry(dry: DryRun, options: RunOptions) -> int:
                 for batch in batches:
                     for result in answer_batch(dry, batch, options.timeout):
                         summary.add(result, debug=options.debug)
-                        plan.add(result)
+                        _count(totals, result)
                     bar.update(summary.count, summary.failed)
         except (KeyboardInterrupt, PipelineError):
             summary.print(None, unfinished=True)
             raise
+        sums = totals.as_dict()
+        nothing: Figures = dict.fromkeys(("queries", *_HEADERS), 0)
+        services = {stage: sums.get(stage.name) or nothing for stage in dry.services}
         with open_output() as stream:
             if options.output_format == OutputFormat.JSONL:
-                plan.write_lines(stream)
+                for stage, figures in services.items():
+                    planned = {word: figures[word] for word in figures if word != "queries"}
+                    data = {"stage": stage.name, "type": stage.type, "queries": figures["queries"], "planned": planned}
+                    stream.write(json_line(data))
             else:
-                plan.write_table(stream, f"{count_text(summary.count, 'query')}{summary.others}")
+                console = console_on(stream)
+                console.print(_table(services))
+                queries = f"{count_text(summary.count, 'query')}{summary.others}"
+                console.print(Text(f"\n{queries}; nothing was sent to these services"))
+                console.print(Text("tokens are estimates: every service counts with its own tokenizer", style="dim"))
             stream.flush()
         summary.print(None)
     if options.output is not None:
@@ -65,46 +73,23 @@ def run_dry(dry: DryRun, options: RunOptions) -> int:
     return FAILED if summary.failed else 0
 
 
-class Plan:
-    """The sums of what would be sent to each service; its size does not grow with the queries."""
+def _count(totals: Totals, result: SearchResult) -> None:
+    """Add what one query would send, and to ``queries`` of each service whether it would send something."""
+    for report in result.reports:
+        if report.planned:
+            totals.add(report.stage, {"queries": any(report.planned.values()), **report.planned})
 
-    def __init__(self, services: Iterable[Stage]) -> None:
-        self._services = tuple(services)
-        self._totals = Totals()
-        self._queries: Counter[str] = Counter()
 
-    def add(self, result: SearchResult) -> None:
-        """Add what one query would send."""
-        for report in result.reports:
-            if report.planned:
-                self._totals.add(report.stage, report.planned)
-                self._queries[report.stage] += any(report.planned.values())
-
-    def write_lines(self, stream: TextIO) -> None:
-        """Write one JSON object per service; its ``queries`` counts those that would send something."""
-        for stage, figures in self._rows():
-            data = {"stage": stage.name, "type": stage.type, "queries": self._queries[stage.name], "planned": figures}
-            stream.write(json_line(data))
-
-    def write_table(self, stream: TextIO, queries: str) -> None:
-        """Write one row per service, and below them the text ``queries`` says how many queries there were."""
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        for header in ("stage", "type"):
-            table.add_column(header, overflow="fold")
-        for header in (*_HEADERS.values(), "tokens a query"):
-            table.add_column(header, justify="right", no_wrap=True)
-        for stage, figures in self._rows():
-            numbers = [figures.get(word) for word in _HEADERS]
-            count = self._queries[stage.name]
-            numbers.append(round(figures["tokens"] / count) if count and "tokens" in figures else None)
-            cells = ["" if number is None else number_text(number) for number in numbers]
-            table.add_row(Text(one_line(stage.name)), Text(stage.type), *cells)
-        console = console_on(stream)
-        console.print(table)
-        console.print()
-        console.print(Text(f"{queries}; nothing was sent to these services"))
-        console.print(Text("tokens are estimates: every service counts with its own tokenizer", style="dim"))
-
-    def _rows(self) -> list[tuple[Stage, Figures]]:
-        totals, nothing = self._totals.as_dict(), dict.fromkeys(_HEADERS, 0)
-        return [(stage, totals.get(stage.name) or {**nothing}) for stage in self._services]
+def _table(services: Mapping[Stage, Figures]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for header in ("stage", "type"):
+        table.add_column(header, overflow="fold")
+    for header in (*_HEADERS.values(), "tokens a query"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for stage, figures in services.items():
+        numbers = [figures.get(word) for word in _HEADERS]
+        queries = figures["queries"]
+        numbers.append(round(figures["tokens"] / queries) if queries and "tokens" in figures else None)
+        cells = ["" if number is None else number_text(number) for number in numbers]
+        table.add_row(Text(one_line(stage.name)), Text(stage.type), *cells)
+    return table

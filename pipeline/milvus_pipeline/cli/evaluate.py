@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -114,18 +113,14 @@ def evaluate(
             on_results=run_files.add if run_files is not None else None,
             title=" and ".join(path.stem for path in configs),
         )
-    complete = _print_problems(evaluation, run_files)
-    return 0 if _write(evaluation, output_format, output, report, overwrite) and complete else FAILED
-
-
-def _print_problems(evaluation: Evaluation, run_files: RunFiles | None) -> bool:
-    """Print warnings and what is missing in runs; return whether all queries succeeded and are in the runs."""
     for warning in evaluation.warnings:
         print_warning(warning)
     problems = [] if run_files is None else run_files.problems
     for problem in problems:
         print_error(problem)
-    return not problems and not any(system.statuses.get("failed") for system in evaluation.systems)
+    written = _write(evaluation, output_format, output, report, overwrite)
+    failed = any(system.statuses.get("failed") for system in evaluation.systems)
+    return FAILED if failed or problems or not written else 0
 
 
 def _write(
@@ -155,14 +150,11 @@ def _try_to_write(write: Callable[[], None], path: Path | None) -> bool:
 
 def _parse_price(text: str) -> tuple[str, float]:
     unit, _, amount = text.rpartition("=")
-    stage, _, word = unit.rpartition(".")
     try:
-        number = float(amount)
+        return unit, float(amount)
     except ValueError:
-        number = math.nan
-    if not (stage and word and math.isfinite(number) and number >= 0):
-        raise UsageError("must be STAGE.WORD=AMOUNT, such as cohere.search_units=0.002", place=f"--price {text}")
-    return unit, number
+        what = "must be STAGE.WORD=AMOUNT, such as cohere.search_units=0.002"
+        raise UsageError(what, place=f"--price {text}") from None
 
 
 def _read_systems(configs: list[Path], timeout: float | None, baseline: str | None) -> dict[str, Variant]:

@@ -139,7 +139,12 @@ def _run_to_stream(pipeline: Pipeline, options: RunOptions) -> int:
                 bar.update(0)
                 for results in answers:
                     for result in results:
-                        summary.add(result, _try_to_write(write, result), debug=options.debug)
+                        unwritten = None
+                        try:
+                            write(result)
+                        except OutputError as error:  # it does not fit the format, and the others are written
+                            unwritten = error
+                        summary.add(result, unwritten, debug=options.debug)
                     stream.flush()
                     bar.update(summary.count, summary.failed)
     except (KeyboardInterrupt, PipelineError) as error:
@@ -157,15 +162,6 @@ def _writer(stream: TextIO, chosen: str, name: str) -> Callable[[SearchResult], 
         return partial(print_result, console_on(stream))
     lines = line_format(OutputFormat(chosen), name, figures=True)
     return lambda result: stream.write(lines.text(result))
-
-
-def _try_to_write(write: Callable[[SearchResult], object], result: SearchResult) -> OutputError | None:
-    """Write a result; return the reason if it does not fit the format, so that the others are written."""
-    try:
-        write(result)
-    except OutputError as error:
-        return error
-    return None
 
 
 def _run_as_job(pipeline: Pipeline, options: RunOptions, output: Path) -> int:

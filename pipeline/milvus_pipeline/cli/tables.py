@@ -132,15 +132,12 @@ def _columns(hits: list[Hit]) -> list[Column]:
     for scorer in dict.fromkeys(stage for hit in hits for stage in hit.scores):
         scores = [hit.scores.get(scorer) for hit in hits]
         columns.append(Column(scorer, [Text("" if score is None else f"{score:.4f}") for score in scores]))
-    if any(len(hit.ranks) > 1 for hit in hits):
-        columns.append(Column("moved", [moved_cell(hit) for hit in hits]))
+    places = [list(hit.ranks.values()) for hit in hits]
+    if any(len(ranks) > 1 for ranks in places):  # since retrieval
+        columns.append(
+            Column("moved", [step_cell(ranks[0] - ranks[-1]) if ranks[1:] else Text("") for ranks in places])
+        )
     return [*columns, id_column(str(hit.id) for hit in hits)]
-
-
-def moved_cell(hit: Hit) -> Text:
-    """Return how many places the rerankers moved the hit since retrieval; empty if there is no reranker."""
-    places = list(hit.ranks.values())
-    return step_cell(places[0] - places[-1]) if len(places) > 1 else Text("")
 
 
 def step_cell(up: int) -> Text:

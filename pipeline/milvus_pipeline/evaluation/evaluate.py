@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -219,18 +220,14 @@ def _name_systems(systems: Pipeline | Sequence[Pipeline] | Mapping[str, Pipeline
     """Return the systems by name."""
     if isinstance(systems, Pipeline):
         systems = [systems]
-    pairs = list(systems.items()) if isinstance(systems, Mapping) else [(each.name, each) for each in systems]
-    if not pairs:
+    given = list(systems.items()) if isinstance(systems, Mapping) else [(each.name, each) for each in systems]
+    named = dict(given)
+    if not named:
         raise ConfigError("give at least one pipeline", place="systems")
-    named: dict[str, Pipeline] = {}
-    for name, pipeline in pairs:
-        if name in named:
-            raise ConfigError(
-                f"two pipelines have the name {name!r}",
-                "change the `name` of one, or pass a mapping of names to pipelines",
-                place="systems",
-            )
-        named[name] = pipeline
+    if len(named) < len(given):
+        name, _ = Counter(name for name, _ in given).most_common(1)[0]
+        step = "change the `name` of one, or pass a mapping of names to pipelines"
+        raise ConfigError(f"two pipelines have the name {name!r}", step, place="systems")
     return named
 
 

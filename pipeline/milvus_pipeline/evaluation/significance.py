@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal, NamedTuple, get_args
+from typing import Final, Literal, NamedTuple, get_args
 
 from milvus_pipeline.evaluation.figures import Tally
 from milvus_pipeline.evaluation.records import Comparison
@@ -88,13 +88,9 @@ def compare_paired(values: Sequence[float], baseline: Sequence[float], test: str
     else:
         options = {"n_resamples": _RESAMPLES, "vectorized": True, "batch": max(1, _AT_ONCE // len(differences))}
         options |= {"random_state": _SEED}
-        outcome = stats.permutation_test((differences,), _mean, permutation_type="samples", **options)
-        interval = stats.bootstrap((differences,), _mean, method="percentile", **options).confidence_interval
+        outcome = stats.permutation_test((differences,), np.mean, permutation_type="samples", **options)
+        interval = stats.bootstrap((differences,), np.mean, method="percentile", **options).confidence_interval
     return Difference(mean, float(interval.low), float(interval.high), float(outcome.pvalue), *counts)
-
-
-def _mean(differences: Any, axis: int) -> Any:
-    return differences.mean(axis=axis)
 
 
 def correct_p_values(p_values: Sequence[float], correction: str = "holm") -> list[float]:

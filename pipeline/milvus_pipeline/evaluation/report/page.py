@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import datetime
-from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 from milvus_pipeline.evaluation.pareto import best_system, quality_of
@@ -16,36 +15,21 @@ from milvus_pipeline.evaluation.report.scatter import is_drawn, scatter
 _SIZES: Final = {"wide-only": (860, 390), "narrow-only": (326, 360)}  # of the chart of systems, in CSS pixels
 
 
-class QualityRow(NamedTuple):
-    """One measure after one stage, before it (None at the first ranking), and their comparison."""
-
-    stage: StageFigures
-    value: float
-    ceiling: float | None
-    before: float | None
-    change: Comparison | None
-
-
 class QualityChart(NamedTuple):
-    """One measure after each ranking stage; ``top`` is the value at the end of the scale."""
+    """One measure after each ranking stage, with the comparison of the stage; ``top`` is the end of the scale."""
 
     measure: str
-    rows: Sequence[QualityRow]
+    stages: Sequence[tuple[StageFigures, Comparison | None]]
     top: float
 
 
 class SystemView(NamedTuple):
-    """One system: its figures, sentences about its stages, charts, and the comparisons of its stages.
-
-    ``longest`` is the time at the end of the scale of latencies: that in which 95 % of the queries are done.
-    """
+    """One system: its number in the tables, its figures, sentences about its stages, and charts."""
 
     number: int
     figures: SystemFigures
     answers: Sequence[Answer]
     qualities: Sequence[QualityChart]
-    longest: float
-    changes: Sequence[Comparison]
 
 
 def page(evaluation: Evaluation) -> dict[str, Any]:
@@ -85,30 +69,13 @@ def _view(evaluation: Evaluation, index: ComparisonIndex, system: SystemFigures,
     stages = system.ranking_stages
     measures = [measure for measure in evaluation.measures if stages and measure in stages[-1].measures]
     qualities = [_quality_chart(system, measure, index) for measure in measures]
-    return SystemView(
-        number=number,
-        figures=system,
-        answers=stage_answers(evaluation, system, index),
-        qualities=qualities,
-        longest=max(latency.p95 for latency in (system.latency, *(stage.latency for stage in system.stages))),
-        changes=[row.change for chart in qualities for row in chart.rows if row.change is not None],
-    )
+    return SystemView(number, system, stage_answers(evaluation, system, index), qualities)
 
 
 def _quality_chart(system: SystemFigures, measure: str, index: ComparisonIndex) -> QualityChart:
-    rows = [
-        QualityRow(
-            stage,
-            stage.measures[measure],
-            stage.ceilings.get(measure),
-            None if before is None else before.measures[measure],
-            index.of_stage(system.name, stage.stage, measure),
-        )
-        for before, stage in pairwise((None, *system.ranking_stages))
-        if stage is not None
-    ]
-    reached = [value for row in rows for value in (row.value, row.ceiling or 0.0) if math.isfinite(value)]
-    return QualityChart(measure, rows, max(reached, default=0.0))
+    stages = [(stage, index.of_stage(system.name, stage.stage, measure)) for stage in system.ranking_stages]
+    reached = [value for stage, _ in stages for value in (stage.measures[measure], stage.ceilings.get(measure, 0.0))]
+    return QualityChart(measure, stages, max(filter(math.isfinite, reached), default=0.0))
 
 
 def change_class(change: Comparison) -> str:
