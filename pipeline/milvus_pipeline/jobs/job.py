@@ -275,7 +275,7 @@ def _with_ids(items: Iterable[str | Item]) -> Iterator[Item]:
 
 @dataclass
 class _Job:
-    """One run of a job, from its claim to its report."""
+    """One run of a job, from its start or resumption to its report."""
 
     _pipeline: Pipeline
     _source: Input
@@ -302,7 +302,8 @@ class _Job:
         input_digest = hashlib.sha256()
         if resumed is None or self._output is None:
             if not queries.has_more():
-                raise InputError("no queries given", place=self._source.path or "the iterable")
+                path = self._source.path
+                raise InputError("no queries given", place="stdin" if path == "-" else path or "the iterable")
             nothing = hashlib.sha256().hexdigest()
             progress = Progress(queries=0, bytes=0, input_sha256=nothing, output_sha256=nothing)
             start = Point(progress=progress, figures=Figures())
