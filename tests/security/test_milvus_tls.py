@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import serialization
 
 from milvus_pipeline import ConfigError, Pipeline, Query, RetrySettings, SearchResult, StageError
 from milvus_stages import MilvusSearch
-from milvus_stages.milvus.client.pool import user_count
+from milvus_stages.milvus.client.pool import connections
 from support.specimens import World
 
 from .milvus_front import front, written
@@ -128,7 +128,7 @@ def test_connections_are_shared_by_what_they_trust(
             stage.open()
         first, second, third = (stage.opened.connection for stage in stages)
         assert first is second is not third
-        assert user_count(first) == 2
+        assert connections.users(first) == 2
         for stage in stages:
             stage.close()
 

@@ -22,7 +22,7 @@ from milvus_stages.doctors.recall import QUERIES, recall_finding
 from milvus_stages.doctors.sample import RowReader, Sample
 from milvus_stages.milvus import failures, filters
 from milvus_stages.milvus.client.lite import check_present
-from milvus_stages.milvus.client.pool import disconnect, user_count
+from milvus_stages.milvus.client.pool import connections
 from milvus_stages.milvus.client.server import Connection
 from milvus_stages.milvus.collection import (
     CollectionInfo,
@@ -40,7 +40,6 @@ from milvus_stages.milvus.settings import SearchSettings
 from milvus_stages.milvus.state import LOAD_SECONDS, not_loaded_error, open_connection
 
 _LITE_ROWS: Final = 100_000  # above which Milvus Lite, whose searches read every row, is slow
-_WASTE_ROWS: Final = 20_000  # from which a search of every list deserves a warning
 
 
 @dataclass
@@ -108,10 +107,10 @@ class Examination:
     def close(self) -> None:
         """Release what was loaded for the examination, and the connection."""
         try:
-            if self.was_loaded_here and user_count(self.connection) == 1:
+            if self.was_loaded_here and connections.users(self.connection) == 1:
                 self.connection.client.release_collection(self.settings.collection, timeout=LOAD_SECONDS)
         finally:
-            disconnect(self.connection)
+            connections.release(self.connection)
 
 
 @doctor(MilvusSearch)
@@ -198,10 +197,9 @@ def check_dimension(examination: Examination) -> Iterator[Finding]:
     if name is None:
         return
     dim, given, encoder = examination.info.dims[name], examination.context.dim, examination.context.dim_of
-    if given is None:
-        yield Finding.ok("dimension", f"{name!r} holds vectors of {dim}")
-    elif given == dim:
-        yield Finding.ok("dimension", f"{name!r} holds vectors of {dim}, as does {encoder}")
+    if given in (None, dim):
+        same = f", as does {encoder}" if given else ""
+        yield Finding.ok("dimension", f"{name!r} holds vectors of {dim}{same}")
     else:
         yield Finding.error(
             "dimension",
@@ -225,12 +223,6 @@ def check_index(examination: Examination) -> Iterator[Finding]:
         text += f", nlist {index.nlist}, nprobe {nprobe}"
         text += f"; for {rows:,} rows 4·√rows = {round(4 * rows**0.5):,} lists are usual" if rows else ""
     yield Finding.ok("index", text)
-    if index.nlist and nprobe >= index.nlist and rows >= _WASTE_ROWS:
-        yield Finding.warning(
-            "nprobe",
-            f"nprobe {nprobe} is not below nlist {index.nlist}: every search reads all {rows:,} rows",
-            "lower params.nprobe; the recall that this check measures shows how far",
-        )
     if index.pending:
         yield Finding.warning(
             "index",
@@ -272,7 +264,7 @@ def check_memory(examination: Examination) -> Iterator[Finding]:
 
 def _may_load(examination: Examination) -> bool:
     connection = examination.connection
-    return connection.is_lite and user_count(connection) == 1 and examination.settings.load
+    return connection.is_lite and connections.users(connection) == 1 and examination.settings.load
 
 
 def check_rows(examination: Examination) -> Iterator[Finding]:
@@ -319,12 +311,7 @@ def check_texts(examination: Examination) -> Iterator[Finding]:
             "leave them out when you fill the collection, or with a `filter`",
         )
     elif texts:
-        lengths = sorted(map(len, texts))
-        yield Finding.ok(
-            "texts",
-            f"none is empty; of {len(texts)} sampled{where} the median has {lengths[len(texts) // 2]:,} characters, "
-            f"the longest {lengths[-1]:,}",
-        )
+        yield Finding.ok("texts", f"none of {len(texts)} sampled{where} is empty")
 
 
 def check_search(examination: Examination) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ from pydantic import PrivateAttr
 from milvus_pipeline import CollectionSpec, SearchResult, StageError
 from milvus_pipeline.plugin import Context, Deadline
 from milvus_stages.milvus import failures
-from milvus_stages.milvus.client.pool import user_count
+from milvus_stages.milvus.client.pool import connections
 from milvus_stages.milvus.execute import BatchSearch
 from milvus_stages.milvus.identity import search_identity
 from milvus_stages.milvus.settings import SearchSettings
@@ -73,7 +73,7 @@ class MilvusSearch(SearchSettings):
     async def aclose(self) -> None:
         """``close`` without blocking the event loop; first closes what was opened for this event loop alone."""
         opened = self._opened
-        if opened is not None and self._users == 1 and user_count(opened.connection) == 1:
+        if opened is not None and self._users == 1 and connections.users(opened.connection) == 1:
             await opened.connection.aclose_here()
         await super().aclose()
 

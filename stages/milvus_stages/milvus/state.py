@@ -15,7 +15,7 @@ from milvus_pipeline import DeadlineError, PipelineError, QueryError, StageError
 from milvus_pipeline.plugin import Context, Deadline, breaker_for, retrying
 from milvus_stages.milvus import failures
 from milvus_stages.milvus.client.lite import check_present
-from milvus_stages.milvus.client.pool import connect, disconnect
+from milvus_stages.milvus.client.pool import connect, connections
 from milvus_stages.milvus.client.server import (
     CALL_SECONDS,
     CONNECT_SECONDS,
@@ -66,7 +66,7 @@ class OpenCollection:
         """End a renewal, and release the connection."""
         with self._lock:
             self._closed.set()
-        disconnect(self.connection)
+        connections.release(self.connection)
 
     # -- trust in the state -------------------------------------------------------------------------------------
 
@@ -239,7 +239,7 @@ def not_loaded_error(where: str) -> StageError:
 
 
 def open_connection(settings: SearchSettings, deadline: Deadline) -> Connection:
-    """Connect, within the deadline and ``CONNECT_SECONDS``. Whoever connects must ``disconnect``.
+    """Connect, within the deadline and ``CONNECT_SECONDS``. The caller releases it from ``connections``.
 
     Raises:
         StageError: the server cannot be reached, or refuses.
@@ -272,7 +272,7 @@ def open_collection(settings: SearchSettings, given: Deadline) -> OpenCollection
                 deadline = given if connection.is_lite else given.sooner(CALL_SECONDS)
                 return OpenCollection(settings, connection, inspect_collection(settings, connection, deadline))
             except BaseException:
-                disconnect(connection)
+                connections.release(connection)
                 raise
 
     with failures.explained(settings.where, settings.token_env):

@@ -11,7 +11,7 @@ from milvus_pipeline import CollectionSpec, FieldSpec, IngestError
 from milvus_pipeline.plugin import Deadline
 from milvus_stages.milvus import failures
 from milvus_stages.milvus.client.lite import lite_path
-from milvus_stages.milvus.client.pool import disconnect
+from milvus_stages.milvus.client.pool import connections
 from milvus_stages.milvus.client.server import CALL_SECONDS, Connection, pymilvus_for
 from milvus_stages.milvus.collection import VECTOR_TYPE
 from milvus_stages.milvus.settings import SearchSettings
@@ -132,7 +132,7 @@ class Writer:
     def close(self) -> None:
         """Release the connection."""
         if self._connection is not None:
-            disconnect(self._connection)
+            connections.release(self._connection)
             self._connection = None
 
     @property

@@ -16,7 +16,7 @@ connections = Shared[Key, Connection](lambda connection: connection.close())
 
 
 def connect(uri: str, token: str, db_name: str, timeout: float, tls: TLS | None = None) -> Connection:
-    """Return the connection, made if need be, in at most ``timeout`` seconds. Each ``connect`` needs a ``disconnect``.
+    """Return the connection, made if need be, in at most ``timeout`` seconds. It must be released from ``connections``.
 
     Raises:
         StageError: a Lite database cannot be opened, or other threads were opening or closing the connection for all
@@ -43,13 +43,3 @@ def connect(uri: str, token: str, db_name: str, timeout: float, tls: TLS | None 
             place=uri,
             reason_code="unavailable",
         ) from None
-
-
-def disconnect(connection: Connection) -> None:
-    """Count one user less; the connection is closed after the last."""
-    connections.release(connection)
-
-
-def user_count(connection: Connection) -> int:
-    """Return the number of users of the connection."""
-    return connections.users(connection)
