@@ -6,7 +6,6 @@ POSIX only: the file is locked with ``flock`` and written with ``pwrite``.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import stat
@@ -36,6 +35,11 @@ class OutputFile:
     """
 
     def __init__(self, path: Path, *, new: bool) -> None:
+        try:
+            import fcntl  # here, so that everything but jobs runs on Windows
+        except ImportError as error:
+            step = "write to stdout, or run the job on Linux or macOS"
+            raise InputError("jobs need a POSIX system", step, place=str(path)) from error
         flags = os.O_CREAT | os.O_EXCL if new else 0
         try:
             self._file = os.open(path, os.O_RDWR | flags, 0o666)
