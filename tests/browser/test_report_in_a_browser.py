@@ -67,7 +67,7 @@ def test_queries_open_by_keyboard(opened):
         assert folded.count() == count - 1
 
 
-def test_pointing_at_a_document_tells_which_it_is(opened):
+def test_pointing_at_a_document_shows_which_it_is(opened):
     """The tooltip shows id, grade, ranks, scores and text, and the document's line is highlighted."""
     with opened("one_system") as page:
         movement = page.locator("details.movement[open]")
@@ -128,7 +128,7 @@ def test_tables_of_systems_are_sorted_by_a_click(opened):
         assert page.locator("th[aria-sort=descending]").inner_text().startswith("median")
 
 
-def test_a_reader_of_screens_is_told(opened):
+def test_a_reader_of_screens_is_reported(opened):
     """The page has a language, one title, headings without a gap, and a label for every picture."""
     with opened("sweep", unfold=True) as page:
         assert page.evaluate("document.documentElement.lang") == "en"

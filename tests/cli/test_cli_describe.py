@@ -42,13 +42,6 @@ def test_one_stage_with_all_its_fields(invoke):
     assert "bge" not in done.stdout
 
 
-def test_a_required_field_is_marked(invoke):
-    """A required field has no default."""
-    done = invoke("stages", "given_scores", env={"COLUMNS": "120"})
-    row = next(line.split() for line in done.stdout.splitlines() if line.startswith(" scores"))
-    assert row[1] == "required"
-
-
 def test_stages_as_json(invoke):
     """--json prints the same as data."""
     described = json.loads(invoke("stages", "--json").stdout)
@@ -119,7 +112,7 @@ def test_a_stage_that_is_not_there(invoke):
         (dict[str, FieldPair], "dict[str, {name: str, size: int | none}]"),
     ],
 )
-def test_types_are_said_as_one_writes_them(annotation, said):
+def test_types_are_shown_as_users_write_them(annotation, said):
     """Types have no quotes, modules or metadata."""
     assert type_text(annotation) == said
 

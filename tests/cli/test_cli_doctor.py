@@ -96,14 +96,7 @@ def test_leave_and_time_are_handed_on(invoke, config):
     assert "sent within 3 s" in invoke("doctor", config(), "--send", "--timeout", "3").stdout
 
 
-def test_a_wrong_configuration_ends_it_with_2(invoke, make):
-    """A wrong configuration gives exit code 2."""
-    done = invoke("doctor", make("wrong.yaml", "stages: [{type: truncat}]\n"))
-    assert (done.exit_code, done.stdout) == (2, "")
-    assert "did you mean 'truncate'" in done.stderr
-
-
-def test_a_fresh_machine_is_told_what_to_do(invoke, monkeypatch, tmp_path, minilm):
+def test_a_fresh_machine_is_reported_what_to_do(invoke, monkeypatch, tmp_path, minilm):
     """Without the demo's database it names the command that creates it, and still checks the other stages."""
     monkeypatch.setenv("MILVUS_URI", str(tmp_path / "none.db"))
     done = invoke("doctor", ROOT / "configs" / "python_docs.yaml", "--format", "json")

@@ -188,7 +188,7 @@ def test_figures_that_the_file_cannot_take_go_to_stdout(invoke, fruit, judged, t
     assert (tmp_path / "r.html").exists()
 
 
-def test_a_failed_query_is_told_and_ends_with_1(invoke, make, judged, tmp_path):
+def test_a_failed_query_is_reported_and_ends_with_1(invoke, make, judged, tmp_path):
     """A failed query counts as 0 in the measures, and the figures are still written."""
     config = make("a.yaml", "name: a\nstages:\n - {type: listed_search}\n - {type: faulty, how: word, word: plum}\n")
     done = invoke("evaluate", config, *judged, "-o", tmp_path / "out.json", "--runs", tmp_path / "runs")
@@ -245,7 +245,7 @@ def test_the_timeout_holds_for_each_batch(invoke, make, judged):
         (["--test", "wilcoxon"], "--test"),
     ],
 )
-def test_wrong_options_are_told_before_anything_is_opened(invoke, make, judged, tmp_path, arguments, message):
+def test_wrong_options_are_reported_before_anything_is_opened(invoke, make, judged, tmp_path, arguments, message):
     """The command ends with 2; a stage that cannot be opened was not tried."""
     config = make("a.yaml", "stages:\n - {type: listed_search}\n - {type: faulty, how: setup}\n")
     make("old.txt", "precious")
@@ -256,7 +256,7 @@ def test_wrong_options_are_told_before_anything_is_opened(invoke, make, judged, 
     assert (tmp_path / "qrels.tsv").read_text() == QRELS
 
 
-def test_wrong_files_are_told_before_anything_is_opened(invoke, make, tmp_path):
+def test_wrong_files_are_reported_before_anything_is_opened(invoke, make, tmp_path):
     """Judgements that cannot be read or belong to other queries, and a sweep that is wrong."""
     config = make("a.yaml", "stages:\n - {type: listed_search}\n - {type: faulty, how: setup}\n")
     queries, qrels = make("queries.jsonl", QUERIES), make("qrels.tsv", QRELS)
@@ -273,7 +273,7 @@ def test_wrong_files_are_told_before_anything_is_opened(invoke, make, tmp_path):
 
 
 @pytest.mark.parametrize("module", ["ir_measures", "scipy.stats", "statsmodels.stats.multitest", "jinja2"])
-def test_a_missing_package_is_told_before_anything_is_opened(invoke, make, judged, tmp_path, monkeypatch, module):
+def test_a_missing_package_is_reported_before_anything_is_opened(invoke, make, judged, tmp_path, monkeypatch, module):
     """A missing package is reported with its pip command, even if it is needed only at the end."""
     monkeypatch.setitem(sys.modules, module, None)
     config = make("a.yaml", "stages:\n - {type: listed_search}\n - {type: faulty, how: setup}\n")
@@ -301,7 +301,7 @@ def test_an_evaluation_that_ran_nothing_leaves_no_runs(invoke, fruit, judged, tm
     assert list(runs.iterdir()) == []
 
 
-def test_an_id_that_no_run_can_hold_is_told_at_the_end(invoke, make, tmp_path):
+def test_an_id_that_no_run_can_hold_is_reported_at_the_end(invoke, make, tmp_path):
     """The figures are printed, the query is missing in the run, and the exit code is 1."""
     config = make("fruit.yaml", "name: ü/..\nstages:\n - {type: listed_search}\n")
     queries = make("queries.jsonl", '{"_id": "a b", "text": "red"}\n{"_id": "c", "text": "blue"}\n')
@@ -323,7 +323,7 @@ def test_validate_counts_the_variants(invoke, make, swept, fruit):
     assert invoke("validate", one).stdout == f"{one}: ok: listed_search (1 variant)\n"
 
 
-def test_prices_are_told_with_the_usage(invoke, make, judged, tmp_path):
+def test_prices_are_reported_with_the_usage(invoke, make, judged, tmp_path):
     """A price without usage gives a warning."""
     config = make("fruit.yaml", "name: f\nstages:\n - {type: listed_search}\n")
     done = invoke("evaluate", config, *judged, "--price", "cohere.search_units=0.002", "-o", tmp_path / "out.json")

@@ -23,7 +23,7 @@ def rows_of(text):
     return [line.split() for line in text.splitlines()]
 
 
-def test_places_steps_scores_and_texts_are_told(invoke, fruit, wide):
+def test_places_steps_scores_and_texts_are_reported(invoke, fruit, wide):
     """There is a row per document in the final order, then those that were cut, with the stage that cut them."""
     done = invoke("explain", fruit, "-q", "red plum")
     assert done.exit_code == 0, done.stderr
@@ -109,7 +109,7 @@ def test_texts_from_elsewhere_do_not_steer_the_terminal():
     assert not {"\x1b", "\x07", "\x00", "\u202e", "\ud800"} & set(stream.getvalue())
 
 
-def test_a_skipped_stage_is_told(invoke, make):
+def test_a_skipped_stage_is_reported(invoke, make):
     """The reason is below the table, and the exit code is 0."""
     config = make("a.yaml", "stages:\n - {type: listed_search}\n - {type: faulty, on_error: skip}\n")
     done = invoke("explain", config, "-q", "red")
@@ -117,7 +117,7 @@ def test_a_skipped_stage_is_told(invoke, make):
     assert "faulty was skipped: " in done.stdout
 
 
-def test_what_stood_in_is_told(invoke, make, wide):
+def test_what_stood_in_is_reported(invoke, make, wide):
     """A fallback's scores are in the column of the stage that it stood in for."""
     config = make(
         "a.yaml",
@@ -129,7 +129,7 @@ def test_what_stood_in_is_told(invoke, make, wide):
     assert rows_of(done.stdout)[3][2:7] == ["2", "0.9000", "1", "↑1", "2.0000"]
 
 
-def test_nothing_found_is_said(invoke, make):
+def test_nothing_found_is_reported(invoke, make):
     """A query without hits prints a message instead of a table."""
     config = make("a.yaml", "stages:\n - {type: listed_search, documents: []}\n")
     done = invoke("explain", config, "-q", "red")

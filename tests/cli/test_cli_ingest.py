@@ -107,13 +107,6 @@ def test_a_file_that_cannot_be_used(invoke, config, make, name, message):
     assert message in done.stderr
 
 
-def test_a_configuration_without_a_collection(invoke, fruit, make):
-    """The message names the section that is missing."""
-    done = invoke("ingest", fruit, make("a.jsonl", jsonl(APPLE)))
-    assert done.exit_code != 0
-    assert "my fruit: has no `collection:` section" in done.stderr
-
-
 def test_a_pipe_is_read_once(invoke, config, tmp_path):
     """Records may come from a process; a bad line is then found when it is reached, and nothing stays."""
     pipe = tmp_path / "pipe.jsonl"

@@ -46,7 +46,7 @@ def done(output):
     return 0 if manifest is None else manifest.progress.queries
 
 
-def test_a_job_tells_where_everything_is(invoke, fruit, make, tmp_path):
+def test_a_job_shows_where_everything_is(invoke, fruit, make, tmp_path):
     """Counts, rate, the output, the manifest; nothing on stdout; lines without what differs from run to run."""
     out = tmp_path / "out.jsonl"
     ended = invoke("run", fruit, "--queries", make("q.txt", "red\nplum\n"), "-o", out)

@@ -64,7 +64,7 @@ def test_a_place_that_cannot_be_written(invoke, make, tmp_path, place, message):
 
 @pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
 @pytest.mark.parametrize("output_format", ["jsonl", "trec", "table"])
-def test_a_full_disk_is_said(invoke, fruit, make, output_format):
+def test_a_full_disk_is_reported(invoke, fruit, make, output_format):
     """The message names the file, and no line says that the results were written to it."""
     queries = make("q.txt", "red\n" * 100)
     done = invoke("run", fruit, "--queries", queries, "-o", FULL, "--overwrite", "--format", output_format)
@@ -137,7 +137,7 @@ def test_signs_that_turn_the_order_of_a_text_do_not(sign):
     assert one_line(f"a{sign}b") == "a\ufffdb"
 
 
-def test_a_table_tells_what_went_wrong(monkeypatch):
+def test_a_table_shows_what_went_wrong(monkeypatch):
     """Times, incomplete stages, fallbacks, warnings and failures are printed below the hits."""
     reports = [
         StageReport("search", "milvus_search", 1.25, 0, 3, warnings=("only 3 of 5",), batch_size=4),

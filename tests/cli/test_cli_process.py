@@ -66,7 +66,7 @@ def test_a_reader_that_leaves_ends_it_quietly(start, fruit, tmp_path, output_for
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_a_stdout_that_is_full_is_said(start, fruit):
+def test_a_stdout_that_is_full_is_reported(start, fruit):
     """One message, and no complaint of the interpreter's about what was left to write."""
     with Path("/dev/full").open("wb") as full:
         process = start("run", fruit, "-q", "red", stdout=full)

@@ -61,15 +61,6 @@ def test_a_skipped_stage_is_degraded_not_failed(invoke, make):
     assert "2 degraded" in done.stderr
 
 
-def test_a_stage_that_does_not_open_ends_with_1(invoke, make, tmp_path):
-    """Nothing is written, not even an empty file."""
-    config = make("a.yaml", "stages:\n - {type: listed_search}\n - {type: faulty, how: setup}\n")
-    done = invoke("run", config, "-q", "red", "-o", tmp_path / "out.jsonl")
-    assert done.exit_code == 1
-    assert done.stderr == "error: pipeline: stages[1] (faulty): cannot be opened: OSError: no such device\n"
-    assert not (tmp_path / "out.jsonl").exists()
-
-
 def test_queries_from_a_file_of_lines(invoke, fruit, make):
     """A query a line; blank lines are none, and neither line breaks nor a byte order mark belong to a query."""
     queries = make("queries.txt", "\ufeffred plum\r\n\n   \n blue \nunfinished \u2028 line")
@@ -134,7 +125,7 @@ def test_a_line_that_is_no_query_keeps_its_id(invoke, fruit, make, line, query_i
     assert f"error: query {query_id}: " in done.stderr
 
 
-def test_a_misspelt_key_is_told_once(invoke, fruit, make):
+def test_a_misspelt_key_is_reported_once(invoke, fruit, make):
     """A filter that is passed over in silence would give wrong answers that look right."""
     done = invoke("run", fruit, "--queries", make("q.jsonl", '{"text": "a", "filer": "x > 1"}\n' * 3))
     assert done.stderr.count("the key 'filer' is not used; did you mean 'filter'?") == 1

@@ -78,7 +78,7 @@ def test_a_file_is_not_overwritten_unasked(invoke, folder, tmp_path):
         (["texts", "--max-chars", "0"], "--max-chars"),
     ],
 )
-def test_what_cannot_be_done_is_told(invoke, folder, tmp_path, monkeypatch, arguments, message):
+def test_what_cannot_be_done_is_reported(invoke, folder, tmp_path, monkeypatch, arguments, message):
     """With the exit code of bad usage."""
     monkeypatch.chdir(tmp_path)
     done = invoke("split", *arguments)

@@ -85,13 +85,7 @@ def test_a_run_ends_with_what_it_cost(invoke, config, key):
     assert lines[1]["reports"][2]["details"]["usage"] == {"requests": 2, "documents": 3, "units": 2.0}
 
 
-def test_a_run_without_services_tells_no_cost(invoke, fruit):
-    """The last line is the count of the queries."""
-    done = invoke("run", fruit, "-q", "red")
-    assert len(done.stderr.splitlines()) == 1
-
-
-def test_a_table_tells_what_its_query_cost(invoke, config, key, monkeypatch):
+def test_a_table_shows_what_its_query_cost(invoke, config, key, monkeypatch):
     """On a line below the times."""
     monkeypatch.setenv("COLUMNS", "120")
     done = invoke("run", config, "-q", "red", "--format", "table")
@@ -101,7 +95,7 @@ def test_a_table_tells_what_its_query_cost(invoke, config, key, monkeypatch):
 
 
 @pytest.mark.parametrize(("queries", "told"), [(["red"], 1), (["red", "blue"], 3)])
-def test_a_terminal_is_told_once_what_one_query_cost(start, config, installed, queries, told):
+def test_a_terminal_is_reported_once_what_one_query_cost(start, config, installed, queries, told):
     """Below its table; the sum at the end is for several, and for those who read the table elsewhere."""
     screen, end = os.openpty()
     asked = [part for query in queries for part in ("-q", query)]
@@ -118,7 +112,7 @@ def test_a_terminal_is_told_once_what_one_query_cost(start, config, installed, q
     assert ("paid: " in said) == (len(queries) > 1)
 
 
-def test_an_interrupted_run_tells_what_it_cost(start, config, installed):
+def test_an_interrupted_run_shows_what_it_cost(start, config, installed):
     """A batch is answered before the next is read; its usage is printed, with the note that there may be more."""
     process = start("run", config, "--batch-size", "1", stdin=subprocess.PIPE, env=installed)
     process.stdin.write(b"red\nblue\n")
@@ -176,7 +170,7 @@ def test_a_query_that_would_send_nothing_is_none_of_a_service(invoke, make):
     assert invoke("run", config, "-q", "red", "--dry-run").exit_code == 0
 
 
-def test_a_dry_run_tells_equal_warnings_once(invoke, make, no_key):
+def test_a_dry_run_shows_equal_warnings_once(invoke, make, no_key):
     """With the number of queries, so that they do not crowd out why a query failed."""
     cut = "{type: truncate, min_score: 0.5, score_of: paid}"
     config = make("a.yaml", PAID.replace("  - {type: paid, name", f"  - {cut}\n  - {{type: paid, name"))

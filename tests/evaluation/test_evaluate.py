@@ -114,7 +114,7 @@ def test_before_the_first_hits_there_is_nothing_to_measure():
     assert found.comparisons == ()
 
 
-def test_queries_without_judgements_are_left_out_and_told():
+def test_queries_without_judgements_are_left_out_with_a_warning():
     """They are not run, and judgements of queries that were not given are ignored, with warnings."""
     queries = [*QUERIES, Query("two", id="unjudged"), Query("two"), "two"]
     found = evaluate(pipeline(), queries, QRELS, warm_up=False)
@@ -151,7 +151,7 @@ def test_all_of_it_is_strict_json():
     assert data["created"].endswith("+00:00")
 
 
-def test_a_measure_that_wants_other_ids_is_told_before_anything_runs():
+def test_a_measure_that_wants_other_ids_is_reported_before_anything_runs():
     """Measures of gdeval need numeric query ids, and fail before anything runs."""
     with pytest.raises(ConfigError, match=r"ERR@10 cannot be computed here: .*numeric query ids"):
         evaluate(pipeline(), [Query("one", id="q1")], {"q1": {"a": 1}}, measures=["ERR@10"])
@@ -159,7 +159,7 @@ def test_a_measure_that_wants_other_ids_is_told_before_anything_runs():
 
 
 @pytest.mark.parametrize("name", ["Foo@10", "nDCG@", "nDCG(dcg='foo')@10", "nDCG(foo=1)@10", ""])
-def test_a_measure_that_cannot_be_computed_is_told_before_anything_runs(name):
+def test_a_measure_that_cannot_be_computed_is_reported_before_anything_runs(name):
     """The message names it, and shows how measures are written."""
     with pytest.raises(ConfigError, match=r"measures: .*examples: nDCG@10") as caught:
         evaluate(pipeline(), QUERIES, QRELS, measures=["RR", name])
@@ -167,7 +167,7 @@ def test_a_measure_that_cannot_be_computed_is_told_before_anything_runs(name):
     assert not setups
 
 
-def test_no_measure_at_all_is_told():
+def test_no_measure_at_all_is_reported():
     """There has to be one to rank systems by."""
     with pytest.raises(ConfigError, match="measures: name at least one measure"):
         evaluate(pipeline(), QUERIES, QRELS, measures=[])
@@ -203,7 +203,7 @@ def test_a_measure_is_named_as_it_was_asked_for_and_counts_once():
         ([*QUERIES, QUERIES[0]], QRELS, "two queries have the id '1'"),
     ],
 )
-def test_queries_and_judgements_that_do_not_fit_are_told_before_anything_runs(queries, qrels, message):
+def test_queries_and_judgements_that_do_not_fit_are_reported_before_anything_runs(queries, qrels, message):
     """The ids of both sides are shown, as most often one side's are written in another way."""
     with pytest.raises(InputError, match=message):
         evaluate(pipeline(), queries, qrels)
@@ -223,7 +223,7 @@ def test_queries_and_judgements_that_do_not_fit_are_told_before_anything_runs(qu
         ({"prices": {"search_units": 1}}, "prices: search_units: must name a stage and a word of its usage"),
     ],
 )
-def test_a_wrong_option_is_told_before_anything_runs(options, message):
+def test_a_wrong_option_is_reported_before_anything_runs(options, message):
     """Each says what it may be."""
     with pytest.raises(ConfigError, match=message):
         evaluate(pipeline(), QUERIES, QRELS, **options)
@@ -241,7 +241,7 @@ def test_systems_have_names_of_their_own():
     assert found.title == "a and 1 more"
 
 
-def test_a_pipeline_without_hits_is_told():
+def test_a_pipeline_without_hits_is_reported():
     """Where nothing retrieves, nothing can be measured."""
     with pytest.raises(ConfigError, match="no stage gives hits"):
         evaluate(Pipeline([Preparing()]), QUERIES, QRELS)

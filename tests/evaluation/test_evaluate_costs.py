@@ -93,7 +93,7 @@ def test_without_prices_there_is_no_cost():
     assert found.warnings == ("1 of the judged queries were not given; their judgements were left out",)
 
 
-def test_prices_that_match_nothing_and_usage_without_a_price_are_told():
+def test_prices_that_match_nothing_and_usage_without_a_price_are_reported():
     """A slip in a price's name would else be a bill of 0."""
     found = evaluated(TableRerank(name="cohere", usage={"search_units": 3}), prices={"cohere.searchunits": 0.002})
     assert found.systems[0].cost is None
@@ -113,14 +113,14 @@ def test_what_a_fallback_used_has_its_name():
     assert found.statuses == {"degraded": 2}
 
 
-def test_scores_of_a_cache_are_told():
+def test_scores_of_a_cache_are_reported():
     """The latency is that of the cache then."""
     found = evaluated(TableRerank(cached=3))
     assert found.systems[0].stages[1].cached == 6
     assert any("6 scores of table_rerank came from its cache" in warning for warning in found.warnings)
 
 
-def test_a_skipped_stage_is_told():
+def test_a_skipped_stage_is_reported():
     """The measures are those of the ranking that the reader gets, which is the one before it."""
     found = evaluated(TableRerank(fails=True, on_error="skip"))
     search, rerank = found.systems[0].stages
@@ -130,7 +130,7 @@ def test_a_skipped_stage_is_told():
     assert found.comparisons == ()
 
 
-def test_a_system_whose_every_query_fails_is_told_with_the_first_error():
+def test_a_system_whose_every_query_fails_is_reported_with_the_first_error():
     """It is measured, with 0, as its errors are what the reader needs to see; no text of a document is in them."""
     found = evaluated(Faulty(how="echo"))
     assert found.systems[0].measures == {"nDCG@10": 0.0, "R@100": 0.0}

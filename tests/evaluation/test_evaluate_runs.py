@@ -68,7 +68,7 @@ def test_a_stage_has_what_those_before_it_left_of_the_timeout():
     assert all(after < before < 60 for before, after in zip(first, later, strict=True))
 
 
-def test_a_stage_that_cannot_open_is_told_before_any_query_runs():
+def test_a_stage_that_cannot_open_is_reported_before_any_query_runs():
     """The message leads with the system; what had been opened is closed again."""
     search = TableSearch(table=TABLE)
     broken = Pipeline([search, TableRerank(broken=True)], name="whole")
@@ -97,7 +97,7 @@ def test_a_stage_that_cannot_be_closed_costs_no_figures(caplog):
     assert "cannot be closed: OSError: stuck" in caplog.text
 
 
-def test_a_fault_of_several_systems_is_told_once():
+def test_a_fault_of_several_systems_is_reported_once():
     """A variant of a sweep more is no line more."""
     systems = {name: pipeline(TableRerank(top_k=top_k)) for top_k, name in enumerate("abcde", 1)}
     found = evaluate(systems, [*QUERIES, Query("unknown", id="3")], {**QRELS, "3": {"a": 1}})
@@ -122,7 +122,7 @@ def test_the_warm_up_goes_as_far_as_nobody_notices(tmp_path):
     assert all(sum(stage.statuses.values()) == 2 for system in found.systems for stage in system.stages)
 
 
-def test_progress_is_told_in_stage_runs():
+def test_progress_is_reported_in_stage_runs():
     """One query in one stage is one run; stages in common count once."""
     told = []
     evaluate(
@@ -156,7 +156,7 @@ def test_memory_does_not_grow_with_the_queries():
     assert max(alive) <= 48
 
 
-def test_what_stages_work_with_is_told():
+def test_what_stages_work_with_is_reported():
     """Fallbacks too; a stage that cannot say it is a warning."""
     spare = TableRerank(name="spare", first=("a",))
     found = evaluate(pipeline(TableRerank(fails=True, on_error=Fallback(spare))), QUERIES, QRELS)

@@ -46,13 +46,3 @@ def test_a_system_that_failed_for_all_queries_is_off_the_front():
     failed = replace(system(0.0, 0.0), statuses={"failed": 3})
     some = replace(system(0.2, 0.5), statuses={"ok": 1, "failed": 2})
     assert [marked.on_front for marked in mark_front([failed, some, system(0.5, 1.0)])] == [False, True, True]
-
-
-def test_order_and_all_else_is_kept():
-    """Only the mark is set, also on systems that carried one."""
-    given = [system(0.1, 2.0, "slow and bad"), system(0.9, 1.0, "fast and good")]
-    marked = mark_front(mark_front(given[:1]) + tuple(given[1:]))
-    assert [each.name for each in marked] == ["slow and bad", "fast and good"]
-    assert [each.on_front for each in marked] == [False, True]
-    assert marked[1].stages == given[1].stages
-    assert mark_front([]) == ()

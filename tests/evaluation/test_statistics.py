@@ -79,13 +79,6 @@ def test_the_same_difference_everywhere_has_the_p_value_of_its_signs(test, count
     assert (found.better, found.worse, found.same) == (count, 0, 0)
 
 
-def test_two_queries_are_enough_for_a_t_test():
-    """One degree of freedom: t is 2, whose p-value by the Cauchy distribution is 1 - 2 atan(2) / pi."""
-    found = compare_paired([0.1, 0.3], [0.0, 0.0])
-    assert found.p_value == pytest.approx(1 - 2 * math.atan(2) / math.pi)
-    assert found.low < 0 < found.high
-
-
 def test_queries_without_a_value_do_not_count():
     """A pair of which one is NaN is left out."""
     found = compare_paired([0.5, math.nan, 0.75, 0.5], [0.25, 0.5, 0.5, math.nan])

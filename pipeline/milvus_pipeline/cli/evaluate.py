@@ -9,12 +9,7 @@ from typing import Annotated
 
 import typer
 
-from milvus_pipeline.cli.evaluation_outputs import (
-    FiguresFormat,
-    RunFiles,
-    check_outputs,
-    write_evaluation,
-)
+from milvus_pipeline.cli.evaluation_outputs import FiguresFormat, RunFiles, check_outputs, write_evaluation
 from milvus_pipeline.cli.exit_codes import FAILED, UsageError, command, print_error, print_message, print_warning
 from milvus_pipeline.cli.options import Debug, Overwrite, QueryFormat, Timeout
 from milvus_pipeline.cli.progress import ProgressBar
@@ -115,8 +110,8 @@ def evaluate(
         )
     for warning in evaluation.warnings:
         print_warning(warning)
-    problems = [] if run_files is None else run_files.problems
-    for problem in problems:
+    problems = {} if run_files is None else run_files.problems
+    for problem in problems.values():
         print_error(problem)
     written = _write(evaluation, output_format, output, report, overwrite)
     failed = any(system.statuses.get("failed") for system in evaluation.systems)

@@ -105,6 +105,9 @@ class RunFiles:
         folder: created if it is missing; runs with the same names in it are replaced.
         systems: their names, from which the file names are made.
 
+    Attributes:
+        problems: by system, why a query is missing in its run.
+
     Raises:
         UsageError: the folder cannot be created.
     """
@@ -112,17 +115,12 @@ class RunFiles:
     def __init__(self, folder: Path, systems: Sequence[str]) -> None:
         self._paths = {name: folder / f"{stem}.run" for name, stem in zip(systems, _file_stems(systems), strict=True)}
         self._formats = {name: TrecRun(name) for name in systems}
-        self._problems: dict[str, OutputError] = {}
+        self.problems: dict[str, OutputError] = {}
         self._begun: set[str] = set()
         try:
             folder.mkdir(exist_ok=True)
         except OSError as error:
             raise UsageError(f"cannot be written: {error.strerror}", place=f"--runs {folder}") from error
-
-    @property
-    def problems(self) -> Sequence[OutputError]:
-        """Why a query is missing in a run; at most one per system."""
-        return list(self._problems.values())
 
     def add(self, system: str, results: Sequence[SearchResult]) -> None:
         """Write the next results of a system."""
@@ -133,14 +131,14 @@ class RunFiles:
                 lines.append(self._formats[system].text(result))
             except OutputError as error:
                 missing = OutputError(f"queries are missing; the first one: {error.what}", place=str(path))
-                self._problems.setdefault(system, missing)
+                self.problems.setdefault(system, missing)
         try:
             # Opened each time: a sweep may have more variants than a process may have open files.
             with path.open("a" if system in self._begun else "w", encoding="utf-8", newline="\n") as stream:
                 stream.writelines(lines)
             self._begun.add(system)
         except OSError as error:
-            self._problems.setdefault(system, OutputError(f"is incomplete: {error.strerror}", place=str(path)))
+            self.problems.setdefault(system, OutputError(f"is incomplete: {error.strerror}", place=str(path)))
 
 
 def _file_stems(names: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from milvus_pipeline.cli.tables import INDENT, Column, print_indented, text_column
+from milvus_pipeline.cli.tables import INDENT, Column, print_indented
 from milvus_pipeline.evaluation.pareto import best_system
 from milvus_pipeline.evaluation.records import (
     Comparison,
@@ -51,7 +51,7 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     for system in detailed:
         if len(systems) > 1:
             console.print(_system_heading(system, evaluation, best))
-        names = text_column("stage", (_stage_name(stage) for stage in system.stages))
+        names = Column("stage", [_stage_name(stage) for stage in system.stages], "left")
         _print_rows(console, names, [_stage_row(evaluation, system, stage, index) for stage in system.stages])
     if hidden := len(systems) - len(detailed):
         where = "are in --format json, --format csv and the --report."
@@ -117,8 +117,8 @@ def _system_heading(system: SystemFigures, evaluation: Evaluation, best: SystemF
     return Text.assemble((one_line(system.name), "bold"), f"  {held}" if held else "")
 
 
-def _stage_name(stage: StageFigures) -> str:
-    return one_line(stage.stage if stage.type == stage.stage else f"{stage.stage} ({stage.type})")
+def _stage_name(stage: StageFigures) -> Text:
+    return Text(one_line(stage.stage if stage.type == stage.stage else f"{stage.stage} ({stage.type})"))
 
 
 def _system_name(system: SystemFigures, baseline: SystemFigures) -> Text:

@@ -29,8 +29,9 @@ class ProgressBar:
         note = TextColumn("{task.fields[note]}", style="red")
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _RateColumn())
         console, left = console_on(sys.stderr), TimeRemainingColumn(compact=True)
-        hidden = hidden or not console.is_terminal
-        self._progress = Progress(*columns, left, note, console=console, transient=True, disable=hidden)
+        self._progress = Progress(
+            *columns, left, note, console=console, transient=True, disable=hidden or not console.is_terminal
+        )
         self._name = name
         self._total = total
 

@@ -92,9 +92,8 @@ def run(
     documents and (estimated) tokens for each are printed as a table, or with --format jsonl as one line per stage.
     """
     if dry_run and output_format not in (None, TABLE, OutputFormat.JSONL):
-        raise UsageError(
-            f"a dry run has no results to write as {output_format}", "use table or jsonl", place="--format"
-        )
+        what = f"a dry run has no results to write as {output_format}"
+        raise UsageError(what, "use table or jsonl", place="--format")
     options = RunOptions(
         texts=query or (),
         source=choose_source(query, queries),

@@ -60,14 +60,9 @@ class Column:
         return replace(self, header=cut_text(self.header, max(_LEAST_HEADER, self.cells_width)))
 
 
-def text_column(header: str, texts: Iterable[str], style: str = "") -> Column:
-    """Return a column of texts, aligned to the left."""
-    return Column(header, [Text(text, style=style) for text in texts], "left")
-
-
 def id_column(ids: Iterable[str]) -> Column:
     """Return the column ``id``, cut to a width."""
-    return text_column("id", (cut_text(one, _ID_WIDTH) for one in ids))
+    return Column("id", [Text(cut_text(one, _ID_WIDTH)) for one in ids], "left")
 
 
 def text_table(

@@ -44,7 +44,14 @@ class LargestChanges:
     def add(self, steps: Sequence[Step], judged: Mapping[str, int]) -> None:
         """Keep the query's movement if its change is among the largest; of equal ones the first query's."""
         self._seen += 1
-        change = max(self._changes(steps), key=abs, default=0.0)
+        changes = (
+            after.measures[self._measure] - before.measures[self._measure]
+            for before, after in pairwise(steps)
+            if isinstance(after.node.stage, Reranker)
+            and self._measure in before.measures
+            and self._measure in after.measures
+        )
+        change = max(changes, key=abs, default=0.0)
         kept = self._gains if change > 0 else self._losses
         size = (abs(change), -self._seen)
         if not change or not self._limit or (len(kept) == self._limit and size < kept[0][:2]):
@@ -52,16 +59,6 @@ class LargestChanges:
         results, measures = [step.result for step in steps], [step.measures for step in steps]
         found = movement(self._system, results, judged=judged, measures=measures)
         (heapq.heappush if len(kept) < self._limit else heapq.heapreplace)(kept, (*size, found))
-
-    def _changes(self, steps: Sequence[Step]) -> list[float]:
-        """Return the change of the measure by each reranker."""
-        return [
-            after.measures[self._measure] - before.measures[self._measure]
-            for before, after in pairwise(steps)
-            if isinstance(after.node.stage, Reranker)
-            and self._measure in before.measures
-            and self._measure in after.measures
-        ]
 
     def best(self, count: int) -> list[Movement]:
         """Return half gains, half losses, the largest of each first; if one has too few, more of the other."""

@@ -36,7 +36,7 @@ def quality_of(system: SystemFigures, measure: str) -> float:
 
 def _point(system: SystemFigures) -> tuple[float, float] | None:
     """Return quality and latency of a system; None unless it has both."""
-    if not system.stages or not system.measures or not system.answers:
+    if not system.measures or not system.answers:
         return None
-    quality, latency = next(iter(system.measures.values())), system.latency.p50
-    return (quality, latency) if math.isfinite(quality) and math.isfinite(latency) else None
+    point = next(iter(system.measures.values())), system.latency.p50
+    return point if all(map(math.isfinite, point)) else None

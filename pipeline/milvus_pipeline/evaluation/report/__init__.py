@@ -12,7 +12,7 @@ from milvus_pipeline.config.file import to_yaml
 from milvus_pipeline.evaluation.records import Evaluation
 from milvus_pipeline.evaluation.report.bump import shade
 from milvus_pipeline.evaluation.report.movements import movement_groups
-from milvus_pipeline.evaluation.report.page import change_class, date_text, page, percent
+from milvus_pipeline.evaluation.report.page import change_class, page, percent
 from milvus_pipeline.evaluation.report.prose import statuses_text
 from milvus_pipeline.extras import require
 from milvus_pipeline.files.output import open_whole
@@ -32,7 +32,6 @@ from milvus_pipeline.text import (
 _FILTERS: Final = {
     "change_class": change_class,
     "cut": cut_text,
-    "date": date_text,
     "difference": difference_text,
     "line": one_line,
     "measure": measure_text,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from milvus_pipeline.evaluation.pareto import best_system, quality_of
@@ -54,15 +53,6 @@ def page(evaluation: Evaluation) -> dict[str, Any]:
         "compared": {found.measure for found in evaluation.comparisons if found.system != found.baseline_system},
         "priced": any(system.cost is not None for system in systems),
     }
-
-
-def date_text(created: str) -> str:
-    """Return a time in ISO 8601 as a reader writes it, anything else as it is."""
-    try:
-        at = datetime.fromisoformat(created)
-    except ValueError:
-        return created
-    return f"{at.day} {at:%B %Y, %H:%M} UTC"
 
 
 def _view(evaluation: Evaluation, index: ComparisonIndex, system: SystemFigures, number: int) -> SystemView:
