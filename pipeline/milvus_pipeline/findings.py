@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, Final, Literal, Self, TypeVar, get_args
 
 from milvus_pipeline.context import Deadline
-from milvus_pipeline.errors import PipelineError
+from milvus_pipeline.errors import PipelineError, StageError
 from milvus_pipeline.text import error_text, short_repr
 
 logger = logging.getLogger(__name__)
@@ -122,15 +122,22 @@ _doctors: dict[type, Doctor] = {}
 def doctor(stage: type) -> Callable[[Examination], Examination]:
     """Decorator: register a function as the doctor of a class of stages and of its subclasses.
 
-    The function takes the stage and a ``CheckContext`` and returns or yields findings. Put its module into an entry
-    point of the group ``milvus_pipeline.doctors``: it is then imported only for a check, and not by the stage.
+    The function takes the stage and a ``CheckContext`` and returns or yields findings; a ``StageError`` that it raises
+    is its last one, under the error's place. Put its module into an entry point of the group
+    ``milvus_pipeline.doctors``: it is then imported only for a check, and not by the stage.
 
     Args:
         stage: the class.
     """
 
     def register(examine: Examination) -> Examination:
-        _doctors[stage] = examine
+        def findings(stage: Any, context: CheckContext) -> Iterator[Finding]:
+            try:
+                yield from examine(stage, context)
+            except StageError as error:
+                yield Finding.of(error, error.place or "check")
+
+        _doctors[stage] = findings
         return examine
 
     return register

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from milvus_pipeline import StageError
 from milvus_pipeline.plugin import CheckContext, Finding, doctor
-from milvus_stages.local.files import locate_here
-from milvus_stages.truncate.budget import TOKENIZER_FILE, load_counter
+from milvus_stages.doctors.local import not_here
+from milvus_stages.truncate.budget import load_counter
 from milvus_stages.truncate.truncate import Truncate
 
 
@@ -16,17 +15,9 @@ def budget_findings(stage: Truncate, context: CheckContext) -> Iterator[Finding]
     """Check that the tokenizer is on this machine, and how many documents of the collection fit into the budget."""
     counter = None
     if stage.tokenizer is not None:
-        try:
-            folder = locate_here(stage.tokenizer, wanted_by=stage.name, file=TOKENIZER_FILE)
-            if folder is None:
-                missing = f"{stage.tokenizer!r} is not on this machine, so it is downloaded when the stage opens"
-                step = "open the pipeline once where the hub can be reached, or name a local folder"
-                yield Finding.warning("tokenizer", missing, step)
-            else:
-                counter = load_counter(str(folder), wanted_by=stage.name)
-                yield Finding.ok("tokenizer", f"{stage.tokenizer} is here")
-        except StageError as error:
-            yield Finding.of(error, "tokenizer")
+        counter = load_counter(stage.tokenizer, wanted_by=stage.name, download=False)
+        here = Finding.ok("tokenizer", f"{stage.tokenizer} is here")
+        yield here if counter is not None else not_here("tokenizer", stage.tokenizer)
     if not context.texts:
         return
     if stage.max_tokens is not None and counter is not None:

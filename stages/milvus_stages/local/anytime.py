@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from milvus_pipeline import DeadlineError, ReasonCode, StageError
-from milvus_pipeline.plugin import Context, Deadline
+from milvus_pipeline.plugin import Context, Deadline, Reranker, RerankJob, adrive, drive
 from milvus_stages.local.tokens import TextTokenizer, Tokens, batches
 
 Item = TypeVar("Item")
-
-_MORE_TIME: Final = "increase `timeout` or request fewer results"
 
 _WINDOW: Final = 4  # batches: enough to put texts of similar length together
 
@@ -42,8 +41,7 @@ class Clock:
 
     def check(self) -> None:
         """Raise DeadlineError if the time is up or the call was cancelled."""
-        if self.context.cancelled:
-            self.context.check()
+        self.context.check()
         self.deadline.check()
 
     @contextmanager
@@ -51,9 +49,7 @@ class Clock:
         """Hold the lock of a model that runs one call at a time. Raises DeadlineError if it is not free in time."""
         left = self.deadline.remaining()
         if not lock.acquire(timeout=-1 if left is None else min(left, threading.TIMEOUT_MAX)):
-            raise DeadlineError(
-                f"timed out after {self.deadline.budget:g} s while other queries were running", _MORE_TIME
-            )
+            raise late_error("the model was not free", self.deadline)
         try:
             self.check()
             yield
@@ -61,14 +57,17 @@ class Clock:
             lock.release()
 
 
-def budget_text(deadline: Deadline) -> str:
-    """Return ``in the time given (0.5 s)``, for a message."""
-    return f"in the time given ({deadline.budget or 0.0:g} s)"
+Work: TypeAlias = Callable[[Clock], None]
+"""Work within a deadline, which leaves its outcome where the caller finds it."""
+
+Scores: TypeAlias = list[list[float | None]]
+"""For each job the scores of its texts; None for a text that is not scored."""
 
 
 def late_error(what: str, deadline: Deadline) -> DeadlineError:
     """Return the error that something was not done in time: ``the query was not encoded``."""
-    return DeadlineError(f"{what} {budget_text(deadline)}", _MORE_TIME)
+    what = f"{what} in the time given ({deadline.budget or 0.0:g} s)"
+    return DeadlineError(what, "increase `timeout` or request fewer results")
 
 
 def run_best_first(
@@ -154,14 +153,13 @@ class Threads:
 
     def executor(self) -> Executor:
         """The pool of this process; its threads end when it is freed."""
-        made = self._made
-        if made is None or made[0] != os.getpid():
-            made = self._made = os.getpid(), ThreadPoolExecutor(self._size, thread_name_prefix="local-model")
-        return made[1]
+        if self._made is None or self._made[0] != os.getpid():
+            self._made = os.getpid(), ThreadPoolExecutor(self._size, thread_name_prefix="local-model")
+        return self._made[1]
 
 
-def run_in_time(work: Callable[[Clock], None], context: Context) -> None:
-    """Run ``work``, which leaves its outcome where the caller finds it, until it ends or the time is up.
+def run_in_time(work: Work, context: Context) -> None:
+    """Run ``work`` until it ends or the time is up.
 
     Raises:
         DeadlineError: the call was cancelled.
@@ -174,7 +172,7 @@ def run_in_time(work: Callable[[Clock], None], context: Context) -> None:
             raise
 
 
-async def arun_in_time(work: Callable[[Clock], None], context: Context, executor: Executor) -> None:
+async def arun_in_time(work: Work, context: Context, executor: Executor) -> None:
     """``run_in_time`` in a thread of the executor, which is not waited for when the time is up.
 
     The thread then ends at its next check of the clock; work for which no thread was free in time is never started.
@@ -193,3 +191,28 @@ async def arun_in_time(work: Callable[[Clock], None], context: Context, executor
         context.fail(position, error)
     for ended in done:
         ended.result()
+
+
+class AnytimeReranker(Reranker):
+    """A reranker that runs in this process and keeps what is scored when the time is up."""
+
+    @property
+    @abstractmethod
+    def executor(self) -> Executor:
+        """Threads for calls from event loops."""
+
+    @abstractmethod
+    def scoring(self, jobs: Sequence[RerankJob], context: Context) -> Generator[Work, None, Scores]:
+        """Yield the work, which may go on in its thread when the time is up; return the scores that are there then."""
+
+    def score_batch(self, jobs: Sequence[RerankJob], context: Context) -> Scores:
+        """Score several queries. Those that are not reached in time fail; what was scored of the others is kept.
+
+        Raises:
+            DeadlineError: the call was cancelled.
+        """
+        return drive(self.scoring(jobs, context), lambda work: run_in_time(work, context))
+
+    async def ascore_batch(self, jobs: Sequence[RerankJob], context: Context) -> Scores:
+        """``score_batch`` in a thread, for an event loop."""
+        return await adrive(self.scoring(jobs, context), lambda work: arun_in_time(work, context, self.executor))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -108,7 +108,7 @@ def sentence_config(folder: Path) -> dict[str, Any]:
     return {}
 
 
-PACKAGE: Final = "package:"
+_PACKAGE: Final = "package:"
 
 MODEL_FILES: Final = ("*.json", "*.txt", "*.model", "*.safetensors")
 """The files that a model is read from: configurations, tokenizer, weights."""
@@ -117,10 +117,10 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 _UNUSED_FOLDERS = ["onnx/*", "openvino/*"]
 _HUB_TIMEOUT = 10.0  # seconds for the hub's first answer; after that, the cached files are used
-_ELSEWHERE = f"name a local folder or {PACKAGE}NAME/PATH"
+_ELSEWHERE = f"name a local folder or {_PACKAGE}NAME/PATH"
 
 
-def locate(model: str, revision: str | None = None, *, wanted_by: str, files: Sequence[str] | None = None) -> Path:
+def locate(model: str, revision: str | None = None, *, wanted_by: str, file: str | None = None) -> Path:
     """Return the folder of a model's files, downloading them to the hub's cache if necessary.
 
     Args:
@@ -128,15 +128,15 @@ def locate(model: str, revision: str | None = None, *, wanted_by: str, files: Se
             of a model on the Hugging Face hub. An existing folder has priority over a hub id of the same spelling.
         revision: branch, tag or commit; for the hub only.
         wanted_by: name of the stage, for messages.
-        files: the only files to fetch from the hub, at least one, by their names in its top folder; by default all
-            that a model needs, its weights included. A local folder is not checked for them.
+        file: the only file to fetch from the hub; by default all that a model needs, its weights included. A local
+            folder is not checked for it.
 
     Raises:
         StageError: there is no such folder, package, model or file, or the hub cannot be reached.
     """
     folder = _local_folder(model)
     if folder is None:
-        return _from_hub(model, revision, wanted_by, files)
+        return _from_hub(model, revision, wanted_by, file)
     if revision is not None:
         raise field_error("revision", f"applies to models of the hub, but {model!r} is a folder", "leave it out")
     return folder
@@ -163,35 +163,25 @@ def check_files(folder: Path) -> None:
         # transformers would make up an empty tokenizer, to which every word is unknown.
         if not any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES):
             raise file_error(folder, "holds no tokenizer (tokenizer.json)")
-        return
-    if any(folder.glob("pytorch_model*.bin")):
+    elif any(folder.glob("pytorch_model*.bin")):
         raise file_error(
             folder,
             "holds its weights as a pickle (pytorch_model.bin), which can run code when it is read",
             "convert it: load it with transformers where you trust it, and save it again with save_pretrained, as "
             "safetensors",
         )
-    raise file_error(
-        folder, "holds no model.safetensors", "use a model that is published as safetensors, or copy its files again"
-    )
-
-
-def _local_folder(model: str) -> Path | None:
-    """The folder of that name or in that package; None if the name can only be a hub id."""
-    folder = _in_package(model) if model.startswith(PACKAGE) else _on_disk(model)
-    return None if folder is None else folder.resolve()
+    else:
+        step = "use a model that is published as safetensors, or copy its files again"
+        raise file_error(folder, "holds no model.safetensors", step)
 
 
 def _in_package(model: str) -> Path:
-    name, _, inner = model.removeprefix(PACKAGE).partition("/")
+    name, _, inner = model.removeprefix(_PACKAGE).partition("/")
     parts = PurePosixPath(inner).parts
     if not name.isidentifier() or ".." in parts or PurePosixPath(inner).is_absolute() or "\\" in inner:
-        raise model_error(f"{model!r} must be {PACKAGE}NAME/PATH, with PATH inside the package NAME", "check the path")
+        raise model_error(f"{model!r} must be {_PACKAGE}NAME/PATH, with PATH inside the package NAME", "check the path")
     # A package that holds weights may import heavy modules, so it is found without being imported.
-    try:
-        spec = find_spec(name)
-    except ValueError:  # __main__, when it is a script
-        spec = None
+    spec = find_spec(name) if name != "__main__" else None
     roots = list(spec.submodule_search_locations or ()) if spec is not None else []
     if not roots:
         raise model_error(
@@ -204,12 +194,14 @@ def _in_package(model: str) -> Path:
     raise model_error(f"the package {name!r} has no folder {inner!r}", f"see what {roots[0]} holds")
 
 
-def _on_disk(model: str) -> Path | None:
-    """The folder of that name; None if the name can only be a hub id."""
+def _local_folder(model: str) -> Path | None:
+    """The folder of that name or in that package; None if the name can only be a hub id."""
+    if model.startswith(_PACKAGE):
+        return _in_package(model).resolve()
     try:
         path = Path(model).expanduser()
         if path.is_dir():
-            return path
+            return path.resolve()
         if path.exists():
             raise model_error(f"{model!r} is a file", "name the folder that holds it")
     except (OSError, RuntimeError) as error:  # no permission, too long, or no home directory for `~user`
@@ -219,21 +211,11 @@ def _on_disk(model: str) -> Path | None:
     return None
 
 
-def _from_hub(model: str, revision: str | None, wanted_by: str, files: Sequence[str] | None) -> Path:
+def _from_hub(model: str, revision: str | None, wanted_by: str, file: str | None) -> Path:
     hub = require("huggingface_hub", extra="local", wanted_by=wanted_by)
-    errors = require("huggingface_hub.errors", extra="local", wanted_by=wanted_by)
     try:
-        return _download(hub, model, revision, files)
-    except Exception as error:
-        raise model_error(*_hub_problem(errors, error, model, revision, files)) from error
-
-
-def _download(hub: Any, model: str, revision: str | None, files: Sequence[str] | None) -> Path:
-    if files is not None:
-        # One by one: each is found in the cache even if the rest of the model is not there.
-        paths = [hub.hf_hub_download(model, name, revision=revision, etag_timeout=_HUB_TIMEOUT) for name in files]
-        return Path(paths[0]).parent
-    try:
+        if file is not None:  # found in the cache even if the rest of the model is not there
+            return Path(hub.hf_hub_download(model, file, revision=revision, etag_timeout=_HUB_TIMEOUT)).parent
         return Path(
             hub.snapshot_download(
                 model,
@@ -243,17 +225,16 @@ def _download(hub: Any, model: str, revision: str | None, files: Sequence[str] |
                 etag_timeout=_HUB_TIMEOUT,
             )
         )
-    except hub.errors.LocalEntryNotFoundError:
+    except Exception as error:
         # The cache as filled by transformers itself misses files of the repository, but none that is needed.
-        cached = hub.try_to_load_from_cache(model, "config.json", revision=revision)
-        if isinstance(cached, str):
-            return Path(cached).parent
-        raise
+        if isinstance(error, hub.errors.LocalEntryNotFoundError) and file is None:
+            cached = hub.try_to_load_from_cache(model, "config.json", revision=revision)
+            if isinstance(cached, str):
+                return Path(cached).parent
+        raise model_error(*_hub_problem(hub.errors, error, model, revision, file)) from error
 
 
-def _hub_problem(
-    errors: Any, error: Exception, model: str, revision: str | None, files: Sequence[str] | None
-) -> tuple[str, str]:
+def _hub_problem(errors: Any, error: Exception, model: str, revision: str | None, file: str | None) -> tuple[str, str]:
     """What is wrong and what to do, for an error of the hub's client; ``errors`` is ``huggingface_hub.errors``."""
     named = repr(model) if revision is None else f"{model!r} at revision {revision!r}"
     match error:
@@ -268,8 +249,7 @@ def _hub_problem(
             unknown = f"the Hugging Face hub has no model {model!r} that you may read"
             return unknown, f"check the spelling, set HF_TOKEN if it is private, or {_ELSEWHERE}"
         case errors.RemoteEntryNotFoundError():
-            wanted = ", ".join(files or MODEL_FILES)
-            return f"{named} has no {wanted} on the hub", f"use a model that has it, or {_ELSEWHERE}"
+            return f"{named} has no {file} on the hub", f"use a model that has it, or {_ELSEWHERE}"
     return f"{named} cannot be downloaded from the hub: {error_text(error)}", f"try again, or {_ELSEWHERE}"
 
 
@@ -281,67 +261,45 @@ class Origin:
 
     Args:
         folder: the model's.
-        others: patterns of files that count beside those that a model of safetensors has.
+        patterns: of the names of the files that count, in the folder and in those of its modules.
 
     Raises:
-        StageError: the folder cannot be read.
+        StageError: the list of modules cannot be read.
     """
 
-    def __init__(self, folder: Path, others: Iterable[str] = ()) -> None:
+    def __init__(self, folder: Path, patterns: Iterable[str] = MODEL_FILES) -> None:
         self._folder = folder
-        self._patterns = [*MODEL_FILES, *others]
-        self._commit = commit_of(folder)
-        self._stamps = {} if self._commit else self._stamped()
-        self._lock = threading.Lock()
-        self._revision: str | None = None
+        self._patterns = tuple(patterns)
+        snapshot = folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--")
+        self._commit = folder.name if snapshot and _COMMIT.fullmatch(folder.name) else None
+        self._stamps = {} if self._commit else self._read_stamps()
 
+    @cached_property
     def revision(self) -> str:
-        """Return the commit of a hub snapshot, or ``sha256:`` and a digest of the files, which are read once for it.
+        """The commit of a hub snapshot, or ``sha256:`` and a digest of the files, which are read once for it.
 
         Raises:
             StageError: the files were changed since the model was loaded, or cannot be read.
         """
-        with self._lock:
-            if self._revision is None:
-                self._revision = self._commit or self._digest()
-            return self._revision
-
-    def _digest(self) -> str:
+        if self._commit is not None:
+            return self._commit
+        whole = hashlib.sha256()
         try:
-            digest = digest_of(self._folder, self._stamps)
+            for path in self._stamps:
+                with path.open("rb") as file:
+                    content = hashlib.file_digest(file, "sha256")
+                name = path.relative_to(self._folder).as_posix()
+                whole.update(hashlib.sha256(name.encode()).digest() + content.digest())
         except OSError as error:
-            raise self._unreadable(error) from error
-        if self._stamped() != self._stamps:
+            raise file_error(self._folder, f"cannot be read: {error_text(error)}", "check its permissions") from error
+        if self._read_stamps() != self._stamps:
             changed = "was changed after the model was loaded, so it is unknown which files are in memory"
             raise file_error(self._folder, changed, "close the pipeline and open it again")
-        return digest
+        return f"sha256:{whole.hexdigest()}"
 
-    def _stamped(self) -> dict[Path, tuple[int, int]]:
-        """Size and time of change of each file, those of the modules included."""
-        modules = [path for _, path in module_list(self._folder) or []]
-        try:
-            folders = dict.fromkeys([self._folder, *modules])
-            found = {path for own in folders for pattern in self._patterns for path in own.glob(pattern)}
-            states = {path: path.stat() for path in sorted(found) if path.is_file()}
-        except OSError as error:
-            raise self._unreadable(error) from error
+    def _read_stamps(self) -> dict[Path, tuple[int, int]]:
+        """Size and time of change of each file."""
+        folders = dict.fromkeys([self._folder, *(path for _, path in module_list(self._folder) or [])])
+        found = {path for own in folders for pattern in self._patterns for path in own.glob(pattern)}
+        states = {path: path.stat() for path in sorted(found) if path.is_file()}
         return {path: (state.st_size, state.st_mtime_ns) for path, state in states.items()}
-
-    def _unreadable(self, error: OSError) -> StageError:
-        return file_error(self._folder, f"cannot be read: {error_text(error)}", "check its permissions")
-
-
-def commit_of(folder: Path) -> str | None:
-    """Return the commit of a folder that is a snapshot in the hub's cache; None for any other folder."""
-    snapshot = folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--")
-    return folder.name if snapshot and _COMMIT.fullmatch(folder.name) else None
-
-
-def digest_of(folder: Path, files: Iterable[Path]) -> str:
-    """Return ``sha256:`` and a digest of names and contents of files in a folder. Raises OSError."""
-    whole = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256")
-        whole.update(hashlib.sha256(path.relative_to(folder).as_posix().encode()).digest() + content.digest())
-    return f"sha256:{whole.hexdigest()}"

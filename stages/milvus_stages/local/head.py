@@ -5,6 +5,7 @@ The file ``modules.json`` lists the steps; each has a folder with its ``config.j
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -14,17 +15,11 @@ from milvus_stages.local.files import file_error, module_list, read_object
 if TYPE_CHECKING:
     import torch
 
+logger = logging.getLogger(__name__)
+
 Pool = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 Step = Callable[["torch.Tensor"], "torch.Tensor"]
 
-_LEGACY_MODES = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-    "pooling_mode_lasttoken": "lasttoken",
-}
 _OTHER_MODEL = "use another model"
 _ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU")
 
@@ -36,13 +31,11 @@ class Head(NamedTuple):
         modes: the poolings, whose results are concatenated.
         steps: what is applied to the pooled vectors, in order.
         pools_prompt: whether the tokens of a prompt are pooled.
-        known: False if the model's files do not say, and mean pooling is assumed.
     """
 
     modes: tuple[str, ...]
     steps: tuple[Step, ...]
     pools_prompt: bool
-    known: bool
 
     def __call__(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Return vectors ``(texts, dim)`` for hidden states ``(texts, tokens, hidden)`` and a mask ``(texts, tokens)``.
@@ -70,7 +63,8 @@ def read_head(folder: Path, device: torch.device, normalize: bool | None) -> Hea
     """
     modules = module_list(folder)
     if modules is None:
-        return Head(("mean",), (normalized,) if normalize else (), pools_prompt=True, known=False)
+        logger.warning("%s has no modules.json; using the mean of the token vectors", folder)
+        return Head(("mean",), (normalized,) if normalize else (), pools_prompt=True)
     modes: tuple[str, ...] | None = None
     pools_prompt = True
     steps: list[Step] = []
@@ -89,7 +83,7 @@ def read_head(folder: Path, device: torch.device, normalize: bool | None) -> Hea
         raise file_error(folder / "modules.json", "has no Pooling, so a text gets no vector", _OTHER_MODEL)
     if normalize and normalized not in steps[-1:]:
         steps.append(normalized)
-    return Head(modes, tuple(steps), pools_prompt, known=True)
+    return Head(modes, tuple(steps), pools_prompt)
 
 
 def output_dim(folder: Path, hidden: int) -> int:
@@ -122,7 +116,9 @@ def normalized(vectors: torch.Tensor) -> torch.Tensor:
 def _modes(config: dict[str, Any], path: Path) -> tuple[str, ...]:
     given = config.get("pooling_mode")
     if given is None:
-        given = [mode for key, mode in _LEGACY_MODES.items() if config.get(key)] or "mean"
+        # Older files have a key for each pooling, such as `pooling_mode_mean_tokens: true`.
+        keys = {mode: [f"pooling_mode_{mode}{end}" for end in ("", "_token", "_tokens")] for mode in _POOLS}
+        given = [mode for mode, own in keys.items() if any(config.get(key) for key in own)] or "mean"
     modes = (given,) if isinstance(given, str) else tuple(given)
     for mode in modes:
         if mode not in _POOLS:

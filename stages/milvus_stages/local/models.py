@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PrivateAttr
 
@@ -32,63 +32,47 @@ if TYPE_CHECKING:
 
 Kind = Literal["encoder", "classifier"]
 DType = Literal["auto", "float32", "float16", "bfloat16"]
+ModelName = Annotated[str, Field(min_length=1, description="Hub id, folder, or package:NAME/PATH.")]
 
-DEFAULT_LENGTH = 512
+_DEFAULT_LENGTH = 512
 """Tokens of an input if the model's files name no limit."""
 
 _AUTO_CLASS: dict[Kind, str] = {"encoder": "AutoModel", "classifier": "AutoModelForSequenceClassification"}
-_OTHER_DEVICE = "use 'cpu' or 'auto'"
 _WAITING_CALLS = 8  # of event loops, at once; others queue for a thread, which is as good as waiting for the model
 _loading = threading.Lock()  # transformers' log settings, which loading changes for a moment, are global
-
-
-class ModelKey(NamedTuple):
-    """What two stages must agree on to share a model in memory. A hub revision is part of the folder."""
-
-    folder: str
-    kind: Kind
-    device: str
-    dtype: DType
-
-
-class _LayerCheck:
-    """Checks the clock of the pass that is running before each layer of the network."""
-
-    def __init__(self) -> None:
-        self.clock: Clock | None = None
-
-    def __call__(self, *_: object) -> None:
-        if self.clock is not None:
-            self.clock.check()
+_clock: ContextVar[Clock] = ContextVar("_clock")  # of the forward pass that is running
 
 
 @dataclass(eq=False)
-class LoadedModel:
+class ModelFiles:
+    """A model as far as its small files describe it.
+
+    Args:
+        folder: the model's.
+        tokenizer: the model's.
+        limit: largest number of tokens of an input.
+        config: the network's configuration, with ``num_labels`` and ``id2label``.
+    """
+
+    folder: Path
+    tokenizer: TextTokenizer
+    limit: int
+    config: Any
+
+
+@dataclass(eq=False)
+class LoadedModel(ModelFiles):
     """A model in memory. Its lock is held for each forward pass, which bounds memory and keeps the cores to one pass.
 
     If its call runs out of time or is cancelled, a pass ends between two layers.
     """
 
-    folder: Path
     network: Any
-    tokenizer: TextTokenizer
     device: torch.device
-    limit: int
-    layer_check: _LayerCheck
     origin: Origin
     turn: threading.Lock = field(default_factory=threading.Lock)
     lock: threading.Lock = field(default_factory=threading.Lock)
-    _threads: Threads = field(default_factory=lambda: Threads(_WAITING_CALLS))
-
-    @property
-    def config(self) -> Any:
-        """The network's configuration, as transformers reads it."""
-        return self.network.config
-
-    @property
-    def executor(self) -> Executor:
-        """Threads for calls from event loops, which may wait long for the lock."""
-        return self._threads.executor()
+    threads: Threads = field(default_factory=lambda: Threads(_WAITING_CALLS))
 
     def forward(self, rows: Sequence[Row], clock: Clock) -> tuple[Any, torch.Tensor]:
         """Run one forward pass, without gradients.
@@ -112,7 +96,10 @@ class LoadedModel:
         inputs = {"input_ids": ids, "attention_mask": (torch.arange(width) < lengths[:, None]).long()}
         if self.tokenizer.has_types:
             inputs["token_type_ids"] = torch.tensor([row.types + [0] * (width - len(row.ids)) for row in rows])
-        with self._held(clock), torch.inference_mode():
+        with ExitStack() as held, torch.inference_mode():
+            with clock.holding(self.turn):  # a caller that had the model queues behind the one that waits here
+                held.enter_context(clock.holding(self.lock))
+            held.callback(_clock.reset, _clock.set(clock))
             inputs = {name: tensor.to(self.device) for name, tensor in inputs.items()}
             try:
                 return self.network(**inputs, return_dict=True), inputs["attention_mask"]
@@ -123,21 +110,9 @@ class LoadedModel:
                     f"lower {'max_length' if len(rows) == 1 else 'batch_size or max_length'}",
                 ) from error
 
-    @contextmanager
-    def _held(self, clock: Clock) -> Iterator[None]:
-        """The lock, with the clock checked before each layer."""
-        with ExitStack() as held:
-            with clock.holding(self.turn):  # a caller that had the model queues behind the one that waits here
-                held.enter_context(clock.holding(self.lock))
-            self.layer_check.clock = clock
-            try:
-                yield
-            finally:
-                self.layer_check.clock = None
 
-
-models = Shared[ModelKey, LoadedModel]()
-"""The models in memory."""
+models = Shared[tuple[str, Kind, str, DType], LoadedModel]()
+"""The models in memory, by what stages must agree on to share one. A hub revision is part of the folder."""
 
 
 class LocalModel(Stage):
@@ -146,7 +121,7 @@ class LocalModel(Stage):
     kind: ClassVar[Kind] = "encoder"
     score_neutral: ClassVar[frozenset[str]] = frozenset({"device", "batch_size"})
 
-    model: Annotated[str, Field(min_length=1, description="Hub id, folder, or package:NAME/PATH.")]
+    model: ModelName
     revision: Annotated[str | None, Field(description="Branch, tag or commit of a model of the hub.")] = None
     device: Annotated[
         str,
@@ -168,14 +143,13 @@ class LocalModel(Stage):
         require("transformers", extra="local", wanted_by=self.name)
         device = usable_device(torch, self.device, self.dtype)
         folder = locate(self.model, self.revision, wanted_by=self.name)
-        key = ModelKey(str(folder), self.kind, str(device), self.dtype)
-        loaded = models.acquire(key, lambda: _load(key, folder, self.model))
+        key = (str(folder), self.kind, str(device), self.dtype)
+        self._loaded = models.acquire(key, lambda: _load(self.model, folder, self.kind, device, self.dtype))
         try:
-            self.prepare(loaded)
+            self.prepare(self._loaded)
         except BaseException:
-            models.release(loaded)
+            self.teardown()
             raise
-        self._loaded = loaded
 
     def teardown(self) -> None:
         """Release the model; the last stage to do so frees its memory."""
@@ -189,7 +163,7 @@ class LocalModel(Stage):
         The device is not part of it: on another one scores differ in their last digits, as they do between batches.
         """
         precision = str(self.loaded.network.dtype).removeprefix("torch.")
-        return {"model": self.model, "revision": self.loaded.origin.revision(), "dtype": precision}
+        return {"model": self.model, "revision": self.loaded.origin.revision, "dtype": precision}
 
     def prepare(self, loaded: LoadedModel) -> None:
         """Read what the stage needs from the model's files. Raises StageError if the model does not fit the stage."""
@@ -208,23 +182,21 @@ def usable_device(torch: Any, device: str, dtype: DType) -> Any:
     Raises:
         StageError: there is no such device, or it does not support the precision.
     """
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    counts = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
     if device == "auto":
-        device = "cuda" if cuda else "mps" if mps else "cpu"
+        device = next(kind for kind, count in counts.items() if count)
     kind, _, number = device.partition(":")
+    if int(number or 0) >= counts[kind]:
+        missing = f"{device!r} is not available ({kind} devices: {counts[kind]})"
+        raise field_error("device", missing, "use 'cpu' or 'auto'")
     if kind == "cuda":
-        count = torch.cuda.device_count() if cuda else 0
-        if int(number or 0) >= count:
-            raise field_error("device", f"{device!r} is not available (CUDA devices: {count})", _OTHER_DEVICE)
         device = f"cuda:{number or torch.cuda.current_device()}"
-    if kind == "mps" and not mps:
-        raise field_error("device", "'mps' is not available on this machine", _OTHER_DEVICE)
     if device == "cpu" and dtype == "float16":
         raise field_error("dtype", "float16 is for GPUs", "on a CPU use float32, or bfloat16 to halve the memory")
     return torch.device(device)
 
 
-def _load(key: ModelKey, folder: Path, model: str) -> LoadedModel:
+def _load(model: str, folder: Path, kind: Kind, device: torch.device, dtype: DType) -> LoadedModel:
     """Read tokenizer and weights into memory.
 
     Raises:
@@ -233,18 +205,14 @@ def _load(key: ModelKey, folder: Path, model: str) -> LoadedModel:
     import torch
     import transformers
 
-    inner = transformer_folder(folder)
-    check_files(inner)
     origin = Origin(folder)
-    config = read_object(inner / "config.json")
-    check_architecture(model, key.kind, config)
-    device = torch.device(key.device)
+    inner, config = read_config(model, folder, kind)
     try:
         with _loading, _quiet(transformers):
             tokenizer = transformers.AutoTokenizer.from_pretrained(inner, trust_remote_code=False)
-            network, report = getattr(transformers, _AUTO_CLASS[key.kind]).from_pretrained(
+            network, report = getattr(transformers, _AUTO_CLASS[kind]).from_pretrained(
                 inner,
-                dtype="auto" if key.dtype == "auto" else getattr(torch, key.dtype),
+                dtype="auto" if dtype == "auto" else getattr(torch, dtype),
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=True,
@@ -256,33 +224,51 @@ def _load(key: ModelKey, folder: Path, model: str) -> LoadedModel:
             raise model_error(f"{own_code} ({error_text(error)})") from error
         damaged = f"{model!r} cannot be loaded from {inner}: {error_text(error)}"
         raise model_error(damaged, "check its files, or use another model") from error
-    _check_weights(model, key.kind, network, report)
+    _check_weights(model, kind, network, report)
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise model_error(f"the tokenizer of {model!r} has no fast version (tokenizer.json); no other is supported")
     if device.type == "cpu" and network.dtype == torch.float16:
         network = network.float()
     network.config.use_cache = False  # a decoder's cache for its next token is useless here
     network = network.to(device).eval()
-    texts = TextTokenizer(tokenizer, lower=bool(sentence_config(folder).get("do_lower_case")))
-    limits = [limit for limit in (texts.limit, _positions(torch, network)) if limit]
-    limit = min(limits, default=DEFAULT_LENGTH)
-    return LoadedModel(folder, network, texts, device, limit, _checked_layers(torch, network), origin)
-
-
-def _checked_layers(torch: Any, network: Any) -> _LayerCheck:
-    """Hook a check before each layer. It does not refer to the network, so both are freed with the model."""
-    check = _LayerCheck()
     for module in network.modules():
         for layer in module if isinstance(module, torch.nn.ModuleList) else ():
-            layer.register_forward_pre_hook(check)
-    return check
+            layer.register_forward_pre_hook(_check_clock)
+    files = describe(folder, tokenizer, _positions(torch, network), network.config)
+    return LoadedModel(**vars(files), network=network, device=device, origin=origin)
 
 
-def check_architecture(model: str, kind: Kind, config: Mapping[str, Any]) -> None:
-    """Raise StageError if a classifier is wanted, but the model's config.json names another architecture."""
+def _check_clock(*_: object) -> None:
+    _clock.get().check()
+
+
+def describe(folder: Path, fast: Any, positions: int | None, config: Any) -> ModelFiles:
+    """Return a model's tokenizer, limit and configuration.
+
+    Args:
+        folder: the model's.
+        fast: its tokenizer; see ``TextTokenizer``.
+        positions: the longest input that the network has positions for, in tokens; None if there is no limit.
+        config: the network's configuration.
+    """
+    tokenizer = TextTokenizer(fast, lower=bool(sentence_config(folder).get("do_lower_case")))
+    limits = [limit for limit in (tokenizer.limit, positions) if limit and limit > 0]
+    return ModelFiles(folder, tokenizer, min(limits, default=_DEFAULT_LENGTH), config)
+
+
+def read_config(model: str, folder: Path, kind: Kind) -> tuple[Path, dict[str, Any]]:
+    """Return the folder of a model's transformer, and its config.json.
+
+    Raises:
+        StageError: files are missing or damaged, or a classifier is wanted and the model has another architecture.
+    """
+    inner = transformer_folder(folder)
+    check_files(inner)
+    config = read_object(inner / "config.json")
     architectures = config.get("architectures") or []
     if kind == "classifier" and architectures and not any("ForSequenceClass" in name for name in architectures):
         raise _no_classifier(model, architectures)
+    return inner, config
 
 
 def _check_weights(model: str, kind: Kind, network: Any, report: dict[str, Any]) -> None:
@@ -315,8 +301,7 @@ def _positions(torch: Any, network: Any) -> int | None:
             # RoBERTa and its relatives number positions from the padding token's id on: the first are never used.
             padding = getattr(module, "padding_idx", None)
             return int(positions.num_embeddings) - (padding + 1 if isinstance(padding, int) else 0)
-    limit = getattr(network.config, "max_position_embeddings", None)
-    return limit if isinstance(limit, int) and limit > 0 else None
+    return getattr(network.config, "max_position_embeddings", None)
 
 
 @contextmanager
@@ -325,8 +310,7 @@ def _quiet(transformers: Any) -> Iterator[None]:
     logging = transformers.utils.logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
-    if bars:
-        logging.disable_progress_bar()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
@@ -335,11 +319,11 @@ def _quiet(transformers: Any) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def max_length_of(loaded: LoadedModel, given: int | None, specials: int, field: str = "max_length") -> int:
+def max_length_of(files: ModelFiles, given: int | None, specials: int, field: str = "max_length") -> int:
     """Return how many tokens an input may have, special tokens included.
 
     Args:
-        loaded: the model.
+        files: of the model.
         given: the value of the stage's field; None for what the model's files say.
         specials: number of special tokens of an input.
         field: name of the stage's field, for messages.
@@ -347,10 +331,10 @@ def max_length_of(loaded: LoadedModel, given: int | None, specials: int, field: 
     Raises:
         StageError: the model has fewer positions, or no room is left for the text.
     """
-    own = sentence_config(loaded.folder).get("max_seq_length")
-    length = given or min(own or loaded.limit, loaded.limit)
-    if length > loaded.limit:
-        raise field_error(field, f"the model takes {loaded.limit} tokens at most, got {length}", "lower it")
+    own = sentence_config(files.folder).get("max_seq_length")
+    length = given or min(own or files.limit, files.limit)
+    if length > files.limit:
+        raise field_error(field, f"the model takes {files.limit} tokens at most, got {length}", "lower it")
     if length <= specials:
         raise field_error(field, f"must be above {specials}, the number of special tokens, got {length}", "raise it")
     return length

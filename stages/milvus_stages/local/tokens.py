@@ -51,6 +51,14 @@ class _Piece(NamedTuple):
 class TextTokenizer:
     """A fast tokenizer. It never changes, so threads may share it.
 
+    Attributes:
+        pad_id: the id of padding.
+        has_types: whether the model reads token type ids.
+        limit: the longest input, in tokens; None for no limit.
+        specials: number of special tokens around a single text.
+        pair_specials: number of special tokens around a pair.
+        text_start: index of a single text's first own token in its row.
+
     Args:
         fast: a ``PreTrainedTokenizerFast`` of transformers, which belongs to this object from now on.
         lower: convert texts to lower case first, whatever the tokenizer does afterwards.
@@ -60,11 +68,14 @@ class TextTokenizer:
     """
 
     def __init__(self, fast: Any, *, lower: bool = False) -> None:
-        self.backend: Tokenizer = fast.backend_tokenizer
-        self.backend.no_truncation()
-        self.backend.no_padding()
+        self._backend: Tokenizer = fast.backend_tokenizer
+        self._backend.no_truncation()
+        self._backend.no_padding()
         if lower:
-            _put_lowercase_first(self.backend)
+            from tokenizers import normalizers
+
+            own = self._backend.normalizer
+            self._backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *([own] if own else [])])
         self.pad_id: int = fast.pad_token_id if fast.pad_token_id is not None else 0
         self.has_types = "token_type_ids" in fast.model_input_names
         # transformers writes "no limit" as a very large number.
@@ -73,18 +84,11 @@ class TextTokenizer:
         if not probe.ids:
             damaged = "the tokenizer has no token for the letter 'a', not even an unknown one"
             raise model_error(damaged, "copy or download it again")
-        self._pair = self._pieces(self.backend.post_process(probe, other), [len(probe.ids)] * 2)
-        self._single = self._pieces(self.backend.post_process(probe), [len(probe.ids)])
-
-    @property
-    def specials(self) -> int:
-        """Number of special tokens around a single text."""
-        return sum(len(piece.ids) for piece in self._single)
-
-    @property
-    def pair_specials(self) -> int:
-        """Number of special tokens around a pair."""
-        return sum(len(piece.ids) for piece in self._pair)
+        self._pair = self._pieces(self._backend.post_process(probe, other), [len(probe.ids)] * 2)
+        self._single = self._pieces(self._backend.post_process(probe), [len(probe.ids)])
+        self.pair_specials = sum(len(piece.ids) for piece in self._pair)
+        self.specials = sum(len(piece.ids) for piece in self._single)
+        self.text_start = len(self._single[0].ids)
 
     def tokens(self, texts: Sequence[str], limit: int, check: Callable[[], None] | None = None) -> list[Tokens]:
         """Return the first ``limit`` tokens of each text, special ones not included.
@@ -94,18 +98,16 @@ class TextTokenizer:
             limit: tokens to keep of each text.
             check: called between parts of the work, which it may end by raising.
         """
-        found = []
+        found: list[Tokens] = []
         for part in _parts(texts):
             if check is not None:
                 check()
-            for encoding in self._encoded(part):
-                ids = encoding.ids
-                found.append(Tokens(ids[:limit], len(ids)))
+            found += [Tokens(ids[:limit], len(ids)) for ids in (encoding.ids for encoding in self._encoded(part))]
         return found
 
-    def decoded(self, ids: Sequence[Ids]) -> list[str]:
+    def decode(self, ids: Sequence[Ids]) -> list[str]:
         """Return the texts of the ids, with the tokenizer's name for an unknown token."""
-        return self.backend.decode_batch(list(ids), skip_special_tokens=False)
+        return self._backend.decode_batch(list(ids), skip_special_tokens=False)
 
     def row(self, ids: Ids) -> Row:
         """Return a text with its special tokens."""
@@ -114,11 +116,6 @@ class TextTokenizer:
     def pair_row(self, first: Ids, second: Ids) -> Row:
         """Return a pair of texts with its special tokens."""
         return self._joined(self._pair, [first, second])
-
-    @property
-    def text_start(self) -> int:
-        """Index of a single text's first own token in its row."""
-        return len(self._single[0].ids)
 
     def _joined(self, pieces: Sequence[_Piece], texts: Sequence[Ids]) -> Row:
         ids: Ids = []
@@ -132,9 +129,9 @@ class TextTokenizer:
 
     def _encoded(self, texts: Sequence[str]) -> list[Encoding]:
         try:
-            return self.backend.encode_batch_fast(texts, add_special_tokens=False)
+            return self._backend.encode_batch_fast(texts, add_special_tokens=False)
         except TypeError:  # a lone surrogate is not a character
-            return self.backend.encode_batch_fast([_well_formed(text) for text in texts], add_special_tokens=False)
+            return self._backend.encode_batch_fast([_well_formed(text) for text in texts], add_special_tokens=False)
 
     @staticmethod
     def _pieces(probe: Encoding, lengths: Sequence[int]) -> list[_Piece]:
@@ -178,13 +175,6 @@ def _parts(texts: Sequence[str]) -> Iterator[Sequence[str]]:
         size += len(text)
     if start < len(texts):
         yield texts[start:]
-
-
-def _put_lowercase_first(backend: Tokenizer) -> None:
-    from tokenizers.normalizers import Lowercase, Sequence
-
-    own = backend.normalizer
-    backend.normalizer = Lowercase() if own is None else Sequence([Lowercase(), own])
 
 
 def _well_formed(text: str) -> str:

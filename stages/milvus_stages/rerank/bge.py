@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, cast
 
 from pydantic import Field, PrivateAttr, model_validator
 
+from milvus_stages.local.anytime import Clock
 from milvus_stages.local.files import field_error
-from milvus_stages.local.models import LoadedModel, max_length_of
-from milvus_stages.local.pair_reranker import Check, PairReranker
+from milvus_stages.local.models import ModelFiles, ModelName, max_length_of
+from milvus_stages.local.pair_reranker import PairReranker
 from milvus_stages.local.tokens import Ids, Row, Tokens
 
 if TYPE_CHECKING:
@@ -29,9 +29,7 @@ class BGE(PairReranker):
 
     type: ClassVar[str] = "bge"
 
-    model: Annotated[str, Field(min_length=1, description="Hub id, folder, or package:NAME/PATH.")] = (
-        "BAAI/bge-reranker-v2-m3"
-    )
+    model: ModelName = "BAAI/bge-reranker-v2-m3"
     normalize: Annotated[bool, Field(description="Scores from 0 to 1, by a sigmoid; otherwise the logits.")] = True
     query_max_length: Annotated[int, Field(ge=1, description="Tokens of the query, without special tokens.")] = 256
     max_length: Annotated[int, Field(ge=1, description="Tokens of query and document, with special tokens.")] = 512
@@ -47,13 +45,13 @@ class BGE(PairReranker):
             )
         return self
 
-    def prepare(self, loaded: LoadedModel) -> None:
+    def prepare(self, files: ModelFiles) -> None:
         """Determine how long a pair may be."""
-        if loaded.config.num_labels != 1:
-            labels = f"{self.model!r} has {loaded.config.num_labels} labels, but a BGE reranker has one"
+        if files.config.num_labels != 1:
+            labels = f"{self.model!r} has {files.config.num_labels} labels, but a BGE reranker has one"
             raise field_error("model", labels, "use the stage `cross_encoder` with `label`")
-        specials = loaded.tokenizer.pair_specials
-        self._tokens = max_length_of(loaded, self.max_length, specials) - specials
+        specials = files.tokenizer.pair_specials
+        self._tokens = max_length_of(files, self.max_length, specials) - specials
         if self.query_max_length >= self._tokens:
             room = f"no room for a document in max_length {self.max_length} with {specials} special tokens"
             raise field_error("query_max_length", f"{self.query_max_length} leaves {room}", "lower it")
@@ -62,15 +60,15 @@ class BGE(PairReranker):
         """Return what the query leaves of the pair's length."""
         return self._tokens - min(query, self.query_max_length)
 
-    def tokenize(self, texts: Sequence[str], check: Check, *, queries: bool) -> list[Tokens]:
+    def tokenize(self, texts: Sequence[str], clock: Clock, *, queries: bool) -> list[Tokens]:
         """Return the tokens, cut to the field's length, decoded and tokenized again.
 
         That is what FlagEmbedding does on transformers 5. It makes a difference only for a text that has unknown
         tokens or is cut within a word.
         """
         tokenizer = self.loaded.tokenizer
-        cut = tokenizer.tokens(texts, self.query_max_length if queries else self.max_length, check)
-        again = tokenizer.tokens(tokenizer.decoded([own.ids for own in cut]), self.loaded.limit, check)
+        cut = tokenizer.tokens(texts, self.query_max_length if queries else self.max_length, clock.check)
+        again = tokenizer.tokens(tokenizer.decode([own.ids for own in cut]), self.loaded.limit, clock.check)
         return [Tokens(new.ids, new.length + old.length - len(old.ids)) for new, old in zip(again, cut, strict=True)]
 
     def room(self, query: Tokens, text: Tokens) -> tuple[int, int]:
@@ -84,13 +82,5 @@ class BGE(PairReranker):
 
     def relevance(self, logits: torch.Tensor) -> list[float]:
         """Return the logits, or their sigmoids."""
-        values = cast("list[float]", logits[:, 0].tolist())
-        return [sigmoid(value) for value in values] if self.normalize else values
-
-
-def sigmoid(value: float) -> float:
-    """Return ``1 / (1 + exp(-value))``, without overflow for any finite value."""
-    if value >= 0:
-        return 1 / (1 + math.exp(-value))
-    power = math.exp(value)
-    return power / (1 + power)
+        values = logits[:, 0].cpu().double()
+        return cast("list[float]", (values.sigmoid() if self.normalize else values).tolist())

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field, PrivateAttr
 
 from milvus_pipeline import DeadlineError, QueryError
 from milvus_pipeline.plugin import RerankJob
-from milvus_stages.local.anytime import Clock, late_error, run_texts_best_first
+from milvus_stages.local.anytime import Clock, Scores, late_error, run_texts_best_first
 from milvus_stages.local.files import model_error, module_list
-from milvus_stages.local.models import Kind, LoadedModel, max_length_of
-from milvus_stages.local.pair_reranker import LocalReranker, Scores, by_rank, warn_of_cuts
+from milvus_stages.local.models import Kind, ModelFiles, ModelName, max_length_of
+from milvus_stages.local.pair_reranker import LocalReranker, by_rank, warn_of_cuts
 from milvus_stages.local.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -20,13 +21,6 @@ if TYPE_CHECKING:
 
 NO_TOKENS = -1.0
 """Score of a document without tokens: the lowest cosine, and so the lowest score."""
-
-
-class _Lengths(NamedTuple):
-    """Tokens that a query and a document may have, special tokens not counted."""
-
-    query: int
-    text: int
 
 
 class LateInteraction(LocalReranker):
@@ -41,9 +35,7 @@ class LateInteraction(LocalReranker):
     type: ClassVar[str] = "late_interaction"
     kind: ClassVar[Kind] = "encoder"
 
-    model: Annotated[str, Field(min_length=1, description="Hub id, folder, or package:NAME/PATH of an encoder.")] = (
-        "sentence-transformers/all-MiniLM-L6-v2"
-    )
+    model: ModelName = "sentence-transformers/all-MiniLM-L6-v2"
     max_length: Annotated[
         int | None, Field(ge=1, description="Tokens of a document, with special tokens; the model's by default.")
     ] = None
@@ -51,24 +43,24 @@ class LateInteraction(LocalReranker):
         int | None, Field(ge=1, description="Tokens of a query, with special tokens; the model's by default.")
     ] = None
 
-    _lengths: _Lengths = PrivateAttr(default=_Lengths(0, 0))
+    # Tokens that a query and a document may have, special tokens not counted.
+    _query_tokens: int = PrivateAttr(default=0)
+    _text_tokens: int = PrivateAttr(default=0)
 
-    def prepare(self, loaded: LoadedModel) -> None:
+    def prepare(self, files: ModelFiles) -> None:
         """Determine how long texts may be."""
-        for kind, _ in (module_list(loaded.folder) or [])[1:]:
+        for kind, _ in (module_list(files.folder) or [])[1:]:
             # Pooling and later modules turn a text into one vector; any other module would change the token vectors.
             if kind == "Pooling":
                 break
             raise model_error(f"{self.model!r} has a module {kind!r} after the transformer, which is not supported")
-        specials = loaded.tokenizer.specials
-        self._lengths = _Lengths(
-            max_length_of(loaded, self.query_max_length, specials, field="query_max_length") - specials,
-            max_length_of(loaded, self.max_length, specials) - specials,
-        )
+        specials = files.tokenizer.specials
+        self._query_tokens = max_length_of(files, self.query_max_length, specials, "query_max_length") - specials
+        self._text_tokens = max_length_of(files, self.max_length, specials) - specials
 
     def document_room(self, query: int) -> int:
         """Return the tokens of a document that are read, which do not depend on the query."""
-        return self._lengths.text
+        return self._text_tokens
 
     def score_into(self, scores: Scores, jobs: Sequence[RerankJob], clock: Clock) -> None:
         """Encode each query and each distinct document once, and compare a document as soon as it is encoded."""
@@ -76,20 +68,23 @@ class LateInteraction(LocalReranker):
 
         queries = self._encode_queries(jobs, clock)
         texts = list(dict.fromkeys(by_rank([jobs[number].texts for number in queries])))
-        places = _places(jobs, texts, queries.keys())
+        places = defaultdict(list)  # of the scores of a text: the number of a job, and the place in its texts
+        for number in sorted(queries):
+            for place, text in enumerate(jobs[number].texts):
+                places[text].append((number, place))
         cut = [0] * len(jobs)
 
         def compare(batch: Mapping[int, Tokens]) -> None:
             vectors = self._vectors(batch, clock)
-            found = [maxsim([queries[number] for number, _ in places[text]], own) for text, own in vectors.items()]
+            found = [maxsim([queries[job] for job, _ in places[texts[own]]], vectors[own]) for own in vectors]
             values = iter(torch.cat(found).tolist() if found else ())
-            for text, tokens in batch.items():  # a text without tokens has no vectors
-                for number, place in places[text]:
-                    scores[number][place] = next(values) if text in vectors else NO_TOKENS
+            for own, tokens in batch.items():  # a text without tokens has no vectors
+                for number, place in places[texts[own]]:
+                    scores[number][place] = next(values) if own in vectors else NO_TOKENS
                     cut[number] += tokens.cut
 
         try:
-            run_texts_best_first(self.loaded.tokenizer, texts, self._lengths.text, compare, self.batch_size, clock)
+            run_texts_best_first(self.loaded.tokenizer, texts, self._text_tokens, compare, self.batch_size, clock)
         finally:
             for number in queries:
                 warn_of_cuts(False, cut[number], len(jobs[number].texts), clock.context, number)
@@ -113,7 +108,7 @@ class LateInteraction(LocalReranker):
 
         queries = [job.query for job in jobs]
         try:
-            run_texts_best_first(self.loaded.tokenizer, queries, self._lengths.query, encode, self.batch_size, half)
+            run_texts_best_first(self.loaded.tokenizer, queries, self._query_tokens, encode, self.batch_size, half)
         except DeadlineError:
             clock.check()
         for number in range(len(jobs)):
@@ -139,7 +134,7 @@ def maxsim(queries: Sequence[torch.Tensor], tokens: torch.Tensor) -> torch.Tenso
     """Return the scores of one document for several queries.
 
     Args:
-        queries: unit vectors ``(tokens, hidden)`` of each query; may be empty.
+        queries: unit vectors ``(tokens, hidden)`` of each query, at least one.
         tokens: unit vectors ``(tokens, hidden)`` of the document.
 
     Returns:
@@ -147,18 +142,5 @@ def maxsim(queries: Sequence[torch.Tensor], tokens: torch.Tensor) -> torch.Tenso
     """
     import torch
 
-    if not queries:
-        return tokens.new_empty(0)
     best = (torch.cat(list(queries)) @ tokens.T).amax(dim=1)
     return torch.stack([part.mean() for part in torch.split(best, [len(query) for query in queries])])
-
-
-def _places(jobs: Sequence[RerankJob], texts: Sequence[str], numbers: Container[int]) -> list[list[tuple[int, int]]]:
-    """For each text, where its scores belong: the number of a job (one of ``numbers``) and the place in its texts."""
-    index = {text: position for position, text in enumerate(texts)}
-    places: list[list[tuple[int, int]]] = [[] for _ in texts]
-    for number, job in enumerate(jobs):
-        if number in numbers:
-            for place, text in enumerate(job.texts):
-                places[index[text]].append((number, place))
-    return places

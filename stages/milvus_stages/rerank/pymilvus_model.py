@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextvars import ContextVar
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextvars import ContextVar, copy_context
+from importlib.metadata import version
+from inspect import BoundArguments, signature
 from numbers import Integral
-from typing import Annotated, Any, ClassVar, Final, NamedTuple
+from typing import Annotated, Any, ClassVar, Final, NamedTuple, cast
 
 from pydantic import Field, PrivateAttr, field_validator
 
 from milvus_pipeline import ConfigError, DeadlineError, StageError
-from milvus_pipeline.plugin import Context, Reranker, RerankJob, error_text, require, suggestion
+from milvus_pipeline.plugin import Context, RerankJob, error_text, require, suggestion
 from milvus_stages.hosted.plan import Limits, plan
-from milvus_stages.local.anytime import Clock, Threads, arun_in_time, late_error, run_in_time
-from milvus_stages.local.files import Origin, locate_here
+from milvus_stages.local.anytime import AnytimeReranker, Clock, Scores, Threads, Work, late_error
+from milvus_stages.local.files import MODEL_FILES, Origin, locate_here
 from milvus_stages.milvus.client.server import pymilvus_for
 from milvus_stages.privacy.redaction import Private, chain_is_clean
 from milvus_stages.privacy.secrets import plain_arguments, resolved_arguments
@@ -35,7 +36,6 @@ _SERVICES: Final = {
 _PAIRWISE: Final = {*_LOCAL, *_SERVICES} - {"JinaRerankFunction"}
 """The functions that are known to score each document independently of the others."""
 
-_Scores = list[float | None]
 _refuse_installs: ContextVar[bool] = ContextVar("_refuse_installs", default=False)
 
 
@@ -49,7 +49,7 @@ class _Opened(NamedTuple):
     lock: threading.Lock
 
 
-class PymilvusModel(Reranker):
+class PymilvusModel(AnytimeReranker):
     """Scores with a rerank function of the PyMilvus model library (``pymilvus.model.reranker``).
 
     For users who have one already: ``function`` is the name of its class, ``arguments`` are those of its constructor.
@@ -65,7 +65,10 @@ class PymilvusModel(Reranker):
 
     type: ClassVar[str] = "pymilvus_model"
 
-    function: Annotated[str, Field(description="Class of pymilvus.model.reranker, such as BGERerankFunction.")]
+    function: Annotated[
+        str,
+        Field(pattern=r"^[A-Za-z]\w*$", description="Class of pymilvus.model.reranker, such as BGERerankFunction."),
+    ]
     arguments: Annotated[
         dict[str, Any],
         Field(description="Arguments of its constructor. {env: NAME} is replaced by an environment variable."),
@@ -73,21 +76,10 @@ class PymilvusModel(Reranker):
 
     _opened: _Opened | None = PrivateAttr(default=None)
 
-    # A value in the wrong place may be a key, so these messages do not repeat it.
-
-    @field_validator("function", mode="before")
+    @field_validator("arguments")
     @classmethod
-    def _name_not_path(cls, value: Any) -> Any:
-        if not isinstance(value, str) or not value.isidentifier():
-            raise ValueError("must be the name of a class of pymilvus.model.reranker, without a path")
-        return value
-
-    @field_validator("arguments", mode="before")
-    @classmethod
-    def _plain_and_without_keys(cls, value: Any) -> Any:
-        if not isinstance(value, Mapping):
-            raise ValueError("must be a mapping of the function's argument names to values")
-        if not all(isinstance(name, str) and name.isidentifier() for name in value):
+    def _plain_and_without_keys(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if not all(map(str.isidentifier, value)):  # one may be a key, so the message does not repeat it
             raise ValueError("the names must be those of arguments in Python, such as model_name")
         if _trusts_code(value):
             raise ConfigError(
@@ -97,16 +89,10 @@ class PymilvusModel(Reranker):
 
     def setup(self) -> None:
         """Import the library, read the environment, and create the function, which loads its model."""
-        found, arguments, keys = self.resolve()
-        origin = self._origin(found, arguments)
-        failure = None
-        try:
-            function = self._without_installs(found, **arguments)
-        except Exception as error:
-            failure = self._failure("cannot be created", error, keys, ())
-        if failure is not None:
-            raise failure  # here, not above: the function's error would be its context, and a traceback prints that
-        origin = origin or self._origin(found, arguments)  # the files may have been downloaded just now
+        found, bound, keys = self.resolve()
+        origin = self._origin(bound)
+        function = self._call("cannot be created", Private(keys), lambda: found(*bound.args, **bound.kwargs))
+        origin = origin or self._origin(bound)  # the files may have been downloaded just now
         self._opened = _Opened(function, keys, origin, Threads(1), threading.Lock())
 
     def teardown(self) -> None:
@@ -116,14 +102,10 @@ class PymilvusModel(Reranker):
     def identity(self) -> Mapping[str, Any]:
         """Return the function, the library's version, and the revision of its model's files if they are known."""
         origin = self._ready.origin
-        try:
-            library = f"pymilvus.model {version('pymilvus.model')}"
-        except PackageNotFoundError:  # found on a path
-            library = "pymilvus.model"
-        revision = {} if origin is None else {"revision": origin.revision()}
-        return {"function": self.function, "library": library, **revision}
+        revision = {} if origin is None else {"revision": origin.revision}
+        return {"function": self.function, "library": f"pymilvus.model {version('pymilvus.model')}", **revision}
 
-    def resolve(self) -> tuple[Callable[..., Any], dict[str, Any], frozenset[str]]:
+    def resolve(self) -> tuple[Callable[..., Any], BoundArguments, frozenset[str]]:
         """Return the class of the function, its arguments, and the keys among them, without creating the function.
 
         Raises:
@@ -131,30 +113,28 @@ class PymilvusModel(Reranker):
         """
         found = _find_class(self.function, self.name)
         arguments, keys = resolved_arguments(self.arguments, "arguments")
-        signature = inspect.signature(found)
         try:
-            signature.bind(**arguments)
+            bound = signature(found).bind(**arguments)
         except TypeError as error:
-            known = f"{self.function} takes {', '.join(signature.parameters)}"
+            known = f"{self.function} takes {', '.join(signature(found).parameters)}"
             raise StageError(str(error), known, place="arguments", reason_code="config") from None
-        return found, arguments, keys
+        bound.apply_defaults()
+        return found, bound, keys
 
-    def score_batch(self, jobs: Sequence[RerankJob], context: Context) -> list[_Scores]:
-        """Call the function once per query. Queries that are not reached in time fail; those that were are kept.
+    @property
+    def executor(self) -> Executor:
+        """One thread, since calls run one at a time."""
+        return self._ready.threads.executor()
 
-        Raises:
-            DeadlineError: the call was cancelled.
-        """
-        scores: dict[int, _Scores] = {}
-        run_in_time(lambda clock: self._score_each(scores, jobs, clock), context)
-        return self._in_order(scores, jobs, context)
-
-    async def ascore_batch(self, jobs: Sequence[RerankJob], context: Context) -> list[_Scores]:
-        """``score_batch`` in a thread, for an event loop."""
-        growing: dict[int, _Scores] = {}
-        executor = self._ready.threads.executor()
-        await arun_in_time(lambda clock: self._score_each(growing, jobs, clock), context, executor)
-        return self._in_order(dict(growing), jobs, context)  # a copy: the thread may still write into the original
+    def scoring(self, jobs: Sequence[RerankJob], context: Context) -> Generator[Work, None, Scores]:
+        """Yield the work, one call of the function per query. Queries that are not reached in time fail."""
+        growing: dict[int, list[float | None]] = {}
+        yield lambda clock: self._score_each(growing, jobs, clock)
+        scores = dict(growing)  # the thread may still write into the original
+        for position in range(len(jobs)):
+            if position not in scores:  # the first failure of a query counts
+                context.fail(position, late_error(f"{self.function} did not answer", context.deadline))
+        return [scores.get(position) or [None] * len(job.texts) for position, job in enumerate(jobs)]
 
     @property
     def scores_lists(self) -> bool:
@@ -179,20 +159,17 @@ class PymilvusModel(Reranker):
             raise StageError(f"{self.name} is not open", "call open() first, or run it in a pipeline")
         return self._opened
 
-    def _origin(self, found: Callable[..., Any], arguments: Mapping[str, Any]) -> Origin | None:
+    def _origin(self, bound: BoundArguments) -> Origin | None:
         """The files of a local function's model, which may be pickles; None if they are not found."""
         if self.function not in _LOCAL:
             return None
-        bound = inspect.signature(found).bind(**arguments)
-        bound.apply_defaults()
-        name = bound.arguments.get("model_name")
         try:
-            folder = locate_here(name, wanted_by=self.name) if isinstance(name, str) and name else None
-            return None if folder is None else Origin(folder, ["*.bin"])
+            folder = locate_here(str(bound.arguments["model_name"]), wanted_by=self.name)
         except StageError:
             return None
+        return None if folder is None else Origin(folder, [*MODEL_FILES, "*.bin"])
 
-    def _score_each(self, scores: dict[int, _Scores], jobs: Sequence[RerankJob], clock: Clock) -> None:
+    def _score_each(self, scores: dict[int, list[float | None]], jobs: Sequence[RerankJob], clock: Clock) -> None:
         """Keep the scores of each query once they are complete; its failure goes into the context."""
         for position, job in enumerate(jobs):
             try:
@@ -203,14 +180,18 @@ class PymilvusModel(Reranker):
             except StageError as error:
                 clock.context.fail(position, error)
 
-    def _score_one(self, job: RerankJob, position: int, clock: Clock) -> _Scores:
-        scores: _Scores = [None] * len(job.texts)
+    def _score_one(self, job: RerankJob, position: int, clock: Clock) -> list[float | None]:
+        scores: list[float | None] = [None] * len(job.texts)
         planned = plan(job, Limits(), self.function)
         planned.report(clock.context, position)
         if not planned.parts:
             return scores
         places = planned.parts[0].places
-        results = self._call(job.query, [job.texts[place] for place in places], clock)
+        texts = [job.texts[place] for place in places]
+        opened = self._ready
+        private = Private(opened.keys, lambda: [job.query, *texts])
+        with clock.holding(opened.lock):  # no function is known to be thread-safe
+            results = self._call("failed", private, lambda: list(opened.function(job.query, texts, top_k=len(texts))))
         indices: list[Any] = [getattr(result, "index", None) for result in results]
         if not all(_is_index(index, len(places)) for index in indices) or len(set(indices)) < len(indices):
             wrong = f"{self.function} returned an index twice, or one that is not from 0 to {len(places) - 1}"
@@ -225,50 +206,34 @@ class PymilvusModel(Reranker):
             )
         return scores
 
-    def _in_order(self, scores: Mapping[int, _Scores], jobs: Sequence[RerankJob], context: Context) -> list[_Scores]:
-        """The scores of each query. A query without scores has failed, because of the deadline if not by itself."""
-        for position in range(len(jobs)):
-            if position not in scores:  # the first failure of a query counts
-                context.fail(position, late_error(f"{self.function} did not answer", context.deadline))
-        return [scores.get(position) or [None] * len(job.texts) for position, job in enumerate(jobs)]
+    def _call(self, what: str, private: Private, function: Callable[[], Any]) -> Any:
+        """Call the library, which must not install packages.
 
-    def _call(self, query: str, texts: list[str], clock: Clock) -> list[Any]:
-        """What the function returns. Calls run one at a time: no function is known to be thread-safe."""
-        opened = self._ready
-        with clock.holding(opened.lock):
-            try:
-                return list(self._without_installs(opened.function, query, texts, top_k=len(texts)))
-            except Exception as error:
-                failure = self._failure("failed", error, opened.keys, [query, *texts])
-        raise failure
-
-    def _without_installs(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        token = _refuse_installs.set(True)
-        try:
-            return function(*args, **options)
-        finally:
-            _refuse_installs.reset(token)
-
-    def _failure(self, what: str, error: Exception, keys: frozenset[str], texts: Sequence[str]) -> StageError:
-        """The error of a function that failed, with no more of its own error than the class if that may be private.
-
-        A service may repeat a key that its function has read from a variable unknown to us.
+        Raises:
+            StageError: the call failed. It has no more of the library's error than the class if that may be private: a
+                service may repeat a key that its function has read from a variable unknown to us.
         """
-        if isinstance(error, ModuleNotFoundError) and error.name:
-            missing = f"{self.function} needs the package {error.name!r}, which is not installed"
-            return StageError(missing, f'install it with: pip install "{error.name}"')
-        clean = self.function in _LOCAL and chain_is_clean(error, Private(keys, lambda: texts))
-        text = error_text(error) if clean else type(error).__name__
-        failure = StageError(f"{self.function} {what}: {text}", self._next_step)
-        failure.__cause__ = error if clean else None
-        return failure
+        context = copy_context()
+        context.run(_refuse_installs.set, True)
+        try:
+            return context.run(function)
+        except Exception as error:
+            if isinstance(error, ModuleNotFoundError) and error.name:
+                missing = f"{self.function} needs the package {error.name!r}, which is not installed"
+                failure = StageError(missing, f'install it with: pip install "{error.name}"')
+            else:
+                clean = self.function in _LOCAL and chain_is_clean(error, private)
+                text = error_text(error) if clean else type(error).__name__
+                failure = StageError(f"{self.function} {what}: {text}", self._next_step)
+                failure.__cause__ = error if clean else None
+        raise failure  # here, not above: the library's error would be its context, and a traceback prints that
 
     @property
     def _next_step(self) -> str:
-        if self.function in _LOCAL:
-            return f"check its arguments, or use the stage `{_LOCAL[self.function]}`"
-        key = "check its arguments and its key (`api_key: {env: NAME}`)"
-        return f"{key}, or use the stage `{_SERVICES[self.function]}`" if self.sends else key
+        stage = (_LOCAL | _SERVICES).get(self.function)
+        instead = f", or use the stage `{stage}`" if stage is not None else ""
+        key = "" if self.function in _LOCAL else " and its key (`api_key: {env: NAME}`)"
+        return f"check its arguments{key}{instead}"
 
 
 def _find_class(function: str, wanted_by: str) -> Callable[..., Any]:
@@ -278,29 +243,12 @@ def _find_class(function: str, wanted_by: str) -> Callable[..., Any]:
         StageError: the library is not installed, or has no function of that name.
     """
     pymilvus_for(wanted_by)
-    try:
-        library, base, utils = (
-            require(f"pymilvus.model.{name}", extra=_EXTRA, wanted_by=wanted_by)
-            for name in ("reranker", "base", "utils")
-        )
-    except ModuleNotFoundError as error:
-        raise StageError(
-            f"pymilvus.model needs the package {error.name!r}, which is not installed",
-            f'install what it needs with: pip install "milvus-search-pipeline[{_EXTRA}]"',
-        ) from error
-    _guard_installer(utils)
-    found = {name: getattr(library, name, None) for name in library.__all__}
-    known = {
-        name: own for name, own in found.items() if isinstance(own, type) and issubclass(own, base.BaseRerankFunction)
-    }
-    if function not in known:
-        raise StageError(
-            f"the PyMilvus model library has no {function!r}",
-            suggestion(function, known),
-            place="function",
-            reason_code="config",
-        )
-    return known[function]
+    library = require("pymilvus.model.reranker", extra=_EXTRA, wanted_by=wanted_by)
+    _guard_installer(require("pymilvus.model.utils", extra=_EXTRA, wanted_by=wanted_by))
+    if function not in library.__all__:
+        missing = f"the PyMilvus model library has no {function!r}"
+        raise StageError(missing, suggestion(function, library.__all__), place="function", reason_code="config")
+    return cast("Callable[..., Any]", getattr(library, function))
 
 
 def _guard_installer(utils: Any) -> None:

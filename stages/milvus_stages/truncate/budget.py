@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from milvus_pipeline import StageError
 from milvus_pipeline.plugin import error_text, require
-from milvus_stages.local.files import commit_of, digest_of, file_error, locate
+from milvus_stages.local.files import Origin, file_error, locate, locate_here
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
-TOKENIZER_FILE = "tokenizer.json"
+_TOKENIZER_FILE = "tokenizer.json"
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -58,24 +59,33 @@ class TokenCounter:
         return self._tokenizer.encode(_LONE_SURROGATE.sub("\ufffd", text), add_special_tokens=False)
 
 
-def load_counter(name: str, *, wanted_by: str) -> TokenCounter:
-    """Load the tokenizer of a model: a hub id, a local folder, or ``package:NAME/PATH``. Weights are never fetched.
+def load_counter(name: str, *, wanted_by: str, download: bool = True) -> TokenCounter | None:
+    """Load the tokenizer of a model. Weights are never fetched.
+
+    Args:
+        name: a hub id, a local folder, or ``package:NAME/PATH``.
+        wanted_by: name of the stage, for messages.
+        download: fetch it from the hub if necessary; otherwise return None if it is not on this machine.
 
     Raises:
         StageError: it cannot be found or read.
     """
     tokenizers = require("tokenizers", extra="local", wanted_by=wanted_by)
     try:
-        file = locate(name, wanted_by=wanted_by, files=[TOKENIZER_FILE]) / TOKENIZER_FILE
+        find = locate if download else locate_here
+        folder = find(name, wanted_by=wanted_by, file=_TOKENIZER_FILE)
+        if folder is None:
+            return None
+        file = folder / _TOKENIZER_FILE
         if not file.is_file():
             fast = "save its fast form there (transformers: AutoTokenizer.from_pretrained(...).save_pretrained(...))"
-            raise file_error(file.parent, f"holds no {TOKENIZER_FILE}", fast)
-        revision = commit_of(file.parent) or digest_of(file.parent, [file])
+            raise file_error(folder, f"holds no {_TOKENIZER_FILE}", fast)
+        revision = Origin(folder, [_TOKENIZER_FILE]).revision
         return TokenCounter(tokenizers.Tokenizer.from_file(str(file)), revision)
     except StageError as error:  # of a model's files, whose place is another field
         raise StageError(error.what, error.next_step, place="tokenizer") from error
     except Exception as error:  # the library raises bare Exception
-        damaged = f"{file} cannot be read: {error_text(error)}"
+        damaged = f"{name!r}: {_TOKENIZER_FILE} cannot be read: {error_text(error)}"
         raise StageError(damaged, "copy or download it again", place="tokenizer") from error
 
 
@@ -86,6 +96,7 @@ class Cost(NamedTuple):
     chars: int
 
 
+@dataclass
 class Budget:
     """A budget that texts are charged to, one after the other.
 
@@ -94,36 +105,34 @@ class Budget:
         chars: limit of characters; None for no limit.
         per_text: tokens that each text costs beside its own.
         counter: counts tokens; None only without a limit of tokens.
+        spent: what the texts have cost so far.
     """
 
-    def __init__(self, tokens: int | None, chars: int | None, per_text: int, counter: TokenCounter | None) -> None:
-        self._tokens = tokens
-        self._chars = chars
-        self._per_text = per_text
-        self._counter = counter
-        self.spent = Cost(0, 0)
+    tokens: int | None
+    chars: int | None
+    per_text: int
+    counter: TokenCounter | None
+    spent: Cost = field(default_factory=lambda: Cost(0, 0))
 
     def cost(self, text: str) -> Cost:
         """Return what a text costs."""
-        tokens = self._counter.count(text) if self._counter else 0
-        return Cost(tokens + self._per_text, len(text))
+        tokens = self.counter.count(text) if self.counter else 0
+        return Cost(tokens + self.per_text, len(text))
 
-    def fits(self, cost: Cost) -> bool:
-        """Whether that much is left."""
-        return (self._tokens is None or self.spent.tokens + cost.tokens <= self._tokens) and (
-            self._chars is None or self.spent.chars + cost.chars <= self._chars
-        )
-
-    def take(self, cost: Cost) -> None:
-        """Charge the cost to the budget."""
-        self.spent = Cost(self.spent.tokens + cost.tokens, self.spent.chars + cost.chars)
+    def take(self, cost: Cost) -> bool:
+        """Charge the cost to the budget; return False if that much is not left."""
+        tokens, chars = self.spent.tokens + cost.tokens, self.spent.chars + cost.chars
+        if (self.tokens is not None and tokens > self.tokens) or (self.chars is not None and chars > self.chars):
+            return False
+        self.spent = Cost(tokens, chars)
+        return True
 
     def prefix(self, text: str) -> str:
         """Return the longest prefix of the text that fits into what is left; empty if none does."""
-        if self._chars is not None:
-            text = word_prefix(text, max(0, self._chars - self.spent.chars))
-        if self._tokens is not None and self._counter is not None:
-            text = self._counter.prefix(text, max(0, self._tokens - self.spent.tokens - self._per_text))
+        if self.chars is not None:
+            text = word_prefix(text, max(0, self.chars - self.spent.chars))
+        if self.tokens is not None and self.counter is not None:
+            text = self.counter.prefix(text, max(0, self.tokens - self.spent.tokens - self.per_text))
         return text if text.strip() else ""
 
 

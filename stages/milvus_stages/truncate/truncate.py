@@ -72,17 +72,15 @@ class Truncate(Stage):
                 "min_score needs `score_of`, as the scores of different stages have different scales",
                 "name the stage whose score it applies to, such as score_of: late_interaction",
             )
-        if self.score_of is not None and self.min_score is None:
-            raise ConfigError("score_of has no effect without min_score", "set min_score, or leave score_of out")
+        pairs = {"score_of": "min_score", "tokenizer": "max_tokens", "reserve": "max_tokens", "per_hit": "max_tokens"}
+        for name, limit in pairs.items():
+            if getattr(self, name) and getattr(self, limit) is None:
+                raise ConfigError(f"{name} has no effect without {limit}", f"set {limit}, or leave {name} out")
         if self.max_tokens is None:
-            for name in ("tokenizer", "reserve", "per_hit"):
-                if getattr(self, name):
-                    raise ConfigError(
-                        f"{name} has no effect without max_tokens", f"set max_tokens, or leave {name} out"
-                    )
-        elif self.tokenizer is None:
-            raise ValueError("max_tokens needs `tokenizer`, the one of the model that will read the texts")
-        elif self.reserve + self.per_hit >= self.max_tokens:
+            return self
+        if self.tokenizer is None:
+            raise ConfigError("max_tokens needs `tokenizer`", "name that of the model that will read the texts")
+        if self.reserve + self.per_hit >= self.max_tokens:
             raise ValueError(
                 f"reserve and per_hit ({self.reserve} + {self.per_hit}) leave nothing of max_tokens ({self.max_tokens})"
             )
@@ -98,12 +96,6 @@ class Truncate(Stage):
     def _budgeted(self) -> bool:
         return self.max_tokens is not None or self.max_chars is not None
 
-    @property
-    def _opened_counter(self) -> TokenCounter:
-        if self._counter is None:
-            raise StageError(f"{self.name} is not open, so it cannot count tokens", "call open() first")
-        return self._counter
-
     def setup(self) -> None:
         """Load the tokenizer."""
         if self.tokenizer is not None:
@@ -115,9 +107,13 @@ class Truncate(Stage):
 
     def identity(self) -> Mapping[str, Any]:
         """Return the tokenizer and its file's revision, if tokens are counted."""
-        if self.tokenizer is None:
-            return {}
-        return {"tokenizer": self.tokenizer, "revision": self._opened_counter.revision}
+        counter = self._opened_counter()
+        return {} if counter is None else {"tokenizer": self.tokenizer, "revision": counter.revision}
+
+    def _opened_counter(self) -> TokenCounter | None:
+        if self.tokenizer is not None and self._counter is None:
+            raise StageError(f"{self.name} is not open, so it cannot count tokens", "call open() first")
+        return self._counter
 
     def process(self, results: Sequence[SearchResult], context: Context) -> Sequence[SearchResult]:
         """Cut the hits of every result."""
@@ -169,33 +165,28 @@ class Truncate(Stage):
         return [hit for hit, score in zip(hits, scores, strict=True) if score is not None and score >= self.min_score]
 
     def _within_budget(self, hits: Sequence[Hit], position: int, context: Context) -> list[Hit]:
-        counter = None if self.max_tokens is None else self._opened_counter
         tokens = None if self.max_tokens is None else self.max_tokens - self.reserve
-        budget = Budget(tokens, self.max_chars, self.per_hit, counter)
+        budget = Budget(tokens, self.max_chars, self.per_hit, self._opened_counter())
         kept: list[Hit] = []
         shortened = 0
         for hit in hits:
             cost = budget.cost(hit.text or "")
-            if not budget.fits(cost):
-                shortened = self._cut_last(hit, cost, budget, kept, position, context)
-                break
-            budget.take(cost)
-            kept.append(hit)
+            if budget.take(cost):
+                kept.append(hit)
+                continue
+            text = budget.prefix(hit.text or "") if self.cut == "cut" else ""
+            if text:
+                less = budget.cost(text)
+                budget.take(less)
+                kept.append(hit.with_text(text))
+                shortened = 1
+                change = f"from {self._cost_text(cost)} to {self._cost_text(less)}"
+                context.warn(f"hit {len(kept)} was cut {change}", position)
+            elif not kept:
+                context.warn(f"no hit fits: the first needs {self._cost_text(cost)}", position)
+            break
         context.note(position, cut=shortened, **self._figures(budget.spent))
         return kept
-
-    def _cut_last(self, hit: Hit, cost: Cost, budget: Budget, kept: list[Hit], position: int, context: Context) -> int:
-        """Cut or drop the first hit that does not fit; return how many hits were cut, 0 or 1."""
-        text = budget.prefix(hit.text or "") if self.cut == "cut" else ""
-        if not text:
-            if not kept:
-                context.warn(f"no hit fits: the first needs {self._cost_text(cost)}", position)
-            return 0
-        less = budget.cost(text)
-        budget.take(less)
-        kept.append(hit.with_text(text))
-        context.warn(f"hit {len(kept)} was cut from {self._cost_text(cost)} to {self._cost_text(less)}", position)
-        return 1
 
     def _figures(self, cost: Cost) -> dict[str, int]:
         figures = {} if self.max_tokens is None else {"tokens": cost.tokens}

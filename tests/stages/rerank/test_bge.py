@@ -1,7 +1,5 @@
 """The bge stage, measured against FlagEmbedding on the same weights."""
 
-import math
-
 import numpy as np
 import pytest
 from FlagEmbedding import FlagReranker
@@ -9,7 +7,6 @@ from FlagEmbedding import FlagReranker
 from milvus_pipeline import ConfigError, DeadlineError, Hit, Query, SearchResult, StageError
 from milvus_pipeline.plugin import Context, Deadline, RerankJob
 from milvus_stages import BGE
-from milvus_stages.rerank.bge import sigmoid
 from support.checkpoints import bert_classifier, encoder
 
 
@@ -79,7 +76,7 @@ def test_time_that_is_used_up_ends_the_work(bert):
     context = Context(Deadline.after(0.0), 1)
     mine.score_batch([RerankJob("plum", ["sky"])], context)
     mine.close()
-    with pytest.raises(DeadlineError, match=r"none of 1 documents was scored .*; increase `timeout`"):
+    with pytest.raises(DeadlineError, match=r"1 of 1 documents were not scored .*; increase `timeout`"):
         raise context.failures[0]
 
 
@@ -94,13 +91,6 @@ def test_it_is_callable_on_its_own(bert):
     assert repr(ranked[0]) == (
         f"RerankResult(text={documents[ranked[0].index]!r}, score={ranked[0].score!r}, index={ranked[0].index})"
     )
-
-
-@pytest.mark.parametrize("value", [-1e308, -800.0, -1.5, 0.0, 3.0, 800.0, 1e308])
-def test_the_sigmoid_is_stable(value):
-    """No logit overflows, and the sigmoid is symmetric about one half."""
-    assert 0.0 <= sigmoid(value) <= 1.0
-    assert math.isclose(sigmoid(value) + sigmoid(-value), 1.0, rel_tol=1e-12)
 
 
 def test_lengths_without_room_for_a_document_are_refused(bert):
