@@ -77,9 +77,8 @@ class Part:
         middle = len(self.places) // 2
         return self._part(range(middle)), self._part(range(middle, len(self.places)))
 
-    def without(self, place: int) -> tuple[Part, Part | None]:
+    def without(self, at: int) -> tuple[Part, Part | None]:
         """Return a request of one of its documents, and one of the others, if there are any."""
-        at = self.places.index(place)
         rest = [other for other in range(len(self.places)) if other != at]
         return self._part([at]), self._part(rest) if rest else None
 

@@ -300,8 +300,8 @@ def _conversation(reranker: HostedReranker, sender: Sender, work: Work, part: Pa
 def _smallest_first(pending: list[Part]) -> Part:
     """Move the smallest of the pending documents into a request that comes first, and return that request."""
     position = min(range(len(pending)), key=lambda at: min(pending[at].sizes))
-    part = pending[position]
-    alone, rest = part.without(part.places[part.sizes.index(min(part.sizes))])
+    sizes = pending[position].sizes
+    alone, rest = pending[position].without(sizes.index(min(sizes)))
     pending[position : position + 1] = [rest] if rest else []
     pending.append(alone)
     return alone

@@ -80,26 +80,6 @@ def test_what_is_too_large_is_halved(way, kind):
     assert outcome.warnings == []
 
 
-def test_the_limit_of_halves_is_clamped(way):
-    """Half of a request cannot be asked for more scores than it has documents."""
-    with StandIn("cohere") as server:
-        server.script(server.error(413))
-        outcome = ask(way, server, MANY, top_k=15)
-        whole, *halves = server.requests
-    assert whole.body["top_n"] == 15
-    assert [half.body["top_n"] for half in halves] == [11, 12]
-    assert order(outcome.scores[0])[:15] == [place for place, _ in ranking(QUERY, MANY, 15)]
-
-
-def test_another_400_is_not_halved(way):
-    """Only what may fit in parts is sent in parts."""
-    with StandIn("jev") as server:
-        server.always(server.error(400, "unknown model"))
-        outcome = ask(way, server, MANY)
-        assert len(server.requests) == 1
-    assert outcome.error().status == 400
-
-
 @pytest.mark.parametrize("provider", ["cohere", "jev"])
 def test_halves_of_surrogate_pairs_are_sent_replaced(way, provider):
     """JSON could not carry them; the rest of the text is scored."""
