@@ -22,7 +22,6 @@ from milvus_stages.milvus.client.server import pymilvus_for
 from milvus_stages.privacy.redaction import Private, chain_is_clean
 from milvus_stages.privacy.secrets import plain_arguments, resolved_arguments
 
-_EXTRA: Final = "pymilvus-model"
 _LOCAL: Final = {"BGERerankFunction": "bge", "CrossEncoderRerankFunction": "cross_encoder"}
 _SERVICES: Final = {
     "CohereRerankFunction": "cohere",
@@ -82,9 +81,8 @@ class PymilvusModel(AnytimeReranker):
         if not all(map(str.isidentifier, value)):  # one may be a key, so the message does not repeat it
             raise ValueError("the names must be those of arguments in Python, such as model_name")
         if _trusts_code(value):
-            raise ConfigError(
-                "Python code that comes with a model is never run", "leave it out", place="trust_remote_code"
-            )
+            never = "Python code that comes with a model is never run"
+            raise ConfigError(never, "leave it out", place="trust_remote_code")
         return plain_arguments(value)
 
     def setup(self) -> None:
@@ -243,8 +241,8 @@ def _find_class(function: str, wanted_by: str) -> Callable[..., Any]:
         StageError: the library is not installed, or has no function of that name.
     """
     pymilvus_for(wanted_by)
-    library = require("pymilvus.model.reranker", extra=_EXTRA, wanted_by=wanted_by)
-    _guard_installer(require("pymilvus.model.utils", extra=_EXTRA, wanted_by=wanted_by))
+    library = require("pymilvus.model.reranker", extra="pymilvus-model", wanted_by=wanted_by)
+    _guard_installer(require("pymilvus.model.utils", extra="pymilvus-model", wanted_by=wanted_by))
     if function not in library.__all__:
         missing = f"the PyMilvus model library has no {function!r}"
         raise StageError(missing, suggestion(function, library.__all__), place="function", reason_code="config")
