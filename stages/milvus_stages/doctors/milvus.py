@@ -10,15 +10,18 @@ Each check is a function that takes an ``Examination`` and yields findings. To a
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
+import numpy as np
+
 from milvus_pipeline import DeadlineError, QueryError, RetrySettings, StageError
-from milvus_pipeline.plugin import CheckContext, Deadline, Finding, doctor, share_text
-from milvus_stages.doctors.recall import QUERIES, recall_finding
+from milvus_pipeline.plugin import CheckContext, Deadline, Finding, doctor, share_text, suggestion
+from milvus_stages.doctors.recall import QUERIES, recall_findings
 from milvus_stages.doctors.sample import RowReader, Sample
 from milvus_stages.milvus import failures, filters
 from milvus_stages.milvus.client.lite import check_present
@@ -40,6 +43,14 @@ from milvus_stages.milvus.settings import SearchSettings
 from milvus_stages.milvus.state import LOAD_SECONDS, not_loaded_error, open_connection
 
 _LITE_ROWS: Final = 100_000  # above which Milvus Lite, whose searches read every row, is slow
+
+
+_LITE_NUMBERS: Final = 50_000_000  # numbers in all vectors; a larger database is not loaded for a check
+_WASTE_ROWS: Final = 20_000  # from which a search of every list deserves a warning
+
+_QUOTED: Final = re.compile(r'(?i:\b(?:iso|interval)\s+)?(?:"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\')', re.DOTALL)
+_NAME: Final = re.compile(r"(?<![\w.{$\[])[A-Za-z_]\w*(?!\w*\s*[(}])")
+_KEYWORDS: Final = frozenset({"and", "or", "not", "in", "like", "is", "null", "true", "false", "exists"})
 
 
 @dataclass
@@ -191,6 +202,17 @@ def check_collection(examination: Examination) -> Iterator[Finding]:
         yield Finding.ok("fields", f"{text}; other fields of a hit: {', '.join(state.fields) or 'none'}")
 
 
+def check_filter(examination: Examination) -> Iterator[Finding]:
+    """Report names in the filter that the collection does not have. Other mistakes show up in the search."""
+    expression, info = examination.settings.filter, examination.info
+    if expression is None or info.dynamic:
+        return
+    for name in dict.fromkeys(_NAME.findall(_QUOTED.sub(" ", expression))):
+        if name.lower() not in _KEYWORDS and name not in info.fields:
+            problem = f"it uses {name!r}, which is not a field of the collection"
+            yield Finding.error("filter", problem, suggestion(name, info.fields))
+
+
 def check_dimension(examination: Examination) -> Iterator[Finding]:
     """Compare the dimension of the field with that of the encoder."""
     name = _vector_field(examination)
@@ -223,6 +245,12 @@ def check_index(examination: Examination) -> Iterator[Finding]:
         text += f", nlist {index.nlist}, nprobe {nprobe}"
         text += f"; for {rows:,} rows 4·√rows = {round(4 * rows**0.5):,} lists are usual" if rows else ""
     yield Finding.ok("index", text)
+    if index.nlist and nprobe >= index.nlist and rows >= _WASTE_ROWS:
+        yield Finding.warning(
+            "nprobe",
+            f"nprobe {nprobe} is not below nlist {index.nlist}: every search reads all {rows:,} rows",
+            "lower params.nprobe; the recall that this check measures shows how far",
+        )
     if index.pending:
         yield Finding.warning(
             "index",
@@ -263,8 +291,9 @@ def check_memory(examination: Examination) -> Iterator[Finding]:
 
 
 def _may_load(examination: Examination) -> bool:
-    connection = examination.connection
-    return connection.is_lite and connections.users(connection) == 1 and examination.settings.load
+    connection, info = examination.connection, examination.info
+    small = info.rows * max(info.dims.values(), default=0) <= _LITE_NUMBERS
+    return connection.is_lite and connections.users(connection) == 1 and examination.settings.load and small
 
 
 def check_rows(examination: Examination) -> Iterator[Finding]:
@@ -311,7 +340,12 @@ def check_texts(examination: Examination) -> Iterator[Finding]:
             "leave them out when you fill the collection, or with a `filter`",
         )
     elif texts:
-        yield Finding.ok("texts", f"none of {len(texts)} sampled{where} is empty")
+        lengths = sorted(map(len, texts))
+        yield Finding.ok(
+            "texts",
+            f"none of {len(texts)} sampled{where} is empty; the median has {lengths[len(texts) // 2]:,} characters, "
+            f"the longest {lengths[-1]:,}",
+        )
 
 
 def check_search(examination: Examination) -> Iterator[Finding]:
@@ -321,6 +355,8 @@ def check_search(examination: Examination) -> Iterator[Finding]:
         return
     keys = [row[examination.info.primary] for row in examination.sample.rows]
     vectors = examination.reader.vectors(state.anns_field, keys[:: max(1, len(keys) // QUERIES)][:QUERIES])
+    if not len(vectors):
+        vectors = np.eye(1, state.dim, dtype=np.float32)
     try:
         expression = filters.join((settings.filter,), settings.filter_params)
     except QueryError:
@@ -346,11 +382,12 @@ def check_search(examination: Examination) -> Iterator[Finding]:
         level = f", {settings.consistency_level} consistency" if settings.consistency_level else ""
         yield Finding.ok("search", f"a search with these settings finds {len(answer):,} hits in {took}{level}")
     if examination.rows > 1:
-        yield recall_finding(state, examination.connection, examination.deadline, vectors, expression)
+        yield from recall_findings(state, examination.reader, vectors, examination.rows, expression)
 
 
 CHECKS: Final[tuple[Callable[[Examination], Iterator[Finding]], ...]] = (
     check_collection,
+    check_filter,
     check_dimension,
     check_index,
     check_memory,

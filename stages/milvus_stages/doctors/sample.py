@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -18,6 +18,8 @@ SAMPLE: Final = 200
 """Rows in a sample."""
 
 _PAGES: Final = 20  # calls that fetch the sample
+_STRIDE: Final = 7  # between two pages, so that an incomplete sample is spread, too; coprime to the number of pages
+_PAGE_BYTES: Final = 8 * 2**20  # of vectors in one answer
 
 Row = Mapping[str, Any]
 
@@ -61,18 +63,51 @@ class RowReader:
         """Return ``SAMPLE`` rows, or all ``rows`` of a smaller collection."""
         if rows <= SAMPLE:
             return Sample(self.rows(fields, limit=SAMPLE), True)
-        lite, primary = self.connection.is_lite, self.info.primary
-        if rows > MAX_WINDOW and not lite and self.info.fields[primary] == "INT64":
-            found = self.rows(fields, f"{primary} % {rows // SAMPLE} == 0", limit=2 * SAMPLE)
-            if len(found) >= SAMPLE // 4:  # keys with gaps may have too few of these remainders
-                return Sample(found, True)
+        lite = self.connection.is_lite
+        if rows > MAX_WINDOW and not lite and (found := self._sample_by_key(rows, fields)):
+            return Sample(found, True)
         reach = rows if lite else min(rows, MAX_WINDOW)  # a server reads no further; Milvus Lite does
-        size = SAMPLE // _PAGES
-        starts = [page * (reach - size) // (_PAGES - 1) for page in range(_PAGES)]
-        found = [row for start in starts for row in self.rows(fields, limit=size, offset=start)]
-        return Sample(found, reach == rows)
+        return Sample(list(self._sample_pages(reach, fields)), reach == rows)
 
     def vectors(self, field: str, keys: Sequence[Any]) -> npt.NDArray[np.float32]:
         """Return the vectors ``(found, dim)`` of the rows with these primary keys."""
-        found = [row[field] for row in self.rows([field], ids=list(keys))]
+        found: list[Any] = []
+        step = self._page_size(field)
+        for start in range(0, len(keys), step):
+            found += [row[field] for row in self.rows([field], ids=list(keys[start : start + step]))]
         return np.asarray(found, dtype=np.float32).reshape(len(found), self.info.dims[field])
+
+    def all_vectors(
+        self, field: str, expression: str, partitions: Sequence[str] | None
+    ) -> Iterator[tuple[list[Any], npt.NDArray[np.float32]]]:
+        """Yield keys and vectors ``(page, dim)`` of the rows that match the expression, ``MAX_WINDOW`` at most."""
+        step = self._page_size(field)
+        for start in range(0, MAX_WINDOW, step):
+            limit = min(step, MAX_WINDOW - start)
+            options = {"partition_names": list(partitions)} if partitions else {}
+            page = self.rows([self.info.primary, field], expression, limit=limit, offset=start, **options)
+            if page:
+                yield [row[self.info.primary] for row in page], np.asarray([row[field] for row in page], np.float32)
+            if len(page) < limit:
+                return
+
+    def _page_size(self, field: str) -> int:
+        return max(1, min(1000, _PAGE_BYTES // (4 * self.info.dims[field])))
+
+    def _sample_pages(self, reach: int, fields: Sequence[str]) -> Iterator[Row]:
+        size = SAMPLE // _PAGES
+        began = self.deadline.remaining()
+        for turn in range(_PAGES):
+            left = self.deadline.remaining()
+            if turn and began is not None and left is not None and left < began / 2:
+                return  # an incomplete sample is good enough, and other checks need time, too
+            page = turn * _STRIDE % _PAGES
+            yield from self.rows(fields, limit=size, offset=page * (reach - size) // (_PAGES - 1))
+
+    def _sample_by_key(self, rows: int, fields: Sequence[str]) -> list[Row] | None:
+        """Every n-th row by its integer key; None if the keys do not allow it."""
+        primary = self.info.primary
+        if self.info.fields[primary] != "INT64":
+            return None
+        found = self.rows(fields, f"{primary} % {rows // SAMPLE} == 0", limit=2 * SAMPLE)
+        return found if len(found) >= SAMPLE // 4 else None

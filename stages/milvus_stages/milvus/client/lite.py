@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, Self
 from urllib.parse import urlsplit
@@ -151,7 +153,7 @@ def _open_error(uri: str, path: str) -> StageError:
         cause = error
         what, step = f"the Milvus Lite database cannot be opened: {error_text(error)}", "check its files, or rebuild it"
         if type(error).__name__ == "DataDirLockedError":
-            what = "another process holds this Milvus Lite database"
+            what = f"another process{_lock_holder(Path(path) / 'LOCK')} holds this Milvus Lite database"
             step = "close that process (a notebook, perhaps), or use a Milvus server, which many processes can share"
         elif isinstance(error, FileExistsError | NotADirectoryError):
             what, step = "is a file, but a Milvus Lite database is a folder", "change `uri`, or move the file away"
@@ -160,3 +162,15 @@ def _open_error(uri: str, path: str) -> StageError:
     explained = StageError(what, step, place=uri, reason_code="unavailable")
     explained.__cause__ = cause
     return explained
+
+
+def _lock_holder(lock: Path) -> str:
+    """Number and name of the process that has locked a file, in parentheses; empty if the system does not report it."""
+    with suppress(OSError, ValueError, IndexError):
+        wanted = str(lock.stat().st_ino)
+        for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
+            words = line.split()
+            if words[1] == "FLOCK" and words[5].rpartition(":")[2] == wanted and int(words[4]) != os.getpid():
+                name = Path("/proc", words[4], "comm").read_text(encoding="utf-8").strip()
+                return f" (number {words[4]}, {name})"
+    return ""
