@@ -288,8 +288,9 @@ def test_unloaded_collection(engine: Engine) -> None:
     with Pipeline([engine.stage()]) as pipeline, Pipeline([engine.stage(load=False)]) as unable:
         assert len(pipeline.run(engine.query(0))) == 10
         client.release_collection("things", timeout=30)
-        with pytest.raises(StageError, match="is not loaded, and the stage may not load it"):
+        with pytest.raises(StageError, match="is not loaded, and the stage may not load it") as caught:
             unable.run(engine.query(0))
+        assert caught.value.reason_code == "not_loaded"
         assert len(pipeline.run(engine.query(0))) == 10
         if engine.kind == "lite":  # on an event loop, too; on a server this takes long and is the same
             client.release_collection("things", timeout=30)
