@@ -377,7 +377,7 @@ async def _aprocess(call: StageCall) -> Sequence[SearchResult]:
         async with time_limit(call.context.deadline):
             return await call.stage.aprocess(call.results, call.context)
     except BaseException:
-        call.context.cancel()  # a thread that works for the stage must not go on for nobody
+        call.context.cancel()  # a thread that works for the stage must not go on after that
         raise
 
 

@@ -78,11 +78,11 @@ def test_a_job_and_a_loop_find_the_same(vs_loop, cranfield, tmp_path, capsys, mi
         ([("a", 3.0), ("b", 2.1), ("c", 1.99995)], "document b has the score 2.1"),
     ],
 )
-def test_results_that_differ_are_told(vs_loop, hits, difference):
+def test_results_that_differ_are_reported(vs_loop, hits, difference):
     """Documents, scores and order are compared; documents within the scores' tolerance may be in either order."""
     expected = {"1": [("a", 3.0), ("b", 2.0), ("c", 1.99995)]}
-    told = vs_loop.differing(expected, {"1": hits})
-    assert told is None if difference is None else difference in told
+    text = vs_loop.differing(expected, {"1": hits})
+    assert text is None if difference is None else difference in text
     assert vs_loop.differing(expected, {}) == "not the same queries"
 
 

@@ -76,12 +76,12 @@ def test_pointing_at_a_document_shows_which_it_is(opened):
         before = line.evaluate("(line) => getComputedStyle(line).stroke")
         document.locator(".mark").first.hover()
         assert line.evaluate("(line) => getComputedStyle(line).stroke") != before
-        told = page.evaluate("document.querySelector('g.document:hover > title').textContent").splitlines()
-        assert ", judged " in told[0]
-        assert told[1].startswith("milvus_search: place ")
-        assert ", score " in told[1]
-        assert told[3].startswith("truncate: ")
-        assert told[4].startswith("boundary layer flow")
+        lines = page.evaluate("document.querySelector('g.document:hover > title').textContent").splitlines()
+        assert ", judged " in lines[0]
+        assert lines[1].startswith("milvus_search: place ")
+        assert ", score " in lines[1]
+        assert lines[3].startswith("truncate: ")
+        assert lines[4].startswith("boundary layer flow")
 
 
 def test_judged_documents_are_marked(opened):

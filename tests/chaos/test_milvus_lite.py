@@ -70,7 +70,7 @@ except StageError as error:
 """
 
 
-def test_another_process_is_told_who_has_the_database(database: str) -> None:
+def test_another_process_learns_who_has_the_database(database: str) -> None:
     """The other process gets a message with the next step, and the queries of this process continue."""
     asked = found_alone(database)
     with under_load(search(database), asked) as ask:

@@ -1,4 +1,4 @@
-"""The command, run within the process and as a process of its own, on stages without models."""
+"""The command, run within the process and as a separate process, on stages without models."""
 
 import os
 import subprocess

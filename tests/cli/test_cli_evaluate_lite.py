@@ -70,8 +70,8 @@ def test_a_sweep_over_milvus_lite_can_be_computed_anew(folder):
         name = row["system"].replace(" ", "_")
         command = [Path(sys.executable).parent / "ir_measures", folder / "qrels.tsv", folder / "runs" / f"{name}.run"]
         printed = subprocess.run([*command, "nDCG@10 R@4"], capture_output=True, text=True, check=True).stdout
-        told = dict(line.split("\t") for line in printed.splitlines())
-        assert {measure: f"{float(row[measure]):.4f}" for measure in told} == told
+        values = dict(line.split("\t") for line in printed.splitlines())
+        assert {measure: f"{float(row[measure]):.4f}" for measure in values} == values
 
 
 def test_the_python_of_the_document_runs(folder, monkeypatch):

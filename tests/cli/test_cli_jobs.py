@@ -245,7 +245,7 @@ def test_the_options_that_the_documentation_names_exist(invoke):
 
 
 def test_a_log_is_not_filled_with_progress(invoke, fruit, make, tmp_path):
-    """Where stderr is no terminal there is a summary at the end, and nothing before it."""
+    """If stderr is not a terminal, there is a summary at the end, and nothing before it."""
     queries = make("q.txt", "red\n" * 500)
     ended = invoke("run", fruit, "--queries", queries, "-o", tmp_path / "out.jsonl", "--batch-size", "1")
     assert len(ended.stderr.splitlines()) == 2

@@ -62,7 +62,7 @@ def test_a_skipped_stage_is_degraded_not_failed(invoke, make):
 
 
 def test_queries_from_a_file_of_lines(invoke, fruit, make):
-    """A query a line; blank lines are none, and neither line breaks nor a byte order mark belong to a query."""
+    """One query per line; blank lines are skipped, and neither line breaks nor a byte order mark belong to a query."""
     queries = make("queries.txt", "\ufeffred plum\r\n\n   \n blue \nunfinished \u2028 line")
     done = invoke("run", fruit, "--queries", queries)
     assert [line["query"] for line in lines_of(done.stdout)] == [

@@ -94,8 +94,8 @@ def test_a_table_shows_what_its_query_cost(invoke, config, key, monkeypatch):
     assert cost.strip() == "paid 2 requests, 4 documents, 2 units · second 2 requests, 3 documents, 2 units"
 
 
-@pytest.mark.parametrize(("queries", "told"), [(["red"], 1), (["red", "blue"], 3)])
-def test_a_terminal_is_reported_once_what_one_query_cost(start, config, installed, queries, told):
+@pytest.mark.parametrize(("queries", "count"), [(["red"], 1), (["red", "blue"], 3)])
+def test_a_terminal_is_reported_once_what_one_query_cost(start, config, installed, queries, count):
     """Below its table; the sum at the end is for several, and for those who read the table elsewhere."""
     screen, end = os.openpty()
     asked = [part for query in queries for part in ("-q", query)]
@@ -108,7 +108,7 @@ def test_a_terminal_is_reported_once_what_one_query_cost(start, config, installe
     os.close(screen)
     said = process.stderr.read().decode()
     assert process.wait(timeout=60) == 0
-    assert (shown.decode() + said).count("units") == 2 * told
+    assert (shown.decode() + said).count("units") == 2 * count
     assert ("paid: " in said) == (len(queries) > 1)
 
 

@@ -1,4 +1,4 @@
-"""What every registered stage must hold to, whoever wrote it.
+"""What every registered stage must do, of this project or of a plugin.
 
 The suite finds the stages by their entry points. A stage that can be made without arguments is tested as it is; one
 that needs more (a model, a collection) is listed in ``support.specimens``.
@@ -239,7 +239,7 @@ def test_its_dry_run_leaves_its_input_alone(stage, world):
     assert stage.is_open == stage.dry_run_opens
 
 
-def test_its_check_tells_what_to_do_and_changes_nothing(stage, world):
+def test_its_check_says_what_to_do_and_changes_nothing(stage, world):
     """Closed and open it raises nothing, every warning and error has a next step, and the stage works as before."""
 
     def checked():
@@ -259,18 +259,18 @@ def test_its_check_tells_what_to_do_and_changes_nothing(stage, world):
     assert all(map(close_to, before, after))
 
 
-def test_it_tells_what_it_works_with(stage, world, monkeypatch):
+def test_its_identity(stage, world, monkeypatch):
     """Plain data, the same whenever it is opened, short, and without a key."""
     for variable in SECRETS:
         if not os.environ.get(variable):
             monkeypatch.setenv(variable, f"marker-of-{variable}-0123456789")
 
-    def told():
+    def identity_text():
         with stage:
             return json.dumps(stage.identity(), sort_keys=True, allow_nan=False)
 
-    first = told()
-    assert first == told()
+    first = identity_text()
+    assert first == identity_text()
     assert len(first) < 4000
     keys = [value for name, value in os.environ.items() if name in SECRETS or name.startswith("SPECIMEN_KEY_")]
     assert len(keys) >= len(SECRETS)
@@ -329,7 +329,7 @@ def test_a_reranker_sends_nothing_in_a_dry_run(reranker, world):
         assert all(type(number) is int and number > 0 for number in planned.values())
 
 
-def test_a_reranker_tells_in_a_dry_run_what_it_cannot_rank(reranker, world):
+def test_a_reranker_reports_in_a_dry_run_what_it_cannot_rank(reranker, world):
     """A blank query fails, alone, and hits without a text are left out, as in a run."""
     blank, good = inputs(world, ["  ", "red plum"])
     no_text = SearchResult(Query("red", id="2"), [Hit(1, None, 0.5)])

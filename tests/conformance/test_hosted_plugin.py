@@ -173,7 +173,7 @@ def test_the_installed_plugin_passes_the_conformance_suite(service, installed):
     assert all(request.refused is None for request in sent)
 
 
-def test_the_document_tells_the_base_as_it_is():
+def test_the_document_describes_the_base():
     """The fields of its table, with their defaults, and the words that a provider may say, are the class's own."""
     text = DOCUMENT.read_text(encoding="utf-8")
     base = hosted.HostedReranker

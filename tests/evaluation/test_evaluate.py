@@ -242,6 +242,6 @@ def test_systems_have_names_of_their_own():
 
 
 def test_a_pipeline_without_hits_is_reported():
-    """Where nothing retrieves, nothing can be measured."""
+    """If no stage retrieves, nothing can be measured."""
     with pytest.raises(ConfigError, match="no stage gives hits"):
         evaluate(Pipeline([Preparing()]), QUERIES, QRELS)

@@ -124,14 +124,14 @@ def test_the_warm_up_goes_as_far_as_nobody_notices(tmp_path):
 
 def test_progress_is_reported_in_stage_runs():
     """One query in one stage is one run; stages in common count once."""
-    told = []
+    steps = []
     evaluate(
         [pipeline(name="a"), pipeline(FirstOnly(), name="b")],
         QUERIES,
         QRELS,
-        on_progress=lambda done, of: told.append((done, of)),
+        on_progress=lambda done, of: steps.append((done, of)),
     )
-    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
 def test_times_of_a_movement_are_those_of_its_query():

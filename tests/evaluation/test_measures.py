@@ -35,7 +35,7 @@ def test_a_measure_that_divides_by_what_is_not_relevant_can_be_tried():
 
 
 def test_a_query_with_nothing_but_spam_does_not_end_the_process():
-    """Where a query has no grade above -2, behind others, pytrec_eval would write past its memory."""
+    """If a query that follows others has no grade above -2, pytrec_eval would write past its memory."""
     measures = Measures(["nDCG@10", "AP", "Judged@2"])
     judged = {"1": {"a": 3, "b": 3}, "2": {"a": -2, "b": -3}, "3": {"a": 1}}
     for _ in range(50):

@@ -134,7 +134,7 @@ def test_a_measure_without_a_value_is_reported_as_such():
 
 
 def test_a_system_that_answered_nothing_is_neither_fastest_nor_drawn():
-    """Where all queries fail at once there is no time to speak of."""
+    """If all queries fail at once, there are no times to report."""
     given = sample_evaluations.sweep(3)
     stages = tuple(replace(stage, elapsed=sample_evaluations.latency(0.0)) for stage in given.systems[0].stages)
     failed = replace(given.systems[0], name="broken", stages=stages, statuses={"failed": 225})
@@ -144,7 +144,7 @@ def test_a_system_that_answered_nothing_is_neither_fastest_nor_drawn():
 
 
 def test_whole_stages_of_a_sweep_go_by_the_names_of_the_systems():
-    """Their configurations would fill the table; numbers and words have columns of their own."""
+    """Their configurations would fill the table; numbers and words have separate columns."""
     given = sample_evaluations.sweep(2)
     columns = Elements(report_html(given))
     assert any("place" in attributes.get("class", "") for tag, attributes in columns.found if tag == "th")

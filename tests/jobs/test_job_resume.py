@@ -431,7 +431,7 @@ def test_bad_lines_of_a_file_are_recognized(tmp_path):
 
 
 def write_up_to(limit, out, queries):
-    """Run the job where files can have only so many bytes, and write its error to stdout."""
+    """Run the job with a limit on the size of files, and write its error to stdout."""
     import resource
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))

@@ -84,7 +84,7 @@ def loaded_after(code):
 
 
 def test_the_graph_sees_all_imports():
-    """Names of a face, modules, and imports in functions are told apart."""
+    """Names of a face, modules, and imports in functions are distinguished."""
     assert "milvus_pipeline" in GRAPH["milvus_pipeline.demo.__main__"]  # from milvus_pipeline import Pipeline
     assert {"milvus_pipeline.errors", "milvus_pipeline.pipeline"} <= GRAPH["milvus_pipeline"]
     assert any("milvus_pipeline.cli" in name for name in GRAPH["milvus_pipeline.__main__"])

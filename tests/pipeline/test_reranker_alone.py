@@ -29,7 +29,7 @@ class Watched(Reranker):
     def score_batch(self, jobs, context):
         """With a warning for its only query."""
         context.warn("a figure is off", 0)
-        context.warn("all are told")
+        context.warn("all are reported")
         if self.wrong == "raise":
             raise StageError("broken")
         if self.wrong == "fail":
@@ -156,7 +156,7 @@ def test_the_warnings_of_a_call_are_logged(way, wrong, caplog):
         except StageError:
             assert wrong
     logged = [(record.name, record.getMessage()) for record in caplog.records]
-    assert logged == [("milvus_pipeline.reranker", f"mine: {what}") for what in ("a figure is off", "all are told")]
+    assert logged == [("milvus_pipeline.reranker", f"mine: {what}") for what in ("a figure is off", "all are reported")]
 
 
 def test_the_time_of_an_awaited_call_is_bounded():

@@ -76,18 +76,18 @@ def test_which_statuses_pass():
 def test_a_wait_that_is_asked_for_is_kept_and_spread(asked, most):
     """A wait is at most a tenth longer than asked, never shorter; above `max_wait` there is no other attempt."""
     waits: list[float] = []
-    told: list[float] = []
+    reported: list[float] = []
     settings = RetrySettings(attempts=2, min_wait=0.001, max_wait=most)
 
     def fail():
         raise ServiceError("busy", retryable=True)
 
     policy = retrying(
-        settings, Deadline(), lambda error: True, lambda error: asked, lambda error, seconds: told.append(seconds)
+        settings, Deadline(), lambda error: True, lambda error: asked, lambda error, seconds: reported.append(seconds)
     )
     with pytest.raises(ServiceError, match="busy"):
         policy.copy(sleep=waits.append)(fail)
-    assert waits == told
+    assert waits == reported
     if asked > most:
         assert waits == []
     else:

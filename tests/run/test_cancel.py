@@ -95,15 +95,15 @@ def test_what_a_part_says_is_the_wholes():
 
 def test_a_wait_is_ended_when_the_call_is_given_up():
     """A cancellation calls the callbacks whose blocks run, also those of parts of the context, and no others."""
-    whole, told = Context(Deadline(), 2), []
+    whole, calls = Context(Deadline(), 2), []
     part = whole.part([1])
-    with part.on_cancel(lambda: told.append("part")):
+    with part.on_cancel(lambda: calls.append("part")):
         pass
-    with part.on_cancel(lambda: told.append("part")), whole.on_cancel(lambda: told.append("whole")):
-        assert told == []
+    with part.on_cancel(lambda: calls.append("part")), whole.on_cancel(lambda: calls.append("whole")):
+        assert calls == []
         whole.cancel()
-        assert told == ["part", "whole"]
+        assert calls == ["part", "whole"]
     whole.cancel()
-    assert told == ["part", "whole"]
-    with part.on_cancel(lambda: told.append("late")):
-        assert told[2:] == ["late"]
+    assert calls == ["part", "whole"]
+    with part.on_cancel(lambda: calls.append("late")):
+        assert calls[2:] == ["late"]

@@ -131,8 +131,8 @@ def test_a_cut_that_cuts_nothing_gets_a_warning():
     """A top_k above the number of incoming hits gets a warning; an equal one does not."""
     stages = [Limited(name="search", limit=10), WordOverlap(name="a", top_k=10), WordOverlap(name="b", top_k=11)]
     assert found(stages) == [("search", "ok", "rows"), ("b", "warning", "top_k")]
-    (told,) = [one for one in Pipeline(stages).check() if one.level == "warning"]
-    assert told.message == "top_k is 11, but at most 10 hits come here (`limit` of search), so it cuts nothing"
+    (finding,) = [one for one in Pipeline(stages).check() if one.level == "warning"]
+    assert finding.message == "top_k is 11, but at most 10 hits come here (`limit` of search), so it cuts nothing"
 
 
 def test_a_fallback_without_time_gets_a_warning():

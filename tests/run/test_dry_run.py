@@ -37,8 +37,8 @@ def test_what_is_planned_is_what_a_run_sends(monkeypatch, top_k):
     with pipeline:
         ran = pipeline.run_batch(["red", "blue sky"])
     for one, other in zip(planned, ran, strict=True):
-        told, cost = one.report("paid").planned, other.report("paid").usage
-        assert (told["requests"], told["documents"]) == (cost["requests"], cost["documents"]) == (2, 3)
+        plan, cost = one.report("paid").planned, other.report("paid").usage
+        assert (plan["requests"], plan["documents"]) == (cost["requests"], cost["documents"]) == (2, 3)
         assert one.warnings == other.warnings == ["paid: 1 of 4 hits have no text; ranked last, without a score"]
 
 

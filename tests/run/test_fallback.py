@@ -177,7 +177,7 @@ def test_yaml_and_python_say_the_same():
         ("{fallback: {type: faulty}}", "on_error.fallback.name: 'faulty' is also the name of stages[1]; give one"),
     ],
 )
-def test_what_is_wrong_with_a_fallback_is_told_with_its_place(on_error, said):
+def test_what_is_wrong_with_a_fallback_has_its_place(on_error, said):
     """Errors in a fallback have place, line and next step."""
     with pytest.raises(ConfigError) as caught:
         Pipeline.from_yaml(f"stages:\n  - type: listed_search\n  - type: faulty\n    on_error: {on_error}\n")

@@ -47,7 +47,7 @@ def watched(name, what=lambda text, context: None, **fields):
     return Watched(name=name, **fields).watch(what)
 
 
-def told(result):
+def summary(result):
     """Everything of a result but the seconds; equality leaves out errors and sizes."""
     sizes = [report.batch_size for report in result.reports]
     return result, sizes, type(result.error), str(result.error)
@@ -56,7 +56,8 @@ def told(result):
 def one_by_one(pipeline: Pipeline, batches: Sequence[Sequence[Any]], timeout: float | None) -> list[Any]:
     """The results of the batches one after another."""
     return [
-        [told(result) for result in pipeline.run_batch(batch, timeout=timeout, return_errors=True)] for batch in batches
+        [summary(result) for result in pipeline.run_batch(batch, timeout=timeout, return_errors=True)]
+        for batch in batches
     ]
 
 
@@ -102,7 +103,7 @@ def test_results_are_those_of_one_batch_after_another(stages, batches, timeout):
     with Pipeline(stages) as pipeline:
         expected = one_by_one(pipeline, batches, timeout)
         found = pipeline.run_batches(batches, timeout=timeout, return_errors=True)
-        assert [[told(result) for result in results] for results in found] == expected
+        assert [[summary(result) for result in results] for results in found] == expected
 
 
 @given(stage_lists(), st.lists(st.lists(queries, max_size=3), max_size=5))
@@ -114,7 +115,7 @@ def test_the_first_error_is_raised_after_the_batches_before_it(stages, batches):
         before = []
         try:
             for results in answered:
-                before.append(list(map(told, results)))  # noqa: PERF401 - what came before an error shall be there
+                before.append(list(map(summary, results)))  # noqa: PERF401 - what came before an error must be kept
         except PipelineError as error:
             return before, type(error), str(error)
         return before, None, ""
@@ -388,14 +389,14 @@ def test_the_time_of_a_batch_is_shared_by_its_stages(monkeypatch):
     with Pipeline(stages, timeout=10) as pipeline:
         ((result,),) = pipeline.run_batches([["red"]])
         expected = pipeline.run("red")
-    assert told(result) == told(expected)
+    assert summary(result) == summary(expected)
     assert [report.seconds for report in result.reports] == [6, 6, 0]
     assert result.warnings == ["b: finished after its time limit of 10 s"]
     assert [(reason.stage, reason.code) for reason in result.reasons] == [("c", "deadline")]
 
 
 def test_the_time_that_a_batch_waits_for_its_turn_does_not_count(monkeypatch):
-    """While the second batch waits, the first exceeds its time; the second has all of its own."""
+    """While the second batch waits, the first exceeds its time; the second has all of its time."""
     clock = Clock(monkeypatch)
     third_is_searched, first_is_ranked = threading.Event(), threading.Event()
 

@@ -121,7 +121,7 @@ def test_a_service_that_knows_nothing_is_none(
     assert "knows no vulnerability of jinja2==2.11.2, which has some" in capsys.readouterr().out
 
 
-def test_a_service_that_is_not_there_is_told(
+def test_a_service_that_is_not_there_is_reported(
     audit: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The output says why vulnerabilities were not looked for; the other checks still count."""

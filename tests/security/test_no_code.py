@@ -121,7 +121,7 @@ def test_a_location_is_a_folder_or_nothing(canary: Canary, location: str) -> Non
 
 
 def test_a_package_is_searched_without_being_imported(canary: Canary) -> None:
-    """A model inside a package is found, and the error names what its folder lacks, without importing the package."""
+    """A model inside a package is found, and the error names what is missing, without importing the package."""
     error = attempt("encode", {"model": f"package:{MODULE}/model"})
     assert f"{MODULE}/model holds no model.safetensors" in str(error)
     canary.check()
@@ -175,11 +175,11 @@ def with_activation(folder: Path, canary: Canary) -> None:
 
 
 HOSTILE = {
-    "an architecture of its own": with_own_architecture,
+    "a custom architecture": with_own_architecture,
     "a class for a known architecture": with_own_class,
-    "a tokenizer of its own": with_own_tokenizer,
+    "a custom tokenizer": with_own_tokenizer,
     "pickled weights": with_pickled_weights,
-    "a step of its own": with_steps("evil.M"),
+    "a custom step": with_steps("evil.M"),
     "a step that is installed": with_steps(f"{MODULE}.Thing"),
     "a step like those known": with_steps("sentence_transformers.models.Transformer", f"{MODULE}.Pooling"),
     "a known step elsewhere": with_steps("sentence_transformers.models.Transformer", f"{MODULE}.sub.Normalize"),
@@ -206,7 +206,7 @@ def test_no_code_of_a_model_is_run(canary: Canary, world: World, tmp_path: Path,
             error = attempt(kind, {"model": str(folder), "device": "cpu"})
             if how == "pickled weights":
                 assert "its weights as a pickle" in str(error)
-            if how in ("an architecture of its own", "a step of its own"):
+            if how in ("a custom architecture", "a custom step"):
                 assert "is never run" in str(error)
         attempt("truncate", {"tokenizer": str(folder), "max_tokens": 5})
         for function in ("BGERerankFunction", "CrossEncoderRerankFunction"):

@@ -103,7 +103,7 @@ def test_nothing_private_is_printed(stage: Stage, world: World, capfd: pytest.Ca
     assert leaked(private, [*said, *logs, out, err]) == []
 
 
-def test_a_stage_that_cannot_open_tells_no_secret(
+def test_a_stage_that_cannot_open_repeats_no_secret(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Its model or server is missing, or its key is not valid in a header."""

@@ -125,7 +125,7 @@ def _unigram_tokenizer(limit: int) -> Any:
 
 def _save(folder: Path, kind: Any, config: Any, tokenizer: Any) -> None:
     transformers.utils.logging.disable_progress_bar()
-    # The seed is set for this model alone: no test shall change the random numbers of another.
+    # The seed is set for this model alone: no test may change the random numbers of another.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(20)
         kind(config).save_pretrained(folder)

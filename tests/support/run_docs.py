@@ -1,4 +1,4 @@
-"""Runs the blocks of a document in order, in a folder of their own, as a reader would."""
+"""Runs the blocks of a document in order, in a separate folder, as a reader would."""
 
 from __future__ import annotations
 

@@ -124,16 +124,16 @@ def runs(pipeline: Pipeline) -> None:
         assert_type(hit.score, float)
 
 
-def told(progress: JobProgress) -> None:
-    """What a job tells after each batch."""
+def show_progress(progress: JobProgress) -> None:
+    """Take the progress that a job reports after each batch."""
     assert_type(progress.queries, int)
 
 
 def jobs(pipeline: Pipeline) -> None:
-    """The types of what a job takes, tells and leaves."""
+    """The types of what a job takes, reports and returns."""
     queries = read_queries("queries.tsv", bad_lines="skip", warn=print)
     assert_type(queries, Iterator[Query | SearchResult])
-    report = run_job(pipeline, queries, "out.jsonl", resume=True, on_progress=told)
+    report = run_job(pipeline, queries, "out.jsonl", resume=True, on_progress=show_progress)
     assert_type(report, JobReport)
     assert_type(report.figures.status, Counter[str])
     assert_type(read_manifest(manifest_path(report.output)), Manifest | None)
@@ -191,7 +191,7 @@ def services() -> list[HostedReranker]:
 
 
 def failures(report: StageReport) -> None:
-    """The types of what a failure tells."""
+    """The types of what a failure contains."""
     assert_type(report.error, PipelineError | None)
     cause = report.error.__cause__ if report.error else None
     if isinstance(cause, ServiceError):
@@ -204,7 +204,7 @@ def failures(report: StageReport) -> None:
 
 
 def degradation(pipeline: Pipeline, result: SearchResult) -> list[Stage]:
-    """The types of what a result lacks, of what a check finds, and of what may be written for `on_error`."""
+    """The types of the reasons of a result, of what a check finds, and of what may be written for `on_error`."""
     assert_type(result.reasons, list[Reason])
     assert_type(result.reasons[0].code, ReasonCode)
     assert_type(result.reports[0].reason_code, ReasonCode | None)

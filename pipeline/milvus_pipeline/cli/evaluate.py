@@ -71,7 +71,7 @@ def evaluate(
 ) -> int:
     """Measure pipelines on judged queries: quality, ceilings, latency and cost after each stage.
 
-    A configuration with a `sweep` stands for all of its variants, and stages that systems have in common run once.
+    A configuration with a `sweep` means all of its variants, and stages that systems have in common run once.
     Systems are ranked by the first --measure (by default nDCG@10, then R@100), and compared with the --baseline.
 
     Queries are JSONL, TSV or lines, gzipped or not, or a BEIR folder, whose judgements are those in its test.tsv. With

@@ -58,7 +58,7 @@ def describe_stage(cls: type[Stage]) -> dict[str, Any]:
         A dict with ``type``, ``package`` (with its version, or the module that registered the class), ``class``,
         ``summary`` (the first line of its docstring), ``needs``, ``gives``, ``about`` and ``fields``. A field has
         ``type``, ``required``, ``default`` (unless it is required), ``description``, ``aliases`` (if it has any) and
-        ``fields`` (if it is a mapping with keys of its own).
+        ``fields`` (if it is a mapping with described keys).
     """
     return {
         "type": cls.type,
@@ -91,7 +91,7 @@ def _describe_field(name: str, info: FieldInfo) -> dict[str, Any]:
 
 
 def _inner_fields(annotation: Any) -> dict[str, FieldInfo]:
-    """Return the fields of a mapping with keys of its own; empty for any other type."""
+    """Return the fields of a mapping with described keys; empty for any other type."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation.model_fields
     if get_origin(annotation) in (Annotated, Union, types.UnionType):

@@ -33,7 +33,7 @@ class _Console(Console):
 def console_on(stream: TextIO) -> Console:
     """Return a console that writes colours only to a terminal, even if FORCE_COLOR and the like are set."""
     if stream is sys.stdout and isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character must show the rest
+        sys.stdout.reconfigure(errors="replace")  # a terminal without a character must show the rest
     return _Console(file=stream, force_terminal=stream.isatty(), highlight=False, markup=False, emoji=False)
 
 

@@ -37,7 +37,7 @@ class PipelineConfig(BaseModel):
         Field(
             min_length=1,
             description="Variants that `evaluate` compares: values to try for each place in the stages, in all "
-            "combinations. A place is STAGE.FIELD (milvus_search.limit), with further keys where the field is a "
+            "combinations. A place is STAGE.FIELD (milvus_search.limit), with further keys if the field is a "
             "mapping (milvus_search.params.nprobe), or STAGE alone, whose values are whole stages, or null for none.",
         ),
     ] = None

@@ -58,7 +58,7 @@ class _QueryLine(BaseModel):
 
 
 def _ignore(message: str) -> None:
-    """Warn nobody."""
+    """Ignore a warning."""
 
 
 def read_queries(

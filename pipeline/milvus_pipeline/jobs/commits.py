@@ -79,7 +79,7 @@ class Commits:
         self._lines = lines
         self._input_digest = input_digest
         self._output_digest = output.digest(self.point.progress.bytes)
-        # Behind the last batch that was full, where a job that is not complete goes on. Only this is used after an
+        # Behind the last batch that was full: a job that is not complete goes on there. Only this is used after an
         # interrupt, which can come between any two steps.
         self._whole = self.point
         self._started = time.perf_counter() - self.point.figures.seconds

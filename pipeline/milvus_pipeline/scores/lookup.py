@@ -87,7 +87,7 @@ class _Rest(NamedTuple):
     Args:
         position: of the job.
         job: with these texts.
-        places: for the key of each of these texts, where the text is in the whole job.
+        places: for the key of each of these texts, the text's position in the whole job.
     """
 
     position: int

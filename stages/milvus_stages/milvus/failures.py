@@ -1,4 +1,4 @@
-"""What a failed call to Milvus means: whether to try again, and what to tell the reader.
+"""What a failed call to Milvus means: whether to try again, and what to say about it.
 
 pymilvus raises bare gRPC errors, its own exception and about twenty subclasses of it, and the codes 1 and 2 have many
 meanings. So the class is checked first, then the gRPC status, then the code.

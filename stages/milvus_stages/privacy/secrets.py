@@ -92,7 +92,7 @@ def read_header_value(names: Sequence[str], place: str, *, blanks: bool = False)
 
 
 def plain_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of arguments that are plain data, in which ``{env: NAME}`` stands for a secret, on any level.
+    """Return a copy of arguments that are plain data, with ``{env: NAME}`` in place of a secret, on any level.
 
     Raises:
         ValueError: a value is not plain data, or is a secret. The message says where it is and does not repeat it.

@@ -51,7 +51,7 @@ class Jina(HostedReranker):
         return Limits(tokens=_LISTWISE_TOKENS, document_tokens=cut, query_repeats=False, listwise=True)
 
     def payload(self, query: str, texts: list[str], top_n: int) -> Mapping[str, Any]:
-        """Return the body; the service echoes the documents unless told not to."""
+        """Return the body; without ``return_documents: false`` the service would echo the documents."""
         body: dict[str, Any] = {
             "model": self.model,
             "query": query,

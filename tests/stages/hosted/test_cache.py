@@ -124,10 +124,10 @@ def test_a_dry_run_plans_what_a_run_pays(serve, file, provider):
     assert not stage.is_open
     with more:
         ran = more.run(QUERY)
-    report, told = planned.report(stage.name), ran.report(stage.name)
+    report, actual = planned.report(stage.name), ran.report(stage.name)
     known = 0 if stage.scores_lists else 3
-    assert report.details["cached"] == told.details["cached"] == known
-    assert report.planned["requests"] == told.usage["requests"] == 1
+    assert report.details["cached"] == actual.details["cached"] == known
+    assert report.planned["requests"] == actual.usage["requests"] == 1
     assert report.planned["documents"] == len(texts) - known
     assert report.warnings == ()
 

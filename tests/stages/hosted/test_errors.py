@@ -109,7 +109,7 @@ HALVED = {
 
 @both_ways
 @each_provider
-def test_every_documented_error_is_told(way, provider):
+def test_every_documented_error_is_reported(way, provider):
     """The error has status and place, but no key and no text; the request is retried or halved if that helps."""
     retry = {"attempts": 2, "min_wait": 0.001, "max_wait": 0.01}
     with StandIn(provider, locked=True) as server, opened(way, server, retry=retry, breaker=None) as call:

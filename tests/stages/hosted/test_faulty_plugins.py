@@ -87,7 +87,7 @@ def test_a_plugins_parse_may_fail(way, fault):
         ("echo", r"trusting: Trusting.payload failed \(LookupError\)"),
     ],
 )
-def test_a_plugins_fault_before_it_sends_is_told_as_its_own(way, fault, says):
+def test_a_plugins_fault_before_it_sends(way, fault, says):
     """With plugin and method, and the cause, unless that repeats a text; nothing is sent."""
     with StandIn("cohere", locked=False) as server, keyed(server):
         outcome = scored_by(way, Trusting(base_url=server.url, fault=fault), server, [JOB])

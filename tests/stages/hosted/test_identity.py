@@ -14,18 +14,18 @@ def test_a_service_is_known_by_model_and_address(serve, provider):
     """As they are sent; nothing is asked for it."""
     server = serve(provider)
     with stage_for(server) as stage:
-        told = stage.identity()
-    assert told["model"] == stage.model
-    assert told["url"].startswith(server.url)
+        identity_data = stage.identity()
+    assert identity_data["model"] == stage.model
+    assert identity_data["url"].startswith(server.url)
     assert server.requests == []
-    assert server.key not in json.dumps(told)
+    assert server.key not in json.dumps(identity_data)
 
 
 def test_the_address_may_follow_from_the_key(monkeypatch):
     """The kind of key may decide the address, which does not contain the key."""
     monkeypatch.setenv("VOYAGE_API_KEY", "al-0123456789")
-    told = Voyage().identity()
-    assert told == {"model": "rerank-2.5", "url": "https://ai.mongodb.com/v1/rerank"}
+    identity_data = Voyage().identity()
+    assert identity_data == {"model": "rerank-2.5", "url": "https://ai.mongodb.com/v1/rerank"}
     monkeypatch.delenv("VOYAGE_API_KEY")
     assert Voyage().identity()["url"] == "https://api.voyageai.com/v1/rerank"
     headers = {"Authorization": {"env": "ANY"}}
@@ -33,7 +33,7 @@ def test_the_address_may_follow_from_the_key(monkeypatch):
 
 
 @pytest.mark.parametrize("locked", [False, True])
-def test_a_server_of_tei_tells_its_model(serve, locked):
+def test_a_server_of_tei_reports_its_model(serve, locked):
     """The server reports commit and precision, with its key if it has one."""
     server = serve("tei", locked=locked)
     for base in (server.url, f"{server.url}/rerank"):

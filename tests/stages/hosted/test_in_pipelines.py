@@ -157,7 +157,7 @@ def test_a_dry_run_foretells_what_is_sent(provider, fields):
         assert figures["tokens"] == tokens
 
 
-def test_a_dry_run_tells_what_cannot_be_sent():
+def test_a_dry_run_reports_what_cannot_be_sent():
     """A listwise list that is too long fails in a dry run as in a run, with the same words."""
     with StandIn("jina") as server:
         pipeline = Pipeline([ListedSearch(documents=MANY), stage(server, max_documents=10)])

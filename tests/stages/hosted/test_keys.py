@@ -79,7 +79,7 @@ def test_a_key_has_the_usual_names(kind, names, way, monkeypatch):
 
 
 def test_the_first_name_wins(monkeypatch):
-    """Where several are set; blanks around a key are taken off."""
+    """The first variable that is set counts; blanks around a key are taken off."""
     with StandIn("cohere") as server:
         monkeypatch.setenv("CO_API_KEY", "another-key")
         monkeypatch.setenv("COHERE_API_KEY", f" {server.key}\n")
@@ -108,7 +108,7 @@ def test_a_value_that_cannot_be_a_key_is_refused(way, value, monkeypatch):
         assert PRIVATE not in "".join(traceback.format_exception(error))
 
 
-def test_a_blank_value_is_told(monkeypatch):
+def test_a_blank_value_is_reported(monkeypatch):
     """An empty variable is reported differently from one that is not set, since it is most likely a mistake."""
     monkeypatch.setenv("MXBAI_API_KEY", " \n")
     with pytest.raises(

@@ -192,7 +192,7 @@ def test_a_turn_that_is_given_back_is_free_again():
 
 
 def test_a_turn_that_is_given_back_leaves_those_before_it():
-    """What was sent counts for its minute, whoever gave up behind it."""
+    """What was sent counts for its minute, even if a later request gave up."""
     rate = Rate(1, None)
     rate.book(1, Deadline())
     rate.give_back(rate.book(1, Deadline()))
@@ -201,7 +201,7 @@ def test_a_turn_that_is_given_back_leaves_those_before_it():
 
 @both_ways
 @pytest.mark.parametrize("limit", [{"requests_per_minute": 2}, {"tokens_per_minute": 150}])
-def test_a_batch_that_the_rate_forbids_is_told_at_once(way, limit):
+def test_a_batch_that_the_rate_forbids_fails_at_once(way, limit):
     """What fits in the time is sent; what does not is not waited for."""
     began = time.monotonic()
     with StandIn("cohere") as server:
@@ -283,8 +283,8 @@ def test_cancelling_a_call_that_waits_for_the_rate():
         after = cancelled(server, JOBS[:2], waiting, max_concurrency=2, requests_per_minute=1)
         assert not server.requests[0].abandoned
         assert len(server.requests) == 1
-    told = re.search(r"allows the next request in ([\d.]+) s", str(after.failures[0]))
-    assert 40 < float(told[1]) <= 61
+    wait_text = re.search(r"allows the next request in ([\d.]+) s", str(after.failures[0]))
+    assert 40 < float(wait_text[1]) <= 61
 
 
 def cancelled(server, jobs, ready, **fields):

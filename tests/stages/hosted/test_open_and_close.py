@@ -214,9 +214,9 @@ def test_ctrl_c_ends_the_process(way, queries):
         with subprocess.Popen(arguments, env=with_key, stderr=subprocess.PIPE, text=True) as process:
             server.wait_for(min(queries, 2), timeout=60)
             process.send_signal(signal.SIGINT)
-            _, told = process.communicate(timeout=HANGS)
+            _, stderr_text = process.communicate(timeout=HANGS)
     assert process.returncode == -signal.SIGINT
-    assert "KeyboardInterrupt" in told
+    assert "KeyboardInterrupt" in stderr_text
     assert len(server.requests) == min(queries, 2)
 
 

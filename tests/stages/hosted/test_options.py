@@ -79,19 +79,19 @@ def test_a_secret_comes_from_the_environment(way, monkeypatch):
         stage = RerankAPI(base_url=server.url, retry=QUICK, options=options)
         pipeline_data = json.dumps(stage.config())
         assert '{"api_key": {"env": "MY_KEY"}, "extra": {"tokens": [{"env": "MY_KEY"}]}}' in pipeline_data
-        told = asked(stage, way)
-        assert told is None
+        failure = asked(stage, way)
+        assert failure is None
         body = server.requests[-1].body
         assert (body["api_key"], body["extra"]) == (PRIVATE, {"tokens": [PRIVATE]})
         server.always(Reply(400, {"error": f"{PRIVATE[:12]} is no key"}))
-        told = asked(stage, way)
-    assert "answered 400; " in str(told)
-    for shown in (repr(stage), str(stage), json.dumps(stage.config()), "".join(traceback.format_exception(told))):
+        failure = asked(stage, way)
+    assert "answered 400; " in str(failure)
+    for shown in (repr(stage), str(stage), json.dumps(stage.config()), "".join(traceback.format_exception(failure))):
         assert PRIVATE[:8] not in shown
 
 
 @pytest.mark.parametrize("value", [None, " \n"])
-def test_a_secret_that_is_missing_is_told(value, monkeypatch):
+def test_a_secret_that_is_missing_is_reported(value, monkeypatch):
     """When the stage opens, with its place and the variable; nothing is sent."""
     monkeypatch.delenv("MY_KEY", raising=False)
     if value is not None:
@@ -202,7 +202,7 @@ def test_an_address_that_is_nowhere_public_must_be_given(make, says):
     assert make(base_url="http://localhost:8080").base_url == "http://localhost:8080"
 
 
-def test_an_address_that_is_missing_is_told_with_its_line():
+def test_an_address_that_is_missing_is_reported_with_its_line():
     """By `validate`, that is, when a file is read."""
     with pytest.raises(ConfigError, match=r"stages\[0\].base_url: is missing, and has no default \(line 2\)"):
         Pipeline.from_yaml("stages:\n  - type: tei\n")

@@ -64,7 +64,7 @@ def test_the_best_candidates_of_every_query_come_first(way):
 
 @both_ways
 def test_a_failure_is_no_lack_of_time(way):
-    """Where a request is refused the query fails, whatever the others brought or lacked."""
+    """If one request is refused, the query fails, whether the others were answered or not."""
     with StandIn("cohere") as server:
         slow = slow_for("pear 4")
         server.always(

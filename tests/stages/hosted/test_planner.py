@@ -43,7 +43,7 @@ def test_tokens_a_minute_bound_a_request(way, monkeypatch):
 
 
 def test_texts_that_repeat_have_a_score_each(way):
-    """Three times the same text is three documents, also in requests of their own."""
+    """Three times the same text is three documents, also in separate requests."""
     texts = [TEXTS[1], TEXTS[0], TEXTS[1], TEXTS[1]]
     for most in (None, 1, 2):
         with StandIn("cohere") as server:

@@ -50,7 +50,7 @@ def test_every_reply_has_its_code(way, provider):
 
 
 @both_ways
-def test_no_answer_is_told_from_no_time(way):
+def test_no_answer_differs_from_no_time(way):
     """Nobody there, no reply in the time of an attempt, and no time left are different things."""
     with StandIn("cohere") as server:
         assert ask(way, server, base_url="http://127.0.0.1:1").failures[0].reason_code == "unavailable"

@@ -80,8 +80,8 @@ def test_a_part_of_large_documents_does_not_fail_the_query(way):
 
 
 @both_ways
-def test_a_connection_that_does_not_come_to_stand_is_told_as_such(way):
-    """Where the time of an attempt is up before there is one: no request, no turn of the rate, and the right cause."""
+def test_a_connection_that_is_not_made_in_time(way):
+    """If the time of an attempt is up before it connects: no request, no turn of the rate, and the right cause."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
@@ -113,7 +113,7 @@ def test_the_setting_that_ended_an_attempt_is_named(way, fields, timeout, settin
 
 
 @both_ways
-def test_a_service_that_wants_a_key_is_told_from_one_that_refuses_it(way):
+def test_a_service_that_wants_a_key_and_one_that_refuses_it(way):
     """The message says how to send a key with a stage that needs none by default."""
     with StandIn("tei", locked=True) as server:
         reranker = RerankAPI(base_url=server.url, retry={"attempts": 1})

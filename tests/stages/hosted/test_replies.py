@@ -151,7 +151,7 @@ def test_a_reply_that_is_too_large_is_not_read_on(way, monkeypatch):
 
 
 @both_ways
-def test_a_services_warnings_are_told(way):
+def test_a_services_warnings_are_reported(way):
     """In the report, but for those that repeat a text or a key."""
     said = ["rerank-v3.5 ends in 2027", f"cut: {TEXTS[3].upper()}", 7, "", " "]
 

@@ -261,7 +261,7 @@ def test_the_deadline_bounds_waits_between_attempts(way):
     assert time.monotonic() - began < 5
 
 
-def test_usage_is_told_of_failed_queries_too(way):
+def test_usage_of_failed_queries_is_reported_too(way):
     """They were paid for; so is what a query of several requests got before another of them failed."""
     with StandIn("cohere") as server:
         server.script(lambda request, normal: normal, server.error(403, "no more"))

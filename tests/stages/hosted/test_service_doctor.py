@@ -43,26 +43,26 @@ def test_with_leave_one_request_is_sent(serve, provider):
     assert "usage: requests 1" in found["request"].message
 
 
-def test_a_refused_key_is_told_with_leave_only(serve, monkeypatch):
+def test_a_refused_key_is_found_only_with_send(serve, monkeypatch):
     """Without leave its presence is all that is known."""
     server = serve("cohere")
     monkeypatch.setenv("COHERE_API_KEY", "not-the-key-of-anyone")
     stage = stage_for(server)
     assert findings(stage)["key"].message == ("COHERE_API_KEY is set; use --send to check that the service accepts it")
-    told = findings(stage, send=True)["request"]
-    assert told.level == "error"
-    assert "401" in told.message
-    assert "COHERE_API_KEY" in told.next_step
-    assert "not-the-key-of-anyone" not in str(told)
+    finding = findings(stage, send=True)["request"]
+    assert finding.level == "error"
+    assert "401" in finding.message
+    assert "COHERE_API_KEY" in finding.next_step
+    assert "not-the-key-of-anyone" not in str(finding)
 
 
-def test_an_unknown_model_is_told(serve):
+def test_an_unknown_model_is_reported(serve):
     """In the service's own words, after a single attempt."""
     server = serve("cohere")
     server.always(server.error(404, "model 'rerank-v9' not found"))
-    told = findings(stage_for(server, model="rerank-v9", retry={"attempts": 5}), send=True)["request"]
-    assert told.level == "error"
-    assert "404" in told.message
+    finding = findings(stage_for(server, model="rerank-v9", retry={"attempts": 5}), send=True)["request"]
+    assert finding.level == "error"
+    assert "404" in finding.message
     assert len([request for request in server.requests if request.method == "POST"]) == 1
 
 
@@ -78,7 +78,7 @@ def test_a_service_in_trouble_is_asked_once(serve):
     assert findings(stage_for(server), send=True)["request"].level == "ok"  # no breaker was opened by it
 
 
-def test_a_missing_key_is_told_and_the_rest_as_well(serve, monkeypatch):
+def test_a_missing_key_is_reported_and_the_rest_as_well(serve, monkeypatch):
     """The names of the variables are the next step; address and plan are looked at all the same."""
     server = serve("cohere")
     for name in Cohere.key_names:
@@ -92,7 +92,7 @@ def test_a_missing_key_is_told_and_the_rest_as_well(serve, monkeypatch):
     assert [request.method for request in server.requests] == ["GET"]
 
 
-def test_an_address_that_nobody_has_is_told():
+def test_an_address_that_nobody_has_is_reported():
     """Refused, unknown, and silent: each with a next step, in the time given."""
     refused = findings(TEI(base_url="http://127.0.0.1:1"))["address"]
     assert (refused.level, refused.message.startswith("GET http://127.0.0.1:1/rerank: cannot be reached")) == (
@@ -109,7 +109,7 @@ def test_an_address_that_nobody_has_is_told():
     assert all(one.next_step for one in (refused, unknown, found["address"]))
 
 
-def test_a_wrong_path_and_a_redirect_are_told(serve):
+def test_a_wrong_path_and_a_redirect_are_reported(serve):
     """What answers is not the endpoint, or sends one elsewhere."""
     server = serve("vllm")
     lost = findings(RerankAPI(base_url=f"{server.url}/elsewhere"))["address"]
@@ -130,16 +130,16 @@ def test_what_a_query_asks_is_counted_by_the_planner(serve):
     assert (long.level, "tokens in one request" in long.message) == ("warning", True)
 
 
-def test_documents_that_the_service_would_cut_are_told(serve):
+def test_documents_that_the_service_would_cut_are_reported(serve):
     """By an estimate from the sample, for all of a collection whose size is known; no text is repeated."""
     server = serve("cohere")
     texts = ["a short one", *["secretword " * 3000] * 3]
-    told = findings(stage_for(server, max_tokens_per_doc=512), texts=texts, documents=1000, hits=4)["documents"]
-    assert told.level == "warning"
-    assert told.message.startswith("3 of 4 sampled documents (75 %, about 750 in all) exceed the 512 tokens")
-    assert "secretword" not in str(told)
-    told = findings(stage_for(server, max_tokens_per_doc=512), texts=texts, hits=4)["documents"]
-    assert told.message.startswith("3 of 4 sampled documents (75 %) exceed the 512 tokens")
+    finding = findings(stage_for(server, max_tokens_per_doc=512), texts=texts, documents=1000, hits=4)["documents"]
+    assert finding.level == "warning"
+    assert finding.message.startswith("3 of 4 sampled documents (75 %, about 750 in all) exceed the 512 tokens")
+    assert "secretword" not in str(finding)
+    finding = findings(stage_for(server, max_tokens_per_doc=512), texts=texts, hits=4)["documents"]
+    assert finding.message.startswith("3 of 4 sampled documents (75 %) exceed the 512 tokens")
 
 
 def test_an_open_stage_stays_as_it_is(serve):

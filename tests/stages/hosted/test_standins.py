@@ -1,4 +1,4 @@
-"""The stand-ins refuse what their services refuse, repeat what they are told to, and leave nothing behind."""
+"""The stand-ins refuse what their services refuse, repeat what their script says, and leave nothing behind."""
 
 import json
 import threading

@@ -75,7 +75,7 @@ with Pipeline([MilvusSearch(uri=sys.argv[1], collection="things")]) as pipeline:
 
 
 def test_a_pipeline_that_was_opened_before_a_fork(own: Engine) -> None:
-    """The child, which lacks the threads that a search needs, fails at once; the parent continues."""
+    """The child, without the threads that a search needs, fails at once; the parent continues."""
     command = [sys.executable, "-c", FORK, own.uri]
     lines = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60, check=True).stdout.splitlines()
     assert "make a pipeline in each process, after the fork" in lines[0]

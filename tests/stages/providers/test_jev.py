@@ -21,7 +21,7 @@ def test_the_tokens_of_a_request_are_bounded(serve, way):
 
 
 def test_an_overflow_is_halved(serve, way):
-    """Where the estimate was too low, the service's refusal leads to halves until they fit."""
+    """If the estimate was too low, the service's refusal leads to halves until they fit."""
     server = serve("jev", max_tokens=120)
     answer = rerank(stage_for(server), way, texts=MANY[:12])
     assert answer.error is None

@@ -37,7 +37,7 @@ def test_the_prefix_of_infinity(serve, way):
 
 
 def test_the_options_of_vllm(serve, way):
-    """Its overflow is an error unless its own option tells it to truncate."""
+    """Its overflow is an error unless the server's option makes it truncate."""
     server = serve("vllm", max_tokens=50)
     texts = [*HIT_TEXTS, "plum " * 100]
     error = rerank(stage_for(server), way, texts=texts).error

@@ -66,7 +66,7 @@ def test_long_documents_bound_a_request(serve, way):
 
 
 def test_a_total_that_was_estimated_too_low_is_halved(serve, way):
-    """Where the service counts more tokens than were estimated, halves are sent until they fit."""
+    """If the service counts more tokens than were estimated, halves are sent until they fit."""
     server = serve("voyage", max_total_tokens=60)
     answer = rerank(stage_for(server), way)
     assert answer.error is None

@@ -73,7 +73,7 @@ def test_a_document_without_tokens_comes_last(small_encoder):
 
 
 def test_a_text_is_most_like_itself(small_encoder):
-    """The score of a text for itself is 1, the ceiling."""
+    """A text scores 1, the highest score, for itself as the query."""
     mine = stage(small_encoder)
     assert list(mine.score("red plum jam", ["red plum jam"])) == pytest.approx([1.0], abs=1e-5)
     mine.close()
@@ -103,7 +103,7 @@ def test_queries_that_are_not_encoded_in_time_fail_alone(small_encoder, fake_tim
 
 
 def test_lengths_can_be_set(small_encoder):
-    """Query and document have limits of their own, and what was cut is reported."""
+    """Query and document have separate limits, and what was cut is reported."""
     mine = stage(small_encoder, query_max_length=3, max_length=4)
     context = Context(Deadline(), 1)
     ((first, second),) = mine.score_batch([RerankJob("plum sky", ["red sea", "red sea wing"])], context)

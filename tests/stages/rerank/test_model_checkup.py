@@ -126,7 +126,7 @@ def test_a_model_that_is_not_here_is_not_fetched(monkeypatch, tmp_path):
 
 
 def test_models_that_cannot_be_used_are_reported(tmp_path, small_encoder, bert):
-    """Missing folders and weights, an encoder where a classifier is wanted, lengths and devices that do not fit."""
+    """Missing folders and weights, an encoder instead of a classifier, lengths and devices that do not fit."""
 
     def fault(stage: Any, topic: str = "model") -> str:
         found, _ = findings(stage)

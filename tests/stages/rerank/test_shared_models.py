@@ -47,7 +47,7 @@ def test_stages_that_differ_do_not_share(bert):
 
 
 def test_a_stage_that_fails_to_open_keeps_nothing(tmp_path):
-    """Where a model does not fit the stage, its memory is freed again."""
+    """If a model does not fit the stage, its memory is freed again."""
     model = str(bert_classifier(tmp_path / "model", labels=["no", "yes"]))
     holder = CrossEncoder(model=model, device="cpu", label=1)
     holder.open()

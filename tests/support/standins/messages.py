@@ -20,9 +20,9 @@ class Request:
         path: without the query string.
         headers: by lower-case name.
         raw: the bytes of the body.
-        body: the body parsed as JSON; None where it is none.
+        body: the body parsed as JSON; None if it is not JSON.
         arrived: seconds on the monotonic clock, when the whole request had come.
-        refused: why the service refuses this request by its own rules (status and reason); None where it accepts it.
+        refused: why the service refuses this request by its own rules (status and reason); None if it accepts it.
             A scripted reply does not change it: assert on it that what a client sent was right.
         abandoned: whether the client closed the connection before it had its reply.
     """

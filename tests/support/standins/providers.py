@@ -23,7 +23,7 @@ def make(name: str, **settings: Any) -> Provider:
     """The provider of a name, with its settings.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: there is no provider of that name.
     """
     if name not in PROVIDERS:
         raise ValueError(f"no stand-in for {name!r}; there are {', '.join(PROVIDERS)}")

@@ -3,7 +3,7 @@
 Every function takes a provider's name and gives a dict from a name to what `script` takes:
 
 - `errors`: each documented error, and what gateways and frameworks send instead (HTML, nothing, JSON null ...);
-- `rate_limits`: 429 with each form of the hint when to come again;
+- `rate_limits`: 429 with each form of the hint when to retry;
 - `variants`: replies with status 200 that are right, though unusual;
 - `wrong`: replies with status 200 that no client may take for a result.
 

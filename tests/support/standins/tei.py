@@ -26,8 +26,8 @@ class TEI(Provider):
     """Settings.
 
     ``max_texts`` of one request; ``slots``: how many texts may be served at the same time; ``max_bytes`` of a body;
-    ``model_sha``: the commit that ``/info`` tells; None where there is no such path;
-    ``max_tokens`` of a pair, ``auto_truncate``: whether it is cut to them where `truncate` is not sent;
+    ``model_sha``: the commit in the reply of ``/info``; None if there is no such path;
+    ``max_tokens`` of a pair, ``auto_truncate``: whether it is cut to them if `truncate` is not sent;
     ``validation_status``: 413 up to version 1.8.
     """
 
@@ -143,8 +143,8 @@ class TEI(Provider):
         """Health needs no key, and what the server says of its model needs that of the server."""
         if request.path == "/info" and self.model_sha is not None:
             self._check_key(request)
-            told = {"model_id": "org/reranker", "model_sha": self.model_sha, "model_dtype": "float16"}
-            return Reply(200, {**told, "max_client_batch_size": self.max_texts, "version": "1.9.3"})
+            model_info = {"model_id": "org/reranker", "model_sha": self.model_sha, "model_dtype": "float16"}
+            return Reply(200, {**model_info, "max_client_batch_size": self.max_texts, "version": "1.9.3"})
         return Reply(200, b"") if request.path in ("/health", "/ping") else None
 
     def errors(self) -> dict[str, Scripted]:

@@ -13,7 +13,7 @@ class LoopClients:
     """Clients by event loop.
 
     Each client is held by an asynchronous generator, which its loop closes when it ends. So nothing of a client
-    outlives its loop, whoever started the loop.
+    outlives its loop.
 
     Args:
         make: makes a client and a function that closes it, in the running loop and without waiting for anything.
