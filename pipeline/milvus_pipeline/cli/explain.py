@@ -20,6 +20,7 @@ from milvus_pipeline.cli.tables import (
     Column,
     console_on,
     fallback_line,
+    fitted_columns,
     heading,
     id_column,
     print_indented,
@@ -124,8 +125,9 @@ def _print_documents(console: Console, movement: Movement, show: int) -> None:
     )
     listed = [*listed_kept, *listed_gone]
     texts = [movement.beginnings.get(document, "") for document in listed]
-    columns, width = _columns(movement, listed, scored=True), console.width - INDENT
-    if room_for_texts([column.narrowed() for column in columns], width) < LEAST_TEXT:
+    width = console.width - INDENT
+    columns = fitted_columns(_columns(movement, listed, scored=True), width)
+    if room_for_texts(columns, width) < LEAST_TEXT:
         columns = _columns(movement, listed, scored=False)
         print_indented(console, [Text("(scores need a wider terminal, or --format json)", style="dim")])
     print_indented(console, [text_table(columns, texts, width, section=len(listed_kept))])

@@ -21,6 +21,7 @@ from milvus_pipeline.text import STATUS_WORDS, cut_text, figures_text, one_line,
 INDENT = 2
 _ID_WIDTH = 24
 LEAST_TEXT = 12
+_LEAST_ID = 8
 _LEAST_HEADER = 6
 
 
@@ -60,9 +61,9 @@ class Column:
         return replace(self, header=cut_text(self.header, max(_LEAST_HEADER, self.cells_width)))
 
 
-def id_column(ids: Iterable[str]) -> Column:
+def id_column(ids: Iterable[str], width: int = _ID_WIDTH) -> Column:
     """Return the column ``id``, cut to a width."""
-    return Column("id", [Text(cut_text(one, _ID_WIDTH)) for one in ids], "left")
+    return Column("id", [Text(cut_text(one, width)) for one in ids], "left")
 
 
 def text_table(
@@ -71,14 +72,13 @@ def text_table(
     """Return a table whose last column has as much of the texts as fits; the others keep their cells.
 
     Args:
-        columns: all but the texts. Their headers are cut if too little room is left for the texts.
+        columns: all but the texts. Headers and ids are cut if too little room is left for the texts.
         texts: one per row, None if a document has none.
         width: of the table.
         gap: blanks between columns, 2 or 3.
         section: rows above a dividing line.
     """
-    if room_for_texts(columns, width, gap) < LEAST_TEXT:
-        columns = [column.narrowed() for column in columns]
+    columns = fitted_columns(columns, width, gap)
     room = max(1, room_for_texts(columns, width, gap))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, gap - 2))
     for column in columns:
@@ -88,6 +88,19 @@ def text_table(
     for number, row in enumerate(zip(*(column.cells for column in columns), cells, strict=True), start=1):
         table.add_row(*row, end_section=number == section)
     return table
+
+
+def fitted_columns(columns: Sequence[Column], width: int, gap: int = 2) -> Sequence[Column]:
+    """Return the columns with room for the texts beside them: headers give way first, then ids."""
+    if room_for_texts(columns, width, gap) < LEAST_TEXT:
+        columns = [column.narrowed() for column in columns]
+    missing = max(0, LEAST_TEXT - room_for_texts(columns, width, gap))
+    return [
+        id_column((cell.plain for cell in column.cells), max(_LEAST_ID, column.width - missing))
+        if missing and column.header == "id"
+        else column
+        for column in columns
+    ]
 
 
 def room_for_texts(columns: Iterable[Column], width: int, gap: int = 2) -> int:
