@@ -16,9 +16,9 @@ from milvus_pipeline.config.registry import registry
 from milvus_pipeline.context import Context, Deadline, time_limit
 from milvus_pipeline.driver import adrive, drive
 from milvus_pipeline.errors import DeadlineError, PipelineError, QueryError
-from milvus_pipeline.ranking import checked_batch, checked_call, falling, warn_of_missing_texts
 from milvus_pipeline.records import Hit, Query, RerankJob, RerankResult, SearchResult
 from milvus_pipeline.scores import store
+from milvus_pipeline.scores.checks import checked_batch, checked_call, falling, warn_of_missing_texts
 from milvus_pipeline.scores.keys import Keys, source_digest
 from milvus_pipeline.scores.lookup import CachedScores, Jobs, Scores
 from milvus_pipeline.stage import Stage

@@ -21,7 +21,7 @@ LAYERS = (
     {"errors"},
     {"records", "text", "extras"},
     {"context", "driver", "problems", "usage", "shared"},
-    {"findings", "ranking", "retry", "files"},
+    {"findings", "retry", "files"},
     {"stage", "breaker"},
     {"scores", "config"},
     {"reranker"},
@@ -141,7 +141,7 @@ def test_names_tell_modules_apart():
 
 def test_no_module_is_named_by_a_gerund():
     """The name is that of what is in the module."""
-    assert {name for name in NAMES if name.endswith("ing")} <= {"ranking"}  # a noun: an order of documents
+    assert {name for name in NAMES if name.endswith("ing")} == set()
 
 
 def test_the_front_room_is_small():

@@ -1,1 +1,1 @@
-"""Reranker scores that a file keeps between runs."""
+"""Scores of rerankers: their checks and order, and the file that keeps them between runs."""

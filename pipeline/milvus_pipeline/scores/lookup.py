@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, TypeAlias
 from milvus_pipeline.context import Context
 from milvus_pipeline.driver import adrive, drive
 from milvus_pipeline.errors import DeadlineError, StageError
-from milvus_pipeline.ranking import checked_batch
 from milvus_pipeline.records import RerankJob
+from milvus_pipeline.scores.checks import checked_batch
 from milvus_pipeline.scores.keys import Keys
 from milvus_pipeline.scores.store import ScoreCache
 from milvus_pipeline.text import error_text

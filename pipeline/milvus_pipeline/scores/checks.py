@@ -1,4 +1,4 @@
-"""Checks of the texts and scores of a ranking, and its order."""
+"""Checks of the texts and scores that are ranked, and their order."""
 
 from __future__ import annotations
 
