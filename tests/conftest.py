@@ -16,12 +16,15 @@ from hypothesis import settings
 
 from milvus_pipeline import breaker
 from support.milvus_server import server_for_tests
+from support.processes import hear_ctrl_c
 
 ROOT = Path(__file__).parent.parent
 
 # The same examples in every run, and no time limit for an example: results depend on the code alone.
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.load_profile("fixed")
+
+hear_ctrl_c()  # which background jobs of a shell ignore, and their children with them
 
 NOT_QUICK = ("server", "fault", "browser", "process", "slow")
 """Markers of the tests that ``--quick`` leaves out; a test with several counts as the first."""

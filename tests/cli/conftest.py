@@ -10,7 +10,6 @@ from typer.testing import CliRunner
 
 from milvus_pipeline.cli.app import app
 from support.fake_stages import basic
-from support.processes import hear_ctrl_c
 
 TESTS = Path(__file__).parent.parent
 FRUIT = """\
@@ -68,7 +67,6 @@ def environment(tmp_path_factory):
 def start(environment):
     """Starts the command as a process: ``start("run", config, stdin=...)``; ended when the test is over."""
     started = []
-    hear_ctrl_c()
 
     def begin(*arguments, env=(), **given):
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | given
