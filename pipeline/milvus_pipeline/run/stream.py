@@ -9,10 +9,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from itertools import pairwise
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Final, TypeAlias, cast
 
 from milvus_pipeline.context import Context, Deadline
@@ -25,6 +26,7 @@ Batches: TypeAlias = Iterator[Sequence[str | Query]]
 ResultStream: TypeAlias = Generator[list[SearchResult], None, None]
 
 _INTERRUPT_SECONDS: Final = 2.0  # for calls to end after Ctrl-C
+_NOTICE_SECONDS: Final = 0.2
 
 
 def stream(
@@ -64,7 +66,7 @@ def stream(
                     more, unread = False, error
             if not running:
                 break
-            done = cast("_Batch", queues[-1].get())  # only workers are sent None
+            done = _next(queues[-1])
             running -= 1
             if done.error is not None:
                 raise done.error
@@ -76,6 +78,13 @@ def stream(
         raise
     finally:
         _end(workers, patience)
+
+
+def _next(finished: _Queue) -> _Batch:
+    """The next finished batch. A Ctrl-C in the instant before a wait is seen only after it, so no wait is long."""
+    while True:
+        with suppress(Empty):
+            return cast("_Batch", finished.get(timeout=_NOTICE_SECONDS))  # only workers are sent None
 
 
 def _end(workers: Sequence[_Worker], patience: float | None) -> None:
